@@ -1,0 +1,2 @@
+//! hirsel.
+fn main() {}

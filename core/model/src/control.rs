@@ -1,0 +1,300 @@
+//! The control state: what Raft keeps on every voter, and the commands that change it.
+//!
+//! Commands are changes, never whole objects read, altered and written back. Applying is total and deterministic: a command that
+//! cannot be carried out is refused with a reason and changes nothing. An unknown field or command is an error of decoding, which
+//! stops the replica: it was written by a newer hirsel.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{EventLog, NewEvent};
+use crate::id::*;
+use crate::plan::Plan;
+use crate::planner::change::PlanChange;
+use crate::spec::{AppSpec, Availability, NodeSpec, Replicas, RoleSpec, Spec};
+use crate::time::WallTime;
+
+mod apply;
+
+/// Everything that is strong and small.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlState {
+    /// Who we are.
+    pub cluster: ClusterInfo,
+    /// What the operator wants.
+    pub spec: Spec,
+    /// The log index of the last command that changed `spec`.
+    pub spec_index: LogIndex,
+    /// What the leader decided.
+    pub plan: Plan,
+    /// What happened, and why.
+    pub log: EventLog,
+    /// Tokens that were given out.
+    pub tokens: BTreeMap<String, TokenRecord>,
+    /// The number of the next node.
+    pub next_node: NodeId,
+    /// The last command applied.
+    pub applied: LogIndex,
+}
+
+/// Who the cluster is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterInfo {
+    /// Drawn when the cluster was made.
+    pub id: ClusterId,
+    /// The certificate of the cluster's authority, DER.
+    pub ca: Vec<u8>,
+    /// Its private key, sealed with a key that only voters and spares hold.
+    pub sealed_ca_key: Vec<u8>,
+    /// What every agent must understand. Rises at the end of an upgrade.
+    pub feature_level: u32,
+    /// Where to tell people that less can be lost than before.
+    pub webhook: Option<String>,
+}
+
+/// A token that was given out. Only a hash of its secret is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRecord {
+    /// SHA-256 of the secret.
+    pub secret_hash: Vec<u8>,
+    /// What it is good for.
+    pub grants: TokenGrants,
+    /// Until when.
+    pub expires_at: WallTime,
+    /// How many uses are left; none means any number.
+    pub uses_left: Option<u32>,
+    /// Taken back.
+    pub revoked: bool,
+}
+
+/// What a token is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenGrants {
+    /// A node may join.
+    Join,
+    /// A person may look.
+    Viewer,
+    /// A person may also deploy, drain and pin.
+    Operator,
+    /// A person may do everything.
+    Admin,
+}
+
+/// An entry of the control log: a change, when its proposer made it (for the event log only), and who asked for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// The proposer's wall clock.
+    pub at: WallTime,
+    /// `n2`, `admin@n1 (socket)`, `token 3f2a`: who asked.
+    pub by: String,
+    /// Refuse unless the spec was last changed at this index.
+    pub if_index: Option<LogIndex>,
+    /// The change.
+    pub command: Command,
+}
+
+/// A change of the control state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Command {
+    /// The first entry of a cluster.
+    Found {
+        /// Who it is.
+        cluster: ClusterInfo,
+        /// Its first node, which becomes node 1.
+        node: NodeSpec,
+    },
+    /// A node joins with a token that was already verified against its hash; uses and expiry are checked again here.
+    Admit {
+        /// The node. A name that is taken gets a number appended.
+        node: NodeSpec,
+        /// Id of the join token.
+        token: String,
+    },
+    /// The agent of a node (re)started, or its address, capacity, version or roles changed.
+    Announce {
+        /// Which.
+        node: NodeId,
+        /// Must not be lower than known.
+        incarnation: Incarnation,
+        /// Mesh address.
+        addr: SocketAddr,
+        /// Capacity.
+        capacity: crate::spec::Capacity,
+        /// Roles its agent can do.
+        built: std::collections::BTreeSet<RoleName>,
+        /// Version of its agent.
+        version: String,
+    },
+    /// Cordon, drain, leave, open.
+    SetAvailability {
+        /// Which.
+        node: NodeId,
+        /// To what.
+        availability: Availability,
+    },
+    /// A node left for good: unpinned.
+    RemoveNode {
+        /// Which.
+        node: NodeId,
+    },
+    /// Create or update an application. The revisions inside are ignored and given when applied.
+    ApplyApp {
+        /// Which.
+        app: AppName,
+        /// What.
+        spec: AppSpec,
+    },
+    /// Changes the count of a service.
+    Scale {
+        /// Which application.
+        app: AppName,
+        /// Which service of it.
+        service: ServiceName,
+        /// To how many.
+        replicas: Replicas,
+    },
+    /// Replaces all instances of an application (or of one service) by new ones of the same description.
+    Restart {
+        /// Which application.
+        app: AppName,
+        /// Which service; all when none is given.
+        service: Option<ServiceName>,
+    },
+    /// Stops or starts an application without forgetting it.
+    SetStopped {
+        /// Which.
+        app: AppName,
+        /// Whether nothing of it shall run.
+        stopped: bool,
+    },
+    /// Forgets an application.
+    RemoveApp {
+        /// Which.
+        app: AppName,
+    },
+    /// Changes the wishes about a role.
+    SetRole {
+        /// Which.
+        role: RoleName,
+        /// The new wishes.
+        spec: RoleSpec,
+    },
+    /// Gives out a token.
+    NewToken {
+        /// Its public part.
+        id: String,
+        /// The record.
+        record: TokenRecord,
+    },
+    /// Takes a token back.
+    RevokeToken {
+        /// Its public part.
+        id: String,
+    },
+    /// Sets or removes the webhook.
+    SetWebhook {
+        /// Where to post; none to post nowhere.
+        url: Option<String>,
+    },
+    /// The leader decided.
+    Adopt {
+        /// The generation this change follows; another one in force refuses it.
+        base: Generation,
+        /// The spec index it was computed from; another one refuses it.
+        spec_index: LogIndex,
+        /// What changes.
+        change: PlanChange,
+        /// What happened and what was decided because of it, in order.
+        events: Vec<NewEvent>,
+    },
+    /// The leader saw something worth the log that changes no plan.
+    Note {
+        /// In order.
+        events: Vec<NewEvent>,
+    },
+}
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Carried out.
+    Done {
+        /// The log index of the command.
+        index: LogIndex,
+    },
+    /// Carried out: the node is a member.
+    Admitted {
+        /// The log index of the command.
+        index: LogIndex,
+        /// Its number.
+        node: NodeId,
+        /// The name it got.
+        name: NodeName,
+    },
+    /// Not carried out; nothing changed.
+    Refused(Refusal),
+}
+
+/// Why a command changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// There is no such thing.
+    #[error("no {kind} named {name:?}")]
+    NotFound {
+        /// `node`, `app`, `service`, `token`, `role`.
+        kind: String,
+        /// What was asked for.
+        name: String,
+    },
+    /// Something else changed meanwhile.
+    #[error("{what}: expected {expected}, found {found}")]
+    Conflict {
+        /// What was compared.
+        what: String,
+        /// What the command was made for.
+        expected: u64,
+        /// What is in force.
+        found: u64,
+    },
+    /// A join token that is not good (any more).
+    #[error("token {id} is not valid: {reason}; try on a member: hirsel token new")]
+    Token {
+        /// Its public part.
+        id: String,
+        /// Expired, used up, revoked, not for joining.
+        reason: String,
+    },
+    /// A limit.
+    #[error("{what} of {value} exceeds {limit}")]
+    Limit {
+        /// What is too large.
+        what: String,
+        /// How large it is.
+        value: u64,
+        /// How large it may be.
+        limit: u64,
+    },
+    /// It makes no sense as it is.
+    #[error("{0}")]
+    Invalid(String),
+    /// A safety rule.
+    #[error("refused: {0}")]
+    Unsafe(String),
+}
+
+impl ControlState {
+    /// Carries out the entry at `index`, on every replica alike.
+    pub fn apply(&mut self, index: LogIndex, entry: Entry) -> Outcome {
+        apply::apply(self, index, entry)
+    }
+}

@@ -1,0 +1,75 @@
+//! An order: what one node shall make true for one role. Cut out of spec and plan by the reconciler; a plugin carries it out.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::duty::Duty;
+use crate::id::*;
+use crate::plan::Phase;
+use crate::spec::{RouteSpec, ServiceSpec};
+
+/// What this node shall make true for one role. An order without slots and work means: stop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// For which role.
+    pub role: RoleName,
+    /// The plan it was cut from.
+    pub generation: Generation,
+    /// The slots this node holds, and what to do in each.
+    pub slots: BTreeMap<Slot, Duty>,
+    /// What there is to do.
+    pub work: Work,
+}
+
+impl Order {
+    /// Whether everything of this role is to stop here.
+    pub fn is_stop(&self) -> bool {
+        self.slots.is_empty() && self.work == Work::None
+    }
+}
+
+/// What there is to do, by role.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Work {
+    /// Nothing beyond holding the slots.
+    #[default]
+    None,
+    /// compute: run exactly these instances.
+    Compute(BTreeMap<InstanceId, InstanceOrder>),
+    /// lb: answer these routes.
+    Lb(Arc<LbOrder>),
+}
+
+/// An instance to run here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceOrder {
+    /// How. For an older revision than the spec's, the way its node already knows it.
+    pub service: Arc<ServiceSpec>,
+    /// Which revision of it.
+    pub revision: Revision,
+    /// Whether it still takes requests. A draining instance is not started again when it ends.
+    pub phase: Phase,
+}
+
+/// All ways in, and what stands behind them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LbOrder {
+    /// Routes of all applications that are not stopped.
+    pub routes: Vec<(AppName, RouteSpec)>,
+    /// Where the instances of each routed service are. Whether one is healthy, and its port, tells the report of its node.
+    pub backends: BTreeMap<(AppName, ServiceName), BTreeMap<InstanceId, Backend>>,
+}
+
+/// An instance as the load balancer knows it from the plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// The node it runs on.
+    pub node: NodeId,
+    /// Where the mesh reaches that node.
+    pub addr: SocketAddr,
+    /// Zone of that node.
+    pub zone: ZoneName,
+    /// Whether it takes new requests.
+    pub phase: Phase,
+}

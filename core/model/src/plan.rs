@@ -1,0 +1,172 @@
+//! The plan: what the leader decided, complete, each assignment with its reason. A target, not a list of steps.
+//!
+//! Invariants: the generation rises by one with each adopted change; neither a reason nor an unmet wish holds a measurement or an
+//! age, for then every look at the clock would be a new plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::duty::Duty;
+use crate::id::*;
+
+/// The whole target of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// Number of this plan.
+    pub generation: Generation,
+    /// The log index of the last change of the spec that this plan takes into account.
+    pub spec_index: LogIndex,
+    /// Who holds which slot of which role.
+    pub roles: BTreeMap<RoleName, BTreeMap<Slot, Assignment>>,
+    /// Which instance runs where.
+    pub instances: BTreeMap<InstanceId, InstanceAssignment>,
+    /// Who votes in the control group.
+    pub voters: BTreeSet<NodeId>,
+    /// Who follows the log closely, to replace a voter.
+    pub spares: BTreeSet<NodeId>,
+    /// Nodes that were judged.
+    pub verdicts: BTreeMap<NodeId, Verdict>,
+    /// Nodes that come and go, with the number of times: they wait longer before they are trusted again.
+    pub flaps: BTreeMap<NodeId, u32>,
+    /// Too much was lost at once: data is not moved and nothing is rebalanced.
+    pub brake: bool,
+    /// Services whose `auto_revert` found the newest revision wanting.
+    pub reverted: BTreeMap<AppName, BTreeMap<ServiceName, Revision>>,
+    /// What could not be met, and why.
+    pub unmet: Vec<Unmet>,
+    /// The number of the next instance.
+    pub next_instance: u64,
+}
+
+/// A slot of a role on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Assignment {
+    /// Who.
+    pub node: NodeId,
+    /// To do what.
+    pub duty: Duty,
+    /// Why there.
+    pub reason: Reason,
+    /// The plan that put it there.
+    pub since: Generation,
+}
+
+/// An instance on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceAssignment {
+    /// Where.
+    pub node: NodeId,
+    /// Which revision of its service it runs.
+    pub revision: Revision,
+    /// Whether it takes new requests.
+    pub phase: Phase,
+    /// Why there.
+    pub reason: Reason,
+    /// The plan that put it there, or last changed its phase.
+    pub since: Generation,
+}
+
+/// Whether an instance takes new requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Yes, when it is healthy.
+    #[default]
+    Active,
+    /// No: it ends the requests under way and is then stopped.
+    Draining,
+}
+
+/// Why something was decided: a cause that can be followed, and words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reason {
+    /// What it followed from.
+    pub because: Because,
+    /// The whole sentence for people, without measurements.
+    pub text: String,
+}
+
+/// What a decision followed from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Because {
+    /// The role wants this many slots and the node is fit for one.
+    Wanted,
+    /// The operator pinned it.
+    Pinned,
+    /// An application was applied, scaled or restarted.
+    Applied {
+        /// Which.
+        app: AppName,
+        /// Which time.
+        revision: Revision,
+    },
+    /// A node was judged down or unfit.
+    Lost {
+        /// The node that had it.
+        node: NodeId,
+    },
+    /// A node drains or leaves.
+    Drained {
+        /// The node that had it.
+        node: NodeId,
+    },
+    /// A node joined, came back, or was opened again.
+    Joined {
+        /// Which.
+        node: NodeId,
+    },
+    /// A newer revision replaced it, or is replaced by an older one.
+    Updated {
+        /// Application.
+        app: AppName,
+        /// The revision that runs then.
+        revision: Revision,
+    },
+    /// A revision did not become healthy.
+    Reverted {
+        /// Application.
+        app: AppName,
+        /// The revision that failed.
+        revision: Revision,
+    },
+}
+
+/// A node that was judged. Every node and every later leader sees the same verdict.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verdict {
+    /// What it amounts to.
+    pub kind: VerdictKind,
+    /// The start of the node that was judged.
+    pub incarnation: Incarnation,
+    /// The plan that judged.
+    pub since: Generation,
+    /// Who did not hear it, in words, without measurements.
+    pub evidence: String,
+}
+
+/// What a verdict amounts to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VerdictKind {
+    /// Most observers do not reach it: plural work moves.
+    Unfit,
+    /// Its lease is gone too: everything moves.
+    Down,
+}
+
+/// A wish that could not be met.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unmet {
+    /// `role/lb`, `shop/web`, `voters`.
+    pub subject: String,
+    /// Why not, without measurements.
+    pub reason: String,
+}

@@ -1,0 +1,112 @@
+//! What a node says of itself. Soft state: it travels by gossip and calls, is never stored by Raft, and a field that is unknown to
+//! the reader is passed over.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::*;
+
+/// A node's full report. The version rises with each change, so that a reader knows whether its copy is current.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeReport {
+    /// Rises with each change within an incarnation.
+    pub version: u64,
+    /// Which start of the agent speaks.
+    pub incarnation: Incarnation,
+    /// The plan this node follows.
+    pub generation: Generation,
+    /// State of each role the node holds.
+    pub roles: BTreeMap<RoleName, RoleReport>,
+    /// Use of the scarcest resource in tenths, 0 to 10, with hysteresis.
+    pub load: u8,
+}
+
+/// State of one role on one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RoleReport {
+    /// How far it is.
+    pub state: RoleState,
+    /// The generation of the order that this state is about.
+    pub generation: Generation,
+    /// For people: why it is degraded or failed.
+    pub message: Option<String>,
+    /// What the planner and other nodes need to know of this role.
+    pub facts: RoleFacts,
+}
+
+/// How far a role is in doing what it was told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoleState {
+    /// Nothing runs.
+    #[default]
+    Stopped,
+    /// On the way.
+    Starting,
+    /// The order holds.
+    Running,
+    /// Serves, but not all of the order holds; the message says what.
+    Degraded,
+    /// Gave up; the message says why.
+    Failed,
+    /// Written by a newer agent.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Typed facts of a role.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoleFacts {
+    /// The role has nothing to tell.
+    #[default]
+    None,
+    /// Of compute: every instance on the node, wanted or not.
+    Compute(BTreeMap<InstanceId, InstanceFacts>),
+    /// Of lb: instances that are draining and still have requests under way, with their number.
+    Lb(BTreeMap<InstanceId, u32>),
+    /// Written by a newer agent.
+    #[serde(other)]
+    Unknown,
+}
+
+/// One instance as its node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InstanceFacts {
+    /// What it is doing.
+    pub state: InstanceState,
+    /// Whether its check passes (without a check: whether it runs).
+    pub healthy: bool,
+    /// The port it was given on its node.
+    pub port: u16,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Revision of the service it runs.
+    pub revision: Revision,
+    /// Last exit or failure, for people.
+    pub message: Option<String>,
+}
+
+/// What an instance is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InstanceState {
+    /// Not started yet, or waiting for its next start.
+    #[default]
+    Waiting,
+    /// Started, its check did not pass yet.
+    Starting,
+    /// Runs.
+    Running,
+    /// Was told to stop.
+    Stopping,
+    /// Ended, and is not started again.
+    Ended,
+    /// Written by a newer agent.
+    #[serde(other)]
+    Unknown,
+}

@@ -1,0 +1,257 @@
+//! The spec: what the operator asked for. It changes only by commands, and the planner only reads it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::*;
+
+/// Everything the operator wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    /// Admitted nodes.
+    pub nodes: BTreeMap<NodeId, NodeSpec>,
+    /// Wishes about roles; a role that is missing here has [`RoleSpec::default`].
+    pub roles: BTreeMap<RoleName, RoleSpec>,
+    /// Applications.
+    pub apps: BTreeMap<AppName, AppSpec>,
+}
+
+impl Spec {
+    /// The node called `name`.
+    pub fn node_named(&self, name: &str) -> Option<(NodeId, &NodeSpec)> {
+        self.nodes.iter().find(|(_, node)| node.name.as_str() == name).map(|(id, node)| (*id, node))
+    }
+
+    /// What people call `node`; its number when it is not (or no longer) in the spec.
+    pub fn name_of(&self, node: NodeId) -> String {
+        self.nodes.get(&node).map_or_else(|| format!("#{node}"), |spec| spec.name.to_string())
+    }
+}
+
+/// A node as admitted, and what the operator said about it since.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeSpec {
+    /// Unique in the cluster.
+    pub name: NodeName,
+    /// Where the mesh reaches it (one port number, UDP and TCP).
+    pub addr: SocketAddr,
+    /// Failure domain.
+    pub zone: ZoneName,
+    /// Data centre.
+    pub site: ZoneName,
+    /// For constraints.
+    pub labels: BTreeMap<String, String>,
+    /// Pinned Ed25519 public key, 32 bytes.
+    #[serde(with = "serde_key")]
+    pub key: [u8; 32],
+    /// Latest start that the cluster knows of.
+    pub incarnation: Incarnation,
+    /// Whether it takes work.
+    pub availability: Availability,
+    /// What it has to give.
+    pub capacity: Capacity,
+    /// Roles whose plugin its agent has. Only those are planned on it.
+    pub built: BTreeSet<RoleName>,
+    /// Version of its agent.
+    pub version: String,
+}
+
+mod serde_key {
+    use serde::{Deserialize, Deserializer, Serializer};
+    pub fn serialize<S: Serializer>(key: &[u8; 32], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(key)
+    }
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<[u8; 32], D::Error> {
+        <[u8; 32]>::deserialize(from)
+    }
+}
+
+/// Whether a node takes work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Availability {
+    /// Takes anything.
+    #[default]
+    Open,
+    /// Keeps what it has, takes nothing new.
+    Cordoned,
+    /// Gives away what it has, takes nothing new, stays a member.
+    Draining,
+    /// As [`Availability::Draining`], and is removed when it holds nothing any more.
+    Leaving,
+}
+
+/// What a node has to give, or a service wants, in whole units so that sums are exact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Capacity {
+    /// Thousandths of a processor.
+    pub cpu_millis: u64,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+}
+
+/// Wishes about one role.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoleSpec {
+    /// How many slots; none means the default of the role.
+    pub count: Option<u16>,
+    /// Nodes that shall hold it first.
+    pub pins: BTreeSet<NodeId>,
+}
+
+/// An application as last applied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppSpec {
+    /// Counts the applies.
+    pub revision: Revision,
+    /// Its programs.
+    pub services: BTreeMap<ServiceName, ServiceSpec>,
+    /// Its endpoints, in the order written.
+    pub routes: Vec<RouteSpec>,
+    /// Wanted down: kept, but nothing of it runs.
+    pub stopped: bool,
+}
+
+/// One program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceSpec {
+    /// The revision of the application at which the way to run this service last changed. Instances of an older one are replaced.
+    pub revision: Revision,
+    /// Program and arguments; `${NAME}` stands for a variable of the instance's environment.
+    pub command: Vec<String>,
+    /// Folder on every host to run in; the instance's own folder when none is given.
+    pub workdir: Option<String>,
+    /// Extra environment.
+    pub env: BTreeMap<String, String>,
+    /// System user to run as, where the agent may choose.
+    pub user: Option<String>,
+    /// How many.
+    pub replicas: Replicas,
+    /// What one instance needs.
+    pub resources: Capacity,
+    /// How to see that an instance works; without it an instance is healthy while it runs.
+    pub health: Option<HealthSpec>,
+    /// How instances are replaced.
+    pub update: UpdateSpec,
+    /// How instances are stopped.
+    pub stop: StopSpec,
+    /// Labels a node must have; `zone`, `site` and `node` are labels too.
+    pub constraints: BTreeMap<String, String>,
+    /// What copies keep apart from each other.
+    pub spread: Spread,
+}
+
+/// Lower and upper count of instances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replicas {
+    /// At least, and the count wanted as long as nothing scales.
+    pub min: u32,
+    /// At most.
+    pub max: u32,
+}
+
+/// What copies keep apart from each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Spread {
+    /// Over zones first, then over nodes.
+    #[default]
+    Zone,
+    /// Over nodes, whatever their zone.
+    Node,
+}
+
+/// How to see that an instance works.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthSpec {
+    /// What is tried.
+    pub check: Check,
+    /// Time between two checks once it is healthy.
+    pub interval_ms: u64,
+    /// Time one check may take.
+    pub timeout_ms: u64,
+    /// This many failures in a row make an instance unhealthy.
+    pub failures: u32,
+}
+
+/// What a check tries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Check {
+    /// `GET path` answers 200–399.
+    Http {
+        /// Path and query.
+        path: String,
+    },
+    /// The port accepts a connection.
+    Tcp,
+}
+
+/// How instances are replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateSpec {
+    /// What comes first.
+    pub order: UpdateOrder,
+    /// How many are replaced at a time.
+    pub parallel: u32,
+    /// Go back to the revision before when new instances do not become healthy.
+    pub auto_revert: bool,
+}
+
+impl Default for UpdateSpec {
+    fn default() -> Self {
+        Self { order: UpdateOrder::StartFirst, parallel: 1, auto_revert: false }
+    }
+}
+
+/// What comes first in an update.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UpdateOrder {
+    /// The new instance is healthy before the old one is drained.
+    #[default]
+    StartFirst,
+    /// The old instance is gone before the new one starts.
+    StopFirst,
+}
+
+/// How instances are stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StopSpec {
+    /// Signal number sent first.
+    pub signal: i32,
+    /// Time from the signal to the kill.
+    pub grace_ms: u64,
+    /// Longest time that requests under way are waited for before the signal.
+    pub drain_ms: u64,
+}
+
+impl Default for StopSpec {
+    fn default() -> Self {
+        Self { signal: 15, grace_ms: 10_000, drain_ms: 30_000 }
+    }
+}
+
+/// One way in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteSpec {
+    /// Host name in lower case, or `*` for any.
+    pub host: String,
+    /// Path prefix, `/` for all.
+    pub path: String,
+    /// The service that answers.
+    pub to: ServiceName,
+}

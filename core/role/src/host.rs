@@ -1,0 +1,122 @@
+//! The host seam: what a plugin may do to the machine it runs on. A plugin that reaches for `tokio::process`, `std::process`,
+//! `std::fs` or a socket by itself fails a test; everything goes through here, so that plugins run unchanged in simulation.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+
+use futures::future::BoxFuture;
+use hirsel_mesh::seam::{BoxStream, Listener};
+use hirsel_model::{InstanceId, Revision};
+use serde::{Deserialize, Serialize};
+
+pub mod real;
+
+/// The machine, as a plugin may touch it.
+///
+/// Processes outlive the agent: each is watched over by a shim of its own, which keeps its identity and exit status on disk. A
+/// process is addressed by its instance id.
+pub trait Host: Send + Sync {
+    /// Starts a process under a shim and returns when it runs (or could not be started). Refuses an id that runs already.
+    fn start(&self, spec: ProcessSpec) -> BoxFuture<'_, io::Result<()>>;
+    /// Every process this host knows of: running ones (their identity verified: pid, start time, instance id) and ended ones that
+    /// were not forgotten yet. After a restart of the agent this is the adoption scan.
+    fn processes(&self) -> BoxFuture<'_, io::Result<BTreeMap<InstanceId, Process>>>;
+    /// Sends `signal` to the whole group of the process (9 ends every descendant). No error when it has ended.
+    fn signal<'a>(&'a self, id: &'a InstanceId, signal: i32) -> BoxFuture<'a, io::Result<()>>;
+    /// Forgets an ended process with its status and output. Refuses while it runs.
+    fn forget<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, io::Result<()>>;
+    /// Completes when some process of this host ended (or spuriously).
+    fn changed(&self) -> BoxFuture<'_, ()>;
+    /// The last `bytes` of what the process wrote (both streams, as lines `RFC3339 o|e text`), and the offset to go on from.
+    fn output<'a>(&'a self, id: &'a InstanceId, from: OutputFrom) -> BoxFuture<'a, io::Result<Output>>;
+
+    /// Listens for TCP.
+    fn listen(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>>;
+    /// Connects by TCP.
+    fn connect(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>>;
+    /// Whether a port of `addr` can be listened on now.
+    fn port_is_free(&self, addr: SocketAddr) -> bool;
+
+    /// The whole file under the role's data folder, or none.
+    fn read(&self, path: &str) -> io::Result<Option<Vec<u8>>>;
+    /// Replaces a file under the role's data folder, durably and whole.
+    fn write(&self, path: &str, bytes: &[u8]) -> io::Result<()>;
+    /// Removes a file under the role's data folder.
+    fn remove(&self, path: &str) -> io::Result<()>;
+}
+
+/// A process to start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessSpec {
+    /// Which instance it is.
+    pub id: InstanceId,
+    /// Which revision it runs.
+    pub revision: Revision,
+    /// Program and arguments, variables already put in.
+    pub command: Vec<String>,
+    /// Complete environment.
+    pub env: BTreeMap<String, String>,
+    /// Folder to run in; the instance's own folder when none is given.
+    pub workdir: Option<String>,
+    /// System user; the agent's own when none is given.
+    pub user: Option<String>,
+    /// Signal that asks it to stop; the shim sends it when it is told to end by itself.
+    pub stop_signal: i32,
+    /// The port it was given.
+    pub port: u16,
+    /// Whatever the role wants to find again at adoption.
+    pub note: Vec<u8>,
+}
+
+/// A process as the host knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// As it was started.
+    pub spec: ProcessSpec,
+    /// How it is.
+    pub state: ProcessState,
+}
+
+/// How a process is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProcessState {
+    /// Runs under this process id.
+    Running {
+        /// Process id.
+        pid: u32,
+    },
+    /// Returned this status.
+    Exited {
+        /// 0 to 255.
+        code: i32,
+    },
+    /// Was ended by this signal.
+    Killed {
+        /// Signal number.
+        signal: i32,
+    },
+    /// Could not be started, or its shim is gone without a word (the host was switched off).
+    Lost {
+        /// What is known, for people.
+        message: String,
+    },
+}
+
+/// Where to read output from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OutputFrom {
+    /// The last so many bytes.
+    Tail(u64),
+    /// From this offset on.
+    Offset(u64),
+}
+
+/// A piece of output.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// Whole lines.
+    pub bytes: Vec<u8>,
+    /// The offset after them.
+    pub next: u64,
+}

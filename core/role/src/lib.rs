@@ -1,0 +1,158 @@
+//! The plugin boundary: what a role is given, what it is asked, what it tells.
+//!
+//! A role is one level-triggered verb, [`Role::converge`], called again and again until its order holds and afterwards to watch over
+//! it. It is given what it may touch ([`Context`]) and nothing global. No plugin knows another plugin: they meet in the plan.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use hirsel_mesh::seam::{BoxStream, Chance, Clock};
+use hirsel_model::order::Order;
+use hirsel_model::report::{RoleFacts, RoleReport};
+use hirsel_model::view::Liveness;
+use hirsel_model::{Generation, InstanceId, NodeId, NodeName, RoleName, ZoneName};
+use prometheus_client::registry::Registry;
+use tokio::sync::{Notify, watch};
+
+pub mod host;
+
+pub use host::Host;
+
+/// A kind of work a node can do.
+pub trait Plugin: Send + Sync {
+    /// Its name.
+    fn role(&self) -> RoleName;
+    /// A new, idle role. Called at start, and again after a panic: what runs on the host from before must be found and adopted.
+    fn start(&self, context: Context) -> Box<dyn Role>;
+}
+
+/// A role on this node.
+pub trait Role: Send {
+    /// Moves this host one step towards `order` and says what is true now. Idempotent and cancel-safe: it returns within a second or
+    /// is dropped. Long work is started here and reported as `Starting`; a failure is observed, not returned.
+    fn converge<'a>(&'a mut self, order: &'a Order) -> BoxFuture<'a, RoleReport>;
+}
+
+/// What a role may touch.
+#[derive(Clone)]
+pub struct Context {
+    /// This node.
+    pub me: Me,
+    /// Processes, listeners and connections, addresses, files.
+    pub host: Arc<dyn Host>,
+    /// What is heard of all nodes now.
+    pub live: watch::Receiver<Arc<Live>>,
+    /// Ways to instances on other nodes.
+    pub doors: Arc<dyn Doors>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub chance: Arc<dyn Chance>,
+    /// Where background work of this role runs: on a runtime of its own in the agent.
+    pub spawner: Spawner,
+    /// Asks for another `converge` now, because something changed.
+    pub wake: Arc<Notify>,
+    /// Where the role's metrics are registered. Names begin with `hirsel_ROLE_`.
+    pub metrics: Arc<std::sync::Mutex<Registry>>,
+    /// The role's part of the agent's configuration.
+    pub config: RoleConfig,
+}
+
+/// This node, as a role needs to know it.
+#[derive(Clone, Debug)]
+pub struct Me {
+    /// Its number.
+    pub id: NodeId,
+    /// What people call it.
+    pub name: NodeName,
+    /// Its zone.
+    pub zone: ZoneName,
+    /// The address instances listen on: loopback unless told otherwise.
+    pub instance_host: IpAddr,
+    /// The address public services (lb) listen on.
+    pub bind: IpAddr,
+}
+
+/// The agent's configuration as far as roles are concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoleConfig {
+    /// lb: port of plain HTTP.
+    pub http_port: u16,
+    /// compute: first port given to instances.
+    pub port_first: u16,
+    /// compute: last port given to instances.
+    pub port_last: u16,
+    /// compute: user to run instances as when the service names none and the agent is root; none keeps the agent's own.
+    pub run_as: Option<String>,
+}
+
+impl Default for RoleConfig {
+    fn default() -> Self {
+        Self { http_port: 80, port_first: 20_000, port_last: 29_999, run_as: None }
+    }
+}
+
+/// What is heard of all nodes: soft, local, and at most a second old while a node lives.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Live {
+    /// Every node of the spec.
+    pub nodes: BTreeMap<NodeId, LiveNode>,
+    /// Who leads, as far as this node knows.
+    pub leader: Option<NodeId>,
+}
+
+/// What is heard of one node.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LiveNode {
+    /// Whether to send it traffic: gossip and control pings both hear it.
+    pub liveness: Liveness,
+    /// The plan it follows.
+    pub generation: Generation,
+    /// Facts of its roles.
+    pub facts: BTreeMap<RoleName, RoleFacts>,
+}
+
+/// Ways to instances on other nodes, through the one port of the mesh.
+pub trait Doors: Send + Sync {
+    /// A connection to `instance` on the node whose mesh address is `node_addr`. The agent there forwards it.
+    fn open<'a>(
+        &'a self,
+        node: NodeId,
+        node_addr: SocketAddr,
+        instance: &'a InstanceId,
+    ) -> BoxFuture<'a, io::Result<BoxStream>>;
+    /// Where instances of this node listen: what its door forwards to. Replaces the table whole.
+    fn publish(&self, table: BTreeMap<InstanceId, SocketAddr>);
+}
+
+/// Starts background work. Tasks end when the handle they return is dropped with the role's runtime.
+#[derive(Clone, Debug)]
+pub struct Spawner {
+    handle: tokio::runtime::Handle,
+}
+
+impl Spawner {
+    /// Spawns on `handle`.
+    pub fn new(handle: tokio::runtime::Handle) -> Self {
+        Self { handle }
+    }
+
+    /// Spawns a task.
+    pub fn spawn<F>(&self, work: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.handle.spawn(work)
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("me", &self.me).finish_non_exhaustive()
+    }
+}

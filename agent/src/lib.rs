@@ -1,1 +1,7 @@
-//! The agent: the loop that walks the circle, the guard, the command line, the local and the HTTP interface.
+//! The agent: the loop that walks the circle, the command line, the local and the HTTP interface.
+//!
+//! Where to start: [`run`] assembles a whole agent over a world and a host (the executable and the simulation both call it);
+//! [`leader`] is what the elected one does besides; [`roles`] drives the plugins; [`launch`] holds the verbs that start agents.
+
+pub mod args;
+pub mod config;

@@ -64,10 +64,7 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn remove(&self, path: &str) -> io::Result<()>;
     /// Runs a piece of durable work (it blocks: it syncs) where it stalls nobody, and waits for it. In simulation this takes virtual
     /// time, during which the power may fail.
-    fn run<'a>(
-        &'a self,
-        work: Box<dyn FnOnce() -> io::Result<()> + Send + 'static>,
-    ) -> BoxFuture<'a, io::Result<()>>;
+    fn run<'a>(&'a self, work: Box<dyn FnOnce() -> io::Result<()> + Send + 'static>) -> BoxFuture<'a, io::Result<()>>;
 }
 
 /// Time.

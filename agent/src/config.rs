@@ -1,0 +1,203 @@
+//! The agent's own configuration: flags beat environment beats file. (What the *operator wants of the cluster* is the spec.)
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use hirsel_model::spec::Capacity;
+use hirsel_model::{NodeName, ZoneName};
+use hirsel_role::RoleConfig;
+use serde::Deserialize;
+
+use crate::args::NodeArgs;
+
+/// The one port number between hosts.
+pub const MESH_PORT: u16 = 7400;
+/// Where the configuration is looked for when none is named.
+pub const CONFIG_FILE: &str = "/etc/hirsel/hirsel.toml";
+/// Where data is kept when no folder is named.
+pub const DATA_FOLDER: &str = "/var/lib/hirsel";
+/// A node carries few labels; each travels in the control state.
+const LABELS_MAX: usize = 32;
+
+/// How this agent presents itself and where it keeps its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// What people call it. A name that is taken gets a number appended at admission.
+    pub name: NodeName,
+    /// Address of the mesh on this host.
+    pub bind: SocketAddr,
+    /// Address other nodes are told.
+    pub advertise: SocketAddr,
+    /// Address of public services.
+    pub public: IpAddr,
+    /// Address instances listen on.
+    pub instance_host: IpAddr,
+    /// Failure domain.
+    pub zone: ZoneName,
+    /// Data centre.
+    pub site: ZoneName,
+    /// For constraints.
+    pub labels: BTreeMap<String, String>,
+    /// What the host has to give.
+    pub capacity: Capacity,
+    /// Data folder.
+    pub data: PathBuf,
+    /// For the roles.
+    pub roles: RoleConfig,
+}
+
+/// The file. Unknown keys are refused, with the nearest valid one.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    name: Option<String>,
+    addr: Option<String>,
+    advertise: Option<SocketAddr>,
+    bind: Option<IpAddr>,
+    zone: Option<String>,
+    site: Option<String>,
+    labels: BTreeMap<String, String>,
+    data: Option<PathBuf>,
+    lb: LbFile,
+    compute: ComputeFile,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LbFile {
+    http_port: Option<u16>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ComputeFile {
+    ports: Option<(u16, u16)>,
+    run_as: Option<String>,
+}
+
+impl Config {
+    /// The configuration of the agent that these flags describe. `seed`, the address of a node to join, tells which of this host's
+    /// addresses others see.
+    pub fn load(args: &NodeArgs, seed: Option<SocketAddr>) -> Result<Self> {
+        let file = read_file(args.config.as_deref())?;
+        let bind = match args.addr.as_ref().or(file.addr.as_ref()) {
+            Some(text) => parse_addr(text)?,
+            None => SocketAddr::new(address_towards(seed), MESH_PORT),
+        };
+        let name = args.name.clone().or(file.name).unwrap_or_else(host_name);
+        let name: NodeName = name.parse().with_context(|| format!("node name {name:?}; choose one with --name"))?;
+        let zone = args.zone.clone().or(file.zone).unwrap_or_else(|| name.to_string());
+        let site = args.site.clone().or(file.site).unwrap_or_else(|| "default".into());
+        let mut labels = file.labels;
+        for label in &args.labels {
+            let (key, value) =
+                label.split_once('=').with_context(|| format!("--label {label:?}: expected KEY=VALUE"))?;
+            labels.insert(key.into(), value.into());
+        }
+        if labels.len() > LABELS_MAX {
+            bail!("{} labels exceed {LABELS_MAX}", labels.len());
+        }
+        let defaults = RoleConfig::default();
+        let (port_first, port_last) = file.compute.ports.unwrap_or((defaults.port_first, defaults.port_last));
+        if port_first == 0 || port_first >= port_last {
+            bail!("compute.ports = [{port_first}, {port_last}]: expected the first port below the last");
+        }
+        Ok(Self {
+            zone: zone.parse().with_context(|| format!("zone {zone:?}"))?,
+            site: site.parse().with_context(|| format!("site {site:?}"))?,
+            name,
+            bind,
+            advertise: args.advertise.or(file.advertise).unwrap_or(bind),
+            public: args.bind.or(file.bind).unwrap_or(bind.ip()),
+            // Several nodes of one host share its loopback: each then uses its own address on it.
+            instance_host: if bind.ip().is_loopback() { bind.ip() } else { Ipv4Addr::LOCALHOST.into() },
+            labels,
+            capacity: host_capacity(),
+            data: data_folder(args.data.clone().or(file.data)),
+            roles: RoleConfig {
+                http_port: args.http_port.or(file.lb.http_port).unwrap_or(defaults.http_port),
+                port_first,
+                port_last,
+                run_as: file.compute.run_as,
+            },
+        })
+    }
+}
+
+/// The folder named, or the usual one.
+pub fn data_folder(named: Option<PathBuf>) -> PathBuf {
+    named.unwrap_or_else(|| DATA_FOLDER.into())
+}
+
+/// `IP` or `IP:PORT`, the port being [`MESH_PORT`] when it is not written.
+pub fn parse_addr(text: &str) -> Result<SocketAddr> {
+    if let Ok(addr) = text.parse::<SocketAddr>() {
+        return Ok(addr);
+    }
+    let ip: IpAddr = text
+        .trim_matches(['[', ']'])
+        .parse()
+        .with_context(|| format!("{text:?} is no address; expected IP or IP:PORT, for example 10.0.0.1:7400"))?;
+    Ok(SocketAddr::new(ip, MESH_PORT))
+}
+
+fn read_file(named: Option<&Path>) -> Result<File> {
+    let path = named.unwrap_or(Path::new(CONFIG_FILE));
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => return Ok(File::default()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    toml::from_str(&text).with_context(|| format!("in {}", path.display()))
+}
+
+/// The address of this host that `seed` (or the default route) would see. No packet is sent: connecting a UDP socket only asks the
+/// routing table.
+fn address_towards(seed: Option<SocketAddr>) -> IpAddr {
+    let target = seed.unwrap_or(SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), MESH_PORT)));
+    let any: SocketAddr =
+        if target.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
+    UdpSocket::bind(any)
+        .and_then(|socket| socket.connect(target).and_then(|()| socket.local_addr()))
+        .map_or(Ipv4Addr::LOCALHOST.into(), |addr| addr.ip())
+}
+
+fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+    name.split('.').next().unwrap_or_default().replace('_', "-")
+}
+
+fn host_capacity() -> Capacity {
+    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let info = rustix::system::sysinfo();
+    Capacity { cpu_millis: cpus * 1000, memory_bytes: info.totalram * u64::from(info.mem_unit) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_may_leave_the_port_out() {
+        assert_eq!(parse_addr("10.0.0.1").unwrap(), "10.0.0.1:7400".parse().unwrap());
+        assert_eq!(parse_addr("10.0.0.1:9").unwrap(), "10.0.0.1:9".parse().unwrap());
+        assert_eq!(parse_addr("::1").unwrap(), "[::1]:7400".parse().unwrap());
+        assert!(parse_addr("host").unwrap_err().to_string().contains("expected IP"));
+    }
+
+    #[test]
+    fn flags_beat_the_file_and_an_unknown_key_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hirsel.toml");
+        std::fs::write(&path, "name = \"a\"\nzone = \"z\"\n[lb]\nhttp_port = 81\n").unwrap();
+        let mut args = NodeArgs { config: Some(path.clone()), addr: Some("127.0.0.3".into()), ..NodeArgs::default() };
+        args.zone = Some("y".into());
+        let config = Config::load(&args, None).unwrap();
+        assert_eq!((config.name.as_str(), config.zone.as_str(), config.roles.http_port), ("a", "y", 81));
+        assert_eq!(config.instance_host, config.bind.ip());
+        std::fs::write(&path, "nmae = \"a\"\n").unwrap();
+        assert!(format!("{:#}", Config::load(&args, None).unwrap_err()).contains("nmae"));
+    }
+}

@@ -13,10 +13,15 @@ use crate::event::{EventLog, NewEvent};
 use crate::id::*;
 use crate::plan::Plan;
 use crate::planner::change::PlanChange;
-use crate::spec::{AppSpec, Availability, NodeSpec, Replicas, RoleSpec, Spec};
+use crate::spec::{AppSpec, Availability, NodeSpec, Replicas, RoleSpec, ServiceSpec, Spec};
 use crate::time::WallTime;
 
 mod apply;
+mod apps;
+pub mod limits;
+mod nodes;
+mod record;
+mod tokens;
 
 /// Everything that is strong and small.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +35,8 @@ pub struct ControlState {
     pub spec_index: LogIndex,
     /// What the leader decided.
     pub plan: Plan,
+    /// How services were described before, for the instances that still run that way.
+    pub former: BTreeMap<AppName, BTreeMap<ServiceName, BTreeMap<Revision, ServiceSpec>>>,
     /// What happened, and why.
     pub log: EventLog,
     /// Tokens that were given out.
@@ -293,8 +300,44 @@ pub enum Refusal {
 }
 
 impl ControlState {
-    /// Carries out the entry at `index`, on every replica alike.
+    /// Carries out the entry at `index`, on every replica alike. A refused entry changes nothing but `applied`.
     pub fn apply(&mut self, index: LogIndex, entry: Entry) -> Outcome {
         apply::apply(self, index, entry)
     }
+
+    /// How instances of `revision` of a service are run; the newest description when that one is no longer known. None when there is
+    /// no trace of the service.
+    pub fn service(&self, app: &AppName, service: &ServiceName, revision: Revision) -> Option<&ServiceSpec> {
+        let current = self.spec.apps.get(app).and_then(|app| app.services.get(service));
+        if let Some(current) = current
+            && current.revision == revision
+        {
+            return Some(current);
+        }
+        let former = self.former.get(app).and_then(|services| services.get(service));
+        let exact = former.and_then(|former| former.get(&revision));
+        exact.or(current).or_else(|| former.and_then(|former| former.values().next_back()))
+    }
+}
+
+/// What a command is carried out with, besides the state.
+struct Context {
+    index: LogIndex,
+    at: WallTime,
+    by: String,
+}
+
+impl Context {
+    fn done(&self) -> Outcome {
+        Outcome::Done { index: self.index }
+    }
+
+    /// Records that whoever asked did something.
+    fn happened(&self, state: &mut ControlState, subject: impl ToString, message: &str) {
+        record::happened(state, self.at, &self.by, subject, message);
+    }
+}
+
+fn not_found(kind: &str, name: impl ToString) -> Refusal {
+    Refusal::NotFound { kind: kind.into(), name: name.to_string() }
 }

@@ -100,3 +100,11 @@ pub struct EventLog {
     /// At most [`EVENTS_MAX`].
     pub events: VecDeque<Event>,
 }
+
+impl EventLog {
+    /// The event with this number, as long as the log holds it.
+    pub fn get(&self, index: u64) -> Option<&Event> {
+        let first = self.events.front()?.index;
+        self.events.get(usize::try_from(index.checked_sub(first)?).ok()?)
+    }
+}

@@ -15,6 +15,7 @@ pub mod plan;
 pub mod planner;
 pub mod reconciler;
 pub mod report;
+pub mod resilience;
 pub mod spec;
 pub mod time;
 pub mod view;

@@ -44,7 +44,8 @@ pub enum Work {
 /// An instance to run here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceOrder {
-    /// How. For an older revision than the spec's, the way its node already knows it.
+    /// How: the description of its own revision, which the control state keeps while an instance runs by it. When that one is not
+    /// known any more it is the newest; an instance that runs is never restarted because of it, for `revision` tells what it is.
     pub service: Arc<ServiceSpec>,
     /// Which revision of it.
     pub revision: Revision,

@@ -1,10 +1,78 @@
-//! Carries out commands.
+//! Carries out commands. Total and deterministic: everything it depends on is in the state and in the entry, a command that cannot be
+//! carried out is refused before anything is touched, and nothing here panics whatever the entry holds.
 
-use super::{ControlState, Entry, Outcome};
-use crate::id::LogIndex;
+use super::nodes::Announcement;
+use super::record::record;
+use super::{Command, Context, ControlState, Entry, Outcome, Refusal, apps, nodes, tokens};
+use crate::event::NewEvent;
+use crate::id::{Generation, LogIndex};
+use crate::planner::change::PlanChange;
 
 pub(super) fn apply(state: &mut ControlState, index: LogIndex, entry: Entry) -> Outcome {
     state.applied = index;
-    let _ = entry;
-    Outcome::Done { index }
+    let Entry { at, by, if_index, command } = entry;
+    if let Some(expected) = if_index
+        && expected != state.spec_index
+    {
+        return Outcome::Refused(conflict("index of the last change", expected.0, state.spec_index.0));
+    }
+    carry_out(state, &Context { index, at, by }, command).unwrap_or_else(Outcome::Refused)
+}
+
+fn carry_out(state: &mut ControlState, context: &Context, command: Command) -> Result<Outcome, Refusal> {
+    match command {
+        Command::Found { cluster, node } => nodes::found(state, context, cluster, node),
+        Command::Admit { node, token } => nodes::admit(state, context, node, token),
+        Command::Announce { node, incarnation, addr, capacity, built, version } => {
+            nodes::announce(state, context, Announcement { node, incarnation, addr, capacity, built, version })
+        }
+        Command::SetAvailability { node, availability } => nodes::set_availability(state, context, node, availability),
+        Command::RemoveNode { node } => nodes::remove(state, context, node),
+        Command::ApplyApp { app, spec } => apps::apply_app(state, context, app, spec),
+        Command::Scale { app, service, replicas } => apps::scale(state, context, app, service, replicas),
+        Command::Restart { app, service } => apps::restart(state, context, app, service),
+        Command::SetStopped { app, stopped } => apps::set_stopped(state, context, app, stopped),
+        Command::RemoveApp { app } => apps::remove_app(state, context, app),
+        Command::SetRole { role, spec } => apps::set_role(state, context, role, spec),
+        Command::NewToken { id, record } => tokens::new_token(state, context, id, record),
+        Command::RevokeToken { id } => tokens::revoke_token(state, context, id),
+        Command::SetWebhook { url } => tokens::set_webhook(state, context, url),
+        Command::Adopt { base, spec_index, change, events } => adopt(state, context, base, spec_index, change, events),
+        Command::Note { events } => {
+            record(state, context.at, events);
+            Ok(context.done())
+        }
+    }
+}
+
+fn adopt(
+    state: &mut ControlState,
+    context: &Context,
+    base: Generation,
+    spec_index: LogIndex,
+    change: PlanChange,
+    events: Vec<NewEvent>,
+) -> Result<Outcome, Refusal> {
+    if base != state.plan.generation {
+        return Err(conflict("generation of the plan", base.0, state.plan.generation.0));
+    }
+    if spec_index != state.spec_index {
+        return Err(conflict("index of the last change", spec_index.0, state.spec_index.0));
+    }
+    if let Some(next) = change.next_instance
+        && next < state.plan.next_instance
+    {
+        let known = state.plan.next_instance;
+        return Err(Refusal::Invalid(format!("instance number {next} was given before: the next is {known}")));
+    }
+    state.plan.apply(change);
+    state.plan.generation = base.next();
+    state.plan.spec_index = spec_index;
+    apps::forget_former(state);
+    record(state, context.at, events);
+    Ok(context.done())
+}
+
+fn conflict(what: &str, expected: u64, found: u64) -> Refusal {
+    Refusal::Conflict { what: what.into(), expected, found }
 }

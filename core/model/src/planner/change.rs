@@ -38,3 +38,40 @@ pub fn change(old: &Plan, new: &Plan) -> PlanChange {
     let _ = (old, new);
     PlanChange::default()
 }
+
+impl Plan {
+    /// Takes `change` over. The generation and the spec index are given by whoever adopts it.
+    pub fn apply(&mut self, change: PlanChange) {
+        for (role, slots) in change.roles {
+            let known = self.roles.entry(role.clone()).or_default();
+            for (slot, assignment) in slots {
+                set(known, slot, assignment);
+            }
+            if known.is_empty() {
+                self.roles.remove(&role);
+            }
+        }
+        change.instances.into_iter().for_each(|(id, to)| set(&mut self.instances, id, to));
+        change.verdicts.into_iter().for_each(|(node, to)| set(&mut self.verdicts, node, to));
+        change.flaps.into_iter().for_each(|(node, to)| set(&mut self.flaps, node, to));
+        replace(&mut self.voters, change.voters);
+        replace(&mut self.spares, change.spares);
+        replace(&mut self.brake, change.brake);
+        replace(&mut self.reverted, change.reverted);
+        replace(&mut self.unmet, change.unmet);
+        replace(&mut self.next_instance, change.next_instance);
+    }
+}
+
+fn set<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, to: Option<V>) {
+    match to {
+        Some(value) => drop(map.insert(key, value)),
+        None => drop(map.remove(&key)),
+    }
+}
+
+fn replace<T>(field: &mut T, to: Option<T>) {
+    if let Some(value) = to {
+        *field = value;
+    }
+}

@@ -1,0 +1,222 @@
+//! Commands about applications and wishes about roles.
+//!
+//! A service keeps its revision as long as the way to run an instance of it stays the same, so that applying a manifest in which only
+//! a count or a route changed replaces nothing. What instances of an older revision run by is kept in [`ControlState::former`].
+
+use super::limits::{APPS_MAX, FORMER_MAX, NODES_MAX, at_most, check_app, check_replicas};
+use super::{Context, ControlState, Outcome, Refusal, not_found};
+use crate::id::*;
+use crate::spec::{AppSpec, Replicas, RoleSpec, ServiceSpec};
+
+pub(super) fn apply_app(
+    state: &mut ControlState,
+    context: &Context,
+    app: AppName,
+    mut new: AppSpec,
+) -> Result<Outcome, Refusal> {
+    check_app(&new)?;
+    check_routes(state, &app, &new)?;
+    let old = state.spec.apps.get(&app);
+    at_most(|| "number of applications".into(), state.spec.apps.len() + usize::from(old.is_none()), APPS_MAX)?;
+
+    let old = old.cloned();
+    // An application that was removed and comes back goes on counting: instances of its former life may still be draining.
+    let before = old.as_ref().map_or_else(|| highest_former(state, &app), |old| old.revision);
+    new.revision = before.next();
+    for (name, service) in &mut new.services {
+        let old = old.as_ref().and_then(|old| old.services.get(name));
+        service.revision = match old {
+            Some(old) if runs_alike(old, service) && !was_reverted(state, &app, name, old.revision) => old.revision,
+            _ => new.revision,
+        };
+    }
+    let message = format!("{app} was applied: revision {}", new.revision);
+    state.spec.apps.insert(app.clone(), new);
+    if let Some(old) = old {
+        keep_former(state, &app, old);
+    }
+    state.spec_index = context.index;
+    context.happened(state, &app, &message);
+    Ok(context.done())
+}
+
+/// Two applications cannot both answer one route.
+fn check_routes(state: &ControlState, app: &AppName, new: &AppSpec) -> Result<(), Refusal> {
+    for (other, spec) in state.spec.apps.iter().filter(|(other, _)| *other != app) {
+        for route in &spec.routes {
+            if new.routes.iter().any(|mine| mine.host == route.host && mine.path == route.path) {
+                let (host, path) = (&route.host, &route.path);
+                return Err(Refusal::Invalid(format!("route {host}{path} belongs to application {other}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether an instance of `old` need not be replaced to be one of `new`: counts, constraints and the manner of updating are wishes
+/// to the planner and change no instance.
+fn runs_alike(old: &ServiceSpec, new: &ServiceSpec) -> bool {
+    let ServiceSpec {
+        revision: _,
+        command,
+        workdir,
+        env,
+        user,
+        replicas: _,
+        resources,
+        health,
+        update: _,
+        stop,
+        constraints: _,
+        spread: _,
+    } = new;
+    (command, workdir, env, user, resources, health, stop)
+        == (&old.command, &old.workdir, &old.env, &old.user, &old.resources, &old.health, &old.stop)
+}
+
+/// Whether the planner went back from `revision`. Applying the same again then means: try again.
+fn was_reverted(state: &ControlState, app: &AppName, service: &ServiceName, revision: Revision) -> bool {
+    state.plan.reverted.get(app).and_then(|services| services.get(service)) == Some(&revision)
+}
+
+fn highest_former(state: &ControlState, app: &AppName) -> Revision {
+    let services = state.former.get(app).into_iter().flat_map(|services| services.values());
+    let former = services.filter_map(|revisions| revisions.keys().next_back()).max().copied();
+    let planned = state.plan.instances.iter().filter(|(id, _)| id.app == *app).map(|(_, it)| it.revision).max();
+    former.max(planned).unwrap_or_default()
+}
+
+pub(super) fn scale(
+    state: &mut ControlState,
+    context: &Context,
+    app: AppName,
+    service: ServiceName,
+    replicas: Replicas,
+) -> Result<Outcome, Refusal> {
+    check_replicas(service.as_str(), replicas)?;
+    let spec = state.spec.apps.get_mut(&app).ok_or_else(|| not_found("app", &app))?;
+    let found = spec.services.get_mut(&service).ok_or_else(|| not_found("service", format!("{app}/{service}")))?;
+    let old = std::mem::replace(&mut found.replicas, replicas);
+    if old == replicas {
+        return Ok(context.done());
+    }
+    state.spec_index = context.index;
+    let message = format!("{app}/{service} was scaled from {} to {}", counted(old), counted(replicas));
+    context.happened(state, &app, &message);
+    Ok(context.done())
+}
+
+fn counted(Replicas { min, max }: Replicas) -> String {
+    if min == max { min.to_string() } else { format!("{min}–{max}") }
+}
+
+pub(super) fn restart(
+    state: &mut ControlState,
+    context: &Context,
+    app: AppName,
+    service: Option<ServiceName>,
+) -> Result<Outcome, Refusal> {
+    let spec = state.spec.apps.get_mut(&app).ok_or_else(|| not_found("app", &app))?;
+    if let Some(service) = &service
+        && !spec.services.contains_key(service)
+    {
+        return Err(not_found("service", format!("{app}/{service}")));
+    }
+    let old = spec.clone();
+    spec.revision = spec.revision.next();
+    for (name, found) in &mut spec.services {
+        if service.as_ref().is_none_or(|service| service == name) {
+            found.revision = spec.revision;
+        }
+    }
+    let revision = spec.revision;
+    keep_former(state, &app, old);
+    state.spec_index = context.index;
+    let what = service.map_or_else(|| app.to_string(), |service| format!("{app}/{service}"));
+    context.happened(state, &app, &format!("{what} is restarted: revision {revision}"));
+    Ok(context.done())
+}
+
+pub(super) fn set_stopped(
+    state: &mut ControlState,
+    context: &Context,
+    app: AppName,
+    stopped: bool,
+) -> Result<Outcome, Refusal> {
+    let spec = state.spec.apps.get_mut(&app).ok_or_else(|| not_found("app", &app))?;
+    if spec.stopped == stopped {
+        return Ok(context.done());
+    }
+    spec.stopped = stopped;
+    state.spec_index = context.index;
+    let message = if stopped { format!("{app} was stopped") } else { format!("{app} was started") };
+    context.happened(state, &app, &message);
+    Ok(context.done())
+}
+
+pub(super) fn remove_app(state: &mut ControlState, context: &Context, app: AppName) -> Result<Outcome, Refusal> {
+    let old = state.spec.apps.remove(&app).ok_or_else(|| not_found("app", &app))?;
+    keep_former(state, &app, old);
+    state.spec_index = context.index;
+    context.happened(state, &app, &format!("{app} was removed"));
+    Ok(context.done())
+}
+
+pub(super) fn set_role(
+    state: &mut ControlState,
+    context: &Context,
+    role: RoleName,
+    spec: RoleSpec,
+) -> Result<Outcome, Refusal> {
+    if !state.spec.nodes.values().any(|node| node.built.contains(&role)) {
+        return Err(not_found("role", &role));
+    }
+    at_most(|| format!("slots of role {role}"), usize::from(spec.count.unwrap_or(0)), NODES_MAX)?;
+    if let Some(missing) = spec.pins.iter().find(|node| !state.spec.nodes.contains_key(node)) {
+        return Err(not_found("node", missing));
+    }
+    if state.spec.roles.get(&role).cloned().unwrap_or_default() == spec {
+        return Ok(context.done());
+    }
+    let count = spec.count.map_or_else(|| "the default number of slots".into(), |count| format!("{count} slots"));
+    let pins: Vec<_> = spec.pins.iter().map(|node| state.spec.name_of(*node)).collect();
+    let pins = if pins.is_empty() { String::new() } else { format!(", first on {}", pins.join(", ")) };
+    let message = format!("role {role} shall have {count}{pins}");
+    state.spec.roles.insert(role.clone(), spec);
+    state.spec_index = context.index;
+    context.happened(state, format!("role/{role}"), &message);
+    Ok(context.done())
+}
+
+/// Keeps the descriptions of `old` that are no longer those of the spec.
+fn keep_former(state: &mut ControlState, app: &AppName, old: AppSpec) {
+    let current = state.spec.apps.get(app);
+    for (name, service) in old.services {
+        if current.and_then(|app| app.services.get(&name)).is_none_or(|now| now.revision != service.revision) {
+            let former = state.former.entry(app.clone()).or_default().entry(name).or_default();
+            former.insert(service.revision, service);
+        }
+    }
+    forget_former(state);
+}
+
+/// Drops former descriptions that no instance runs by any more. The newest former one of a service stays, to go back to.
+pub(super) fn forget_former(state: &mut ControlState) {
+    if state.former.is_empty() {
+        return;
+    }
+    let in_use: std::collections::BTreeSet<_> =
+        state.plan.instances.iter().map(|(id, it)| (&id.app, &id.service, it.revision)).collect();
+    for (app, services) in &mut state.former {
+        for (service, revisions) in services.iter_mut() {
+            let declared = state.spec.apps.get(app).is_some_and(|spec| spec.services.contains_key(service));
+            let newest = revisions.keys().next_back().copied().filter(|_| declared);
+            revisions.retain(|revision, _| Some(*revision) == newest || in_use.contains(&(app, service, *revision)));
+            while revisions.len() > FORMER_MAX {
+                revisions.pop_first();
+            }
+        }
+        services.retain(|_, revisions| !revisions.is_empty());
+    }
+    state.former.retain(|_, services| !services.is_empty());
+}

@@ -1,4 +1,7 @@
 //! The difference between two plans: only it travels and is stored.
+//!
+//! Invariants: `old.apply(change(old, new))` equals `new` except for the spec index, which its proposer sends beside the change;
+//! a change between equal plans is empty; applying raises the generation by exactly one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,10 +36,108 @@ pub struct PlanChange {
     pub next_instance: Option<u64>,
 }
 
+impl PlanChange {
+    /// Whether it changes nothing: then there is nothing to adopt.
+    pub fn is_empty(&self) -> bool {
+        let Self { roles, instances, voters, spares, verdicts, flaps, brake, reverted, unmet, next_instance } = self;
+        roles.is_empty()
+            && instances.is_empty()
+            && voters.is_none()
+            && spares.is_none()
+            && verdicts.is_empty()
+            && flaps.is_empty()
+            && brake.is_none()
+            && reverted.is_none()
+            && unmet.is_none()
+            && next_instance.is_none()
+    }
+}
+
 /// What leads from `old` to `new`. The generation and the spec index are not compared.
 pub fn change(old: &Plan, new: &Plan) -> PlanChange {
-    let _ = (old, new);
-    PlanChange::default()
+    let none = BTreeMap::new();
+    let names: BTreeSet<&RoleName> = old.roles.keys().chain(new.roles.keys()).collect();
+    let roles = names
+        .into_iter()
+        .map(|role| {
+            let slots = keyed(old.roles.get(role).unwrap_or(&none), new.roles.get(role).unwrap_or(&none));
+            (role.clone(), slots)
+        })
+        .filter(|(_, slots)| !slots.is_empty())
+        .collect();
+    PlanChange {
+        roles,
+        instances: keyed(&old.instances, &new.instances),
+        voters: whole(&old.voters, &new.voters),
+        spares: whole(&old.spares, &new.spares),
+        verdicts: keyed(&old.verdicts, &new.verdicts),
+        flaps: keyed(&old.flaps, &new.flaps),
+        brake: whole(&old.brake, &new.brake),
+        reverted: whole(&old.reverted, &new.reverted),
+        unmet: whole(&old.unmet, &new.unmet),
+        next_instance: whole(&old.next_instance, &new.next_instance),
+    }
+}
+
+impl Plan {
+    /// Carries out `change` and raises the generation by one. A role without slots disappears. The spec index is the caller's to set:
+    /// it travels beside the change.
+    pub fn apply(&mut self, change: PlanChange) {
+        let PlanChange { roles, instances, voters, spares, verdicts, flaps, brake, reverted, unmet, next_instance } =
+            change;
+        self.generation = self.generation.next();
+        for (role, slots) in roles {
+            patch(self.roles.entry(role).or_default(), slots);
+        }
+        self.roles.retain(|_, slots| !slots.is_empty());
+        patch(&mut self.instances, instances);
+        replace(&mut self.voters, voters);
+        replace(&mut self.spares, spares);
+        patch(&mut self.verdicts, verdicts);
+        patch(&mut self.flaps, flaps);
+        replace(&mut self.brake, brake);
+        replace(&mut self.reverted, reverted);
+        replace(&mut self.unmet, unmet);
+        replace(&mut self.next_instance, next_instance);
+    }
+}
+
+fn whole<T: Clone + PartialEq>(old: &T, new: &T) -> Option<T> {
+    (old != new).then(|| new.clone())
+}
+
+fn replace<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
+
+/// Walks two ordered maps side by side, so that an unchanged entry costs a comparison and no search.
+fn keyed<K: Ord + Clone, V: PartialEq + Clone>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> BTreeMap<K, Option<V>> {
+    let mut out = BTreeMap::new();
+    let mut before = old.iter().peekable();
+    for (key, value) in new {
+        while let Some((gone, _)) = before.next_if(|(other, _)| *other < key) {
+            out.insert(gone.clone(), None);
+        }
+        match before.next_if(|(other, _)| *other == key) {
+            Some((_, same)) if same == value => {}
+            Some(_) | None => {
+                out.insert(key.clone(), Some(value.clone()));
+            }
+        }
+    }
+    out.extend(before.map(|(gone, _)| (gone.clone(), None)));
+    out
+}
+
+fn patch<K: Ord, V>(map: &mut BTreeMap<K, V>, changes: BTreeMap<K, Option<V>>) {
+    for (key, value) in changes {
+        match value {
+            Some(value) => drop(map.insert(key, value)),
+            None => drop(map.remove(&key)),
+        }
+    }
 }
 
 impl Plan {

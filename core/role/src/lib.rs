@@ -114,6 +114,10 @@ pub struct LiveNode {
     pub generation: Generation,
     /// Facts of its roles.
     pub facts: BTreeMap<RoleName, RoleFacts>,
+    /// How far each of its roles is.
+    pub roles: BTreeMap<RoleName, RoleReport>,
+    /// Use of its scarcest resource in tenths.
+    pub load: u8,
 }
 
 /// Ways to instances on other nodes, through the one port of the mesh.

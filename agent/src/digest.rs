@@ -1,0 +1,226 @@
+//! A node's report as gossip carries it: a few short texts, under 2 KB for some sixty instances.
+//!
+//! Gossip repeats what it carries to every node, so the digest holds only what others act on: the plan a node follows, its load,
+//! how far each role is, where its instances listen and whether they are healthy, and which draining instances the load balancer is
+//! still busy with. Messages for people stay in the full report. What cannot be read is passed over: it may come from a newer agent.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use hirsel_model::report::{InstanceFacts, InstanceState, NodeReport, RoleFacts, RoleReport, RoleState};
+use hirsel_model::{AppName, Generation, InstanceId, Revision, RoleName, ServiceName};
+use hirsel_role::LiveNode;
+
+/// Longest text of one role. Beyond it instances are left out (and the role says so), for a gossip message carries everything.
+const TEXT_BYTES_MAX: usize = 16 << 10;
+
+/// Keys and values to gossip for `report`.
+pub fn write(report: &NodeReport) -> BTreeMap<String, String> {
+    let mut values = BTreeMap::from([
+        ("gen".to_owned(), report.generation.to_string()),
+        ("load".to_owned(), report.load.to_string()),
+        ("report".to_owned(), report.version.to_string()),
+    ]);
+    for (name, role) in &report.roles {
+        values.insert(format!("role.{name}"), write_role(role));
+    }
+    values
+}
+
+/// What `values` say, as far as it can be read.
+pub fn read(values: &BTreeMap<String, String>) -> LiveNode {
+    let number = |key: &str| values.get(key).and_then(|text| text.parse().ok()).unwrap_or(0);
+    let mut node = LiveNode {
+        generation: Generation(number("gen")),
+        load: u8::try_from(number("load")).unwrap_or(10).min(10),
+        ..LiveNode::default()
+    };
+    for (key, text) in values {
+        let Some(name) = key.strip_prefix("role.").and_then(|name| name.parse::<RoleName>().ok()) else { continue };
+        let role = read_role(&name, text);
+        node.facts.insert(name.clone(), role.facts.clone());
+        node.roles.insert(name, role);
+    }
+    node
+}
+
+/// `STATE GENERATION [FACTS]`.
+fn write_role(role: &RoleReport) -> String {
+    let state = match role.state {
+        RoleState::Stopped => 's',
+        RoleState::Starting => 'b',
+        RoleState::Running => 'r',
+        RoleState::Degraded => 'd',
+        RoleState::Failed => 'f',
+        RoleState::Unknown => '?',
+    };
+    let mut text = format!("{state} {}", role.generation);
+    let mut group = None;
+    match &role.facts {
+        RoleFacts::None | RoleFacts::Unknown => {}
+        RoleFacts::Compute(instances) => {
+            for (id, facts) in instances {
+                if text.len() > TEXT_BYTES_MAX {
+                    break;
+                }
+                open_group(&mut text, &mut group, id);
+                let (state, health) = (instance_letter(facts.state), if facts.healthy { '+' } else { '-' });
+                let (port, restarts, revision) = (facts.port, facts.restarts, facts.revision);
+                // Writing into a String cannot fail.
+                let _ = write!(text, ",{}{state}{health}{port}.{restarts}.{revision}", id.number);
+            }
+        }
+        RoleFacts::Lb(busy) => {
+            for (id, count) in busy {
+                if text.len() > TEXT_BYTES_MAX {
+                    break;
+                }
+                open_group(&mut text, &mut group, id);
+                let _ = write!(text, ",{}={count}", id.number);
+            }
+        }
+    }
+    text
+}
+
+/// Instances of one service follow each other, so the service is named once.
+fn open_group(text: &mut String, group: &mut Option<(AppName, ServiceName)>, id: &InstanceId) {
+    let key = (id.app.clone(), id.service.clone());
+    if group.as_ref() != Some(&key) {
+        let _ = write!(text, " {}/{}", key.0, key.1);
+        *group = Some(key);
+    }
+}
+
+fn read_role(name: &RoleName, text: &str) -> RoleReport {
+    let mut words = text.split(' ');
+    let state = match words.next() {
+        Some("s") => RoleState::Stopped,
+        Some("b") => RoleState::Starting,
+        Some("r") => RoleState::Running,
+        Some("d") => RoleState::Degraded,
+        Some("f") => RoleState::Failed,
+        _ => RoleState::Unknown,
+    };
+    let generation = Generation(words.next().and_then(|word| word.parse().ok()).unwrap_or(0));
+    let mut instances = BTreeMap::new();
+    let mut busy = BTreeMap::new();
+    for group in words {
+        let mut items = group.split(',');
+        let Some((app, service)) = items.next().and_then(|word| word.split_once('/')) else { continue };
+        let (Ok(app), Ok(service)) = (app.parse::<AppName>(), service.parse::<ServiceName>()) else { continue };
+        let id = |number| InstanceId { app: app.clone(), service: service.clone(), number };
+        for item in items {
+            if let Some((number, count)) = item.split_once('=') {
+                if let (Ok(number), Ok(count)) = (number.parse(), count.parse()) {
+                    busy.insert(id(number), count);
+                }
+            } else if let Some((number, facts)) = read_instance(item) {
+                instances.insert(id(number), facts);
+            }
+        }
+    }
+    let facts = if *name == RoleName::compute() {
+        RoleFacts::Compute(instances)
+    } else if *name == RoleName::lb() {
+        RoleFacts::Lb(busy)
+    } else {
+        RoleFacts::None
+    };
+    RoleReport { state, generation, message: None, facts }
+}
+
+/// `17r+20001.0.3`: number, state, health, port, restarts, revision.
+fn read_instance(item: &str) -> Option<(u64, InstanceFacts)> {
+    let letter_at = item.find(|c: char| !c.is_ascii_digit())?;
+    let (number, rest) = item.split_at(letter_at);
+    let mut chars = rest.chars();
+    let state = match chars.next()? {
+        'w' => InstanceState::Waiting,
+        'b' => InstanceState::Starting,
+        'r' => InstanceState::Running,
+        's' => InstanceState::Stopping,
+        'e' => InstanceState::Ended,
+        _ => InstanceState::Unknown,
+    };
+    let healthy = chars.next()? == '+';
+    let mut numbers = chars.as_str().split('.');
+    let facts = InstanceFacts {
+        state,
+        healthy,
+        port: numbers.next()?.parse().ok()?,
+        restarts: numbers.next()?.parse().ok()?,
+        revision: Revision(numbers.next()?.parse().ok()?),
+        message: None,
+    };
+    Some((number.parse().ok()?, facts))
+}
+
+fn instance_letter(state: InstanceState) -> char {
+    match state {
+        InstanceState::Waiting => 'w',
+        InstanceState::Starting => 'b',
+        InstanceState::Running => 'r',
+        InstanceState::Stopping => 's',
+        InstanceState::Ended => 'e',
+        InstanceState::Unknown => '?',
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> InstanceId {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let facts = InstanceFacts {
+            state: InstanceState::Running,
+            healthy: true,
+            port: 20_001,
+            restarts: 2,
+            revision: Revision(3),
+            message: None,
+        };
+        let compute = RoleReport {
+            state: RoleState::Running,
+            generation: Generation(7),
+            message: None,
+            facts: RoleFacts::Compute(BTreeMap::from([
+                (id("a/web/1"), facts.clone()),
+                (id("a/web/2"), InstanceFacts { healthy: false, state: InstanceState::Waiting, ..facts.clone() }),
+                (id("b/web/1"), facts),
+            ])),
+        };
+        let lb = RoleReport { facts: RoleFacts::Lb(BTreeMap::from([(id("a/web/1"), 4)])), ..compute.clone() };
+        let report = NodeReport {
+            version: 9,
+            generation: Generation(8),
+            roles: BTreeMap::from([(RoleName::compute(), compute), (RoleName::lb(), lb)]),
+            load: 3,
+            ..NodeReport::default()
+        };
+        let node = read(&write(&report));
+        assert_eq!((node.generation, node.load), (Generation(8), 3));
+        assert_eq!(node.roles, report.roles);
+        assert_eq!(node.facts[&RoleName::lb()], report.roles[&RoleName::lb()].facts);
+    }
+
+    #[test]
+    fn what_a_newer_agent_writes_is_passed_over() {
+        let values = BTreeMap::from([
+            ("role.compute".to_owned(), "z 5 a/web,1q+1.1.1.9,!,x 2,3r".to_owned()),
+            ("role.UPPER".to_owned(), "r 1".to_owned()),
+            ("gen".to_owned(), "many".to_owned()),
+        ]);
+        let node = read(&values);
+        let compute = &node.roles[&RoleName::compute()];
+        assert_eq!((compute.state, compute.generation), (RoleState::Unknown, Generation(5)));
+        let RoleFacts::Compute(instances) = &compute.facts else { panic!("facts of compute") };
+        assert_eq!(instances.len(), 1);
+        assert_eq!(node.roles.len(), 1);
+    }
+}

@@ -8,6 +8,7 @@ pub mod codec;
 pub mod control;
 pub mod duty;
 pub mod event;
+pub mod followup;
 pub mod id;
 pub mod manifest;
 pub mod order;

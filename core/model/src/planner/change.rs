@@ -1,7 +1,7 @@
 //! The difference between two plans: only it travels and is stored.
 //!
-//! Invariants: `old.apply(change(old, new))` equals `new` except for the spec index, which its proposer sends beside the change;
-//! a change between equal plans is empty; applying raises the generation by exactly one.
+//! Invariants: `old.apply(change(old, new))` equals `new` except for generation and spec index, which whoever adopts the change sets;
+//! a change between equal plans is empty.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -80,12 +80,10 @@ pub fn change(old: &Plan, new: &Plan) -> PlanChange {
 }
 
 impl Plan {
-    /// Carries out `change` and raises the generation by one. A role without slots disappears. The spec index is the caller's to set:
-    /// it travels beside the change.
+    /// Carries out `change`. A role without slots disappears. The generation and the spec index are given by whoever adopts it.
     pub fn apply(&mut self, change: PlanChange) {
         let PlanChange { roles, instances, voters, spares, verdicts, flaps, brake, reverted, unmet, next_instance } =
             change;
-        self.generation = self.generation.next();
         for (role, slots) in roles {
             patch(self.roles.entry(role).or_default(), slots);
         }
@@ -137,42 +135,5 @@ fn patch<K: Ord, V>(map: &mut BTreeMap<K, V>, changes: BTreeMap<K, Option<V>>) {
             Some(value) => drop(map.insert(key, value)),
             None => drop(map.remove(&key)),
         }
-    }
-}
-
-impl Plan {
-    /// Takes `change` over. The generation and the spec index are given by whoever adopts it.
-    pub fn apply(&mut self, change: PlanChange) {
-        for (role, slots) in change.roles {
-            let known = self.roles.entry(role.clone()).or_default();
-            for (slot, assignment) in slots {
-                set(known, slot, assignment);
-            }
-            if known.is_empty() {
-                self.roles.remove(&role);
-            }
-        }
-        change.instances.into_iter().for_each(|(id, to)| set(&mut self.instances, id, to));
-        change.verdicts.into_iter().for_each(|(node, to)| set(&mut self.verdicts, node, to));
-        change.flaps.into_iter().for_each(|(node, to)| set(&mut self.flaps, node, to));
-        replace(&mut self.voters, change.voters);
-        replace(&mut self.spares, change.spares);
-        replace(&mut self.brake, change.brake);
-        replace(&mut self.reverted, change.reverted);
-        replace(&mut self.unmet, change.unmet);
-        replace(&mut self.next_instance, change.next_instance);
-    }
-}
-
-fn set<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, to: Option<V>) {
-    match to {
-        Some(value) => drop(map.insert(key, value)),
-        None => drop(map.remove(&key)),
-    }
-}
-
-fn replace<T>(field: &mut T, to: Option<T>) {
-    if let Some(value) = to {
-        *field = value;
     }
 }

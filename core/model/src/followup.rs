@@ -44,8 +44,8 @@ pub fn followup(state: &ControlState, reports: &BTreeMap<NodeId, &NodeReport>) -
         // Decisions after a verification (a late move of the same incident) are verified anew.
         let last_decided = recent().filter(|e| e.kind == EventKind::Decided && e.incident == Some(incident)).last();
         let last_verified = recent().filter(|e| e.kind == EventKind::Verified && e.incident == Some(incident)).last();
-        let verified = caused.contains(&(incident, true))
-            && last_decided.map(|e| e.index) < last_verified.map(|e| e.index);
+        let verified =
+            caused.contains(&(incident, true)) && last_decided.map(|e| e.index) < last_verified.map(|e| e.index);
         if settled && !verified {
             new.push(NewEvent {
                 kind: EventKind::Verified,
@@ -96,7 +96,8 @@ fn instance_fate(
     event: &Event,
     id: &InstanceId,
 ) -> Fate {
-    let Some(assignment) = state.plan.instances.get(id).filter(|assignment| assignment.since == event.generation) else {
+    let Some(assignment) = state.plan.instances.get(id).filter(|assignment| assignment.since == event.generation)
+    else {
         return Fate::Done;
     };
     if assignment.phase == crate::plan::Phase::Draining {

@@ -46,7 +46,7 @@ pub trait Listener: Send + Sync {
 pub trait Net: Send + Sync + fmt::Debug {
     /// A UDP socket for the QUIC endpoint.
     fn udp(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Arc<dyn quinn::AsyncUdpSocket>>>;
-    /// A TCP listener. With `reuse`, several processes may listen on the address in turn during a restart.
+    /// A TCP listener. A restarted process may take its address again at once.
     fn listen(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>>;
     /// A TCP connection, without delay (Nagle off).
     fn connect(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>>;

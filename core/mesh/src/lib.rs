@@ -9,4 +9,5 @@
 //!
 //! The mesh knows nothing of roles, and decides nothing: what a silence means is decided in `hirsel-model`.
 
+pub mod identity;
 pub mod seam;

@@ -10,14 +10,20 @@ use hirsel_mesh::seam::{BoxStream, Listener};
 use hirsel_model::{InstanceId, Revision};
 use serde::{Deserialize, Serialize};
 
+mod folder;
+mod output;
+mod procfs;
 pub mod real;
+pub mod shim;
 
 /// The machine, as a plugin may touch it.
 ///
 /// Processes outlive the agent: each is watched over by a shim of its own, which keeps its identity and exit status on disk. A
 /// process is addressed by its instance id.
 pub trait Host: Send + Sync {
-    /// Starts a process under a shim and returns when it runs (or could not be started). Refuses an id that runs already.
+    /// Starts a process under a shim and returns when it runs (or could not be started: it is then also listed as
+    /// [`ProcessState::Lost`]). Refuses an id that runs already; one that ended is replaced, and its output goes on.
+    /// A start goes on when the future is dropped.
     fn start(&self, spec: ProcessSpec) -> BoxFuture<'_, io::Result<()>>;
     /// Every process this host knows of: running ones (their identity verified: pid, start time, instance id) and ended ones that
     /// were not forgotten yet. After a restart of the agent this is the adoption scan.
@@ -26,7 +32,7 @@ pub trait Host: Send + Sync {
     fn signal<'a>(&'a self, id: &'a InstanceId, signal: i32) -> BoxFuture<'a, io::Result<()>>;
     /// Forgets an ended process with its status and output. Refuses while it runs.
     fn forget<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, io::Result<()>>;
-    /// Completes when some process of this host ended (or spuriously).
+    /// Completes when some process that [`Host::processes`] told to run has ended (or spuriously).
     fn changed(&self) -> BoxFuture<'_, ()>;
     /// The last `bytes` of what the process wrote (both streams, as lines `RFC3339 o|e text`), and the offset to go on from.
     fn output<'a>(&'a self, id: &'a InstanceId, from: OutputFrom) -> BoxFuture<'a, io::Result<Output>>;
@@ -37,6 +43,10 @@ pub trait Host: Send + Sync {
     fn connect(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>>;
     /// Whether a port of `addr` can be listened on now.
     fn port_is_free(&self, addr: SocketAddr) -> bool;
+    /// Path of the executable of this agent, where programs can run it.
+    fn executable(&self) -> Option<String> {
+        None
+    }
 
     /// The whole file under the role's data folder, or none.
     fn read(&self, path: &str) -> io::Result<Option<Vec<u8>>>;
@@ -55,7 +65,7 @@ pub struct ProcessSpec {
     pub revision: Revision,
     /// Program and arguments, variables already put in.
     pub command: Vec<String>,
-    /// Complete environment.
+    /// Complete environment. The real host adds `HIRSEL_RUN`, by which it finds stray descendants.
     pub env: BTreeMap<String, String>,
     /// Folder to run in; the instance's own folder when none is given.
     pub workdir: Option<String>,
@@ -83,7 +93,7 @@ pub struct Process {
 pub enum ProcessState {
     /// Runs under this process id.
     Running {
-        /// Process id.
+        /// Process id; 0 while it is being started.
         pid: u32,
     },
     /// Returned this status.

@@ -1,1 +1,185 @@
-//! The operating system behind the host seam, and the shim.
+//! The real host: processes under shims, sockets of the operating system, files under the role's data folder.
+//!
+//! All there is to know about a process is on disk and in its lock, so that an agent that starts finds what the one before left:
+//! - the lock is held: the shim lives, and its `state` names the program (or it is just starting);
+//! - the lock is free and `state` tells an end: that is how it ended;
+//! - the lock is free and `state` tells no end: the host was switched off, or somebody killed the shim. What the shim left running is
+//!   ended, for nobody watches it, and the process is lost.
+//!
+//! One agent uses a folder at a time. Nothing here blocks the runtime: files and starts are left to its blocking threads.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, select_all};
+use hirsel_mesh::seam::{BoxStream, Listener, Net};
+use hirsel_model::InstanceId;
+use tokio::sync::Notify;
+
+use super::folder::{Durability, absent_is_fine, passable_folder, replace};
+use super::{Host, Output, OutputFrom, Process, ProcessSpec};
+use processes::Processes;
+
+mod end;
+mod orphan;
+mod processes;
+mod user;
+
+/// A change is reported without a cause after this time, so that whoever missed one looks again.
+const CHANGED_EVERY: Duration = Duration::from_secs(5);
+
+/// What a real host is made of.
+#[derive(Clone, Debug)]
+pub struct RealHostConfig {
+    /// Data folder of the role; made when it is absent. It must be an absolute path, and passable for the users that programs run as.
+    pub folder: PathBuf,
+    /// The command that becomes a shim when the folder of a process is appended: `[current_exe, "shim"]`.
+    pub shim: Vec<String>,
+    /// Sockets.
+    pub net: Arc<dyn Net>,
+}
+
+/// The machine this agent runs on.
+#[derive(Debug)]
+pub struct RealHost {
+    processes: Arc<Processes>,
+    files: PathBuf,
+    executable: Option<String>,
+    net: Arc<dyn Net>,
+    /// A process ended, was started or forgotten.
+    moved: Notify,
+}
+
+impl RealHost {
+    /// The host with its folder at hand. What runs from before is found by the first [`Host::processes`].
+    pub fn new(config: RealHostConfig) -> io::Result<RealHost> {
+        if !config.folder.is_absolute() {
+            let message = format!("the data folder {} is no absolute path", config.folder.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        let files = config.folder.join("files");
+        passable_folder(&config.folder)?;
+        fs::create_dir_all(&files)?;
+        let executable = config.shim.first().cloned();
+        let processes = Arc::new(Processes::open(config.folder.join("processes"), config.shim)?);
+        Ok(RealHost { processes, files, executable, net: config.net, moved: Notify::new() })
+    }
+
+    async fn blocking<T, F>(&self, work: F) -> io::Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Processes) -> io::Result<T> + Send + 'static,
+    {
+        let processes = Arc::clone(&self.processes);
+        tokio::task::spawn_blocking(move || work(&processes)).await.map_err(io::Error::other)?
+    }
+
+    /// A path under the files of the role; refuses what would leave them.
+    fn file(&self, path: &str) -> io::Result<PathBuf> {
+        let inside = Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        if path.is_empty() || !inside {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{path:?} is no path inside the data folder"),
+            ));
+        }
+        Ok(self.files.join(path))
+    }
+}
+
+impl Host for RealHost {
+    fn start(&self, spec: ProcessSpec) -> BoxFuture<'_, io::Result<()>> {
+        async move {
+            let result = self.blocking(move |processes| processes.start(spec)).await;
+            self.moved.notify_waiters();
+            result
+        }
+        .boxed()
+    }
+
+    fn processes(&self) -> BoxFuture<'_, io::Result<BTreeMap<InstanceId, Process>>> {
+        self.blocking(Processes::scan).boxed()
+    }
+
+    fn signal<'a>(&'a self, id: &'a InstanceId, signal: i32) -> BoxFuture<'a, io::Result<()>> {
+        let id = id.clone();
+        self.blocking(move |processes| processes.signal(&id, signal)).boxed()
+    }
+
+    fn forget<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, io::Result<()>> {
+        let id = id.clone();
+        self.blocking(move |processes| processes.forget(&id)).boxed()
+    }
+
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        async move {
+            let moved = self.moved.notified();
+            let ended = async {
+                let mut ends = Vec::new();
+                for pid in self.processes.watched() {
+                    match end::end_of(pid) {
+                        Some(end) => ends.push(end),
+                        None => return,
+                    }
+                }
+                if ends.is_empty() {
+                    std::future::pending::<()>().await;
+                }
+                select_all(ends).await;
+            };
+            tokio::select! {
+                () = moved => {}
+                () = ended => {}
+                () = tokio::time::sleep(CHANGED_EVERY) => {}
+            }
+        }
+        .boxed()
+    }
+
+    fn output<'a>(&'a self, id: &'a InstanceId, from: OutputFrom) -> BoxFuture<'a, io::Result<Output>> {
+        let id = id.clone();
+        self.blocking(move |processes| processes.output(&id, from)).boxed()
+    }
+
+    fn listen(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
+        self.net.listen(addr)
+    }
+
+    fn connect(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>> {
+        self.net.connect(addr)
+    }
+
+    fn port_is_free(&self, addr: SocketAddr) -> bool {
+        TcpListener::bind(addr).is_ok()
+    }
+
+    fn executable(&self) -> Option<String> {
+        self.executable.clone()
+    }
+
+    fn read(&self, path: &str) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(self.file(path)?) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
+        let path = self.file(path)?;
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        replace(&path, bytes, Durability::Synced)
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        absent_is_fine(fs::remove_file(self.file(path)?))
+    }
+}

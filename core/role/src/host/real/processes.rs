@@ -1,0 +1,314 @@
+//! The processes of one data folder: starts shims, reads what they say, tells them what to pass on.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, PipeReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hirsel_model::InstanceId;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FlockOperation, Mode};
+use tracing::warn;
+
+use super::{orphan, user};
+use crate::host::folder::{Folder, Launch, ShimState, absent_is_fine, passable_folder};
+use crate::host::output;
+use crate::host::procfs;
+use crate::host::{Output, OutputFrom, Process, ProcessSpec, ProcessState};
+
+/// A shim starts in some milliseconds; a host that takes longer than this for it is in trouble, and the process is looked at again.
+const START_MAX: Duration = Duration::from_secs(10);
+/// A process that told its end holds its lock for some microseconds more.
+const UNLOCK_MAX: Duration = Duration::from_secs(2);
+/// Folders on their way out are renamed to begin with this, so that they vanish at once.
+const GONE: &str = ".gone-";
+
+#[derive(Debug)]
+pub(super) struct Processes {
+    folder: PathBuf,
+    shim: Vec<String>,
+    /// Held while locks are tried: two tries at once would each take the other for a shim.
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// Process ids of programs that the last scan told to run.
+    watched: BTreeMap<InstanceId, u32>,
+    /// Counts removed folders, so that each has a name of its own.
+    removed: u64,
+}
+
+/// Whether a shim holds the lock of a folder.
+enum Lock {
+    Held,
+    /// And now it is ours.
+    Free(File),
+}
+
+impl Processes {
+    pub(super) fn open(folder: PathBuf, shim: Vec<String>) -> io::Result<Self> {
+        passable_folder(&folder)?;
+        for entry in fs::read_dir(&folder)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(GONE) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(Self { folder, shim, table: Mutex::default() })
+    }
+
+    /// Programs to watch for their end.
+    pub(super) fn watched(&self) -> Vec<u32> {
+        self.table().watched.values().copied().collect()
+    }
+
+    pub(super) fn start(&self, spec: ProcessSpec) -> io::Result<()> {
+        let id = spec.id.clone();
+        let folder = Folder::of(&self.folder, &id);
+        let lock = self.lock_for_start(&folder)?;
+        self.prepare(&folder, spec)?;
+        let result = self.start_shim(&folder, &lock);
+        // From here on the lock is held by the shim alone, if there is one.
+        drop(lock);
+        if let Err(error) = result {
+            let message = format!("could not start its shim: {error}");
+            let mark = String::new();
+            let ended = Some(ProcessState::Lost { message: message.clone() });
+            folder.write_state(&ShimState { boot: procfs::boot_id(), id, mark, program: None, ended })?;
+            return Err(io::Error::new(error.kind(), message));
+        }
+        match folder.state() {
+            Ok(ShimState { ended: Some(ProcessState::Lost { message }), .. }) => Err(io::Error::other(message)),
+            Ok(ShimState { program: Some(_), .. }) => Ok(()),
+            Ok(_) | Err(_) => {
+                let complaint = fs::read_to_string(folder.complaints()).unwrap_or_default();
+                Err(io::Error::other(
+                    format!("its shim ended without a word {}", complaint.trim()).trim_end().to_owned(),
+                ))
+            }
+        }
+    }
+
+    fn lock_for_start(&self, folder: &Folder) -> io::Result<File> {
+        let until = Instant::now() + UNLOCK_MAX;
+        loop {
+            let table = self.table();
+            passable_folder(folder.path())?;
+            match try_lock(folder)? {
+                Lock::Free(file) => {
+                    // Whoever ran here before is not to meet its successor.
+                    if let Ok(state) = folder.state() {
+                        orphan::end(&state);
+                    }
+                    folder.remove_state()?;
+                    return Ok(file);
+                }
+                Lock::Held => drop(table),
+            }
+            let ending = folder.state().is_ok_and(|state| state.ended.is_some());
+            if !ending || Instant::now() >= until {
+                let message = format!("{} runs already", folder.path().display());
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Writes down what to run. A user that does not exist is found here.
+    fn prepare(&self, folder: &Folder, spec: ProcessSpec) -> io::Result<()> {
+        let id = spec.id.clone();
+        let identity = spec.user.as_deref().map(user::identity).transpose();
+        let launch = Launch { spec, identity: identity.as_ref().ok().cloned().flatten().flatten() };
+        folder.write_launch(&launch)?;
+        if let Err(error) = identity {
+            let ended = Some(ProcessState::Lost { message: error.to_string() });
+            folder.write_state(&ShimState {
+                boot: procfs::boot_id(),
+                id,
+                mark: String::new(),
+                program: None,
+                ended,
+            })?;
+            return Err(error);
+        }
+        fs::create_dir_all(folder.work())?;
+        if let Some(identity) = &launch.identity {
+            std::os::unix::fs::chown(folder.work(), Some(identity.uid), Some(identity.gid))?;
+        }
+        match rustix::fs::mkfifoat(rustix::fs::CWD, folder.control(), Mode::RUSR | Mode::WUSR) {
+            Err(error) if error != rustix::io::Errno::EXIST => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts the shim and waits until it has told how the program began.
+    fn start_shim(&self, folder: &Folder, lock: &File) -> io::Result<()> {
+        let Some((program, arguments)) = self.shim.split_first() else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no command for shims"));
+        };
+        let (reader, writer) = io::pipe()?;
+        let complaints =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(folder.complaints())?;
+        let mut first = {
+            // Dropped at once, and with it our copies of the streams.
+            let mut command = Command::new(program);
+            command.args(arguments).arg(folder.path()).env_clear().current_dir("/");
+            command.stdin(lock.try_clone()?).stdout(writer).stderr(Stdio::from(complaints));
+            command.spawn()?
+        };
+        // The shim goes on in the background; this process ends at once.
+        first.wait()?;
+        wait_for_end(reader, START_MAX)
+    }
+
+    pub(super) fn scan(&self) -> io::Result<BTreeMap<InstanceId, Process>> {
+        let mut found = BTreeMap::new();
+        let mut table = self.table();
+        table.watched.clear();
+        for entry in fs::read_dir(&self.folder)?.flatten() {
+            let Some(id) = entry.file_name().to_str().and_then(Folder::id_of) else { continue };
+            let folder = Folder::new(entry.path());
+            let (state, launch) = match (look(&folder, &id), folder.launch()) {
+                (Ok(state), Ok(launch)) if launch.spec.id == id => (state, launch),
+                (state, launch) => {
+                    give_up(&folder, &id, &state, launch.err());
+                    continue;
+                }
+            };
+            if let ProcessState::Running { pid: pid @ 1.. } = state {
+                table.watched.insert(id.clone(), pid);
+            }
+            found.insert(id, Process { spec: launch.spec, state });
+        }
+        Ok(found)
+    }
+
+    pub(super) fn signal(&self, id: &InstanceId, signal: i32) -> io::Result<()> {
+        let number = u8::try_from(signal).ok().filter(|number| (1..=64).contains(number));
+        let Some(number) = number else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{signal} is no signal")));
+        };
+        tell(&Folder::of(&self.folder, id), number)
+    }
+
+    pub(super) fn forget(&self, id: &InstanceId) -> io::Result<()> {
+        let folder = Folder::of(&self.folder, id);
+        let gone = {
+            let mut table = self.table();
+            if !folder.path().exists() {
+                return Ok(());
+            }
+            if let ProcessState::Running { .. } = look(&folder, id)? {
+                return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{id} runs and cannot be forgotten")));
+            }
+            table.watched.remove(id);
+            table.removed += 1;
+            let gone = self.folder.join(format!("{GONE}{}-{}", std::process::id(), table.removed));
+            fs::rename(folder.path(), &gone)?;
+            gone
+        };
+        // The program may have left much in its own folder.
+        absent_is_fine(fs::remove_dir_all(gone))
+    }
+
+    pub(super) fn output(&self, id: &InstanceId, from: OutputFrom) -> io::Result<Output> {
+        let folder = Folder::of(&self.folder, id);
+        if !folder.path().exists() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("no process {id} on this host")));
+        }
+        output::read(folder.path(), from)
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Whoever panicked left a list of process ids behind, nothing half-done.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How the process in `folder` is. What runs without a shim is ended. The caller holds the table.
+fn look(folder: &Folder, id: &InstanceId) -> io::Result<ProcessState> {
+    let lock = match try_lock(folder)? {
+        Lock::Held => {
+            return Ok(match folder.state() {
+                Ok(ShimState { ended: Some(ended), .. }) => ended,
+                Ok(ShimState { program: Some(program), .. }) => ProcessState::Running { pid: program.pid },
+                Ok(_) | Err(_) => ProcessState::Running { pid: 0 },
+            });
+        }
+        Lock::Free(lock) => lock,
+    };
+    let boot = procfs::boot_id();
+    let lost = |message: &str| Ok(ProcessState::Lost { message: message.into() });
+    let state = match folder.state() {
+        Ok(state) if state.id == *id => state,
+        Ok(_) | Err(_) => return lost("its start was cut short"),
+    };
+    if let Some(ended) = state.ended {
+        return Ok(ended);
+    }
+    if state.boot != boot {
+        return lost("the host was switched off");
+    }
+    let message = if orphan::end(&state) {
+        "its shim was killed; the program was ended, for nobody watched it"
+    } else {
+        "its shim was killed"
+    };
+    folder.write_state(&ShimState { ended: Some(ProcessState::Lost { message: message.into() }), ..state })?;
+    drop(lock);
+    lost(message)
+}
+
+/// Removes what cannot be made out, so that nothing runs that nobody knows.
+fn give_up(folder: &Folder, id: &InstanceId, state: &io::Result<ProcessState>, error: Option<io::Error>) {
+    let error = error.map(|error| error.to_string()).unwrap_or_default();
+    warn!(%id, error, "a process whose description cannot be read is removed");
+    if let Ok(ProcessState::Running { .. }) = state {
+        // It is looked at again when it has ended.
+        let _ = tell(folder, 9);
+        return;
+    }
+    let _ = fs::remove_dir_all(folder.path());
+}
+
+fn try_lock(folder: &Folder) -> io::Result<Lock> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(folder.lock())?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Lock::Free(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(Lock::Held),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Asks the shim to pass a signal on. Without a shim nothing runs that could be told.
+fn tell(folder: &Folder, number: u8) -> io::Result<()> {
+    match OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(folder.control()) {
+        Ok(mut control) => control.write_all(&[number]),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENOENT)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits until nobody has the other end of the pipe any more.
+fn wait_for_end(mut pipe: PipeReader, limit: Duration) -> io::Result<()> {
+    let until = Instant::now() + limit;
+    let mut unread = [0; 64];
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer after {} s", limit.as_secs())));
+        }
+        let timeout =
+            Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(1), tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) if pipe.read(&mut unread)? == 0 => return Ok(()),
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

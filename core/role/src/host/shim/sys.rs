@@ -1,0 +1,178 @@
+//! The few system calls a shim needs that no safe library offers: becoming a background process, receiving signals as bytes, and
+//! preparing a child between fork and exec.
+#![allow(unsafe_code)] // Leaf of raw system calls; each block says why it is sound.
+
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitStatus};
+use std::ptr;
+
+use std::os::unix::process::ExitStatusExt;
+
+use crate::host::folder::Identity;
+
+/// Goes on in a child of its own session, whose parent has ended. The caller must have no other thread.
+pub(super) fn into_background() -> io::Result<()> {
+    // SAFETY: there is no other thread whose locks the child could miss.
+    match unsafe { libc::fork() } {
+        -1 => return Err(io::Error::last_os_error()),
+        0 => {}
+        // SAFETY: ends this process at once; its copy of everything belongs to the child now.
+        _ => unsafe { libc::_exit(0) },
+    }
+    // SAFETY: no arguments; fails only for the leader of a group, which a fresh child is not.
+    match unsafe { libc::setsid() } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// From now on no signal interrupts or ends this process (but those that cannot be blocked); `SIGCHLD` and `SIGTERM` are read from
+/// the returned descriptor.
+pub(super) fn signals() -> io::Result<OwnedFd> {
+    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut heard = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: both sets are initialized by the calls before they are used; the descriptor returned is owned by nobody else.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::sigemptyset(heard.as_mut_ptr());
+        libc::sigaddset(heard.as_mut_ptr(), libc::SIGCHLD);
+        libc::sigaddset(heard.as_mut_ptr(), libc::SIGTERM);
+        // A fault of our own must end us, not hang.
+        for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT] {
+            libc::sigdelset(all.as_mut_ptr(), signal);
+        }
+        if libc::sigprocmask(libc::SIG_SETMASK, all.as_ptr(), ptr::null_mut()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        match libc::signalfd(-1, heard.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
+            -1 => Err(io::Error::last_os_error()),
+            fd => Ok(OwnedFd::from_raw_fd(fd)),
+        }
+    }
+}
+
+/// The number of a signal read from [`signals`], at the start of its record of [`SIGNAL_BYTES`] (signalfd(2)).
+pub(super) fn signal_of(record: &[u8]) -> Option<i32> {
+    let number = record.get(..4)?.try_into().ok()?;
+    i32::try_from(u32::from_ne_bytes(number)).ok()
+}
+
+/// Length of one record read from [`signals`].
+pub(super) const SIGNAL_BYTES: usize = size_of::<libc::signalfd_siginfo>();
+
+/// What a look for ended children found.
+pub(super) enum Reaped {
+    /// This one had ended.
+    Child(u32, ExitStatus),
+    /// There are children, none has ended.
+    Nothing,
+    /// There are no children at all.
+    Childless,
+}
+
+/// Takes note of one ended child, without waiting.
+pub(super) fn reap() -> Reaped {
+    let mut status = 0;
+    // SAFETY: `status` is a valid place for an int.
+    match unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) } {
+        0 => Reaped::Nothing,
+        -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => Reaped::Nothing,
+        -1 => Reaped::Childless,
+        pid => Reaped::Child(pid.unsigned_abs(), ExitStatus::from_raw(status)),
+    }
+}
+
+/// Sends a signal to one process.
+pub(crate) fn kill(pid: u32, signal: i32) {
+    let Ok(pid @ 2..) = libc::pid_t::try_from(pid) else { return };
+    // SAFETY: plain values. That it is gone already is no error here.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// Sends a signal to a process group.
+pub(super) fn kill_group(group: u32, signal: i32) {
+    let Ok(group @ 2..) = libc::pid_t::try_from(group) else { return };
+    // SAFETY: plain values; a group of 0 or 1, which would mean others, is excluded above.
+    unsafe { libc::kill(-group, signal) };
+}
+
+/// Soft limit of open files of a program: enough for a server, small enough for programs that close all of them in a loop.
+const OPEN_FILES: libc::rlim_t = 65_536;
+
+/// Makes `command` begin as a program expects to: a session of its own, default signals, nothing open but its three streams, sane
+/// limits, and the given user.
+pub(super) fn prepare(command: &mut Command, identity: Option<Identity>) {
+    let prepare = move || {
+        // SAFETY: system calls with plain values or pointers to live locals, in a child that has one thread.
+        unsafe {
+            check(libc::setsid())?;
+            for signal in 1..=libc::SIGRTMAX() {
+                // Refused for SIGKILL, SIGSTOP and those the C library keeps: they are as they should be.
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            let mut none = MaybeUninit::<libc::sigset_t>::uninit();
+            libc::sigemptyset(none.as_mut_ptr());
+            check(libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut()))?;
+            libc::umask(0o022);
+            limit(libc::RLIMIT_NOFILE, OPEN_FILES);
+            // A crash loop must not fill the disk.
+            limit(libc::RLIMIT_CORE, 0);
+            if let Some(identity) = &identity {
+                check(libc::setgroups(identity.groups.len(), identity.groups.as_ptr()))?;
+                check(libc::setgid(identity.gid))?;
+                check(libc::setuid(identity.uid))?;
+            }
+            close_others_at_exec();
+        }
+        Ok(())
+    };
+    // SAFETY: the closure runs in the child of a process with one thread, so that allocating or locking in it cannot hang.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Lowers (or raises, within what is allowed) a soft limit. Best effort: a program starts without.
+unsafe fn limit(resource: libc::__rlimit_resource_t, soft: libc::rlim_t) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` lives through both calls.
+    unsafe {
+        if libc::getrlimit(resource, &raw mut limit) == 0 {
+            limit.rlim_cur = soft.min(limit.rlim_max);
+            libc::setrlimit(resource, &raw const limit);
+        }
+    }
+}
+
+/// Whatever the agent had open and failed to mark is closed when the program begins.
+unsafe fn close_others_at_exec() {
+    // SAFETY: changes a flag of descriptors, nothing else.
+    let marked = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if marked == 0 {
+        return;
+    }
+    // Before Linux 5.11.
+    for fd in 3..1024 {
+        // SAFETY: as above; a number that is not open is refused.
+        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Lets go of the standard output that the agent waits on for its end.
+pub(super) fn close_stdout() -> io::Result<()> {
+    let null = File::options().write(true).open("/dev/null")?;
+    // SAFETY: both descriptors are open.
+    check(unsafe { libc::dup2(null.as_raw_fd(), libc::STDOUT_FILENO) })
+}
+
+/// What `ps` shows as the name of this process.
+pub(super) fn name_process() {
+    // SAFETY: the name is a C string of at most 16 bytes.
+    unsafe { libc::prctl(libc::PR_SET_NAME, c"hirsel-shim".as_ptr()) };
+}

@@ -20,7 +20,13 @@ mod apply;
 mod apps;
 pub mod limits;
 mod nodes;
+#[cfg(test)]
+mod properties;
 mod record;
+#[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
+mod tests;
 mod tokens;
 
 /// Everything that is strong and small.

@@ -12,12 +12,9 @@ pub enum DutyKind {
     Announced,
     /// A database primary, a cron line: needs a grant, and never runs twice.
     Exclusive,
-    /// Written by a newer agent.
-    #[serde(other)]
-    Unknown,
 }
 
-/// What a slot of a role is to do.
+/// What a slot of a role is to do. Part of the plan, so one that is unknown stops the reader instead of being taken for something else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Duty {
@@ -30,9 +27,6 @@ pub enum Duty {
     Holder,
     /// Ready to take over.
     Standby,
-    /// Written by a newer agent.
-    #[serde(other)]
-    Unknown,
 }
 
 impl Duty {
@@ -42,7 +36,6 @@ impl Duty {
             Duty::Replica | Duty::Standby => DutyKind::Plural,
             Duty::Holder => DutyKind::Announced,
             Duty::Primary => DutyKind::Exclusive,
-            Duty::Unknown => DutyKind::Unknown,
         }
     }
 }

@@ -2,8 +2,10 @@
 //! the reader is passed over.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::id::*;
 
@@ -57,8 +59,8 @@ pub enum RoleState {
     Unknown,
 }
 
-/// Typed facts of a role.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Typed facts of a role. Decoding knows every variant of a newer agent as `Unknown`, also one that carries something.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RoleFacts {
     /// The role has nothing to tell.
@@ -69,8 +71,48 @@ pub enum RoleFacts {
     /// Of lb: instances that are draining and still have requests under way, with their number.
     Lb(BTreeMap<InstanceId, u32>),
     /// Written by a newer agent.
-    #[serde(other)]
     Unknown,
+}
+
+// By hand, because `#[serde(other)]` is only for variants that carry nothing: an old agent could not read the facts of a newer one.
+impl<'de> Deserialize<'de> for RoleFacts {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(FactsVisitor)
+    }
+}
+
+struct FactsVisitor;
+
+impl<'de> Visitor<'de> for FactsVisitor {
+    type Value = RoleFacts;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the name of some facts, alone or with what they say")
+    }
+
+    fn visit_str<E: de::Error>(self, name: &str) -> Result<RoleFacts, E> {
+        match name {
+            "none" => Ok(RoleFacts::None),
+            "compute" | "lb" => Err(E::custom(format_args!("facts of {name} say nothing"))),
+            _ => Ok(RoleFacts::Unknown),
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RoleFacts, A::Error> {
+        let name: String = map.next_key()?.ok_or_else(|| de::Error::invalid_length(0, &self))?;
+        let facts = match name.as_str() {
+            "compute" => RoleFacts::Compute(map.next_value()?),
+            "lb" => RoleFacts::Lb(map.next_value()?),
+            _ => {
+                map.next_value::<IgnoredAny>()?;
+                RoleFacts::Unknown
+            }
+        };
+        match map.next_key::<IgnoredAny>()? {
+            None => Ok(facts),
+            Some(_) => Err(de::Error::invalid_length(2, &self)),
+        }
+    }
 }
 
 /// One instance as its node sees it.

@@ -1,0 +1,311 @@
+//! What holds for any sequence of commands.
+
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::option;
+use proptest::prelude::*;
+
+use super::samples::{named, node, service, token};
+use super::*;
+use crate::codec::{decode, encode};
+use crate::duty::Duty;
+use crate::event::{Cause, EVENTS_MAX, EventKind, Rejected};
+use crate::plan::{Assignment, Because, InstanceAssignment, Phase, Reason, Unmet, Verdict, VerdictKind};
+use crate::spec::{Capacity, Check, HealthSpec, RouteSpec};
+
+fn node_id() -> impl Strategy<Value = NodeId> {
+    prop_oneof![9 => 0..6u64, 1 => Just(u64::MAX)].prop_map(NodeId)
+}
+
+/// Mostly names that meet again, so that commands find what others made.
+fn word() -> impl Strategy<Value = String> {
+    prop_oneof![9 => prop::sample::select(vec!["a", "b", "web", "n1", "n2"]).prop_map(String::from), 1 => "[a-z0-9]{1,63}"]
+}
+
+fn name<T: std::str::FromStr + std::fmt::Debug>() -> impl Strategy<Value = T> {
+    word().prop_map(|text| named(&text))
+}
+
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![9 => word(), 1 => ".{0,600}"]
+}
+
+fn node_spec() -> impl Strategy<Value = NodeSpec> {
+    (word(), 0..8u8).prop_map(|(name, number)| node(&name, number))
+}
+
+fn service_spec() -> impl Strategy<Value = ServiceSpec> {
+    let health = option::of((text(), 0..2000u64, 0..4u32)).prop_map(|health| {
+        health.map(|(path, interval_ms, failures)| HealthSpec {
+            check: Check::Http { path: format!("/{path}") },
+            interval_ms,
+            timeout_ms: 1,
+            failures,
+        })
+    });
+    (vec(text(), 0..3), btree_map(text(), text(), 0..3), 0..4u32, 0..4u32, health).prop_map(
+        |(command, env, min, max, health)| ServiceSpec {
+            command,
+            env,
+            replicas: Replicas { min, max },
+            health,
+            ..service("serve")
+        },
+    )
+}
+
+fn good_service() -> impl Strategy<Value = ServiceSpec> {
+    prop::sample::select(vec!["serve", "work", "rest"]).prop_map(service)
+}
+
+fn app_spec() -> impl Strategy<Value = AppSpec> {
+    let service = prop_oneof![3 => good_service(), 1 => service_spec()];
+    let route = (text(), text(), name()).prop_map(|(host, path, to)| RouteSpec { host, path: format!("/{path}"), to });
+    (btree_map(name(), service, 0..3), vec(route, 0..2), any::<bool>())
+        .prop_map(|(services, routes, stopped)| AppSpec { revision: Revision(u64::MAX), services, routes, stopped })
+}
+
+fn new_event() -> impl Strategy<Value = NewEvent> {
+    let kind =
+        prop::sample::select(vec![EventKind::Happened, EventKind::Decided, EventKind::Done, EventKind::Verified]);
+    let cause = prop_oneof![
+        Just(Cause::None),
+        text().prop_map(Cause::Subject),
+        prop_oneof![0..20u64, Just(u64::MAX)].prop_map(Cause::Index)
+    ];
+    let rejected = vec((node_id(), text()).prop_map(|(node, reason)| Rejected { node, reason }), 0..3);
+    (kind, text(), text(), cause, rejected).prop_map(|(kind, subject, message, cause, rejected)| NewEvent {
+        kind,
+        subject,
+        message,
+        cause,
+        rejected,
+    })
+}
+
+fn reason() -> Reason {
+    Reason { because: Because::Wanted, text: "wanted".into() }
+}
+
+fn plan_change() -> impl Strategy<Value = PlanChange> {
+    let held = option::of(node_id()).prop_map(|node| {
+        node.map(|node| Assignment { node, duty: Duty::Replica, reason: reason(), since: Generation(1) })
+    });
+    let roles = btree_map(name(), btree_map((0..3u16).prop_map(Slot), held, 0..3), 0..2);
+    let instance = (name(), name(), 0..5u64).prop_map(|(app, service, number)| InstanceId { app, service, number });
+    let placed = option::of((node_id(), 0..4u64, any::<bool>())).prop_map(|placed| {
+        placed.map(|(node, revision, active)| InstanceAssignment {
+            node,
+            revision: Revision(revision),
+            phase: if active { Phase::Active } else { Phase::Draining },
+            reason: reason(),
+            since: Generation(1),
+        })
+    });
+    let verdict = option::of(any::<bool>()).prop_map(|verdict| {
+        verdict.map(|down| Verdict {
+            kind: if down { VerdictKind::Down } else { VerdictKind::Unfit },
+            incarnation: Incarnation(1),
+            since: Generation(1),
+            evidence: String::new(),
+        })
+    });
+    let unmet = vec((text(), text()).prop_map(|(subject, reason)| Unmet { subject, reason }), 0..2);
+    let reverted = btree_map(name(), btree_map(name(), (0..4u64).prop_map(Revision), 0..2), 0..2);
+    (
+        (roles, btree_map(instance, placed, 0..4), btree_map(node_id(), verdict, 0..2)),
+        (option::of(btree_set(node_id(), 0..3)), option::of(unmet), option::of(reverted), option::of(0..9u64)),
+    )
+        .prop_map(|((roles, instances, verdicts), (voters, unmet, reverted, next_instance))| PlanChange {
+            roles,
+            instances,
+            verdicts,
+            voters,
+            unmet,
+            reverted,
+            next_instance,
+            ..Default::default()
+        })
+}
+
+/// A command; those that name a generation or an index are made to fit half of the time by [`run`].
+fn command() -> impl Strategy<Value = Command> {
+    let cluster = ClusterInfo { id: ClusterId("c1".into()), ..Default::default() };
+    let availability = prop::sample::select(vec![
+        Availability::Open,
+        Availability::Cordoned,
+        Availability::Draining,
+        Availability::Leaving,
+    ]);
+    let replicas = (0..4u32, 0..20_000u32).prop_map(|(min, max)| Replicas { min, max });
+    let record = (option::of(0..2u32), any::<bool>(), 0..3u64).prop_map(|(uses_left, revoked, expires)| TokenRecord {
+        revoked,
+        expires_at: WallTime(expires),
+        ..token(uses_left)
+    });
+    let role = (option::of(0..4u16), btree_set(node_id(), 0..2)).prop_map(|(count, pins)| RoleSpec { count, pins });
+    let role_name = prop_oneof![Just(RoleName::lb()), name()];
+    prop_oneof![
+        1 => node_spec().prop_map(move |node| Command::Found { cluster: cluster.clone(), node }),
+        4 => (node_spec(), word()).prop_map(|(node, token)| Command::Admit { node, token }),
+        1 => (node_id(), 0..3u64, node_spec()).prop_map(|(node, incarnation, said)| Command::Announce {
+            node,
+            incarnation: Incarnation(incarnation),
+            addr: said.addr,
+            capacity: Capacity::default(),
+            built: said.built,
+            version: said.version,
+        }),
+        2 => (node_id(), availability).prop_map(|(node, availability)| Command::SetAvailability { node, availability }),
+        2 => node_id().prop_map(|node| Command::RemoveNode { node }),
+        4 => (name(), app_spec()).prop_map(|(app, spec)| Command::ApplyApp { app, spec }),
+        1 => (name(), name(), replicas).prop_map(|(app, service, replicas)| Command::Scale { app, service, replicas }),
+        1 => (name(), option::of(name())).prop_map(|(app, service)| Command::Restart { app, service }),
+        1 => (name(), any::<bool>()).prop_map(|(app, stopped)| Command::SetStopped { app, stopped }),
+        1 => name().prop_map(|app| Command::RemoveApp { app }),
+        1 => (role_name, role).prop_map(|(role, spec)| Command::SetRole { role, spec }),
+        2 => (word(), record).prop_map(|(id, record)| Command::NewToken { id, record }),
+        1 => word().prop_map(|id| Command::RevokeToken { id }),
+        1 => option::of(text()).prop_map(|url| Command::SetWebhook { url }),
+        4 => (plan_change(), vec(new_event(), 0..4), any::<bool>()).prop_map(|(change, events, fits)| Command::Adopt {
+            base: Generation(if fits { FITS } else { 0 }),
+            spec_index: LogIndex(if fits { FITS } else { 0 }),
+            change,
+            events,
+        }),
+        1 => vec(new_event(), 0..4).prop_map(|events| Command::Note { events }),
+    ]
+}
+
+/// Stands for the generation and the index in force.
+const FITS: u64 = u64::MAX - 7;
+
+fn fit(state: &ControlState, command: &mut Command) {
+    if let Command::Adopt { base, spec_index, .. } = command
+        && base.0 == FITS
+    {
+        (*base, *spec_index) = (state.plan.generation, state.spec_index);
+    }
+}
+
+fn entries() -> impl Strategy<Value = Vec<Entry>> {
+    let if_index = prop_oneof![9 => Just(None), 1 => (0..10u64).prop_map(|index| Some(LogIndex(index)))];
+    let entry = (command(), 0..3u64, text(), if_index).prop_map(|(command, at, by, if_index)| Entry {
+        at: WallTime(at),
+        by,
+        if_index,
+        command,
+    });
+    let found = ClusterInfo { id: ClusterId("c1".into()), ..Default::default() };
+    let first = Entry {
+        at: WallTime(0),
+        by: "n1".into(),
+        if_index: None,
+        command: Command::Found { cluster: found, node: node("n1", 1) },
+    };
+    (vec(entry, 0..40), any::<bool>()).prop_map(move |(mut entries, founded)| {
+        if founded {
+            entries.insert(0, first.clone());
+        }
+        entries
+    })
+}
+
+/// Applies all entries and checks after each what must always hold.
+fn run(entries: &mut [Entry]) -> ControlState {
+    let mut state = ControlState::default();
+    for (index, entry) in (1..).map(LogIndex).zip(entries) {
+        fit(&state, &mut entry.command);
+        let mut before = state.clone();
+        let outcome = state.apply(index, entry.clone());
+        assert_eq!(state.applied, index);
+        if let Outcome::Refused(refusal) = &outcome {
+            before.applied = index;
+            assert_eq!(state, before, "a refused command changed something: {refusal}");
+            assert!(!refusal.to_string().is_empty());
+        }
+        check(&before, &state);
+    }
+    state
+}
+
+fn check(before: &ControlState, after: &ControlState) {
+    let adopted = after.plan != before.plan;
+    assert_eq!(after.plan.generation.0 - before.plan.generation.0, u64::from(adopted), "generations rise by one");
+    assert_eq!(
+        after.spec != before.spec,
+        after.spec_index != before.spec_index,
+        "the index tells when the spec changed"
+    );
+    assert!(after.next_node >= before.next_node);
+    assert!(after.spec.nodes.keys().all(|node| *node < after.next_node));
+
+    let names: std::collections::BTreeSet<_> = after.spec.nodes.values().map(|node| &node.name).collect();
+    assert_eq!(names.len(), after.spec.nodes.len(), "names of nodes are unique");
+    for (app, spec) in &after.spec.apps {
+        assert!(spec.services.values().all(|service| service.revision <= spec.revision && service.revision.0 > 0));
+        assert!(before.spec.apps.get(app).is_none_or(|before| before.revision <= spec.revision));
+    }
+
+    let log = &after.log;
+    assert!(log.events.len() <= EVENTS_MAX);
+    assert!(log.last >= before.log.last);
+    let numbers: Vec<u64> = log.events.iter().map(|event| event.index).collect();
+    assert!(
+        numbers.windows(2).all(|pair| pair[1] == pair[0] + 1) && numbers.last().is_none_or(|last| *last == log.last)
+    );
+    for event in &log.events {
+        assert!(event.cause.is_none_or(|cause| cause < event.index), "an event follows from one before it");
+        let incident = event.incident.expect("every event belongs to a chain");
+        match event.cause.and_then(|cause| log.get(cause)) {
+            Some(cause) => assert_eq!(cause.incident, Some(incident), "a chain is one incident"),
+            None => assert!(incident == event.index || event.cause == Some(incident)),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_sequence_of_commands_panics_or_breaks_an_invariant(mut entries in entries()) {
+        run(&mut entries);
+    }
+
+    #[test]
+    fn replicas_that_apply_the_same_entries_are_equal_also_through_a_snapshot(mut entries in entries(), at in 0..40usize) {
+        let first = run(&mut entries);
+        let mut second = ControlState::default();
+        for (index, entry) in (1..).zip(&entries) {
+            if index == at {
+                second = decode(&encode(&second)).expect("a snapshot");
+            }
+            let entry: Entry = decode(&encode(entry)).expect("an entry");
+            second.apply(LogIndex(index as u64), entry);
+        }
+        prop_assert_eq!(first, second);
+    }
+
+    #[test]
+    fn an_entry_and_a_state_are_read_as_they_were_written(mut entries in entries()) {
+        for entry in &entries {
+            prop_assert_eq!(&decode::<Entry>(&encode(entry)).expect("an entry"), entry);
+        }
+        let state = run(&mut entries);
+        prop_assert_eq!(&decode::<ControlState>(&encode(&state)).expect("a state"), &state);
+    }
+
+    #[test]
+    fn bytes_that_were_changed_anywhere_never_panic(mut entries in entries(), at in any::<prop::sample::Index>(), to in any::<u8>()) {
+        let mut bytes = encode(&run(&mut entries));
+        let at = at.index(bytes.len());
+        bytes[at] = to;
+        let _ = decode::<ControlState>(&bytes);
+    }
+
+    #[test]
+    fn no_bytes_at_all_panic(bytes in vec(any::<u8>(), 0..300)) {
+        let _ = decode::<Entry>(&bytes);
+        let _ = decode::<ControlState>(&bytes);
+        let _ = decode::<crate::report::NodeReport>(&bytes);
+    }
+}

@@ -11,3 +11,4 @@
 
 pub mod identity;
 pub mod seam;
+pub mod transport;

@@ -58,6 +58,13 @@ pub fn certified(der: &[u8], cluster: &ClusterId) -> Result<Certified, IdentityE
     })
 }
 
+/// The first second of any certificate's validity, since 1970.
+pub fn valid_from(der: &[u8]) -> Result<u64, IdentityError> {
+    let parsed = X509Certificate::from_der(der);
+    let (_, certificate) = parsed.map_err(|error| IdentityError::Certificate(error.to_string()))?;
+    Ok(u64::try_from(certificate.validity().not_before.timestamp()).unwrap_or(0))
+}
+
 fn node_of(name: &str, cluster: &ClusterId) -> Option<NodeId> {
     let number = name.strip_prefix('n')?.strip_suffix(&format!(".{cluster}.{DOMAIN}"))?;
     let node = NodeId(number.parse().ok()?);

@@ -1,0 +1,237 @@
+//! Calls and streams: one QUIC stream each, in both directions.
+//!
+//! ```text
+//! opener:  1 call | 2 stream · time left in ms (u32) · length of kind (u8) · kind · length of body (u32) · body
+//! answer:  0 done | 1 refused | 2 no handler · for a call: the answer or the words, until the end of the stream
+//! ```
+//!
+//! The caller is who the connection's certificate says. A deadline travels with the call, so that nobody works for a caller that
+//! has given up.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use hirsel_model::NodeId;
+use quinn::{ReadToEndError, RecvStream, SendStream, WriteError};
+use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{debug, error};
+
+use super::{CallError, Shared};
+use crate::seam::BoxStream;
+
+/// Largest body of a call or an answer. Snapshots are cut into pieces below this; anything larger belongs on a stream.
+pub const BODY_BYTES_MAX: usize = 16 << 20;
+/// Bodies being received or handled, in kibibytes: a handful of the largest, thousands of usual ones.
+pub(super) const BODIES_KIB_MAX: usize = 128 << 10;
+/// No call holds anything longer than this, whatever its caller says.
+const TTL_MAX: Duration = Duration::from_secs(120);
+/// The head of a stream must be there by then, and the answer to opening one.
+const HEAD_WITHIN: Duration = Duration::from_secs(2);
+/// Buffer of a stream to ourselves.
+const LOCAL_STREAM_BYTES: usize = 64 << 10;
+
+const CALL: u8 = 1;
+const STREAM: u8 = 2;
+
+const DONE: u8 = 0;
+const REFUSED: u8 = 1;
+const NO_HANDLER: u8 = 2;
+
+/// What a stream begins with.
+struct Head {
+    purpose: u8,
+    ttl: Duration,
+    kind: String,
+    body: u32,
+}
+
+impl Head {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![self.purpose];
+        bytes.extend(u32::try_from(self.ttl.as_millis()).unwrap_or(u32::MAX).to_be_bytes());
+        bytes.push(u8::try_from(self.kind.len()).expect("kinds of calls are short words"));
+        bytes.extend(self.kind.as_bytes());
+        bytes.extend(self.body.to_be_bytes());
+        bytes
+    }
+
+    /// None for anything that is no head.
+    async fn read(stream: &mut RecvStream) -> Option<Head> {
+        let purpose = stream.read_u8().await.ok()?;
+        let ttl = Duration::from_millis(stream.read_u32().await.ok()?.into());
+        let mut kind = vec![0; stream.read_u8().await.ok()?.into()];
+        stream.read_exact(&mut kind).await.ok()?;
+        let kind = String::from_utf8(kind).ok()?;
+        let body = stream.read_u32().await.ok()?;
+        (body as usize <= BODY_BYTES_MAX).then_some(Head { purpose, ttl: ttl.min(TTL_MAX), kind, body })
+    }
+}
+
+pub(super) async fn call(
+    shared: &Arc<Shared>,
+    to: NodeId,
+    kind: &'static str,
+    body: Vec<u8>,
+    ttl: Duration,
+) -> Result<Vec<u8>, CallError> {
+    let length = fits(&body)?;
+    let asked = async {
+        if to == shared.me() {
+            return handle(shared, to, kind, body).await;
+        }
+        let deadline = Instant::now() + ttl;
+        let connection = shared.connection(to).await?;
+        let (mut send, mut recv) = connection.open_bi().await.map_err(|_| CallError::Unreachable)?;
+        let ttl = deadline.saturating_duration_since(Instant::now());
+        let head = Head { purpose: CALL, ttl, kind: kind.into(), body: length };
+        write(&mut send, &head.encode(), &body).await?;
+        let _ = send.finish();
+        let mut status = [0];
+        recv.read_exact(&mut status).await.map_err(|_| CallError::Unreachable)?;
+        let answer = recv.read_to_end(BODY_BYTES_MAX).await.map_err(|error| match error {
+            ReadToEndError::TooLong => CallError::Refused(format!("the answer exceeds {BODY_BYTES_MAX} bytes")),
+            ReadToEndError::Read(_) => CallError::Unreachable,
+        })?;
+        match status[0] {
+            DONE => Ok(answer),
+            NO_HANDLER => Err(CallError::NoHandler),
+            _ => Err(CallError::Refused(String::from_utf8_lossy(&answer).into_owned())),
+        }
+    };
+    timeout(ttl, asked).await.unwrap_or(Err(CallError::TimedOut))
+}
+
+pub(super) async fn open_stream(
+    shared: &Arc<Shared>,
+    to: NodeId,
+    kind: &'static str,
+    hello: Vec<u8>,
+) -> Result<BoxStream, CallError> {
+    let length = fits(&hello)?;
+    if to == shared.me() {
+        let handler = shared.handlers().streams.get(kind).cloned().ok_or(CallError::NoHandler)?;
+        let (ours, theirs) = tokio::io::duplex(LOCAL_STREAM_BYTES);
+        shared.spawn(guarded_stream(kind.to_owned(), handler(to, hello, Box::new(theirs))));
+        return Ok(Box::new(ours));
+    }
+    let opened = async {
+        let connection = shared.connection(to).await?;
+        let (mut send, mut recv) = connection.open_bi().await.map_err(|_| CallError::Unreachable)?;
+        let head = Head { purpose: STREAM, ttl: HEAD_WITHIN, kind: kind.into(), body: length };
+        write(&mut send, &head.encode(), &hello).await?;
+        let mut status = [0];
+        recv.read_exact(&mut status).await.map_err(|_| CallError::Unreachable)?;
+        match status[0] {
+            DONE => Ok(Box::new(tokio::io::join(recv, send)) as BoxStream),
+            NO_HANDLER => Err(CallError::NoHandler),
+            _ => Err(CallError::Refused("the stream was not opened".into())),
+        }
+    };
+    timeout(HEAD_WITHIN, opened).await.unwrap_or(Err(CallError::TimedOut))
+}
+
+fn fits(body: &[u8]) -> Result<u32, CallError> {
+    match u32::try_from(body.len()) {
+        Ok(length) if body.len() <= BODY_BYTES_MAX => Ok(length),
+        _ => Err(CallError::Refused(format!("body of {} bytes exceeds {BODY_BYTES_MAX}", body.len()))),
+    }
+}
+
+/// Writes, unless the other side has already answered and wants no more: then its answer says why.
+async fn write(send: &mut SendStream, head: &[u8], body: &[u8]) -> Result<(), CallError> {
+    for part in [head, body] {
+        match send.write_all(part).await {
+            Ok(()) => {}
+            Err(WriteError::Stopped(_)) => return Ok(()),
+            Err(_) => return Err(CallError::Unreachable),
+        }
+    }
+    Ok(())
+}
+
+/// Serves what a peer opened.
+pub(super) async fn answer(shared: Arc<Shared>, from: NodeId, mut send: SendStream, mut recv: RecvStream) {
+    let Ok(Some(head)) = timeout(HEAD_WITHIN, Head::read(&mut recv)).await else {
+        debug!(node = %from, "stream without a head");
+        return;
+    };
+    let deadline = Instant::now() + head.ttl;
+    match head.purpose {
+        CALL => drop(timeout_at(deadline, answer_call(&shared, from, &head, &mut send, &mut recv)).await),
+        STREAM => answer_stream(&shared, from, head, send, recv, deadline).await,
+        _ => debug!(node = %from, purpose = head.purpose, "stream of an unknown purpose"),
+    }
+}
+
+async fn answer_call(shared: &Arc<Shared>, from: NodeId, head: &Head, send: &mut SendStream, recv: &mut RecvStream) {
+    let known = shared.handlers().calls.contains_key(head.kind.as_str());
+    let answer = if known {
+        // Room first, bytes then. Held until the handler is done.
+        let Ok(_room) = shared.bodies.acquire_many(head.body / 1024 + 1).await else { return };
+        let mut body = vec![0; head.body as usize];
+        if recv.read_exact(&mut body).await.is_err() {
+            return;
+        }
+        handle(shared, from, &head.kind, body).await
+    } else {
+        Err(CallError::NoHandler)
+    };
+    let (status, body) = match answer {
+        Ok(body) if body.len() > BODY_BYTES_MAX => {
+            (REFUSED, format!("the answer of {} bytes exceeds {BODY_BYTES_MAX}", body.len()).into_bytes())
+        }
+        Ok(body) => (DONE, body),
+        Err(CallError::NoHandler) => (NO_HANDLER, Vec::new()),
+        Err(CallError::Refused(words)) => (REFUSED, words.into_bytes()),
+        Err(other) => (REFUSED, other.to_string().into_bytes()),
+    };
+    if send.write_all(&[status]).await.is_ok() && send.write_all(&body).await.is_ok() {
+        let _ = send.finish();
+    }
+}
+
+async fn answer_stream(
+    shared: &Arc<Shared>,
+    from: NodeId,
+    head: Head,
+    mut send: SendStream,
+    mut recv: RecvStream,
+    deadline: Instant,
+) {
+    let Some(handler) = shared.handlers().streams.get(head.kind.as_str()).cloned() else {
+        let _ = send.write_all(&[NO_HANDLER]).await;
+        return;
+    };
+    let opened = timeout_at(deadline, async {
+        let _room = shared.bodies.acquire_many(head.body / 1024 + 1).await.ok()?;
+        let mut hello = vec![0; head.body as usize];
+        recv.read_exact(&mut hello).await.ok()?;
+        send.write_all(&[DONE]).await.ok()?;
+        Some(hello)
+    });
+    if let Ok(Some(hello)) = opened.await {
+        let stream = Box::new(tokio::io::join(recv, send));
+        guarded_stream(head.kind, handler(from, hello, stream)).await;
+    }
+}
+
+/// Asks the handler of this node.
+async fn handle(shared: &Arc<Shared>, from: NodeId, kind: &str, body: Vec<u8>) -> Result<Vec<u8>, CallError> {
+    let handler = shared.handlers().calls.get(kind).cloned().ok_or(CallError::NoHandler)?;
+    match AssertUnwindSafe(async { handler(from, body).await }).catch_unwind().await {
+        Ok(answer) => answer.map_err(CallError::Refused),
+        Err(_) => {
+            error!(kind, node = %from, "the handler of a call panicked");
+            Err(CallError::Refused(format!("the handler of {kind:?} failed")))
+        }
+    }
+}
+
+async fn guarded_stream(kind: String, serving: impl Future<Output = ()> + Send) {
+    if AssertUnwindSafe(serving).catch_unwind().await.is_err() {
+        error!(kind, "the handler of a stream panicked");
+    }
+}

@@ -1,0 +1,48 @@
+//! Messages that may be lost: one uni stream each, because a gossip digest does not fit a datagram.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hirsel_model::NodeId;
+use quinn::RecvStream;
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::Shared;
+
+/// Largest message, compressed: the digest of some thousand nodes.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// A message that has not arrived by then is worth nothing: the next one is four intervals newer.
+const MESSAGE_WITHIN: Duration = Duration::from_secs(1);
+/// Messages on their way out. Some peers do not answer, and their messages wait for a dial that fails.
+pub(super) const MESSAGES_LEAVING_MAX: usize = 256;
+/// Messages that arrived and were not read yet; what does not fit is lost.
+pub(super) const MESSAGES_WAITING_MAX: usize = 256;
+
+/// Sends `body` to `to`, at most once and without waiting.
+pub(super) fn send(shared: &Arc<Shared>, to: NodeId, body: Vec<u8>) {
+    if to == shared.me() || body.len() > MESSAGE_BYTES_MAX {
+        return;
+    }
+    let Ok(permit) = shared.messages_out.clone().try_acquire_owned() else { return };
+    let sending = shared.clone();
+    shared.spawn(async move {
+        let _permit = permit;
+        let sent = timeout(MESSAGE_WITHIN, async {
+            let connection = sending.connection(to).await.ok()?;
+            let mut stream = connection.open_uni().await.ok()?;
+            stream.write_all(&body).await.ok()?;
+            stream.finish().ok()
+        });
+        if !matches!(sent.await, Ok(Some(()))) {
+            debug!(node = %to, "message lost");
+        }
+    });
+}
+
+/// Receives one message.
+pub(super) async fn receive(shared: Arc<Shared>, from: NodeId, mut stream: RecvStream) {
+    if let Ok(Ok(body)) = timeout(MESSAGE_WITHIN, stream.read_to_end(MESSAGE_BYTES_MAX)).await {
+        let _ = shared.messages_in.try_send((from, body));
+    }
+}

@@ -1,0 +1,326 @@
+//! The UDP port: one QUIC connection per peer, dialed when needed.
+//!
+//! Connections are keyed by the node of the peer's certificate, never by address. The newest one is used: after a restart the
+//! peer's new connection must replace the one that is dead but not timed out yet. Two nodes that dial each other in the same moment
+//! keep both connections, each sending on one of them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hirsel_model::NodeId;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{Connection, Endpoint, Incoming, VarInt};
+use rustls_pki_types::CertificateDer;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout};
+use tracing::debug;
+
+use super::tls::Tls;
+use super::{CallError, Shared, call, message, ping};
+use crate::identity::{Certified, Identity};
+use crate::seam::World;
+
+/// A peer that says nothing for this long is gone.
+const IDLE: Duration = Duration::from_secs(1);
+/// A quarter of it, so that two lost packets in a row close nothing.
+const KEEP_ALIVE: Duration = Duration::from_millis(250);
+/// The first retransmission waits three times this. QUIC's own 333 ms would make one lost handshake packet cost a second.
+const INITIAL_RTT: Duration = Duration::from_millis(50);
+/// A dial is given up early, so that the next one starts with fresh timers: when a partition heals, an old handshake may be waiting
+/// in a backoff of more than a second.
+const DIAL_WITHIN: Duration = Duration::from_secs(1);
+/// A peer that refuses at once is not dialed in a busy loop.
+const DIAL_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// A connection that ends this soon counts as a refused dial: in TLS 1.3 the server judges our certificate after we are connected.
+const YOUNG: Duration = Duration::from_millis(500);
+/// An accepted handshake must be done by then.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(3);
+/// Handshakes going on at once; each costs about a millisecond of processor time.
+const HANDSHAKES_MAX: usize = 256;
+/// From this many on, a client must first show that its address is real, which costs it one round trip.
+const HANDSHAKES_BUSY: usize = 64;
+/// Connections that were begun by a packet and not looked at yet, and the bytes kept for each and for all of them.
+const INCOMING_MAX: usize = 1024;
+const INCOMING_BYTES_MAX: u64 = 64 << 10;
+const INCOMING_BYTES_TOTAL_MAX: u64 = 8 << 20;
+/// Calls and streams a peer may have open at once; more wait at its side.
+const STREAMS_PER_PEER_MAX: u32 = 256;
+/// Gossip messages a peer may have under way at once.
+const MESSAGES_PER_PEER_MAX: u32 = 64;
+/// Bytes of control pings waiting on one connection; each is 9 bytes.
+const PINGS_BYTES_MAX: usize = 16 << 10;
+/// Connections with one peer that are kept; see the top of the file.
+const CONNECTIONS_PER_PEER_MAX: usize = 4;
+
+/// Why a connection is closed by us.
+pub(super) const CLOSED: VarInt = VarInt::from_u32(0);
+const UNPINNED: VarInt = VarInt::from_u32(1);
+const SUPERSEDED: VarInt = VarInt::from_u32(2);
+
+/// The connections to all peers.
+#[derive(Default)]
+pub(super) struct Links(Mutex<BTreeMap<NodeId, Arc<Peering>>>);
+
+/// The connections with one peer.
+struct Peering {
+    link: watch::Sender<Link>,
+    /// All that are up, oldest first.
+    connections: Mutex<Vec<Connection>>,
+}
+
+#[derive(Clone)]
+enum Link {
+    /// No connection; not dialed again before the moment given.
+    Down(Option<Instant>),
+    Dialing,
+    Up(Connection),
+}
+
+impl Links {
+    fn with(&self, node: NodeId) -> Arc<Peering> {
+        let mut links = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Peering { link: watch::Sender::new(Link::Down(None)), connections: Mutex::default() });
+        links.entry(node).or_insert_with(new).clone()
+    }
+}
+
+/// The endpoint behind both directions of every connection.
+pub(super) fn endpoint(
+    world: &World,
+    identity: &Identity,
+    tls: &Tls,
+    socket: Arc<dyn quinn::AsyncUdpSocket>,
+) -> io::Result<Endpoint> {
+    let (server, client) = tls.mesh().map_err(io::Error::other)?;
+    let mut quic = quinn::TransportConfig::default();
+    quic.max_idle_timeout(Some(IDLE.try_into().map_err(io::Error::other)?))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .initial_rtt(INITIAL_RTT)
+        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_PER_PEER_MAX))
+        .max_concurrent_uni_streams(VarInt::from_u32(MESSAGES_PER_PEER_MAX))
+        .datagram_receive_buffer_size(Some(PINGS_BYTES_MAX))
+        .datagram_send_buffer_size(PINGS_BYTES_MAX);
+    let quic = Arc::new(quic);
+    let server = QuicServerConfig::try_from(server).map_err(io::Error::other)?;
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(server));
+    server
+        .transport_config(quic.clone())
+        .time_source(tls.clock())
+        .max_incoming(INCOMING_MAX)
+        .incoming_buffer_size(INCOMING_BYTES_MAX)
+        .incoming_buffer_size_total(INCOMING_BYTES_TOTAL_MAX);
+    let client = QuicClientConfig::try_from(client).map_err(io::Error::other)?;
+    let mut client = quinn::ClientConfig::new(Arc::new(client));
+    client.transport_config(quic);
+    // Its timers are tokio's, hence virtual in simulation.
+    let runtime = Arc::new(quinn::TokioRuntime);
+    let mut endpoint =
+        Endpoint::new_with_abstract_socket(endpoint_config(world, identity), Some(server), socket, runtime)?;
+    endpoint.set_default_client_config(client);
+    Ok(endpoint)
+}
+
+fn endpoint_config(world: &World, identity: &Identity) -> quinn::EndpointConfig {
+    let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &identity.reset_seed);
+    // Derived, because connection ids are seen on the wire and reveal their key.
+    let derived = ring::hmac::sign(&reset_key, b"connection ids");
+    let mut cid_key = [0; 8];
+    cid_key.copy_from_slice(&derived.as_ref()[..8]);
+    let cid_key = u64::from_le_bytes(cid_key);
+    let mut seed = [0; 32];
+    world.chance.fill(&mut seed);
+    let mut config = quinn::EndpointConfig::new(Arc::new(reset_key));
+    // A restarted node resets the connections of its former life only with both: with random ids it would drop their packets before
+    // it thinks of resetting them.
+    config
+        .cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(cid_key)))
+        .rng_seed(Some(seed));
+    config
+}
+
+/// Accepts connections for as long as the endpoint lives.
+pub(super) async fn accept(shared: Arc<Shared>) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    while let Some(incoming) = shared.endpoint.accept().await {
+        let Ok(permit) = handshakes.clone().try_acquire_owned() else {
+            incoming.refuse();
+            continue;
+        };
+        let busy = HANDSHAKES_MAX - handshakes.available_permits() > HANDSHAKES_BUSY;
+        if busy && !incoming.remote_address_validated() && incoming.may_retry() {
+            // A client that cannot be reached at its address never comes back.
+            let _ = incoming.retry();
+            continue;
+        }
+        let accepting = shared.clone();
+        shared.spawn(async move {
+            welcome(&accepting, incoming).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn welcome(shared: &Arc<Shared>, incoming: Incoming) {
+    let from = incoming.remote_address();
+    match timeout(HANDSHAKE_WITHIN, async move { incoming.await }).await {
+        Ok(Ok(connection)) => drop(adopt(shared, connection)),
+        Ok(Err(error)) => debug!(%from, %error, "connection refused"),
+        Err(_) => debug!(%from, "handshake took too long"),
+    }
+}
+
+impl Shared {
+    /// The live connection to a peer, dialing if there is none. Give it a deadline.
+    pub(super) async fn connection(self: &Arc<Self>, to: NodeId) -> Result<Connection, CallError> {
+        if !self.peers.borrow().nodes.contains_key(&to) {
+            return Err(CallError::Unreachable);
+        }
+        let peering = self.links.with(to);
+        let mut seen = peering.link.subscribe();
+        let must_dial = peering.link.send_if_modified(|link| {
+            let idle = match link {
+                Link::Down(None) => true,
+                Link::Down(Some(again)) => *again <= Instant::now(),
+                Link::Dialing => false,
+                Link::Up(connection) => connection.close_reason().is_some(),
+            };
+            if idle {
+                *link = Link::Dialing;
+            }
+            idle
+        });
+        if must_dial {
+            // A task of its own: a caller that gives up early must not abort a handshake that the next caller needs.
+            self.spawn(dial(self.clone(), to));
+        }
+        loop {
+            match &*seen.borrow_and_update() {
+                Link::Up(connection) => return Ok(connection.clone()),
+                Link::Down(_) => return Err(CallError::Unreachable),
+                Link::Dialing => {}
+            }
+            // The peer may dial us first; that wakes us too.
+            seen.changed().await.map_err(|_| CallError::Unreachable)?;
+        }
+    }
+}
+
+async fn dial(shared: Arc<Shared>, to: NodeId) {
+    let done = match timeout(DIAL_WITHIN, handshake(&shared, to)).await {
+        Ok(Ok(connection)) => adopt(&shared, connection),
+        Ok(Err(error)) => {
+            debug!(node = %to, %error, "dialing failed");
+            None
+        }
+        Err(_) => {
+            debug!(node = %to, "dialing took too long");
+            None
+        }
+    };
+    if done.is_none() {
+        shared.links.with(to).link.send_if_modified(|link| {
+            let dialing = matches!(link, Link::Dialing);
+            if dialing {
+                *link = Link::Down(Some(Instant::now() + DIAL_AGAIN_AFTER));
+            }
+            dialing
+        });
+    }
+}
+
+async fn handshake(shared: &Shared, to: NodeId) -> io::Result<Connection> {
+    let addr = shared.peers.borrow().nodes.get(&to).map(|peer| peer.addr);
+    let addr = addr.ok_or_else(|| io::Error::other("the node left"))?;
+    let connecting = shared.endpoint.connect(addr, &shared.name_of(to)).map_err(io::Error::other)?;
+    Ok(connecting.await?)
+}
+
+/// Makes `connection` the one to its peer, and serves it.
+fn adopt(shared: &Arc<Shared>, connection: Connection) -> Option<NodeId> {
+    let owner = owner(shared, &connection);
+    // The handshake has seen to this; but the members may have changed since.
+    let Some(owner) = owner.filter(|owner| shared.peers.borrow().pins(owner.node, &owner.key)) else {
+        connection.close(UNPINNED, b"not a member");
+        return None;
+    };
+    let node = owner.node;
+    debug!(%node, remote = %connection.remote_address(), "connected");
+    let peering = shared.links.with(node);
+    {
+        let mut connections = peering.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.push(connection.clone());
+        if connections.len() > CONNECTIONS_PER_PEER_MAX {
+            connections.remove(0).close(SUPERSEDED, b"superseded");
+        }
+    }
+    peering.link.send_replace(Link::Up(connection.clone()));
+    shared.spawn(serve(shared.clone(), peering, connection, owner));
+    Some(node)
+}
+
+fn owner(shared: &Shared, connection: &Connection) -> Option<Certified> {
+    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    shared.tls.owner(&chain)
+}
+
+/// Serves one connection until it ends or its peer is no member any more.
+async fn serve(shared: Arc<Shared>, peering: Arc<Peering>, connection: Connection, owner: Certified) {
+    let began = Instant::now();
+    let node = owner.node;
+    let mut peers = shared.peers.clone();
+    let reason = tokio::select! {
+        reason = streams(&shared, &connection, node) => reason,
+        _ = peers.wait_for(|peers| !peers.pins(node, &owner.key)) => {
+            connection.close(UNPINNED, b"not a member any more");
+            "not a member any more".into()
+        }
+    };
+    debug!(%node, reason, "connection ended");
+    let mut connections = peering.connections.lock().unwrap_or_else(PoisonError::into_inner);
+    connections.retain(|other| other.stable_id() != connection.stable_id());
+    let next = connections.last().filter(|other| other.close_reason().is_none()).cloned();
+    drop(connections);
+    peering.link.send_if_modified(|link| {
+        let ours = matches!(link, Link::Up(used) if used.stable_id() == connection.stable_id());
+        if ours {
+            let young = began.elapsed() < YOUNG;
+            *link = match next {
+                Some(other) => Link::Up(other),
+                None => Link::Down(young.then(|| Instant::now() + DIAL_AGAIN_AFTER)),
+            };
+        }
+        ours
+    });
+}
+
+/// Why it ended.
+async fn streams(shared: &Arc<Shared>, connection: &Connection, node: NodeId) -> String {
+    loop {
+        let ended = tokio::select! {
+            bi = connection.accept_bi() => match bi {
+                Ok((send, recv)) => {
+                    shared.spawn(call::answer(shared.clone(), node, send, recv));
+                    continue;
+                }
+                Err(reason) => reason,
+            },
+            uni = connection.accept_uni() => match uni {
+                Ok(recv) => {
+                    shared.spawn(message::receive(shared.clone(), node, recv));
+                    continue;
+                }
+                Err(reason) => reason,
+            },
+            datagram = connection.read_datagram() => match datagram {
+                Ok(datagram) => {
+                    ping::receive(shared, connection, node, &datagram);
+                    continue;
+                }
+                Err(reason) => reason,
+            },
+        };
+        return ended.to_string();
+    }
+}

@@ -1,0 +1,444 @@
+//! Whom to believe: TLS 1.3, a certificate of the cluster's authority, and the key pinned for the node it names.
+//!
+//! A certificate whose dates do not hold is accepted with a warning while its key is pinned: a cluster that was off for a year must
+//! start, and a host whose clock is wrong must not vanish. Sessions are never resumed: a resumed one would not show its certificate.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hirsel_model::{ClusterId, NodeId};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, Resumption, verify_server_cert_signed_by_trust_anchor};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use super::{Peers, TransportError};
+use crate::identity::{Certified, Identity, certified, common_name, fingerprint, valid_from};
+use crate::seam::{Clock, World};
+
+/// Protocols of the TCP port, and the one of the UDP port.
+pub(super) const DOOR: &[u8] = b"hirsel-door";
+pub(super) const JOIN: &[u8] = b"hirsel-join";
+const HTTP: &[u8] = b"http/1.1";
+const MESH: &[u8] = b"hirsel-mesh/1";
+
+/// All that is needed to meet someone.
+pub(super) struct Tls {
+    cluster: ClusterId,
+    provider: Arc<CryptoProvider>,
+    clock: Arc<WallSource>,
+    presenter: Arc<Presenter>,
+    verifier: Arc<PeerVerifier>,
+    pub(super) door_server: Arc<ServerConfig>,
+    pub(super) join_server: Arc<ServerConfig>,
+    pub(super) https_server: Arc<ServerConfig>,
+    pub(super) door_client: Arc<ClientConfig>,
+}
+
+impl Tls {
+    pub(super) fn new(
+        world: &World,
+        identity: &Identity,
+        peers: watch::Receiver<Arc<Peers>>,
+    ) -> Result<Tls, TransportError> {
+        let wrong = |error: Error| TransportError::Tls(error.to_string());
+        let provider = provider();
+        let clock = Arc::new(WallSource(world.clock.clone()));
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from(identity.ca.clone())).map_err(wrong)?;
+        let presenter = Arc::new(Presenter::new(&provider, identity)?);
+        let hints = roots.subjects();
+        let verifier = Arc::new(PeerVerifier {
+            cluster: identity.cluster.clone(),
+            roots,
+            hints,
+            peers,
+            provider: provider.clone(),
+            clients: Clients::Members,
+        });
+        let anybody = Arc::new(PeerVerifier { clients: Clients::Anybody, ..PeerVerifier::clone(&verifier) });
+        let server = |clients: Option<Arc<PeerVerifier>>, alpn: &[u8]| {
+            server_config(&provider, &clock, presenter.clone(), clients, alpn).map_err(wrong)
+        };
+        Ok(Tls {
+            door_server: server(Some(verifier.clone()), DOOR)?,
+            join_server: server(None, JOIN)?,
+            https_server: server(Some(anybody), HTTP)?,
+            door_client: Arc::new(
+                client_config(&provider, &clock, verifier.clone(), Some(presenter.clone()), DOOR).map_err(wrong)?,
+            ),
+            cluster: identity.cluster.clone(),
+            provider,
+            clock,
+            presenter,
+            verifier,
+        })
+    }
+
+    /// Shows the certificate of `identity` from now on.
+    pub(super) fn present(&self, identity: &Identity) -> Result<(), TransportError> {
+        self.presenter.current.send_replace(certified_key(&self.provider, identity)?);
+        Ok(())
+    }
+
+    /// Both halves of the UDP port.
+    pub(super) fn mesh(&self) -> Result<(Arc<ServerConfig>, ClientConfig), Error> {
+        let (provider, clock) = (&self.provider, &self.clock);
+        let server = server_config(provider, clock, self.presenter.clone(), Some(self.verifier.clone()), MESH)?;
+        let client = client_config(provider, clock, self.verifier.clone(), Some(self.presenter.clone()), MESH)?;
+        Ok((server, client))
+    }
+
+    /// The wall clock for whoever stamps tokens.
+    pub(super) fn clock(&self) -> Arc<WallSource> {
+        self.clock.clone()
+    }
+
+    /// Whose certificate this is. It was verified during the handshake; none if it was not one of ours.
+    pub(super) fn owner(&self, chain: &[CertificateDer<'_>]) -> Option<Certified> {
+        certified(chain.first()?, &self.cluster).ok()
+    }
+}
+
+pub(super) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn server_config(
+    provider: &Arc<CryptoProvider>,
+    clock: &Arc<WallSource>,
+    presenter: Arc<Presenter>,
+    clients: Option<Arc<PeerVerifier>>,
+    alpn: &[u8],
+) -> Result<Arc<ServerConfig>, Error> {
+    let builder = ServerConfig::builder_with_details(provider.clone(), clock.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])?;
+    let builder = match clients {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(presenter);
+    config.alpn_protocols = vec![alpn.to_vec()];
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+fn client_config(
+    provider: &Arc<CryptoProvider>,
+    clock: &Arc<WallSource>,
+    verifier: Arc<dyn ServerCertVerifier>,
+    presenter: Option<Arc<Presenter>>,
+    alpn: &[u8],
+) -> Result<ClientConfig, Error> {
+    let builder = ClientConfig::builder_with_details(provider.clone(), clock.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match presenter {
+        Some(presenter) => builder.with_client_cert_resolver(presenter),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![alpn.to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+/// For somebody who knows only the fingerprint of the authority: a newcomer, or a person who logs in.
+pub(super) fn newcomer(world: &World, ca_fingerprint: [u8; 32], alpn: Alpn) -> Result<ClientConfig, Error> {
+    let provider = provider();
+    let clock = Arc::new(WallSource(world.clock.clone()));
+    let verifier = Arc::new(FingerprintVerifier { ca_fingerprint, provider: provider.clone() });
+    client_config(&provider, &clock, verifier, None, match alpn {
+        Alpn::Join => JOIN,
+        Alpn::Http => HTTP,
+    })
+}
+
+/// What a newcomer wants.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Alpn {
+    Join,
+    Http,
+}
+
+/// The wall clock as the TLS and QUIC libraries want it.
+pub(super) struct WallSource(Arc<dyn Clock>);
+
+impl rustls::time_provider::TimeProvider for WallSource {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_millis(self.0.wall().0)))
+    }
+}
+
+impl quinn_proto::TimeSource for WallSource {
+    fn now(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.0.wall().0)
+    }
+}
+
+impl fmt::Debug for WallSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WallSource")
+    }
+}
+
+/// Shows our certificate, the newest one.
+struct Presenter {
+    current: watch::Sender<Arc<CertifiedKey>>,
+}
+
+impl Presenter {
+    fn new(provider: &CryptoProvider, identity: &Identity) -> Result<Presenter, TransportError> {
+        Ok(Presenter { current: watch::Sender::new(certified_key(provider, identity)?) })
+    }
+}
+
+fn certified_key(provider: &CryptoProvider, identity: &Identity) -> Result<Arc<CertifiedKey>, TransportError> {
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key.clone()));
+    let key = provider.key_provider.load_private_key(key).map_err(|error| TransportError::Tls(error.to_string()))?;
+    // The authority is shown as well: a newcomer knows only its fingerprint.
+    let chain = vec![CertificateDer::from(identity.cert.clone()), CertificateDer::from(identity.ca.clone())];
+    Ok(Arc::new(CertifiedKey::new(chain, key)))
+}
+
+impl ResolvesServerCert for Presenter {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.borrow().clone())
+    }
+}
+
+impl ResolvesClientCert for Presenter {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.borrow().clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for Presenter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Presenter")
+    }
+}
+
+/// Who may connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Clients {
+    /// Only members.
+    Members,
+    /// Also who shows no certificate; what they may do is decided above.
+    Anybody,
+}
+
+/// Accepts the members of the cluster, in both directions.
+#[derive(Clone, Debug)]
+struct PeerVerifier {
+    cluster: ClusterId,
+    roots: RootCertStore,
+    hints: Vec<DistinguishedName>,
+    peers: watch::Receiver<Arc<Peers>>,
+    provider: Arc<CryptoProvider>,
+    clients: Clients,
+}
+
+impl PeerVerifier {
+    fn verify(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Result<NodeId, Error> {
+        let said = certified(certificate, &self.cluster).map_err(|error| {
+            debug!(%error, "peer refused");
+            Error::InvalidCertificate(CertificateError::BadEncoding)
+        })?;
+        let dates = signed_by(certificate, &self.roots, &self.provider, now)?;
+        // Last, so that only who is really certified is told apart in the log.
+        if !self.peers.borrow().pins(said.node, &said.key) {
+            debug!(node = %said.node, "peer refused: its key is not pinned");
+            return Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure));
+        }
+        if dates == Dates::DoNotHold {
+            warn!(node = %said.node, "certificate's dates do not hold, accepted because its key is pinned; check the clocks");
+        }
+        Ok(said.node)
+    }
+
+    fn signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+}
+
+impl ServerCertVerifier for PeerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let node = self.verify(end_entity, now)?;
+        if server_name.to_str() != common_name(&self.cluster, node) {
+            return Err(Error::InvalidCertificate(CertificateError::NotValidForName));
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.2 is not spoken".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}
+
+impl ClientCertVerifier for PeerVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.clients == Clients::Members
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.verify(end_entity, now)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.2 is not spoken".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}
+
+/// Accepts any member of the cluster whose authority has this fingerprint.
+#[derive(Debug)]
+struct FingerprintVerifier {
+    ca_fingerprint: [u8; 32],
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for FingerprintVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let authority = intermediates.iter().find(|shown| fingerprint(shown) == self.ca_fingerprint);
+        let authority = authority.ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.clone().into_owned())?;
+        // Dates are not asked for: the newcomer's clock may be as wrong as theirs, and the fingerprint is what was promised.
+        signed_by(end_entity, &roots, &self.provider, now)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.2 is not spoken".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dates {
+    Hold,
+    DoNotHold,
+}
+
+/// Whether the authority signed this certificate, and whether its dates hold now.
+fn signed_by(
+    certificate: &CertificateDer<'_>,
+    roots: &RootCertStore,
+    provider: &CryptoProvider,
+    now: UnixTime,
+) -> Result<Dates, Error> {
+    let parsed = ParsedCertificate::try_from(certificate)?;
+    let algorithms = provider.signature_verification_algorithms.all;
+    let verify = |at| verify_server_cert_signed_by_trust_anchor(&parsed, roots, &[], at, algorithms);
+    match verify(now) {
+        Ok(()) => Ok(Dates::Hold),
+        Err(Error::InvalidCertificate(
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. },
+        )) => {
+            // Everything else about it must still be right, at a moment when its dates held.
+            let from = valid_from(certificate).map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+            verify(UnixTime::since_unix_epoch(Duration::from_secs(from)))?;
+            Ok(Dates::DoNotHold)
+        }
+        Err(error) => Err(error),
+    }
+}

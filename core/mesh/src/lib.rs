@@ -9,6 +9,7 @@
 //!
 //! The mesh knows nothing of roles, and decides nothing: what a silence means is decided in `hirsel-model`.
 
+pub mod gossip;
 pub mod identity;
 pub mod seam;
 pub mod transport;

@@ -1,17 +1,82 @@
 //! `plan(&View) -> Plan`: total, deterministic, idempotent, level-triggered.
+//!
+//! Verdicts come first (who is lost), then voters, then slots of roles, then instances, each in its own file and each looking only at
+//! the view and at what was decided before it. What is decided can open the way for more (a slot given makes a node eligible for
+//! instances), so the steps are repeated until they change nothing: that is what makes planning idempotent.
+
+mod ground;
+mod instances;
+mod narrate;
+mod place;
+mod roles;
+pub(crate) mod verdicts;
+mod voters;
 
 pub mod change;
 
-use crate::plan::Plan;
+pub use narrate::narrate;
+
+use crate::id::Generation;
+use crate::plan::Because;
+use crate::plan::{Plan, Reason, Unmet};
 use crate::view::View;
 
-/// The complete target for what `view` shows. Equal to the plan in force when nothing has to change.
+use ground::Ground;
+
+/// The steps are repeated at most this often. Each round ends in fewer open wishes, and three are the most any story needs; the rest
+/// is left to the next look at the world.
+const ROUNDS_MAX: usize = 64;
+
+/// The complete target for what `view` shows. Equal to the plan in force when nothing has to change; otherwise its generation is the
+/// next one.
 pub fn plan(view: &View) -> Plan {
-    (*view.plan).clone()
+    let mut draft = Draft {
+        plan: (*view.plan).clone(),
+        generation: view.plan.generation.next(),
+        touched: false,
+        unmet: Vec::new(),
+    };
+    draft.plan.next_instance = draft.plan.next_instance.max(1);
+    verdicts::judge(view, &mut draft);
+    let ground = Ground::new(view, &draft.plan);
+    for _ in 0..ROUNDS_MAX {
+        draft.touched = false;
+        draft.unmet.clear();
+        voters::settle(&ground, &mut draft);
+        roles::settle(&ground, &mut draft);
+        instances::settle(&ground, &mut draft);
+        if !draft.touched {
+            break;
+        }
+    }
+    let mut next = draft.plan;
+    next.unmet = draft.unmet;
+    next.unmet.sort();
+    next.unmet.dedup();
+    if next == *view.plan {
+        return next;
+    }
+    next.generation = draft.generation;
+    next.spec_index = view.spec_index;
+    next
 }
 
-/// The events that go into the log with the plan `new`: what happened, then what was decided because of it.
-pub fn narrate(view: &View, new: &Plan) -> Vec<crate::event::NewEvent> {
-    let _ = (view, new);
-    Vec::new()
+/// The plan while it is made.
+struct Draft {
+    plan: Plan,
+    /// The generation it will have.
+    generation: Generation,
+    /// Something was changed in this round.
+    touched: bool,
+    unmet: Vec<Unmet>,
+}
+
+impl Draft {
+    fn unmet(&mut self, subject: impl Into<String>, reason: impl Into<String>) {
+        self.unmet.push(Unmet { subject: subject.into(), reason: reason.into() });
+    }
+}
+
+fn reason(because: Because, text: impl Into<String>) -> Reason {
+    Reason { because, text: text.into() }
 }

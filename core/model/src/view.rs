@@ -17,7 +17,8 @@ use crate::time::Timestamp;
 pub struct View {
     /// The leader's monotonic clock.
     pub now: Timestamp,
-    /// Since when this leader leads. Its measurements go back no further.
+    /// Since when this leader leads, or woke from a pause of its own (frozen, suspended) if that was later. Its measurements go back
+    /// no further, and it judges nobody before it has measured for a while.
     pub leading_since: Timestamp,
     /// Who leads.
     pub leader: NodeId,
@@ -27,7 +28,7 @@ pub struct View {
     pub spec_index: LogIndex,
     /// The plan in force.
     pub plan: Arc<Plan>,
-    /// What is known of each node of the spec. A node that is missing was never heard by this leader.
+    /// What is known of each node of the spec, heard or not. A node that is missing is neither judged nor given work.
     pub nodes: BTreeMap<NodeId, NodeFacts>,
     /// For how long each draining instance has been so, as measured by this leader.
     pub draining_for: BTreeMap<InstanceId, Duration>,
@@ -44,9 +45,10 @@ pub struct NodeFacts {
     pub liveness: Liveness,
     /// Whether its lease runs (it asked, and acknowledged, lately). Nodes with a lease are observers.
     pub leased: bool,
-    /// Observers that do not hear it (the leader included).
+    /// Nodes with a lease that do not hear it, and the leader if it does not.
     pub unheard_by: BTreeSet<NodeId>,
-    /// How long `reachable` (a majority of the other observers hears it) has had its present value, as measured by this leader.
+    /// How long [`View::is_reachable`] has had its present value for this node, as measured by this leader; for a node that was never
+    /// heard, since it is in the spec.
     pub steady_for: Duration,
     /// The start of the agent that speaks now.
     pub incarnation: Incarnation,
@@ -82,4 +84,25 @@ pub enum Liveness {
     /// Not heard for longer than usual, or never.
     #[default]
     Suspect,
+}
+
+impl View {
+    /// Nodes whose word counts about others: those with a lease, and the leader.
+    pub fn observers(&self) -> BTreeSet<NodeId> {
+        let leased = self.nodes.iter().filter(|(_, facts)| facts.leased).map(|(node, _)| *node);
+        leased.filter(|node| self.spec.nodes.contains_key(node)).chain([self.leader]).collect()
+    }
+
+    /// Whether most of the other observers hear `node`, and what is needed to judge it down is not there. On this question the
+    /// measurement of [`NodeFacts::steady_for`] is made.
+    pub fn is_reachable(&self, node: NodeId) -> bool {
+        let sight = crate::planner::verdicts::Sight::new(self);
+        self.nodes.get(&node).is_some_and(|facts| sight.of(node, facts).is_reachable())
+    }
+
+    /// [`View::is_reachable`] for every node at once.
+    pub fn reachable(&self) -> BTreeMap<NodeId, bool> {
+        let sight = crate::planner::verdicts::Sight::new(self);
+        self.nodes.iter().map(|(node, facts)| (*node, sight.of(*node, facts).is_reachable())).collect()
+    }
 }

@@ -1,0 +1,116 @@
+//! Whatever a manifest holds, it is read or told what is wrong with it.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::control::{Command, ControlState, Entry, Outcome};
+use crate::time::WallTime;
+
+fn built() -> Vec<RoleName> {
+    vec![RoleName::compute(), RoleName::lb(), RoleName::mgmt()]
+}
+
+/// Lines that a manifest is made of, some right, some not.
+const LINES: [&str; 34] = [
+    "app = \"shop\"",
+    "[service.web]",
+    "[service.worker]",
+    "[service]",
+    "[[service.web]]",
+    "[service.web.health]",
+    "command = [\"serve\", \"${PORT}\"]",
+    "command = [1, [2, {}]]",
+    "command = \"serve\"",
+    "replicas = 3",
+    "replicas = { min = 1, max = 2 }",
+    "replicas = 0x7fffffffffffffffffffff",
+    "resources = { cpu = 1e400, memory = \"1.5GiB\" }",
+    "resources.cpu = 0.25",
+    "health = { http = \"/healthz\", interval = \"2s\" }",
+    "health.tcp = true",
+    "interval = \"1.0000000000000000001s\"",
+    "http = \"/\"",
+    "update = { order = \"start-first\", parallel = 2 }",
+    "stop = { signal = \"KILL\", grace = \"0ms\" }",
+    "env = { A = \"b\", \"\" = \"c\", \"ü\" = \"\\u0000\" }",
+    "constraints = { zone = \"a\", \"\" = \"\" }",
+    "spread = \"node\"",
+    "exclusive = true",
+    "image = 1979-05-27T07:32:00Z",
+    "[route.\"shop.test/a\"]",
+    "[route.\"*\"]",
+    "[route.\"ÄÖÜ/ü\"]",
+    "to = \"web\"",
+    "to = \"nowhere\"",
+    "[db.main]",
+    "[cron]",
+    "= = [",
+    "\"unterminated",
+];
+
+fn check(text: &str) {
+    match parse(text, &built()) {
+        Ok((app, spec)) => {
+            // What the manifest lets through, the control state takes too: none of its limits is narrower.
+            let command = Command::ApplyApp { app, spec };
+            let entry = Entry { at: WallTime(0), by: String::new(), if_index: None, command };
+            let outcome = ControlState::default().apply(crate::id::LogIndex(1), entry);
+            assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
+        }
+        Err(errors) => {
+            assert!(!errors.is_empty() && errors.len() <= ERRORS_MAX);
+            assert!(errors.is_sorted());
+            let lines = text.split('\n').count();
+            for error in &errors {
+                assert!((1..=lines).contains(&error.line) && error.column >= 1 && !error.message.is_empty(), "{error}");
+                let line = text.split('\n').nth(error.line - 1).unwrap_or_default();
+                assert!(error.column <= line.chars().count() + 1, "{error} is beyond {line:?}");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_text_panics(text in "\\PC{0,200}") {
+        check(&text);
+    }
+
+    #[test]
+    fn no_bytes_that_are_text_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        check(&String::from_utf8_lossy(&bytes));
+    }
+
+    #[test]
+    fn no_mixture_of_lines_panics(lines in prop::collection::vec(prop::sample::select(LINES.to_vec()), 0..25)) {
+        check(&lines.join("\n"));
+    }
+
+    #[test]
+    fn no_piece_of_a_manifest_panics(
+        lines in prop::collection::vec(prop::sample::select(LINES.to_vec()), 0..25),
+        from in any::<prop::sample::Index>(),
+        to in any::<prop::sample::Index>(),
+    ) {
+        let text: Vec<char> = lines.join("\n").chars().collect();
+        let (from, to) = (from.index(text.len() + 1), to.index(text.len() + 1));
+        check(&text[from.min(to)..from.max(to)].iter().collect::<String>());
+    }
+
+    #[test]
+    fn every_duration_and_size_is_read_or_explained(text in "[0-9.]{0,22}[a-zA-Z]{0,3}") {
+        for read in [values::duration(&text), values::size(&text)] {
+            if let Err(why) = read {
+                prop_assert!(!why.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn durations_are_as_long_as_their_number_says(ms in 0..10_000_000u64) {
+        prop_assert_eq!(values::duration(&format!("{ms}ms")), Ok(ms));
+        prop_assert_eq!(values::duration(&format!("{}.{:03}s", ms / 1000, ms % 1000)), Ok(ms));
+    }
+}

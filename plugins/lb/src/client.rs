@@ -1,0 +1,194 @@
+//! One client connection as seen from outside: what it is doing, and when it is to end.
+//!
+//! No request sets a timer. A sweep looks at all connections every half second ([`Client::sweep`]) and ends those that stand still.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+use crate::headers::ClientLines;
+use crate::io::Gauge;
+
+/// A head that began must be whole after so many sweeps (half a second each): slow writers shall not hold connections.
+const HEAD_SWEEPS_MAX: u32 = 2 * 10;
+
+/// A connection may be idle for so many sweeps. A minute is what browsers and load generators expect.
+const IDLE_SWEEPS_MAX: u32 = 2 * 60;
+
+/// A client that takes nothing of its answer is waited for so many sweeps.
+const STUCK_SWEEPS_MAX: u32 = 2 * 60;
+
+/// How a connection is to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Will {
+    /// As the client likes.
+    Go = 0,
+    /// The request under way ends, then the connection.
+    Finish = 1,
+    /// At once.
+    End = 2,
+}
+
+/// One client connection.
+#[derive(Debug)]
+pub struct Client {
+    /// What goes through.
+    pub gauge: Arc<Gauge>,
+    /// What is written into each of its requests.
+    pub lines: ClientLines,
+    will: AtomicU8,
+    busy: AtomicBool,
+    /// Bytes read when the last request's head was complete.
+    read_at_head: AtomicU64,
+}
+
+impl Client {
+    /// A connection that was just accepted.
+    pub fn new(lines: ClientLines) -> Self {
+        Self {
+            gauge: Arc::default(),
+            lines,
+            will: AtomicU8::new(Will::Go as u8),
+            busy: AtomicBool::new(false),
+            read_at_head: AtomicU64::new(0),
+        }
+    }
+
+    /// How it is to go on.
+    pub fn will(&self) -> Will {
+        match self.will.load(Ordering::Acquire) {
+            0 => Will::Go,
+            1 => Will::Finish,
+            _ => Will::End,
+        }
+    }
+
+    /// Tells it how to go on. Never takes back a harder word.
+    pub fn tell(&self, will: Will) {
+        self.will.fetch_max(will as u8, Ordering::AcqRel);
+        self.gauge.nudge();
+    }
+
+    /// A request came; it is under way until what is returned is dropped.
+    pub fn begin(self: &Arc<Self>) -> Busy {
+        self.busy.store(true, Ordering::Relaxed);
+        Busy(self.clone())
+    }
+
+    /// Whether a request is under way.
+    pub fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    /// Looks at the connection and says whether it has stood still for too long.
+    pub fn sweep(&self, seen: &mut Seen) -> bool {
+        let now = Seen {
+            progress: self.gauge.progress(),
+            posture: if self.gauge.is_write_stuck() {
+                Posture::Stuck
+            } else if self.is_busy() {
+                Posture::Busy
+            } else if self.gauge.read_bytes() != self.read_at_head.load(Ordering::Relaxed) {
+                Posture::Head
+            } else {
+                Posture::Idle
+            },
+            sweeps: 0,
+        };
+        let (sweeps, too_long) = judge(seen, &now);
+        *seen = Seen { sweeps, ..now };
+        too_long
+    }
+}
+
+/// What a sweep saw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    progress: u64,
+    posture: Posture,
+    sweeps: u32,
+}
+
+/// What a client connection is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Posture {
+    /// Waits for the client's next request.
+    #[default]
+    Idle,
+    /// Part of a head has come.
+    Head,
+    /// A request is under way; the connection to its instance has limits of its own.
+    Busy,
+    /// The client does not read.
+    Stuck,
+}
+
+/// For how many sweeps a connection has been as it is, and whether that is too long.
+fn judge(before: &Seen, now: &Seen) -> (u32, bool) {
+    let same = before.posture == now.posture;
+    // A head that trickles in makes progress, and yet its time runs.
+    let still = same && (now.posture == Posture::Head || before.progress == now.progress);
+    let sweeps = if still { before.sweeps + 1 } else { 0 };
+    let limit = match now.posture {
+        Posture::Idle => IDLE_SWEEPS_MAX,
+        Posture::Head => HEAD_SWEEPS_MAX,
+        Posture::Busy => return (sweeps, false),
+        Posture::Stuck => STUCK_SWEEPS_MAX,
+    };
+    (sweeps, sweeps >= limit)
+}
+
+/// A request of a client under way.
+#[derive(Debug)]
+pub struct Busy(Arc<Client>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.read_at_head.store(self.0.gauge.read_bytes(), Ordering::Relaxed);
+        self.0.busy.store(false, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sweeps_until_ended(posture: Posture, progress: impl Fn(u32) -> u64) -> Option<u32> {
+        let mut seen = Seen::default();
+        for sweep in 0..1000 {
+            let now = Seen { progress: progress(sweep), posture, sweeps: 0 };
+            let (sweeps, too_long) = judge(&seen, &now);
+            if too_long {
+                return Some(sweep);
+            }
+            seen = Seen { sweeps, ..now };
+        }
+        None
+    }
+
+    #[test]
+    fn a_head_that_trickles_in_is_cut_off_though_it_makes_progress() {
+        let ended = sweeps_until_ended(Posture::Head, u64::from).expect("ended");
+        assert!((HEAD_SWEEPS_MAX - 1..=HEAD_SWEEPS_MAX + 1).contains(&ended), "{ended}");
+    }
+
+    #[test]
+    fn a_client_that_reads_slowly_is_kept_and_one_that_does_not_read_is_not() {
+        assert_eq!(sweeps_until_ended(Posture::Stuck, u64::from), None);
+        assert!(sweeps_until_ended(Posture::Stuck, |_| 7).is_some());
+    }
+
+    #[test]
+    fn a_request_under_way_is_not_ended_by_the_sweep_of_its_client() {
+        assert_eq!(sweeps_until_ended(Posture::Busy, |_| 7), None);
+        assert!(sweeps_until_ended(Posture::Idle, |_| 7).is_some());
+    }
+
+    #[test]
+    fn a_harder_word_is_never_taken_back() {
+        let client = Client::new(ClientLines::new("127.0.0.1:1".parse().unwrap()));
+        client.tell(Will::End);
+        client.tell(Will::Finish);
+        assert_eq!(client.will(), Will::End);
+    }
+}

@@ -1,0 +1,267 @@
+//! What is taken out of and put into the heads that pass (RFC 9110, section 7.6; RFC 7239).
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{
+    CONNECTION, EXPECT, FORWARDED, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
+    UPGRADE, VIA,
+};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Uri, Version};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// Longest host name with port: 253 octets of name (RFC 1035), colon, five digits, and a final dot.
+const HOST_BYTES_MAX: usize = 260;
+
+/// Values that are the same for every request of one client connection.
+#[derive(Debug)]
+pub struct ClientLines {
+    forwarded_for: HeaderValue,
+    forwarded: HeaderValue,
+}
+
+impl ClientLines {
+    /// For a client at `remote`.
+    pub fn new(remote: SocketAddr) -> Self {
+        let ip = remote.ip().to_canonical();
+        let node = match ip {
+            IpAddr::V4(ip) => format!("for={ip};proto=http"),
+            IpAddr::V6(ip) => format!("for=\"[{ip}]\";proto=http"),
+        };
+        let value = |text: String| HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown"));
+        Self { forwarded_for: value(ip.to_string()), forwarded: value(node) }
+    }
+}
+
+/// Why a head is refused with 400.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadHead {
+    /// HTTP/1.1 asks for exactly one `Host`.
+    Host,
+    /// `CONNECT`, or a target that is no path.
+    Target,
+}
+
+/// The host a request is for, in lower case, without port and final dot; empty when an HTTP/1.0 client named none.
+///
+/// Writes into `buffer` only when it has to.
+pub fn host_of<'a>(parts: &'a Parts, buffer: &'a mut String) -> Result<&'a str, BadHead> {
+    let mut lines = parts.headers.get_all(HOST).iter();
+    let text = match (parts.uri.authority(), lines.next(), lines.next()) {
+        (_, _, Some(_)) => return Err(BadHead::Host),
+        // An absolute target beats the header (RFC 9112, section 3.2.2).
+        (Some(authority), _, None) => authority.as_str(),
+        (None, Some(host), None) => host.to_str().map_err(|_| BadHead::Host)?,
+        (None, None, None) if parts.version == Version::HTTP_10 => "",
+        (None, None, None) => return Err(BadHead::Host),
+    };
+    bare_host(text, buffer).ok_or(BadHead::Host)
+}
+
+/// `text` without user, port and final dot, in lower case; none if it is no host.
+fn bare_host<'a>(text: &'a str, buffer: &'a mut String) -> Option<&'a str> {
+    if text.len() > HOST_BYTES_MAX || text.bytes().any(|b| matches!(b, b'/' | b'@' | b'?' | b'#' | b' ' | b',')) {
+        return None;
+    }
+    let name = match text.strip_prefix('[') {
+        Some(rest) => &text[..rest.find(']')? + 2],
+        None => text.split(':').next().unwrap_or_default(),
+    };
+    let port = &text[name.len()..];
+    if !(port.is_empty() || port.starts_with(':') && port[1..].bytes().all(|b| b.is_ascii_digit())) {
+        return None;
+    }
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.bytes().any(|b| b.is_ascii_uppercase()) {
+        buffer.push_str(name);
+        buffer.make_ascii_lowercase();
+        return Some(buffer);
+    }
+    Some(name)
+}
+
+/// Makes the head of a client's request fit to be sent to an instance. `upgrade` keeps what an upgrade needs.
+pub fn prepare_request(parts: &mut Parts, client: &ClientLines, upgrade: Option<HeaderValue>) -> Result<(), BadHead> {
+    if let Some(authority) = parts.uri.authority() {
+        let host = HeaderValue::try_from(authority.as_str()).map_err(|_| BadHead::Target)?;
+        parts.headers.insert(HOST, host);
+        let path = parts.uri.path_and_query().cloned().ok_or(BadHead::Target)?;
+        parts.uri = Uri::from(path);
+    }
+    parts.version = Version::HTTP_11;
+    strip(&mut parts.headers);
+    let headers = &mut parts.headers;
+    headers.remove(EXPECT);
+    headers.remove(PROXY_AUTHORIZATION);
+    append(headers, X_FORWARDED_FOR, &client.forwarded_for);
+    append(headers, FORWARDED, &client.forwarded);
+    append(headers, VIA, &HeaderValue::from_static("1.1 hirsel"));
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    match headers.get(HOST).cloned() {
+        Some(host) => drop(headers.insert(X_FORWARDED_HOST, host)),
+        // HTTP/1.1 towards the instance needs one, even an empty one (RFC 9112, section 3.2).
+        None => drop(headers.insert(HOST, HeaderValue::from_static(""))),
+    }
+    if let Some(protocol) = upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol);
+    }
+    Ok(())
+}
+
+/// Makes the head of an instance's answer fit to be sent to a client.
+pub fn prepare_answer(headers: &mut HeaderMap, upgrade: Option<HeaderValue>) {
+    strip(headers);
+    headers.remove(PROXY_AUTHENTICATE);
+    append(headers, VIA, &HeaderValue::from_static("1.1 hirsel"));
+    if let Some(protocol) = upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol);
+    }
+}
+
+/// The protocol a head wants to change to, if it wants to.
+pub fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let protocol = headers.get(UPGRADE)?;
+    let named = headers.get_all(CONNECTION).iter().any(|line| tokens(line).any(|t| t.eq_ignore_ascii_case("upgrade")));
+    named.then(|| protocol.clone())
+}
+
+/// Takes out what is meant for one hop only, named in `Connection` or by itself.
+fn strip(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(tokens)
+            .filter_map(|token| HeaderName::try_from(token).ok())
+            // Naming these would take away what the next hop needs to understand the message at all.
+            .filter(|name| !matches!(*name, HOST | http::header::CONTENT_LENGTH))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+}
+
+fn tokens(line: &HeaderValue) -> impl Iterator<Item = &str> {
+    line.to_str().unwrap_or_default().split(',').map(str::trim).filter(|token| !token.is_empty())
+}
+
+/// Adds `value` to the list that `name` holds.
+fn append(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
+    use http::header::Entry;
+    match headers.entry(name) {
+        Entry::Vacant(vacant) => drop(vacant.insert(value.clone())),
+        Entry::Occupied(mut occupied) => {
+            let mut list = Vec::with_capacity(64);
+            for line in occupied.iter() {
+                list.extend_from_slice(line.as_bytes());
+                list.extend_from_slice(b", ");
+            }
+            list.extend_from_slice(value.as_bytes());
+            // Parts that were values make a value.
+            if let Ok(list) = HeaderValue::from_maybe_shared(bytes::Bytes::from(list)) {
+                occupied.insert(list);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn head(uri: &str, lines: &[(&'static str, &str)]) -> Parts {
+        let mut request = Request::builder().uri(uri);
+        for (name, value) in lines {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn host(text: &str) -> Result<String, BadHead> {
+        host_of(&head("/", &[("host", text)]), &mut String::new()).map(str::to_owned)
+    }
+
+    #[test]
+    fn a_host_is_compared_without_port_case_and_final_dot() {
+        assert_eq!(host("Shop.Example.COM:8080").unwrap(), "shop.example.com");
+        assert_eq!(host("shop.example.com.").unwrap(), "shop.example.com");
+        assert_eq!(host("[::1]:80").unwrap(), "[::1]");
+        assert_eq!(host("10.0.0.1").unwrap(), "10.0.0.1");
+    }
+
+    #[test]
+    fn what_is_no_host_is_refused() {
+        for text in ["a/b", "user@a", "a:b", "a b", "[::1", "[::1]x", &"a".repeat(300)] {
+            assert_eq!(host(text), Err(BadHead::Host), "{text}");
+        }
+        let two = head("/", &[("host", "a"), ("host", "b")]);
+        assert_eq!(host_of(&two, &mut String::new()), Err(BadHead::Host));
+        assert_eq!(host_of(&head("/", &[]), &mut String::new()), Err(BadHead::Host));
+    }
+
+    #[test]
+    fn an_absolute_target_beats_the_host_header_and_becomes_a_path() {
+        let mut parts = head("http://a.example/x?y=1", &[("host", "b.example")]);
+        assert_eq!(host_of(&parts, &mut String::new()), Ok("a.example"));
+        prepare_request(&mut parts, &ClientLines::new("10.0.0.9:1".parse().unwrap()), None).unwrap();
+        assert_eq!(parts.uri.to_string(), "/x?y=1");
+        assert_eq!(parts.headers[HOST], "a.example");
+    }
+
+    #[test]
+    fn headers_for_one_hop_do_not_pass_those_named_in_connection_included() {
+        let mut parts = head(
+            "/",
+            &[
+                ("host", "a"),
+                ("connection", "close, X-Secret"),
+                ("connection", "host, content-length"),
+                ("x-secret", "1"),
+                ("content-length", "3"),
+                ("keep-alive", "timeout=5"),
+                ("te", "trailers"),
+                ("proxy-authorization", "Basic x"),
+                ("upgrade", "h2c"),
+                ("x-kept", "yes"),
+            ],
+        );
+        prepare_request(&mut parts, &ClientLines::new("10.0.0.9:1".parse().unwrap()), None).unwrap();
+        for gone in ["connection", "x-secret", "keep-alive", "te", "proxy-authorization", "upgrade"] {
+            assert!(!parts.headers.contains_key(gone), "{gone}");
+        }
+        assert_eq!(parts.headers["x-kept"], "yes");
+        assert_eq!(parts.headers["content-length"], "3");
+        assert_eq!(parts.headers[HOST], "a");
+    }
+
+    #[test]
+    fn the_way_of_a_request_is_written_into_it() {
+        let mut parts = head("/", &[("host", "a:81"), ("x-forwarded-for", "1.1.1.1"), ("via", "1.0 old")]);
+        prepare_request(&mut parts, &ClientLines::new("[::ffff:10.0.0.9]:5".parse().unwrap()), None).unwrap();
+        assert_eq!(parts.headers["x-forwarded-for"], "1.1.1.1, 10.0.0.9");
+        assert_eq!(parts.headers["x-forwarded-proto"], "http");
+        assert_eq!(parts.headers["x-forwarded-host"], "a:81");
+        assert_eq!(parts.headers["forwarded"], "for=10.0.0.9;proto=http");
+        assert_eq!(parts.headers["via"], "1.0 old, 1.1 hirsel");
+    }
+
+    #[test]
+    fn an_upgrade_passes_only_when_connection_names_it() {
+        let wants = head("/", &[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
+        assert_eq!(wanted_upgrade(&wants.headers).unwrap(), "websocket");
+        assert_eq!(wanted_upgrade(&head("/", &[("upgrade", "websocket")]).headers), None);
+    }
+}

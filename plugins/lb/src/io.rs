@@ -1,0 +1,125 @@
+//! A byte stream with a gauge on it: how much went through, whether a write is stuck, and a way to wake whoever drives it.
+//!
+//! The gauge lets one sweep over all connections find those that stand still ([`crate::client`], [`crate::upstream`]), so that no
+//! request needs a timer of its own.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use futures::task::AtomicWaker;
+use hirsel_mesh::seam::BoxStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What can be seen of a stream from outside.
+#[derive(Debug, Default)]
+pub struct Gauge {
+    read_bytes: AtomicU64,
+    written_bytes: AtomicU64,
+    write_stuck: AtomicBool,
+    driver: AtomicWaker,
+}
+
+impl Gauge {
+    /// Bytes read so far.
+    pub fn read_bytes(&self) -> u64 {
+        self.read_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes written so far.
+    pub fn written_bytes(&self) -> u64 {
+        self.written_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the last write found no room: the other end does not read.
+    pub fn is_write_stuck(&self) -> bool {
+        self.write_stuck.load(Ordering::Relaxed)
+    }
+
+    /// A number that changes whenever something went through.
+    pub fn progress(&self) -> u64 {
+        self.read_bytes().wrapping_add(self.written_bytes())
+    }
+
+    /// Remembers the task to wake.
+    pub fn driven_by(&self, cx: &Context<'_>) {
+        self.driver.register(cx.waker());
+    }
+
+    /// Wakes the task that drives the stream, to make it look at what was flagged.
+    pub fn nudge(&self) {
+        self.driver.wake();
+    }
+
+    fn count_written(&self, result: &Poll<io::Result<usize>>) {
+        match result {
+            Poll::Ready(Ok(bytes)) => {
+                self.written_bytes.store(self.written_bytes().wrapping_add(*bytes as u64), Ordering::Relaxed);
+                if self.is_write_stuck() {
+                    self.write_stuck.store(false, Ordering::Relaxed);
+                }
+            }
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.write_stuck.store(true, Ordering::Relaxed),
+        }
+    }
+}
+
+/// A stream with a gauge.
+pub struct Gauged {
+    stream: BoxStream,
+    gauge: Arc<Gauge>,
+}
+
+impl Gauged {
+    /// Puts `gauge` on `stream`.
+    pub fn new(stream: BoxStream, gauge: Arc<Gauge>) -> Self {
+        Self { stream, gauge }
+    }
+}
+
+impl AsyncRead for Gauged {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let bytes = buf.filled().len() - before;
+        if bytes > 0 {
+            // Only the task that drives the stream writes: no need for an atomic addition.
+            let gauge = &self.gauge;
+            gauge.read_bytes.store(gauge.read_bytes().wrapping_add(bytes as u64), Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Gauged {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.gauge.count_written(&result);
+        result
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.gauge.count_written(&result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

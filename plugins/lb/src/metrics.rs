@@ -1,0 +1,73 @@
+//! What the load balancer counts.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Class {
+    class: &'static str,
+}
+
+/// Counters, each found once so that a request pays one addition.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    answers: [Counter; 5],
+    /// Tries after the first one.
+    pub retries: Counter,
+    /// Requests that were written more than once.
+    pub replays: Counter,
+    /// Instances that were left alone after a failure.
+    pub ejections: Counter,
+    /// Connections made to instances.
+    pub connects: Counter,
+    /// Client connections that are open.
+    pub clients: Gauge,
+}
+
+impl Metrics {
+    /// Counters that nobody reads yet.
+    pub fn new() -> Self {
+        let answers = ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|_| Counter::default());
+        Self {
+            answers,
+            retries: Counter::default(),
+            replays: Counter::default(),
+            ejections: Counter::default(),
+            connects: Counter::default(),
+            clients: Gauge::default(),
+        }
+    }
+
+    /// Makes them readable.
+    pub fn register(&self, registry: &mut Registry) {
+        let answers = Family::<Class, Counter>::new_with_constructor(Counter::default);
+        drop(answers);
+        for (counter, class) in self.answers.iter().zip(["1xx", "2xx", "3xx", "4xx", "5xx"]) {
+            registry.sub_registry_with_label(("class".into(), class.into())).register(
+                "hirsel_lb_answers",
+                "Answers sent to clients",
+                counter.clone(),
+            );
+        }
+        registry.register("hirsel_lb_retries", "Tries after the first one", self.retries.clone());
+        registry.register("hirsel_lb_replays", "Requests written more than once", self.replays.clone());
+        registry.register("hirsel_lb_ejections", "Instances left alone after a failure", self.ejections.clone());
+        registry.register("hirsel_lb_connects", "Connections made to instances", self.connects.clone());
+        registry.register("hirsel_lb_clients", "Client connections open", self.clients.clone());
+    }
+
+    /// Counts an answer.
+    pub fn answered(&self, status: http::StatusCode) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
+        self.answers[class].inc();
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

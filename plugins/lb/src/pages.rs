@@ -1,0 +1,59 @@
+//! Answers of our own: short, plain, and saying whose fault it is.
+
+use std::fmt::Display;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+
+use crate::stream::AnswerBody;
+
+/// After how many seconds a client may ask again when no instance was there. Replacing one takes about this long.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("2");
+
+/// The request itself is at fault.
+pub fn bad_request(why: &str) -> Response<AnswerBody> {
+    page(StatusCode::BAD_REQUEST, why)
+}
+
+/// No route leads anywhere.
+pub fn no_route(host: &str, path: &str) -> Response<AnswerBody> {
+    let shown: String = path.chars().take(200).collect();
+    page(StatusCode::NOT_FOUND, format_args!("no application is routed at host {host:?}, path {shown:?}"))
+}
+
+/// No instance takes requests now.
+pub fn no_instance(service: impl Display) -> Response<AnswerBody> {
+    let text = format_args!("no instance of {service} takes requests now; nothing of this request was carried out");
+    let mut answer = page(StatusCode::SERVICE_UNAVAILABLE, text);
+    answer.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+    answer
+}
+
+/// The connection broke when it was not safe to try again.
+pub fn broken(service: impl Display) -> Response<AnswerBody> {
+    page(
+        StatusCode::BAD_GATEWAY,
+        format_args!("the instance of {service} that worked on this request went away; it may have been carried out"),
+    )
+}
+
+/// The answer is no HTTP.
+pub fn garbled(service: impl Display) -> Response<AnswerBody> {
+    page(StatusCode::BAD_GATEWAY, format_args!("the answer of {service} could not be understood"))
+}
+
+/// No answer within the time limit.
+pub fn timed_out(service: impl Display) -> Response<AnswerBody> {
+    page(StatusCode::GATEWAY_TIMEOUT, format_args!("{service} did not answer in time; the request may be carried out"))
+}
+
+fn page(status: StatusCode, text: impl Display) -> Response<AnswerBody> {
+    let body = Bytes::from(format!("{status}\n{text}\n"));
+    let mut answer = Response::new(AnswerBody::whole(body));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}

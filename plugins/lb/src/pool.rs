@@ -1,0 +1,151 @@
+//! Connections to one instance: those that are idle, and a list of all that are open, to tell whoever waits on them.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use hirsel_model::Timestamp;
+
+use crate::upstream::{Pulse, Upstream};
+
+/// Idle connections kept to one instance. More than this many requests at once on one instance are rare; each idle one costs a file
+/// descriptor here and a thread or a slot in many programs.
+const IDLE_MAX: usize = 128;
+
+/// An idle connection is used for this long. Many programs close theirs after five seconds: we shall be first.
+pub const IDLE_FOR_MAX: Duration = Duration::from_secs(4);
+
+/// An idle connection carries a request that must not be told again only this long after its last one, for the other end may be
+/// closing it at this moment; the shortest limit in common use (gunicorn) is two seconds.
+pub const FRESH_FOR: Duration = Duration::from_millis(500);
+
+/// Connections to one instance.
+#[derive(Debug, Default)]
+pub struct Pool {
+    idle: Mutex<Idle>,
+    watched: Mutex<Vec<Watched>>,
+}
+
+/// Idle connections, the one used last on top.
+#[derive(Debug, Default)]
+struct Idle {
+    stack: Vec<Box<Upstream>>,
+    /// None is kept any more: the instance is about to stop.
+    closed: bool,
+}
+
+/// An open connection as the sweep sees it.
+#[derive(Debug)]
+struct Watched {
+    pulse: Weak<Pulse>,
+    progress: u64,
+    still_for: u32,
+}
+
+impl Pool {
+    /// The idle connection that was used last, if one is alive and was used less than `idle_max` ago.
+    pub fn take(&self, now: Timestamp, idle_max: Duration) -> Option<Box<Upstream>> {
+        loop {
+            let mut upstream = self.idle().stack.pop()?;
+            if now.since(upstream.idle_since) > idle_max {
+                // Those below it are older still.
+                self.clear_idle_but(upstream, idle_max);
+                return None;
+            }
+            if upstream.is_alive() {
+                return Some(upstream);
+            }
+        }
+    }
+
+    /// Keeps a connection whose request has ended.
+    pub fn put(&self, mut upstream: Box<Upstream>, now: Timestamp) {
+        if upstream.pulse.is_lost() || !upstream.settle() {
+            return;
+        }
+        upstream.idle_since = now;
+        upstream.reused = true;
+        let mut idle = self.idle();
+        if idle.stack.len() < IDLE_MAX && !idle.closed {
+            idle.stack.push(upstream);
+        }
+    }
+
+    /// Watches over a connection about to be used.
+    pub fn watch(&self) -> Arc<Pulse> {
+        let pulse = Arc::new(Pulse::default());
+        self.watched().push(Watched { pulse: Arc::downgrade(&pulse), progress: 0, still_for: 0 });
+        pulse
+    }
+
+    /// Closes what is idle.
+    pub fn clear_idle(&self) {
+        let idle = std::mem::take(&mut self.idle().stack);
+        drop(idle);
+    }
+
+    /// Closes what is idle, and keeps nothing from now on.
+    pub fn close(&self) {
+        self.idle().closed = true;
+        self.clear_idle();
+    }
+
+    /// Keeps idle connections again.
+    pub fn open_again(&self) {
+        self.idle().closed = false;
+    }
+
+    /// Tells everybody who waits that the instance may be gone, and closes what is idle.
+    pub fn lose(&self) {
+        self.clear_idle();
+        self.each_watched(|pulse| pulse.lose());
+    }
+
+    /// Ends every connection.
+    pub fn end(&self) {
+        self.clear_idle();
+        self.each_watched(|pulse| pulse.end());
+    }
+
+    /// Closes connections that are idle for too long and ends those on which nothing moves. Called every half second.
+    pub fn sweep(&self, now: Timestamp) {
+        let stale = {
+            let stack = &mut self.idle().stack;
+            let fresh_from = stack.partition_point(|upstream| now.since(upstream.idle_since) > IDLE_FOR_MAX);
+            stack.drain(..fresh_from).collect::<Vec<_>>()
+        };
+        drop(stale);
+        let mut stalled = Vec::new();
+        self.watched().retain_mut(|watched| {
+            let Some(pulse) = watched.pulse.upgrade() else { return false };
+            let progress = pulse.gauge.progress();
+            watched.still_for = if progress == watched.progress { watched.still_for + 1 } else { 0 };
+            watched.progress = progress;
+            if watched.still_for >= pulse.sweeps_max() {
+                stalled.push(pulse);
+            }
+            true
+        });
+        stalled.iter().for_each(|pulse| pulse.end());
+    }
+
+    fn clear_idle_but(&self, one: Box<Upstream>, idle_max: Duration) {
+        if idle_max >= IDLE_FOR_MAX {
+            return self.clear_idle();
+        }
+        // Too old for this request, good enough for another.
+        self.idle().stack.push(one);
+    }
+
+    fn each_watched(&self, tell: impl Fn(&Pulse)) {
+        let open: Vec<_> = self.watched().iter().filter_map(|watched| watched.pulse.upgrade()).collect();
+        open.iter().for_each(|pulse| tell(pulse));
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watched(&self) -> MutexGuard<'_, Vec<Watched>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,418 @@
+//! The path of one request: find its service, choose an instance, send, and see to it that a failure of the instance is not the
+//! client's.
+//!
+//! Invariants: nothing of an answer goes out before it is decided that there will be no other try; a request that must not repeat is
+//! written once; a draining instance gets no new request.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use hirsel_mesh::seam::{BoxStream, Clock};
+use hirsel_model::{InstanceId, Timestamp};
+use hirsel_role::{Doors, Host, Spawner};
+use http::header::CONTENT_LENGTH;
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
+use tracing::{debug, info};
+
+use crate::budget::{Budget, KEPT_BYTES_MAX, Reserved};
+use crate::client::Client;
+use crate::headers::{self, BadHead};
+use crate::instance::{Instance, Ticket};
+use crate::metrics::Metrics;
+use crate::pages;
+use crate::pool::{FRESH_FOR, IDLE_FOR_MAX};
+use crate::replay::{ANSWER_HELD_BYTES_MAX, BODY_KEPT_BYTES_MAX, Effort, Failure, PATIENCE, Repeatable, is_idempotent};
+use crate::routes::Routes;
+use crate::stream::{AnswerBody, Kept, Leg, RequestBody, keep, poll_body};
+use crate::table::{ServiceKey, Way};
+use crate::tunnel;
+use crate::upstream::{Pulse, Upstream};
+
+/// A connection that is not there after this time is tried elsewhere: on a cut cable packets vanish without a word. Within a data
+/// centre it takes a millisecond, between continents a fifth of a second.
+const CONNECT_WITHIN: Duration = Duration::from_millis(500);
+
+/// With every instance tried, the next round begins after this time, or when the table changes.
+const ROUND_PAUSE: Duration = Duration::from_millis(100);
+
+/// Everything a request needs on its way.
+pub struct Proxy {
+    /// Where requests go.
+    pub routes: Routes,
+    /// What is counted.
+    pub metrics: Metrics,
+    host: Arc<dyn Host>,
+    doors: Arc<dyn Doors>,
+    clock: Arc<dyn Clock>,
+    spawner: Spawner,
+    budget: Arc<Budget>,
+    /// State of a SplitMix64 generator: a draw per request without a lock or a system call.
+    chance: AtomicU64,
+}
+
+/// A request on its way out: as it is told, again and again if need be.
+struct Outbound {
+    head: Parts,
+    body: OutboundBody,
+    /// What the client's connection becomes if the instance agrees.
+    upgrade: Option<OnUpgrade>,
+}
+
+enum OutboundBody {
+    Empty,
+    Whole(Bytes, #[expect(dead_code, reason = "given back to the budget when dropped")] Reserved),
+    Passing(Incoming),
+    /// It was passed on, and cannot be told again.
+    Gone,
+}
+
+/// An answer, and the connection it comes from.
+struct Answered {
+    head: Response<Incoming>,
+    leg: Leg,
+}
+
+impl Proxy {
+    /// A proxy that knows no route yet. `seed` comes from the injected chance.
+    pub fn new(context: &hirsel_role::Context, metrics: Metrics) -> Self {
+        Self {
+            routes: Routes::new(context.me.clone(), context.wake.clone()),
+            metrics,
+            host: context.host.clone(),
+            doors: context.doors.clone(),
+            clock: context.clock.clone(),
+            spawner: context.spawner.clone(),
+            budget: Budget::new(KEPT_BYTES_MAX),
+            chance: AtomicU64::new(context.chance.number()),
+        }
+    }
+
+    /// The time.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Answers one request of `client`. Never fails: what goes wrong is an answer too.
+    pub async fn answer(&self, client: &Arc<Client>, request: Request<Incoming>) -> Response<AnswerBody> {
+        let busy = client.begin();
+        let answer = self.forward(client, request).await;
+        self.metrics.answered(answer.status());
+        answer.map(|body| body.keeping(busy))
+    }
+
+    async fn forward(&self, client: &Client, mut request: Request<Incoming>) -> Response<AnswerBody> {
+        let protocol = headers::wanted_upgrade(request.headers());
+        let upgrade = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
+        let (mut head, incoming) = request.into_parts();
+        let service = match self.service_of(&head) {
+            Ok(service) => service,
+            Err(refusal) => return refusal,
+        };
+        if let Err(bad) = headers::prepare_request(&mut head, &client.lines, protocol) {
+            return bad_head(bad);
+        }
+        let Ok(body) = self.body_of(incoming).await else {
+            return pages::bad_request("the body of the request broke off");
+        };
+        let mut outbound = Outbound { head, body, upgrade };
+        self.exchange(&mut outbound, &service).await.unwrap_or_else(|refusal| refusal)
+    }
+
+    /// The service a request is for, or the page that says why there is none.
+    fn service_of(&self, head: &Parts) -> Result<Arc<ServiceKey>, Response<AnswerBody>> {
+        if head.method == Method::CONNECT {
+            return Err(pages::bad_request("CONNECT is not offered here"));
+        }
+        let mut buffer = String::new();
+        let host = headers::host_of(head, &mut buffer).map_err(bad_head)?;
+        let path = head.uri.path();
+        match self.routes.table().route(host, path) {
+            Some(service) => Ok(service.key.clone()),
+            None => Err(pages::no_route(host, path)),
+        }
+    }
+
+    /// The body of a request: at hand if it is small, else to be passed on.
+    async fn body_of(&self, incoming: Incoming) -> Result<OutboundBody, hyper::Error> {
+        if incoming.is_end_stream() {
+            return Ok(OutboundBody::Empty);
+        }
+        match incoming.size_hint().exact() {
+            Some(length) if length <= BODY_KEPT_BYTES_MAX => match keep(incoming, length, &self.budget).await? {
+                Kept::Whole(bytes, reserved) => Ok(OutboundBody::Whole(bytes, reserved)),
+                Kept::Passing(incoming) => Ok(OutboundBody::Passing(incoming)),
+            },
+            _ => Ok(OutboundBody::Passing(incoming)),
+        }
+    }
+
+    /// Tells the request to instances of `service` until one answers or there is no more to be tried.
+    async fn exchange(
+        &self,
+        outbound: &mut Outbound,
+        service: &Arc<ServiceKey>,
+    ) -> Result<Response<AnswerBody>, Response<AnswerBody>> {
+        let mut effort = Effort::new(outbound.repeatable());
+        let mut tried: Vec<Arc<Instance>> = Vec::new();
+        let mut give_up_at = None;
+        loop {
+            let Some((ticket, way)) = self.pick(service, &tried) else {
+                let until = *give_up_at.get_or_insert_with(|| self.now() + PATIENCE);
+                if !self.wait_for_instance(until).await {
+                    return Err(pages::no_instance(ServiceName(service)));
+                }
+                tried.clear();
+                continue;
+            };
+            let instance = ticket.instance().clone();
+            let (failure, ejects) = match self.attempt(outbound, service, ticket, way).await {
+                Ok(answered) => match self.finish(outbound, answered).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(failure) => (failure, true),
+                },
+                Err(failed) => (failed.failure, failed.ejects),
+            };
+            debug!(instance = %instance.id, ?failure, "try failed");
+            if ejects && instance.failed(self.now()) {
+                self.metrics.ejections.inc();
+                info!(instance = %instance.id, node = %instance.node, ?failure, "instance ejected");
+            }
+            if !effort.try_again(failure) {
+                return Err(match failure {
+                    Failure::NotWritten => pages::no_instance(ServiceName(service)),
+                    Failure::Broken | Failure::Lost => pages::broken(ServiceName(service)),
+                    Failure::TimedOut => pages::timed_out(ServiceName(service)),
+                    Failure::Garbled => pages::garbled(ServiceName(service)),
+                });
+            }
+            self.metrics.retries.inc();
+            if failure != Failure::NotWritten {
+                self.metrics.replays.inc();
+            }
+            tried.push(instance);
+        }
+    }
+
+    fn pick(&self, service: &ServiceKey, tried: &[Arc<Instance>]) -> Option<(Ticket, Way)> {
+        self.routes.table().service(service)?.pick(self.now(), self.draw(), tried)
+    }
+
+    /// Waits for a change that may bring an instance, or a short while. False when it is too late.
+    async fn wait_for_instance(&self, until: Timestamp) -> bool {
+        let left = until.since(self.now());
+        if left.is_zero() {
+            return false;
+        }
+        let mut swaps = self.routes.swaps();
+        // Whether the table changed or the pause is over, the next look tells what there is.
+        let _ = tokio::time::timeout(ROUND_PAUSE.min(left), swaps.changed()).await;
+        true
+    }
+
+    /// Tells the request to one instance and waits for the head of its answer.
+    async fn attempt(
+        &self,
+        outbound: &mut Outbound,
+        service: &ServiceKey,
+        ticket: Ticket,
+        way: Way,
+    ) -> Result<Answered, Failed> {
+        let instance = ticket.instance();
+        let begun = self.now();
+        let idle_max = if is_idempotent(&outbound.head.method) { IDLE_FOR_MAX } else { FRESH_FOR };
+        let mut upstream = match instance.pool.take(begun, idle_max) {
+            Some(upstream) => upstream,
+            None => self.connect(instance, way).await.map_err(|error| {
+                debug!(instance = %instance.id, %error, "no connection");
+                Failed { failure: Failure::NotWritten, ejects: true }
+            })?,
+        };
+        let Some(request) = outbound.request() else {
+            return Err(Failed { failure: Failure::Broken, ejects: false });
+        };
+        let repeatable = outbound.repeatable() == Repeatable::Yes;
+        let leave = || repeatable && self.has_other(service, instance);
+        match upstream.send(request, leave).await {
+            Ok(head) => {
+                let now = self.now();
+                instance.succeeded(now.since(begun), now);
+                Ok(Answered { head, leg: Leg { upstream, ticket, clock: self.clock.clone() } })
+            }
+            Err(error) => {
+                let taken_back = error.unsent.is_some_and(|unsent| outbound.take_back(unsent));
+                let failure = match error.failure {
+                    // It was not written, but what was to be passed on is lost with the connection.
+                    Failure::NotWritten if !taken_back && outbound.is_gone() => Failure::Broken,
+                    failure => failure,
+                };
+                // A kept connection that ends is no sign of a failure: the other end may have had enough of it.
+                let ejects = !upstream.reused && failure != Failure::Lost;
+                Err(Failed { failure, ejects })
+            }
+        }
+    }
+
+    fn has_other(&self, service: &ServiceKey, than: &Arc<Instance>) -> bool {
+        let table = self.routes.table();
+        table.service(service).is_some_and(|service| service.has_other_than(than, self.now()))
+    }
+
+    async fn connect(&self, instance: &Instance, way: Way) -> io::Result<Box<Upstream>> {
+        self.metrics.connects.inc();
+        let stream = match tokio::time::timeout(CONNECT_WITHIN, self.open(&instance.id, way)).await {
+            Ok(stream) => stream?,
+            Err(_late) => return Err(io::ErrorKind::TimedOut.into()),
+        };
+        let pulse: Arc<Pulse> = instance.pool.watch();
+        Upstream::new(stream, pulse).await.map_err(io::Error::other)
+    }
+
+    async fn open(&self, instance: &InstanceId, way: Way) -> io::Result<BoxStream> {
+        match way {
+            Way::Direct(addr) => self.host.connect(addr).await,
+            Way::Door { node, addr } => self.doors.open(node, addr, instance).await,
+        }
+    }
+
+    /// Turns an instance's answer into ours: held until whole if it is small, else passed on.
+    async fn finish(&self, outbound: &mut Outbound, answered: Answered) -> Result<Response<AnswerBody>, Failure> {
+        let Answered { head, mut leg } = answered;
+        let (mut head, mut incoming) = head.into_parts();
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            let (Some(client), Some(protocol)) = (outbound.upgrade.take(), headers::wanted_upgrade(&head.headers))
+            else {
+                return Err(Failure::Garbled);
+            };
+            headers::prepare_answer(&mut head.headers, Some(protocol));
+            self.spawner.spawn(tunnel::carry(client, leg));
+            return Ok(Response::from_parts(head, AnswerBody::whole(Bytes::new())));
+        }
+        headers::prepare_answer(&mut head.headers, None);
+        if incoming.is_end_stream() {
+            leg.finish();
+            return Ok(Response::from_parts(head, AnswerBody::whole(Bytes::new())));
+        }
+        let length = head.headers.contains_key(CONTENT_LENGTH).then(|| incoming.size_hint().exact()).flatten();
+        let held = length.filter(|length| *length <= ANSWER_HELD_BYTES_MAX);
+        let Some(reserved) = held.and_then(|length| self.budget.reserve(length)) else {
+            return Ok(Response::from_parts(head, AnswerBody::passing(incoming, leg)));
+        };
+        let bytes = hold(&mut leg, &mut incoming).await?;
+        drop(reserved);
+        leg.finish();
+        Ok(Response::from_parts(head, AnswerBody::whole(bytes)))
+    }
+
+    fn draw(&self) -> u64 {
+        // Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators" (SplitMix64).
+        let mut z = self.chance.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+}
+
+/// Why a try failed.
+struct Failed {
+    failure: Failure,
+    /// Whether the instance is to be left alone for a while.
+    ejects: bool,
+}
+
+/// Reads an answer's body whole.
+async fn hold(leg: &mut Leg, incoming: &mut Incoming) -> Result<Bytes, Failure> {
+    let mut first = Bytes::new();
+    let mut rest: Option<BytesMut> = None;
+    loop {
+        let frame = poll_fn(|cx| {
+            if leg.upstream.pulse.is_over() {
+                return std::task::Poll::Ready(Some(Err(Failure::Broken)));
+            }
+            poll_body(&mut leg.upstream, incoming, cx)
+                .map(|frame| frame.map(|frame| frame.map_err(|_| Failure::Broken)))
+        });
+        let Some(frame) = frame.await else { break };
+        if let Ok(bytes) = frame?.into_data() {
+            match &mut rest {
+                // Most small answers are one piece: it is not copied.
+                None if first.is_empty() => first = bytes,
+                None => {
+                    let mut whole = BytesMut::with_capacity(first.len() + bytes.len());
+                    whole.extend_from_slice(&first);
+                    whole.extend_from_slice(&bytes);
+                    rest = Some(whole);
+                }
+                Some(rest) => rest.extend_from_slice(&bytes),
+            }
+        }
+        if incoming.is_end_stream() {
+            break;
+        }
+    }
+    Ok(rest.map_or(first, BytesMut::freeze))
+}
+
+impl Outbound {
+    fn repeatable(&self) -> Repeatable {
+        match self.body {
+            OutboundBody::Empty | OutboundBody::Whole(..) if is_idempotent(&self.head.method) => Repeatable::Yes,
+            _ => Repeatable::No,
+        }
+    }
+
+    /// The request to be told, or none if its body is gone.
+    fn request(&mut self) -> Option<Request<RequestBody>> {
+        let body = match &self.body {
+            OutboundBody::Empty => RequestBody::Empty,
+            OutboundBody::Whole(bytes, _) => RequestBody::Whole(bytes.clone()),
+            OutboundBody::Gone => return None,
+            OutboundBody::Passing(_) => match std::mem::replace(&mut self.body, OutboundBody::Gone) {
+                OutboundBody::Passing(incoming) => RequestBody::Passing(incoming),
+                _ => return None,
+            },
+        };
+        Some(Request::from_parts(self.head.clone(), body))
+    }
+
+    /// Takes back what was not written. True if it can be told again.
+    fn take_back(&mut self, unsent: Request<RequestBody>) -> bool {
+        if let RequestBody::Passing(incoming) = unsent.into_body() {
+            self.body = OutboundBody::Passing(incoming);
+        }
+        true
+    }
+
+    fn is_gone(&self) -> bool {
+        matches!(self.body, OutboundBody::Gone)
+    }
+}
+
+fn bad_head(bad: BadHead) -> Response<AnswerBody> {
+    pages::bad_request(match bad {
+        BadHead::Host => "the request names no valid host: exactly one Host header is expected",
+        BadHead::Target => "the target of the request is no path",
+    })
+}
+
+/// A service as it is shown to people.
+struct ServiceName<'a>(&'a ServiceKey);
+
+impl fmt::Display for ServiceName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.0.0, self.0.1)
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy").field("routes", &self.routes).finish_non_exhaustive()
+    }
+}

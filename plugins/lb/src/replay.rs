@@ -1,0 +1,149 @@
+//! Whether a request that did not get its answer is tried again.
+//!
+//! The rule (RFC 9110, section 9.2.2): what was not written may always be tried again; what was written only if the method is
+//! idempotent, its body is still at hand, and nothing of an answer went out. Tries are bounded in number and time, so that a
+//! request that kills whoever reads it kills at most [`WRITTEN_MAX`] instances.
+//!
+//! Pure: time is an argument.
+
+use std::time::Duration;
+
+use http::Method;
+
+/// How often one request is written at most, in all.
+pub const WRITTEN_MAX: u32 = 3;
+
+/// How often one request is tried at most, connections that fail included. Only a bound against a defect: time is up first.
+pub const TRIES_MAX: u32 = 24;
+
+/// How long a request without an instance that takes it waits for one. A program that restarts, or a report that is late, is there
+/// within it; a client that waits longer is better told.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Largest body that is kept to be told again. Larger ones are streamed.
+pub const BODY_KEPT_BYTES_MAX: u64 = 64 * 1024;
+
+/// Largest answer that is held until it is whole. Larger ones are streamed.
+pub const ANSWER_HELD_BYTES_MAX: u64 = 64 * 1024;
+
+/// How a try failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Nothing was written: no connection, or one that was closed while it was idle.
+    NotWritten,
+    /// The connection broke after something was written and before the answer was complete enough to be sent on.
+    Broken,
+    /// The node is not heard any more, or the instance is gone, and the request waited there.
+    Lost,
+    /// No answer within the time limit.
+    TimedOut,
+    /// The answer is no HTTP.
+    Garbled,
+}
+
+/// What was done for a request so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Effort {
+    /// Whether the method may be carried out twice, and whether the body is still at hand.
+    pub repeatable: Repeatable,
+    /// Tries so far.
+    pub tries: u32,
+    /// How many of them wrote something.
+    pub written: u32,
+}
+
+/// Whether a written request may be told again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeatable {
+    /// The method is idempotent and the body is at hand.
+    Yes,
+    /// It may have had its effect already, or its body is gone.
+    No,
+}
+
+impl Effort {
+    /// Nothing was tried yet.
+    pub fn new(repeatable: Repeatable) -> Self {
+        Self { repeatable, tries: 0, written: 0 }
+    }
+
+    /// Counts a failed try and says whether there is to be another.
+    pub fn try_again(&mut self, failure: Failure) -> bool {
+        self.tries += 1;
+        if failure != Failure::NotWritten {
+            self.written += 1;
+        }
+        let allowed = match failure {
+            Failure::NotWritten => true,
+            Failure::Broken | Failure::Lost => self.repeatable == Repeatable::Yes,
+            // Whoever is slow, or speaks nonsense, is so for everybody: the next instance is spared.
+            Failure::TimedOut | Failure::Garbled => false,
+        };
+        allowed && self.tries < TRIES_MAX && self.written < WRITTEN_MAX
+    }
+}
+
+/// Whether carrying a request out twice does the same as once (RFC 9110, section 9.2.2).
+pub fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_was_not_written_is_tried_again_whatever_the_method() {
+        assert!(Effort::new(Repeatable::No).try_again(Failure::NotWritten));
+        assert!(Effort::new(Repeatable::Yes).try_again(Failure::NotWritten));
+    }
+
+    #[test]
+    fn what_was_written_is_told_again_only_if_repeatable() {
+        for failure in [Failure::Broken, Failure::Lost] {
+            assert!(Effort::new(Repeatable::Yes).try_again(failure));
+            assert!(!Effort::new(Repeatable::No).try_again(failure));
+        }
+    }
+
+    #[test]
+    fn a_request_that_kills_whoever_reads_it_kills_three() {
+        let mut effort = Effort::new(Repeatable::Yes);
+        let killed = 1 + (0..100).take_while(|_| effort.try_again(Failure::Broken)).count();
+        assert_eq!(killed, 3);
+    }
+
+    #[test]
+    fn post_and_patch_and_unknown_methods_are_not_idempotent() {
+        assert!(!is_idempotent(&Method::POST));
+        assert!(!is_idempotent(&Method::PATCH));
+        assert!(!is_idempotent(&Method::CONNECT));
+        assert!(!is_idempotent(&Method::from_bytes(b"PURCHASE").unwrap()));
+        assert!(is_idempotent(&Method::GET) && is_idempotent(&Method::PUT) && is_idempotent(&Method::DELETE));
+    }
+
+    fn failure() -> impl Strategy<Value = Failure> {
+        prop_oneof![
+            Just(Failure::NotWritten),
+            Just(Failure::Broken),
+            Just(Failure::Lost),
+            Just(Failure::TimedOut),
+            Just(Failure::Garbled)
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn tries_are_bounded_and_a_request_that_must_not_repeat_is_written_once(
+            failures in prop::collection::vec(failure(), 100), yes: bool
+        ) {
+            let repeatable = if yes { Repeatable::Yes } else { Repeatable::No };
+            let mut effort = Effort::new(repeatable);
+            let again = failures.iter().take_while(|failure| effort.try_again(**failure)).count() as u32;
+            prop_assert!(again < TRIES_MAX);
+            let most = if yes { WRITTEN_MAX } else { 1 };
+            prop_assert!(effort.written <= most);
+        }
+    }
+}

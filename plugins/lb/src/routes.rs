@@ -1,0 +1,151 @@
+//! The routing table in force, and the instances behind all tables: takes orders and news in, and swaps the table.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use hirsel_model::order::LbOrder;
+use hirsel_model::plan::Phase;
+use hirsel_model::view::Liveness;
+use hirsel_model::{Generation, InstanceId, Timestamp};
+use hirsel_role::{Live, Me};
+use tokio::sync::{Notify, watch};
+
+use crate::instance::Instance;
+use crate::table::{Standing, Table, liveness_of, standings};
+
+/// The table in force.
+#[derive(Debug)]
+pub struct Routes {
+    me: Me,
+    table: ArcSwap<Table>,
+    building: Mutex<Building>,
+    swapped: watch::Sender<u64>,
+    idle: Arc<Notify>,
+}
+
+/// What the next table is built from.
+#[derive(Debug, Default)]
+struct Building {
+    generation: Generation,
+    order: Arc<LbOrder>,
+    instances: BTreeMap<InstanceId, Arc<Instance>>,
+    standings: BTreeMap<InstanceId, Standing>,
+}
+
+impl Routes {
+    /// No route yet. `idle` is told when the last request of an instance that drains has ended.
+    pub fn new(me: Me, idle: Arc<Notify>) -> Self {
+        let (table, building, swapped) = (ArcSwap::default(), Mutex::default(), watch::Sender::new(0));
+        Self { me, table, building, swapped, idle }
+    }
+
+    /// The table in force. Not to be kept over an await.
+    pub fn table(&self) -> arc_swap::Guard<Arc<Table>> {
+        self.table.load()
+    }
+
+    /// Tells when the table was swapped.
+    pub fn swaps(&self) -> watch::Receiver<u64> {
+        self.swapped.subscribe()
+    }
+
+    /// Takes an order. When this returns, no request will be begun on an instance that the order drains or leaves out.
+    pub fn adopt(&self, generation: Generation, order: &Arc<LbOrder>, live: &Live) {
+        let mut building = self.building();
+        let same = Arc::ptr_eq(&building.order, order) || building.order == *order;
+        if same && building.generation == generation {
+            return;
+        }
+        building.generation = generation;
+        building.order = order.clone();
+        self.rebuild(&mut building, live);
+    }
+
+    /// Takes news of the nodes.
+    pub fn hear(&self, live: &Live) {
+        let mut building = self.building();
+        let standings = standings(&building.order, live, self.me.id);
+        if standings != building.standings {
+            self.rebuild(&mut building, live);
+        }
+        self.end_the_forgotten(&mut building, live);
+    }
+
+    /// Requests under way on each instance that takes no new ones.
+    pub fn draining(&self) -> BTreeMap<InstanceId, u32> {
+        let building = self.building();
+        let closed = building.instances.values().filter(|instance| instance.is_closed());
+        closed.map(|instance| (instance.id.clone(), instance.in_flight())).filter(|(_, n)| *n > 0).collect()
+    }
+
+    /// Requests under way on all instances.
+    pub fn in_flight(&self) -> u32 {
+        self.building().instances.values().map(|instance| instance.in_flight()).sum()
+    }
+
+    /// Looks after the connections of all instances. Called every half second.
+    pub fn sweep(&self, now: Timestamp) {
+        let instances: Vec<_> = self.building().instances.values().cloned().collect();
+        for instance in instances {
+            instance.pool.sweep(now);
+        }
+    }
+
+    fn rebuild(&self, building: &mut Building, live: &Live) {
+        let Building { generation, order, instances, standings: before } = building;
+        let standings = standings(order, live, self.me.id);
+        let table = Table::build(*generation, order, &standings, &self.me, &mut |id, node| {
+            let begin = || Arc::new(Instance::new(id.clone(), node, self.idle.clone()));
+            instances.entry(id.clone()).or_insert_with(begin).clone()
+        });
+        // Opened before the table that offers them; closed before the report that says so.
+        for (id, instance) in instances.iter() {
+            match standings.get(id) {
+                Some(Standing { phase: Phase::Active, .. }) => instance.open(),
+                Some(Standing { phase: Phase::Draining, .. }) | None => instance.close(),
+            }
+        }
+        self.table.store(Arc::new(table));
+        for (id, instance) in instances.iter() {
+            if let (Some(before), Some(now)) = (before.get(id), standings.get(id))
+                && is_lost(before, now)
+            {
+                instance.pool.lose();
+            }
+        }
+        *before = standings;
+        self.end_the_forgotten(building, live);
+        self.swapped.send_modify(|swaps| *swaps += 1);
+    }
+
+    /// Drops instances that left the plan and have no request under way, and ends requests on those whose node is not heard either:
+    /// nothing will come from there.
+    fn end_the_forgotten(&self, building: &mut Building, live: &Live) {
+        let Building { instances, standings, .. } = building;
+        instances.retain(|id, instance| {
+            if standings.contains_key(id) {
+                return true;
+            }
+            if liveness_of(live, instance.node, self.me.id) == Liveness::Suspect {
+                instance.pool.end();
+            }
+            instance.in_flight() > 0
+        });
+    }
+
+    fn building(&self) -> MutexGuard<'_, Building> {
+        self.building.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether requests that wait at an instance should look for another place: its node is not heard any more, or its process ended or
+/// was replaced.
+fn is_lost(before: &Standing, now: &Standing) -> bool {
+    let unheard = before.liveness == Liveness::Alive && now.liveness == Liveness::Suspect;
+    let ended = before.port != 0 && before.port != now.port;
+    unheard || ended
+}
+
+#[cfg(test)]
+mod tests;

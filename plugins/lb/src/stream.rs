@@ -1,0 +1,219 @@
+//! Bodies, in both directions.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hirsel_mesh::seam::Clock;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use crate::budget::{Budget, Reserved};
+use crate::client::Busy;
+use crate::instance::Ticket;
+use crate::upstream::{Stage, Upstream};
+
+/// The body of a request on its way to an instance.
+pub enum RequestBody {
+    /// There is none.
+    Empty,
+    /// It is at hand, and can be told again.
+    Whole(Bytes),
+    /// It is passed on as it comes.
+    Passing(Incoming),
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut *self {
+            RequestBody::Empty => Poll::Ready(None),
+            RequestBody::Whole(_) => match std::mem::replace(&mut *self, RequestBody::Empty) {
+                RequestBody::Whole(bytes) if !bytes.is_empty() => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                _ => Poll::Ready(None),
+            },
+            RequestBody::Passing(incoming) => Pin::new(incoming).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            RequestBody::Empty => true,
+            RequestBody::Whole(bytes) => bytes.is_empty(),
+            RequestBody::Passing(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            RequestBody::Empty => SizeHint::with_exact(0),
+            RequestBody::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            RequestBody::Passing(incoming) => incoming.size_hint(),
+        }
+    }
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RequestBody::Empty => "Empty",
+            RequestBody::Whole(_) => "Whole",
+            RequestBody::Passing(_) => "Passing",
+        })
+    }
+}
+
+/// The body of an answer on its way to a client.
+#[derive(Debug)]
+pub struct AnswerBody {
+    kind: Kind,
+    /// The client waits for this answer until its last byte was taken.
+    _busy: Option<Busy>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Whole(Bytes),
+    Passing(Box<Passing>),
+}
+
+/// A body that comes from an instance.
+#[derive(Debug)]
+struct Passing {
+    incoming: Incoming,
+    /// None once the answer has ended.
+    leg: Option<Leg>,
+}
+
+/// The part of a request's way between us and the instance.
+#[derive(Debug)]
+pub struct Leg {
+    /// The connection.
+    pub upstream: Box<Upstream>,
+    /// The request under way.
+    pub ticket: Ticket,
+    /// Tells the time when the connection goes back into the pool.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Leg {
+    /// The answer has ended: the connection goes back into the pool if it can carry another request.
+    pub fn finish(self) {
+        let now = self.clock.now();
+        self.ticket.instance().pool.put(self.upstream, now);
+    }
+}
+
+impl AnswerBody {
+    /// A body at hand.
+    pub fn whole(bytes: Bytes) -> Self {
+        Self { kind: Kind::Whole(bytes), _busy: None }
+    }
+
+    /// A body passed on as it comes.
+    pub fn passing(incoming: Incoming, leg: Leg) -> Self {
+        leg.upstream.pulse.enter(Stage::Streaming);
+        Self { kind: Kind::Passing(Box::new(Passing { incoming, leg: Some(leg) })), _busy: None }
+    }
+
+    /// Keeps its client marked as waiting.
+    pub fn keeping(mut self, busy: Busy) -> Self {
+        self._busy = Some(busy);
+        self
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match &mut self.kind {
+            Kind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Kind::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Kind::Passing(passing) => passing.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Whole(bytes) => bytes.is_empty(),
+            Kind::Passing(passing) => passing.leg.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Passing(passing) => passing.incoming.size_hint(),
+        }
+    }
+}
+
+impl Passing {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let Some(leg) = &mut self.leg else { return Poll::Ready(None) };
+        if leg.upstream.pulse.is_over() {
+            self.leg = None;
+            return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())));
+        }
+        match poll_body(&mut leg.upstream, &mut self.incoming, cx) {
+            Poll::Ready(None) => {
+                if let Some(leg) = self.leg.take() {
+                    leg.finish();
+                }
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.leg = None;
+                Poll::Ready(Some(Err(io::Error::other(error))))
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                // Of a body of known length nobody asks for more than that.
+                if self.incoming.is_end_stream()
+                    && let Some(leg) = self.leg.take()
+                {
+                    leg.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// Drives the connection and takes the next frame.
+pub fn poll_body(
+    upstream: &mut Upstream,
+    incoming: &mut Incoming,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    // The body asks before the connection reads: asked for, the piece is there after one turn.
+    match Pin::new(&mut *incoming).poll_frame(cx) {
+        Poll::Pending => {}
+        ready => return ready,
+    }
+    upstream.drive(cx);
+    Pin::new(incoming).poll_frame(cx)
+}
+
+/// Reads a request's body of known length whole, within the budget. Gives it back unread when there is no budget.
+pub async fn keep(incoming: Incoming, length: u64, budget: &Arc<Budget>) -> Result<Kept, hyper::Error> {
+    let Some(reserved) = budget.reserve(length) else { return Ok(Kept::Passing(incoming)) };
+    let bytes = incoming.collect().await?.to_bytes();
+    Ok(Kept::Whole(bytes, reserved))
+}
+
+/// A body that was to be kept.
+#[derive(Debug)]
+pub enum Kept {
+    /// It is at hand; the budget is given back with it.
+    Whole(Bytes, Reserved),
+    /// There was no room for it.
+    Passing(Incoming),
+}

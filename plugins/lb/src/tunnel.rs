@@ -1,0 +1,33 @@
+//! Upgraded connections (WebSocket): bytes pass in both directions until one side ends.
+
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncWriteExt, copy_bidirectional};
+
+use crate::stream::Leg;
+use crate::upstream::Stage;
+
+/// Carries a tunnel until it ends. `client` is what the client's connection becomes once it has read the 101.
+pub async fn carry(client: OnUpgrade, leg: Leg) {
+    let Leg { upstream, ticket, clock: _ } = leg;
+    let pulse = upstream.pulse.clone();
+    pulse.enter(Stage::Tunnel);
+    let (Ok(instance), Ok(client)) = (upstream.into_upgraded().await, client.await) else { return };
+    let (mut client, mut stream) = (TokioIo::new(client), instance.io.into_inner());
+    let ended = async {
+        // What the instance sent right behind its 101.
+        client.write_all(&instance.read_buf).await?;
+        copy_bidirectional(&mut client, &mut stream).await
+    };
+    let mut ended = std::pin::pin!(ended);
+    // A tunnel that broke has nobody to tell: both sides see it end.
+    let _ = std::future::poll_fn(|cx| {
+        pulse.gauge.driven_by(cx);
+        if pulse.is_over() {
+            return std::task::Poll::Ready(Ok((0, 0)));
+        }
+        ended.as_mut().poll(cx)
+    })
+    .await;
+    drop(ticket);
+}

@@ -1,0 +1,207 @@
+//! One connection to an instance, driven by the task of the request that uses it.
+//!
+//! hyper's client connection is a future that somebody must poll. Here it is polled inside the request's own future, so that a
+//! request costs no second task, no wake-up across threads and no timer. An idle connection is polled by nobody; whether it is still
+//! open is seen when it is taken from the pool ([`Upstream::is_alive`]).
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::{Context, Poll};
+
+use futures::task::noop_waker_ref;
+use hirsel_mesh::seam::BoxStream;
+use hirsel_model::Timestamp;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{Builder, Connection, Parts, SendRequest};
+use hyper_util::rt::TokioIo;
+
+use crate::io::{Gauge, Gauged};
+use crate::replay::Failure;
+use crate::stream::RequestBody;
+
+/// Largest head of an answer, and most that is read ahead. A program that sends more is taken for broken.
+const READ_BUFFER_BYTES_MAX: usize = 128 * 1024;
+
+/// What a connection is doing: how long it may stand still depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stage {
+    /// A request is sent, or the head of its answer is waited for. A minute, as usual among proxies.
+    Waiting,
+    /// The body of an answer comes. Event streams may be silent for minutes.
+    Streaming,
+    /// It is a tunnel. An hour, for sessions in which people type.
+    Tunnel,
+}
+
+impl Stage {
+    /// How many sweeps (half a second each) nothing may move.
+    fn sweeps_max(self) -> u32 {
+        match self {
+            Stage::Waiting => 2 * 60,
+            Stage::Streaming => 2 * 600,
+            Stage::Tunnel => 2 * 3600,
+        }
+    }
+}
+
+/// What others may tell whoever waits on a connection.
+#[derive(Debug)]
+pub struct Pulse {
+    /// How much went through.
+    pub gauge: Arc<Gauge>,
+    sweeps_max: AtomicU32,
+    lost: AtomicBool,
+    over: AtomicBool,
+}
+
+impl Default for Pulse {
+    fn default() -> Self {
+        let sweeps_max = AtomicU32::new(Stage::Waiting.sweeps_max());
+        Self { gauge: Arc::default(), sweeps_max, lost: AtomicBool::new(false), over: AtomicBool::new(false) }
+    }
+}
+
+impl Pulse {
+    /// Says what the connection is doing now.
+    pub fn enter(&self, stage: Stage) {
+        self.sweeps_max.store(stage.sweeps_max(), Ordering::Relaxed);
+    }
+
+    /// How many sweeps nothing may move.
+    pub fn sweeps_max(&self) -> u32 {
+        self.sweeps_max.load(Ordering::Relaxed)
+    }
+
+    /// The node is not heard any more, or the instance ended: what can be told again is told elsewhere, and the connection is not
+    /// used again.
+    pub fn lose(&self) {
+        self.lost.store(true, Ordering::Release);
+        self.gauge.nudge();
+    }
+
+    /// Nothing will come any more: whoever waits gives up.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::Release);
+        self.lose();
+    }
+
+    /// Whether [`Pulse::lose`] was called.
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// Whether [`Pulse::end`] was called.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub struct SendError {
+    /// How it failed.
+    pub failure: Failure,
+    /// The request, if nothing of it was written.
+    pub unsent: Option<Request<RequestBody>>,
+}
+
+/// A connection to an instance.
+pub struct Upstream {
+    sender: SendRequest<RequestBody>,
+    connection: Connection<TokioIo<Gauged>, RequestBody>,
+    /// What others may tell.
+    pub pulse: Arc<Pulse>,
+    /// When it was last put into the pool.
+    pub idle_since: Timestamp,
+    /// Whether it carried a request before.
+    pub reused: bool,
+    ended: bool,
+}
+
+impl Upstream {
+    /// Speaks HTTP over `stream`.
+    pub async fn new(stream: BoxStream, pulse: Arc<Pulse>) -> Result<Box<Self>, hyper::Error> {
+        let io = TokioIo::new(Gauged::new(stream, pulse.gauge.clone()));
+        let (sender, connection) = Builder::new().max_buf_size(READ_BUFFER_BYTES_MAX).handshake(io).await?;
+        let idle_since = Timestamp::default();
+        Ok(Box::new(Self { sender, connection, pulse, idle_since, reused: false, ended: false }))
+    }
+
+    /// Moves the connection on. Once it has ended this does nothing.
+    pub fn drive(&mut self, cx: &mut Context<'_>) {
+        self.pulse.gauge.driven_by(cx);
+        if !self.ended && self.connection.poll_without_shutdown(cx).is_ready() {
+            self.ended = true;
+        }
+    }
+
+    /// Whether an idle connection is still open and has nothing to say, as far as the kernel knows by now.
+    pub fn is_alive(&mut self) -> bool {
+        self.settle() && !self.pulse.is_lost()
+    }
+
+    /// Whether the connection is done with its request and can carry another.
+    pub fn settle(&mut self) -> bool {
+        // Nobody is to be woken for an idle connection: it is looked at when it is taken.
+        let mut cx = Context::from_waker(noop_waker_ref());
+        self.drive(&mut cx);
+        !self.ended && self.sender.is_ready()
+    }
+
+    /// Sends `request` and waits for the head of the answer.
+    ///
+    /// When the instance is lost meanwhile, `leave` is asked once whether to give up (there is another place to go).
+    pub async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+        leave: impl Fn() -> bool,
+    ) -> Result<Response<Incoming>, SendError> {
+        let before = self.pulse.gauge.written_bytes();
+        let mut answer = pin!(self.sender.try_send_request(request));
+        let mut asked = false;
+        let result = poll_fn(|cx| {
+            self.pulse.gauge.driven_by(cx);
+            if self.pulse.is_over() {
+                return Poll::Ready(Err((Failure::TimedOut, None)));
+            }
+            if !asked && self.pulse.is_lost() {
+                asked = true;
+                if leave() {
+                    return Poll::Ready(Err((Failure::Lost, None)));
+                }
+            }
+            if !self.ended && self.connection.poll_without_shutdown(cx).is_ready() {
+                self.ended = true;
+            }
+            answer.as_mut().poll(cx).map_err(|mut error| {
+                let garbled = error.error().is_parse() || error.error().is_user();
+                let failure = if garbled { Failure::Garbled } else { Failure::Broken };
+                (failure, error.take_message())
+            })
+        })
+        .await;
+        result.map_err(|(failure, unsent)| {
+            let nothing_written = self.pulse.gauge.written_bytes() == before;
+            let failure = if nothing_written && failure == Failure::Broken { Failure::NotWritten } else { failure };
+            SendError { failure, unsent }
+        })
+    }
+
+    /// Waits until the connection has left HTTP after a 101 and returns the bare stream.
+    pub async fn into_upgraded(mut self: Box<Self>) -> Result<Parts<TokioIo<Gauged>>, hyper::Error> {
+        if !self.ended {
+            poll_fn(|cx| self.connection.poll_without_shutdown(cx)).await?;
+        }
+        Ok(self.connection.into_parts())
+    }
+}
+
+impl std::fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upstream").field("reused", &self.reused).field("ended", &self.ended).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,336 @@
+//! A load balancer under test: the role over real sockets on loopback, instances that do as told, and a client that shows the wire.
+#![allow(dead_code, missing_docs)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use hirsel_lb::Lb;
+use hirsel_mesh::seam::real::{OsClock, OsNet};
+use hirsel_mesh::seam::{BoxStream, Chance, Listener, Net};
+use hirsel_model::duty::Duty;
+use hirsel_model::order::{Backend as PlannedBackend, LbOrder, Order, Work};
+use hirsel_model::plan::Phase;
+use hirsel_model::report::{InstanceFacts, InstanceState, RoleFacts, RoleReport, RoleState};
+use hirsel_model::spec::RouteSpec;
+use hirsel_model::view::Liveness;
+use hirsel_model::{Generation, InstanceId, NodeId, RoleName, Slot};
+use hirsel_role::host::{Host, Output, OutputFrom, Process, ProcessSpec};
+use hirsel_role::{Context, Doors, Live, LiveNode, Me, Plugin, Role, RoleConfig, Spawner};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+
+pub mod backend;
+pub mod wire;
+
+/// Nothing in these tests takes this long unless it hangs.
+pub const LIMIT: Duration = Duration::from_secs(20);
+
+pub const ME: NodeId = NodeId(1);
+pub const OTHER: NodeId = NodeId(2);
+
+/// The host: sockets of the kernel, and addresses that swallow every packet.
+#[derive(Default)]
+pub struct FakeHost {
+    pub cut: Mutex<BTreeSet<SocketAddr>>,
+}
+
+impl FakeHost {
+    fn is_cut(&self, addr: SocketAddr) -> bool {
+        self.cut.lock().unwrap().contains(&addr)
+    }
+}
+
+fn unsupported<T>() -> BoxFuture<'static, io::Result<T>>
+where
+    T: Send + 'static,
+{
+    futures::future::ready(Err(io::ErrorKind::Unsupported.into())).boxed()
+}
+
+impl Host for FakeHost {
+    fn start(&self, _: ProcessSpec) -> BoxFuture<'_, io::Result<()>> {
+        unsupported()
+    }
+    fn processes(&self) -> BoxFuture<'_, io::Result<BTreeMap<InstanceId, Process>>> {
+        unsupported()
+    }
+    fn signal<'a>(&'a self, _: &'a InstanceId, _: i32) -> BoxFuture<'a, io::Result<()>> {
+        unsupported()
+    }
+    fn forget<'a>(&'a self, _: &'a InstanceId) -> BoxFuture<'a, io::Result<()>> {
+        unsupported()
+    }
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        futures::future::pending().boxed()
+    }
+    fn output<'a>(&'a self, _: &'a InstanceId, _: OutputFrom) -> BoxFuture<'a, io::Result<Output>> {
+        unsupported()
+    }
+    fn listen(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
+        OsNet.listen(addr)
+    }
+    fn connect(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>> {
+        async move {
+            if self.is_cut(addr) {
+                futures::future::pending::<()>().await;
+            }
+            OsNet.connect(addr).await
+        }
+        .boxed()
+    }
+    fn port_is_free(&self, _: SocketAddr) -> bool {
+        true
+    }
+    fn read(&self, _: &str) -> io::Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+    fn write(&self, _: &str, _: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    fn remove(&self, _: &str) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Doors that lead to wherever an instance of another node listens.
+#[derive(Default)]
+pub struct FakeDoors {
+    pub behind: Mutex<BTreeMap<InstanceId, SocketAddr>>,
+    pub opened: AtomicU64,
+}
+
+impl Doors for FakeDoors {
+    fn open<'a>(&'a self, _: NodeId, _: SocketAddr, instance: &'a InstanceId) -> BoxFuture<'a, io::Result<BoxStream>> {
+        async move {
+            self.opened.fetch_add(1, Ordering::SeqCst);
+            let behind = self.behind.lock().unwrap().get(instance).copied();
+            OsNet.connect(behind.ok_or(io::ErrorKind::ConnectionRefused)?).await
+        }
+        .boxed()
+    }
+    fn publish(&self, _: BTreeMap<InstanceId, SocketAddr>) {}
+}
+
+/// Counts instead of drawing: every test takes the same course.
+#[derive(Debug, Default)]
+pub struct Counted(AtomicU64);
+
+impl Chance for Counted {
+    fn fill(&self, bytes: &mut [u8]) {
+        for byte in bytes {
+            *byte = self.0.fetch_add(1, Ordering::SeqCst) as u8;
+        }
+    }
+}
+
+/// The role on a node, and everything it hears.
+pub struct Bed {
+    pub role: Box<dyn Role>,
+    pub addr: SocketAddr,
+    pub host: Arc<FakeHost>,
+    pub doors: Arc<FakeDoors>,
+    pub wake: Arc<Notify>,
+    pub order: Order,
+    pub live: watch::Sender<Arc<Live>>,
+    pub registry: Arc<Mutex<prometheus_client::registry::Registry>>,
+}
+
+impl Bed {
+    /// A role that was started and told nothing yet.
+    pub async fn new() -> Self {
+        Self::listening_on(free_addr().await)
+    }
+
+    pub fn listening_on(addr: SocketAddr) -> Self {
+        let mut live = Live::default();
+        for node in [ME, OTHER] {
+            live.nodes.insert(node, LiveNode { liveness: Liveness::Alive, ..LiveNode::default() });
+        }
+        let (live, hear) = watch::channel(Arc::new(live));
+        let (host, doors, wake) = (Arc::<FakeHost>::default(), Arc::<FakeDoors>::default(), Arc::<Notify>::default());
+        let registry = Arc::<Mutex<prometheus_client::registry::Registry>>::default();
+        let context = Context {
+            me: Me {
+                id: ME,
+                name: "n1".parse().unwrap(),
+                zone: "a".parse().unwrap(),
+                instance_host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+                bind: addr.ip(),
+            },
+            host: host.clone(),
+            live: hear,
+            doors: doors.clone(),
+            clock: Arc::new(OsClock),
+            chance: Arc::new(Counted::default()),
+            spawner: Spawner::new(tokio::runtime::Handle::current()),
+            wake: wake.clone(),
+            metrics: registry.clone(),
+            config: RoleConfig { http_port: addr.port(), ..RoleConfig::default() },
+        };
+        let order = Order {
+            role: RoleName::lb(),
+            generation: Generation(1),
+            slots: BTreeMap::from([(Slot(0), Duty::Replica)]),
+            work: Work::Lb(Arc::default()),
+        };
+        Self { role: Lb::new().start(context), addr, host, doors, wake, order, live, registry }
+    }
+
+    /// A role that routes everything to `shop/web`, which runs on `backends`, all on this node.
+    pub async fn serving(backends: &[&backend::Backend]) -> Self {
+        let mut bed = Self::new().await;
+        bed.route("*", "/", "web");
+        for (number, backend) in (1..).zip(backends) {
+            bed.place(number, ME, backend.addr.port());
+        }
+        assert_eq!(bed.converge().await.state, RoleState::Running);
+        bed
+    }
+
+    pub fn route(&mut self, host: &str, path: &str, service: &str) {
+        let spec = RouteSpec { host: host.into(), path: path.into(), to: service.parse().unwrap() };
+        self.change(|order| order.routes.push(("shop".parse().unwrap(), spec)));
+    }
+
+    /// Plans `shop/web/NUMBER` on `node`, healthy at `port`.
+    pub fn place(&mut self, number: u64, node: NodeId, port: u16) {
+        self.place_as("web", number, node, port);
+    }
+
+    pub fn place_as(&mut self, service: &str, number: u64, node: NodeId, port: u16) {
+        let id: InstanceId = format!("shop/{service}/{number}").parse().unwrap();
+        let backend = PlannedBackend {
+            node,
+            addr: SocketAddr::from(([127, 0, 0, node.0 as u8], 7400)),
+            zone: "a".parse().unwrap(),
+            phase: Phase::Active,
+        };
+        self.change(|order| {
+            let key = ("shop".parse().unwrap(), service.parse().unwrap());
+            order.backends.entry(key).or_default().insert(id.clone(), backend);
+        });
+        let facts = InstanceFacts { state: InstanceState::Running, healthy: true, port, ..InstanceFacts::default() };
+        self.report(node, &id, Some(facts));
+        self.doors.behind.lock().unwrap().insert(id, SocketAddr::from(([127, 0, 0, 1], port)));
+    }
+
+    pub fn unplace(&mut self, number: u64) {
+        self.change(|order| {
+            for backends in order.backends.values_mut() {
+                backends.retain(|id, _| id.number != number);
+            }
+        });
+    }
+
+    pub fn drain(&mut self, number: u64) {
+        self.change(|order| {
+            let backends = order.backends.values_mut().flatten();
+            backends.filter(|(id, _)| id.number == number).for_each(|(_, b)| b.phase = Phase::Draining);
+        });
+    }
+
+    /// What the node of an instance says of it.
+    pub fn report(&self, node: NodeId, id: &InstanceId, facts: Option<InstanceFacts>) {
+        self.hear(|live| {
+            let node = live.nodes.entry(node).or_default();
+            let compute = node.facts.entry(RoleName::compute()).or_insert(RoleFacts::Compute(BTreeMap::new()));
+            let RoleFacts::Compute(instances) = compute else { unreachable!() };
+            match facts {
+                Some(facts) => drop(instances.insert(id.clone(), facts)),
+                None => drop(instances.remove(id)),
+            }
+        });
+    }
+
+    pub fn suspect(&self, node: NodeId, liveness: Liveness) {
+        self.hear(|live| live.nodes.entry(node).or_default().liveness = liveness);
+    }
+
+    pub fn hear(&self, change: impl FnOnce(&mut Live)) {
+        self.live.send_modify(|live| change(Arc::make_mut(live)));
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut LbOrder)) {
+        let Work::Lb(work) = &mut self.order.work else { unreachable!() };
+        change(Arc::make_mut(work));
+        self.order.generation = self.order.generation.next();
+    }
+
+    pub async fn converge(&mut self) -> RoleReport {
+        within(self.role.converge(&self.order)).await
+    }
+
+    /// Converges until the report is as wanted; woken as the agent would be.
+    pub async fn converge_until(&mut self, wanted: impl Fn(&RoleReport) -> bool) -> RoleReport {
+        let wake = self.wake.clone();
+        within(async {
+            loop {
+                let report = self.role.converge(&self.order).await;
+                if wanted(&report) {
+                    return report;
+                }
+                let _ = tokio::time::timeout(Duration::from_millis(100), wake.notified()).await;
+            }
+        })
+        .await
+    }
+
+    pub async fn stop(&mut self) -> RoleReport {
+        self.order.slots.clear();
+        self.order.work = Work::None;
+        self.order.generation = self.order.generation.next();
+        self.converge().await
+    }
+
+    /// One request on a connection of its own.
+    pub async fn ask(&self, request: &str) -> wire::Answer {
+        let mut client = wire::Client::connect(self.addr).await;
+        client.send(request).await;
+        client.answer().await
+    }
+
+    pub async fn get(&self, path: &str) -> wire::Answer {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: shop.example\r\n\r\n")).await
+    }
+
+    /// A counter of the role.
+    pub fn counted(&self, name: &str) -> u64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry.lock().unwrap()).unwrap();
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {text}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+}
+
+pub async fn free_addr() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+pub async fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LIMIT, work).await.expect("hangs")
+}
+
+/// Waits until `holds`.
+pub async fn until(holds: impl Fn() -> bool) {
+    within(async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+pub(crate) async fn read_more(stream: &mut TcpStream, into: &mut Vec<u8>) -> io::Result<usize> {
+    stream.read_buf(into).await
+}
+
+pub(crate) async fn write(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes).await
+}

@@ -124,11 +124,7 @@ impl Gossip {
             let others: usize = said.iter().filter(|(k, _)| *k != key).map(|(k, v)| k.len() + v.len()).sum();
             let bytes = others + key.len() + value.len();
             let keys = said.len() + usize::from(!said.contains_key(key));
-            if key.len() > KEY_BYTES_MAX
-                || value.len() > VALUE_BYTES_MAX
-                || bytes > NODE_BYTES_MAX
-                || keys > KEYS_MAX
-            {
+            if key.len() > KEY_BYTES_MAX || value.len() > VALUE_BYTES_MAX || bytes > NODE_BYTES_MAX || keys > KEYS_MAX {
                 error!(node = %self.me, key, bytes = value.len(), "value too large to gossip, not said");
                 return;
             }

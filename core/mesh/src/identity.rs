@@ -106,7 +106,10 @@ impl Identity {
         let key = NodeKey::from_pkcs8(&self.key)?;
         let certified = certified(&self.cert, &self.cluster)?;
         if certified.node != self.node {
-            return Err(IdentityError::Certificate(format!("it is for node {}, this is {}", certified.node, self.node)));
+            return Err(IdentityError::Certificate(format!(
+                "it is for node {}, this is {}",
+                certified.node, self.node
+            )));
         }
         if certified.key != key.public() {
             return Err(IdentityError::Certificate("it is for another key".into()));

@@ -90,7 +90,9 @@ pub struct TransportConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// Another process has the port.
-    #[error("{protocol} port {addr} is already in use; is another hirsel running here? try: hirsel status, or another --bind")]
+    #[error(
+        "{protocol} port {addr} is already in use; is another hirsel running here? try: hirsel status, or another --bind"
+    )]
     PortTaken {
         /// `udp` or `tcp`.
         protocol: &'static str,
@@ -225,12 +227,16 @@ impl Transport {
         identity.check()?;
         let tls = tls::Tls::new(&world, &identity, peers.clone())?;
         let (listener, socket) = bind_both(&world, bind).await?;
-        let bound = socket.local_addr().map_err(|source| TransportError::Bind { protocol: "udp", addr: bind, source })?;
+        let bound =
+            socket.local_addr().map_err(|source| TransportError::Bind { protocol: "udp", addr: bind, source })?;
         if advertise.port() == 0 {
             advertise.set_port(bound.port());
         }
-        let endpoint = quic::endpoint(&world, &identity, &tls, socket)
-            .map_err(|source| TransportError::Bind { protocol: "udp", addr: bind, source })?;
+        let endpoint = quic::endpoint(&world, &identity, &tls, socket).map_err(|source| TransportError::Bind {
+            protocol: "udp",
+            addr: bind,
+            source,
+        })?;
         let (messages_in, messages) = mpsc::channel(message::MESSAGES_WAITING_MAX);
         let shared = Arc::new(Shared {
             world,
@@ -375,7 +381,10 @@ impl Drop for Transport {
 
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Transport").field("me", &self.me()).field("advertise", &self.advertise()).finish_non_exhaustive()
+        f.debug_struct("Transport")
+            .field("me", &self.me())
+            .field("advertise", &self.advertise())
+            .finish_non_exhaustive()
     }
 }
 

@@ -36,7 +36,8 @@ pub fn certified(der: &[u8], cluster: &ClusterId) -> Result<Certified, IdentityE
     if !rest.is_empty() {
         return Err(wrong("bytes follow it"));
     }
-    let names = certificate.subject_alternative_name().map_err(|error| IdentityError::Certificate(error.to_string()))?;
+    let names =
+        certificate.subject_alternative_name().map_err(|error| IdentityError::Certificate(error.to_string()))?;
     let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
     let [GeneralName::DNSName(name)] = names else {
         return Err(wrong("it does not carry exactly one name"));

@@ -3,10 +3,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::token::{CHARS, PREFIX};
 use super::*;
 
-
 /// Chance for tests: every byte differs from the one before, every instance begins elsewhere.
 #[derive(Debug)]
-pub(crate) struct Counting(AtomicU64);
+pub(crate) struct Counting(pub(crate) AtomicU64);
 
 impl Counting {
     pub(crate) fn from(seed: u64) -> Self {

@@ -40,7 +40,9 @@ pub struct JoinToken {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// It does not look like one at all.
-    #[error("this is no token: a token is one word of {CHARS} letters and digits and begins with {PREFIX:?}; try on a member: hirsel token new")]
+    #[error(
+        "this is no token: a token is one word of {CHARS} letters and digits and begins with {PREFIX:?}; try on a member: hirsel token new"
+    )]
     NotOne,
     /// Cut off, or something was added.
     #[error("the token has {0} characters instead of {CHARS}: copy it whole")]

@@ -102,10 +102,8 @@ impl Listener for OsListener {
 /// Sends at once and notices a vanished peer. A socket that refuses an option still works, or fails at the next use.
 fn tuned(stream: TcpStream) -> TcpStream {
     let _ = stream.set_nodelay(true);
-    let probes = TcpKeepalive::new()
-        .with_time(KEEP_ALIVE_AFTER)
-        .with_interval(KEEP_ALIVE_EVERY)
-        .with_retries(KEEP_ALIVE_PROBES);
+    let probes =
+        TcpKeepalive::new().with_time(KEEP_ALIVE_AFTER).with_interval(KEEP_ALIVE_EVERY).with_retries(KEEP_ALIVE_PROBES);
     let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&probes);
     stream
 }

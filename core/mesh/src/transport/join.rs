@@ -54,7 +54,9 @@ pub enum JoinError {
         source: io::Error,
     },
     /// Somebody, but not the cluster of the token.
-    #[error("{addr} does not belong to the cluster that made this token; check the address, or ask for a token on that cluster: hirsel token new")]
+    #[error(
+        "{addr} does not belong to the cluster that made this token; check the address, or ask for a token on that cluster: hirsel token new"
+    )]
     AnotherCluster {
         /// Whom we tried.
         addr: SocketAddr,

@@ -99,6 +99,13 @@ impl Tls {
         Ok((server, client))
     }
 
+    /// HTTPS as a member.
+    #[cfg(test)]
+    pub(super) fn https_client(&self) -> Arc<ClientConfig> {
+        let presenter = Some(self.presenter.clone());
+        Arc::new(client_config(&self.provider, &self.clock, self.verifier.clone(), presenter, HTTP).unwrap())
+    }
+
     /// The wall clock for whoever stamps tokens.
     pub(super) fn clock(&self) -> Arc<WallSource> {
         self.clock.clone()
@@ -158,10 +165,16 @@ pub(super) fn newcomer(world: &World, ca_fingerprint: [u8; 32], alpn: Alpn) -> R
     let provider = provider();
     let clock = Arc::new(WallSource(world.clock.clone()));
     let verifier = Arc::new(FingerprintVerifier { ca_fingerprint, provider: provider.clone() });
-    client_config(&provider, &clock, verifier, None, match alpn {
-        Alpn::Join => JOIN,
-        Alpn::Http => HTTP,
-    })
+    client_config(
+        &provider,
+        &clock,
+        verifier,
+        None,
+        match alpn {
+            Alpn::Join => JOIN,
+            Alpn::Http => HTTP,
+        },
+    )
 }
 
 /// What a newcomer wants.

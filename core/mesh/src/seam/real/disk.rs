@@ -139,10 +139,7 @@ impl Disk for FolderDisk {
         }
     }
 
-    fn run<'a>(
-        &'a self,
-        work: Box<dyn FnOnce() -> io::Result<()> + Send + 'static>,
-    ) -> BoxFuture<'a, io::Result<()>> {
+    fn run<'a>(&'a self, work: Box<dyn FnOnce() -> io::Result<()> + Send + 'static>) -> BoxFuture<'a, io::Result<()>> {
         // Begun at once, and finished even if nobody waits for it any more: half of a durable piece of work is none.
         let work = tokio::task::spawn_blocking(work);
         async move {

@@ -1,7 +1,7 @@
 //! The difference between two plans: only it travels and is stored.
 //!
-//! Invariants: `old.apply(change(old, new))` equals `new` except for generation and spec index, which whoever adopts the change sets;
-//! a change between equal plans is empty.
+//! Invariants: `old.apply(change(old, new))` equals `new` except for the spec index, which whoever adopts the change sets; applying
+//! raises the generation by exactly one; a change between equal plans is empty.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -80,10 +80,12 @@ pub fn change(old: &Plan, new: &Plan) -> PlanChange {
 }
 
 impl Plan {
-    /// Carries out `change`. A role without slots disappears. The generation and the spec index are given by whoever adopts it.
+    /// Carries out `change`. A role without slots disappears. The generation rises by one; the spec index is given
+    /// by whoever adopts it, as it travels beside the change.
     pub fn apply(&mut self, change: PlanChange) {
         let PlanChange { roles, instances, voters, spares, verdicts, flaps, brake, reverted, unmet, next_instance } =
             change;
+        self.generation = self.generation.next();
         for (role, slots) in roles {
             patch(self.roles.entry(role).or_default(), slots);
         }

@@ -67,3 +67,121 @@ fn lb(state: &ControlState) -> LbOrder {
     }
     LbOrder { routes, backends }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::samples::{adopt, app, cluster, instance, named, place, service};
+    use crate::control::{Command, Entry};
+    use crate::duty::Duty;
+    use crate::plan::{Assignment, Because, Phase, Reason};
+    use crate::spec::RouteSpec;
+    use crate::time::WallTime;
+
+    fn held(node: u64) -> Assignment {
+        let reason = Reason { because: Because::Wanted, text: "wanted".into() };
+        Assignment { node: NodeId(node), duty: Duty::Replica, reason, since: Generation(1) }
+    }
+
+    fn run(state: &mut ControlState, command: Command) {
+        let index = state.applied.next();
+        let entry = Entry { at: WallTime(0), by: String::new(), if_index: None, command };
+        assert_eq!(state.apply(index, entry), crate::control::Outcome::Done { index });
+    }
+
+    /// Three nodes; lb on n1, compute everywhere; shop/web on n2 and (draining) n3, routed; shop/worker on n2, without a route.
+    fn herd() -> ControlState {
+        let mut state = cluster(3);
+        let mut spec = app(&[("web", service("serve")), ("worker", service("work"))]);
+        spec.routes.push(RouteSpec { host: "shop.test".into(), path: "/".into(), to: named("web") });
+        run(&mut state, Command::ApplyApp { app: named("shop"), spec });
+        adopt(&mut state, |plan| {
+            plan.roles.insert(RoleName::lb(), BTreeMap::from([(Slot(0), held(1))]));
+            plan.roles
+                .insert(RoleName::compute(), (0..3).map(|slot| (Slot(slot), held(u64::from(slot) + 1))).collect());
+            plan.instances.insert(instance("shop/web/1"), place(2, 1));
+            plan.instances.insert(instance("shop/web/2"), place(3, 1));
+            plan.instances.get_mut(&instance("shop/web/2")).expect("just planned").phase = Phase::Draining;
+            plan.instances.insert(instance("shop/worker/3"), place(2, 1));
+        });
+        state
+    }
+
+    fn roles() -> Vec<RoleName> {
+        vec![RoleName::compute(), RoleName::lb(), RoleName::mgmt()]
+    }
+
+    #[test]
+    fn each_role_that_is_built_gets_an_order_of_the_plan_in_force() {
+        let orders = orders(&herd(), NodeId(1), &roles());
+        assert_eq!(orders.keys().cloned().collect::<Vec<_>>(), roles());
+        assert!(orders.iter().all(|(role, order)| order.role == *role && order.generation == Generation(1)));
+        assert_eq!(orders[&RoleName::lb()].slots, BTreeMap::from([(Slot(0), Duty::Replica)]));
+        assert!(orders[&RoleName::mgmt()].is_stop());
+    }
+
+    #[test]
+    fn a_node_runs_exactly_the_instances_the_plan_puts_there() {
+        let state = herd();
+        let instances = |node| match &orders(&state, NodeId(node), &roles())[&RoleName::compute()].work {
+            Work::Compute(instances) => instances.keys().map(ToString::to_string).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(instances(1), Vec::<String>::new());
+        assert_eq!(instances(2), ["shop/web/1", "shop/worker/3"]);
+        assert_eq!(instances(3), ["shop/web/2"]);
+    }
+
+    #[test]
+    fn a_node_that_is_not_in_the_plan_is_told_to_stop_everything() {
+        for node in [NodeId(4), NodeId(u64::MAX)] {
+            assert!(orders(&herd(), node, &roles()).values().all(Order::is_stop));
+        }
+        // So it is with one that was judged, for the plan takes everything from it.
+        let mut state = herd();
+        adopt(&mut state, |plan| {
+            plan.roles.insert(RoleName::compute(), BTreeMap::from([(Slot(1), held(1))]));
+            plan.instances.remove(&instance("shop/web/2"));
+        });
+        let change = crate::planner::change::PlanChange {
+            roles: BTreeMap::from([(RoleName::compute(), BTreeMap::from([(Slot(2), None)]))]),
+            ..Default::default()
+        };
+        let (base, spec_index) = (state.plan.generation, state.spec_index);
+        run(&mut state, Command::Adopt { base, spec_index, change, events: vec![] });
+        assert!(orders(&state, NodeId(3), &roles()).values().all(Order::is_stop));
+    }
+
+    #[test]
+    fn an_instance_drains_on_a_node_that_has_no_slot_any_more() {
+        let mut state = herd();
+        let change = crate::planner::change::PlanChange {
+            roles: BTreeMap::from([(RoleName::compute(), BTreeMap::from([(Slot(2), None)]))]),
+            ..Default::default()
+        };
+        let (base, spec_index) = (state.plan.generation, state.spec_index);
+        run(&mut state, Command::Adopt { base, spec_index, change, events: vec![] });
+        let order = orders(&state, NodeId(3), &roles()).remove(&RoleName::compute()).expect("an order");
+        assert!(order.slots.is_empty() && !order.is_stop());
+    }
+
+    #[test]
+    fn an_lb_knows_every_route_and_what_stands_behind_it() {
+        let mut state = herd();
+        let lb = |state: &ControlState| match orders(state, NodeId(1), &roles())[&RoleName::lb()].work.clone() {
+            Work::Lb(order) => order,
+            other => panic!("{other:?}"),
+        };
+        let order = lb(&state);
+        assert_eq!(order.routes.len(), 1);
+        let backends: Vec<_> = order.backends.iter().collect();
+        assert_eq!(backends.len(), 1, "only services with a route stand behind one");
+        let web = &order.backends[&(named("shop"), named("web"))];
+        let phases: Vec<_> = web.values().map(|backend| (backend.node.0, backend.phase)).collect();
+        assert_eq!(phases, [(2, Phase::Active), (3, Phase::Draining)]);
+        assert_eq!(web[&instance("shop/web/1")].addr, "10.0.0.2:7400".parse().expect("an address"));
+
+        run(&mut state, Command::SetStopped { app: named("shop"), stopped: true });
+        assert_eq!(*lb(&state), LbOrder::default());
+    }
+}

@@ -115,3 +115,158 @@ fn quorum<D: Ord>(state: &ControlState, domain: impl Fn(NodeId) -> Option<D>) ->
     }
     Tolerance { lost, words }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::control::samples::{app, cluster, instance, named, place, service};
+    use crate::plan::{Verdict, VerdictKind};
+
+    /// Nodes `n1`… each in a zone by letter; voters; and the nodes on which shop/web is healthy.
+    fn herd(zones: &str, voters: &[u64], web: &[u64]) -> (ControlState, BTreeSet<InstanceId>) {
+        let mut state = cluster(u8::try_from(zones.len()).expect("a small herd"));
+        for (node, zone) in state.spec.nodes.values_mut().zip(zones.chars()) {
+            node.zone = named(&zone.to_string());
+        }
+        state.plan.voters = voters.iter().copied().map(NodeId).collect();
+        state.spec.apps.insert(named("shop"), app(&[("web", service("serve"))]));
+        let mut healthy = BTreeSet::new();
+        for (number, node) in web.iter().enumerate() {
+            let id = instance(&format!("shop/web/{number}"));
+            state.plan.instances.insert(id.clone(), place(*node, 1));
+            healthy.insert(id);
+        }
+        (state, healthy)
+    }
+
+    fn all_alive(state: &ControlState) -> BTreeMap<NodeId, Liveness> {
+        state.spec.nodes.keys().map(|node| (*node, Liveness::Alive)).collect()
+    }
+
+    fn told((state, healthy): &(ControlState, BTreeSet<InstanceId>)) -> (u32, u32, String) {
+        let can = can_lose(state, &all_alive(state), healthy);
+        (can.nodes, can.zones, can.limit)
+    }
+
+    #[test]
+    fn five_voters_over_three_zones_bear_two_nodes_or_one_zone() {
+        let expected = "quorum: 3 of 5 voters are needed, 5 live";
+        assert_eq!(told(&herd("abcab", &[1, 2, 3, 4, 5], &[1, 2, 3])), (2, 1, expected.into()));
+    }
+
+    #[test]
+    fn a_single_node_bears_nothing() {
+        assert_eq!(told(&herd("a", &[1], &[1])), (0, 0, "quorum: 1 of 1 voters are needed, 1 live".into()));
+    }
+
+    #[test]
+    fn two_nodes_bear_nothing() {
+        assert_eq!(told(&herd("ab", &[1, 2], &[1, 2])).0, 0);
+    }
+
+    #[test]
+    fn a_service_on_one_node_is_what_limits() {
+        let (nodes, zones, limit) = told(&herd("abcab", &[1, 2, 3, 4, 5], &[2, 2, 2]));
+        assert_eq!((nodes, zones), (0, 0));
+        assert_eq!(limit, "nodes: shop/web is healthy on one node only; zones: shop/web is healthy on one zone only");
+    }
+
+    #[test]
+    fn a_service_in_one_zone_limits_zones_only() {
+        let (nodes, zones, limit) = told(&herd("abcab", &[1, 2, 3, 4, 5], &[1, 4]));
+        assert_eq!((nodes, zones), (1, 0));
+        assert_eq!(limit, "nodes: shop/web is healthy on 2 nodes; zones: shop/web is healthy on one zone only");
+    }
+
+    #[test]
+    fn a_service_that_is_stopped_or_wanted_by_nobody_limits_nothing() {
+        let mut herd = herd("abc", &[1, 2, 3], &[]);
+        assert_eq!(told(&herd), (0, 0, "shop/web has no healthy instance".into()));
+        herd.0.spec.apps.values_mut().for_each(|app| app.stopped = true);
+        assert_eq!(told(&herd).0, 1);
+        for app in herd.0.spec.apps.values_mut() {
+            app.stopped = false;
+            app.services.values_mut().for_each(|service| service.replicas.min = 0);
+        }
+        assert_eq!(told(&herd).0, 1);
+    }
+
+    #[test]
+    fn instances_that_drain_or_are_not_in_the_plan_do_not_count() {
+        let mut herd = herd("abcde", &[1, 2, 3, 4, 5], &[1, 2, 3]);
+        herd.0.plan.instances.get_mut(&instance("shop/web/0")).expect("planned").phase = Phase::Draining;
+        herd.0.plan.instances.remove(&instance("shop/web/1"));
+        assert_eq!(told(&herd).0, 0);
+    }
+
+    #[test]
+    fn nodes_that_are_suspect_or_judged_are_lost_already() {
+        let (mut state, healthy) = herd("abcde", &[1, 2, 3, 4, 5], &[1, 2, 3]);
+        let mut liveness = all_alive(&state);
+        liveness.insert(NodeId(5), Liveness::Suspect);
+        assert_eq!(can_lose(&state, &liveness, &healthy).nodes, 1);
+        let verdict = Verdict {
+            kind: VerdictKind::Down,
+            incarnation: Incarnation(1),
+            since: Generation(1),
+            evidence: String::new(),
+        };
+        state.plan.verdicts.insert(NodeId(4), verdict);
+        assert_eq!(can_lose(&state, &liveness, &healthy).nodes, 0);
+        liveness.remove(&NodeId(3));
+        let can = can_lose(&state, &liveness, &healthy);
+        assert_eq!((can.nodes, can.limit.as_str()), (0, "no quorum: 2 of 5 voters live, 3 are needed"));
+    }
+
+    #[test]
+    fn zones_of_one_name_in_two_sites_are_two() {
+        let mut herd = herd("aaa", &[1, 2, 3], &[1, 2, 3]);
+        assert_eq!(told(&herd).1, 0);
+        for (node, site) in herd.0.spec.nodes.values_mut().zip(["x", "y", "z"]) {
+            node.site = named(site);
+        }
+        assert_eq!(told(&herd).1, 1);
+    }
+
+    /// By trying every set of victims.
+    fn by_force(state: &ControlState, healthy: &BTreeSet<InstanceId>, domains: &[BTreeSet<NodeId>]) -> u32 {
+        let voters = &state.plan.voters;
+        let holds = |lost: &BTreeSet<NodeId>| {
+            let lives = |node: &NodeId| state.spec.nodes.contains_key(node) && !lost.contains(node);
+            let quorum = voters.iter().filter(|voter| lives(voter)).count() > voters.len() / 2;
+            quorum && healthy.iter().any(|id| state.plan.instances.get(id).is_some_and(|it| lives(&it.node)))
+        };
+        let worst = |n: u32| {
+            (0..1u32 << domains.len()).filter(|victims| victims.count_ones() == n).all(|victims| {
+                let lost = (0..domains.len()).filter(|at| victims >> at & 1 == 1).flat_map(|at| domains[at].clone());
+                holds(&lost.collect())
+            })
+        };
+        (0..=u32::try_from(domains.len()).expect("few")).take_while(|n| worst(*n)).last().unwrap_or(0)
+    }
+
+    proptest! {
+        #[test]
+        fn counting_says_what_trying_every_loss_says(
+            zones in "[a-d]{1,8}",
+            voters in prop::collection::vec(1..9u64, 1..6),
+            web in prop::collection::vec(1..9u64, 0..6),
+        ) {
+            let size = zones.len() as u64;
+            let inside = |nodes: Vec<u64>| nodes.into_iter().map(|node| (node - 1) % size + 1).collect::<Vec<_>>();
+            let (state, healthy) = herd(&zones, &inside(voters), &inside(web));
+            let nodes: Vec<BTreeSet<NodeId>> = state.spec.nodes.keys().map(|node| BTreeSet::from([*node])).collect();
+            let mut by_zone: BTreeMap<&ZoneName, BTreeSet<NodeId>> = BTreeMap::new();
+            for (id, node) in &state.spec.nodes {
+                by_zone.entry(&node.zone).or_default().insert(*id);
+            }
+            let zones: Vec<_> = by_zone.into_values().collect();
+            let can = can_lose(&state, &all_alive(&state), &healthy);
+            prop_assert_eq!(can.nodes, by_force(&state, &healthy, &nodes));
+            prop_assert_eq!(can.zones, by_force(&state, &healthy, &zones));
+            prop_assert!(!can.limit.is_empty());
+        }
+    }
+}

@@ -66,6 +66,7 @@ fn adopt(
         return Err(Refusal::Invalid(format!("instance number {next} was given before: the next is {known}")));
     }
     state.plan.apply(change);
+    state.plan.generation = base.next();
     state.plan.spec_index = spec_index;
     apps::forget_former(state);
     record(state, context.at, events);

@@ -46,21 +46,28 @@ impl Errors {
 
     /// In the order of the text. What follows only from a syntax error is left out.
     pub(super) fn finish(mut self) -> Vec<ManifestError> {
-        let found = std::mem::take(&mut self.found);
-        let broken: BTreeSet<usize> =
-            found.iter().filter(|(_, kind, _)| *kind == Kind::Syntax).map(|(at, ..)| self.place(*at).0).collect();
-        let mut errors: Vec<ManifestError> = found
-            .into_iter()
-            .filter_map(|(at, kind, message)| {
-                let (line, column) = self.place(at);
-                let real = match kind {
-                    Kind::Syntax => true,
-                    Kind::Wrong => !broken.contains(&line),
-                    Kind::Absent => broken.is_empty(),
-                };
-                real.then_some(ManifestError { line, column, message })
-            })
-            .collect();
+        let mut found = std::mem::take(&mut self.found);
+        found.sort_by_key(|(at, ..)| *at);
+        let mut broken = BTreeSet::new();
+        let mut errors = Vec::new();
+        for (at, kind, message) in &found {
+            let (line, column) = self.place(*at);
+            // What comes after the first on a line is mostly a consequence of it.
+            if *kind == Kind::Syntax && broken.insert(line) {
+                errors.push(ManifestError { line, column, message: message.clone() });
+            }
+        }
+        for (at, kind, message) in found {
+            let (line, column) = self.place(at);
+            let real = match kind {
+                Kind::Syntax => false,
+                Kind::Wrong => !broken.contains(&line),
+                Kind::Absent => broken.is_empty(),
+            };
+            if real {
+                errors.push(ManifestError { line, column, message });
+            }
+        }
         errors.sort();
         errors.dedup();
         if errors.len() > ERRORS_MAX {

@@ -72,9 +72,9 @@ pub(super) fn signal(text: &str) -> Result<i32, String> {
         let names: Vec<&str> = SIGNALS.iter().map(|(name, _)| *name).collect();
         let upper = short.to_ascii_uppercase();
         let meant = names.iter().find(|name| strsim::damerau_levenshtein(&upper, name) <= 1);
-        let hint =
-            meant.map_or_else(|| format!("known are {}", names.join(", ")), |it| format!("did you mean {it:?}?"));
-        format!("unknown signal {}; {hint}, or a number from 1 to {SIGNAL_MAX}", quoted(text))
+        let known = || format!("known are {}, and numbers from 1 to {SIGNAL_MAX}", names.join(", "));
+        let hint = meant.map_or_else(known, |it| format!("did you mean {it:?}?"));
+        format!("unknown signal {}; {hint}", quoted(text))
     })
 }
 

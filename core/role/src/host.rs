@@ -41,6 +41,12 @@ pub trait Host: Send + Sync {
     fn listen(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>>;
     /// Connects by TCP.
     fn connect(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>>;
+    /// Addresses of `name`, which may be written as an address itself.
+    fn resolve<'a>(&'a self, name: &'a str, port: u16) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+        let parsed = name.parse::<std::net::IpAddr>().map(|ip| vec![SocketAddr::new(ip, port)]);
+        let unknown = io::Error::new(io::ErrorKind::NotFound, "this host resolves no names");
+        Box::pin(std::future::ready(parsed.map_err(|_| unknown)))
+    }
     /// Whether a port of `addr` can be listened on now.
     fn port_is_free(&self, addr: SocketAddr) -> bool;
     /// Path of the executable of this agent, where programs can run it.

@@ -13,8 +13,9 @@ use futures::future::BoxFuture;
 use hirsel_mesh::seam::{BoxStream, Chance, Clock};
 use hirsel_model::order::Order;
 use hirsel_model::report::{RoleFacts, RoleReport};
+use hirsel_model::resilience::CanLose;
 use hirsel_model::view::Liveness;
-use hirsel_model::{Generation, InstanceId, NodeId, NodeName, RoleName, ZoneName};
+use hirsel_model::{ClusterId, Generation, InstanceId, NodeId, NodeName, RoleName, ZoneName};
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, watch};
 
@@ -103,6 +104,12 @@ pub struct Live {
     pub nodes: BTreeMap<NodeId, LiveNode>,
     /// Who leads, as far as this node knows.
     pub leader: Option<NodeId>,
+    /// The cluster this node belongs to.
+    pub cluster: ClusterId,
+    /// What can be lost, where this node holds a role that asks for it.
+    pub can_lose: Option<CanLose>,
+    /// Where to tell people that less can be lost than before.
+    pub webhook: Option<String>,
 }
 
 /// What is heard of one node.

@@ -155,6 +155,10 @@ impl Host for RealHost {
         self.net.connect(addr)
     }
 
+    fn resolve<'a>(&'a self, name: &'a str, port: u16) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+        Box::pin(async move { Ok(tokio::net::lookup_host((name, port)).await?.collect()) })
+    }
+
     fn port_is_free(&self, addr: SocketAddr) -> bool {
         TcpListener::bind(addr).is_ok()
     }

@@ -53,6 +53,10 @@ pub trait Host: Send + Sync {
     fn executable(&self) -> Option<String> {
         None
     }
+    /// Path of the instance's own folder, which is made when it starts and removed when it is forgotten.
+    fn own_folder(&self, _id: &InstanceId) -> Option<String> {
+        None
+    }
 
     /// The whole file under the role's data folder, or none.
     fn read(&self, path: &str) -> io::Result<Option<Vec<u8>>>;

@@ -104,7 +104,15 @@ impl Host for RealHost {
     }
 
     fn processes(&self) -> BoxFuture<'_, io::Result<BTreeMap<InstanceId, Process>>> {
-        self.blocking(Processes::scan).boxed()
+        async move {
+            let (found, moved) = self.blocking(Processes::scan).await?;
+            if moved {
+                // Whoever waits for a change waits for the end of other processes from now on.
+                self.moved.notify_waiters();
+            }
+            Ok(found)
+        }
+        .boxed()
     }
 
     fn signal<'a>(&'a self, id: &'a InstanceId, signal: i32) -> BoxFuture<'a, io::Result<()>> {
@@ -165,6 +173,10 @@ impl Host for RealHost {
 
     fn executable(&self) -> Option<String> {
         self.executable.clone()
+    }
+
+    fn own_folder(&self, id: &InstanceId) -> Option<String> {
+        self.processes.work(id).into_os_string().into_string().ok()
     }
 
     fn read(&self, path: &str) -> io::Result<Option<Vec<u8>>> {

@@ -33,12 +33,12 @@ pub(super) struct Processes {
     shim: Vec<String>,
     /// Held while locks are tried: two tries at once would each take the other for a shim.
     table: Mutex<Table>,
+    /// Process ids of programs that the last scan told to run. Held for moments only: the runtime itself reads it.
+    watched: Mutex<BTreeMap<InstanceId, u32>>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Process ids of programs that the last scan told to run.
-    watched: BTreeMap<InstanceId, u32>,
     /// Counts removed folders, so that each has a name of its own.
     removed: u64,
 }
@@ -58,12 +58,17 @@ impl Processes {
                 fs::remove_dir_all(entry.path())?;
             }
         }
-        Ok(Self { folder, shim, table: Mutex::default() })
+        Ok(Self { folder, shim, table: Mutex::default(), watched: Mutex::default() })
     }
 
     /// Programs to watch for their end.
     pub(super) fn watched(&self) -> Vec<u32> {
-        self.table().watched.values().copied().collect()
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).values().copied().collect()
+    }
+
+    /// The instance's own folder.
+    pub(super) fn work(&self, id: &InstanceId) -> PathBuf {
+        Folder::of(&self.folder, id).work()
     }
 
     pub(super) fn start(&self, spec: ProcessSpec) -> io::Result<()> {
@@ -165,10 +170,11 @@ impl Processes {
         wait_for_end(reader, START_MAX)
     }
 
-    pub(super) fn scan(&self) -> io::Result<BTreeMap<InstanceId, Process>> {
+    /// Every process there is, and whether other ones are to be watched than before.
+    pub(super) fn scan(&self) -> io::Result<(BTreeMap<InstanceId, Process>, bool)> {
         let mut found = BTreeMap::new();
-        let mut table = self.table();
-        table.watched.clear();
+        let mut running = BTreeMap::new();
+        let _table = self.table();
         for entry in fs::read_dir(&self.folder)?.flatten() {
             let Some(id) = entry.file_name().to_str().and_then(Folder::id_of) else { continue };
             let folder = Folder::new(entry.path());
@@ -180,11 +186,14 @@ impl Processes {
                 }
             };
             if let ProcessState::Running { pid: pid @ 1.. } = state {
-                table.watched.insert(id.clone(), pid);
+                running.insert(id.clone(), pid);
             }
             found.insert(id, Process { spec: launch.spec, state });
         }
-        Ok(found)
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let moved = *watched != running;
+        *watched = running;
+        Ok((found, moved))
     }
 
     pub(super) fn signal(&self, id: &InstanceId, signal: i32) -> io::Result<()> {
@@ -205,7 +214,6 @@ impl Processes {
             if let ProcessState::Running { .. } = look(&folder, id)? {
                 return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{id} runs and cannot be forgotten")));
             }
-            table.watched.remove(id);
             table.removed += 1;
             let gone = self.folder.join(format!("{GONE}{}-{}", std::process::id(), table.removed));
             fs::rename(folder.path(), &gone)?;
@@ -224,7 +232,7 @@ impl Processes {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        // Whoever panicked left a list of process ids behind, nothing half-done.
+        // Whoever panicked left a counter behind, nothing half-done.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -310,5 +318,97 @@ fn wait_for_end(mut pipe: PipeReader, limit: Duration) -> io::Result<()> {
             Ok(_) => {}
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::procfs::ProcessKey;
+
+    fn processes() -> (tempfile::TempDir, Processes) {
+        let folder = tempfile::tempdir().unwrap();
+        let processes = Processes::open(folder.path().join("processes"), vec!["/bin/false".into()]).unwrap();
+        (folder, processes)
+    }
+
+    fn spec() -> ProcessSpec {
+        ProcessSpec {
+            id: "shop/web/1".parse().unwrap(),
+            revision: hirsel_model::Revision(1),
+            command: vec!["true".into()],
+            env: BTreeMap::new(),
+            workdir: None,
+            user: None,
+            stop_signal: 15,
+            port: 0,
+            note: Vec::new(),
+        }
+    }
+
+    fn left(processes: &Processes, boot: &str, program: ProcessKey) -> Folder {
+        let folder = Folder::of(&processes.folder, &spec().id);
+        passable_folder(folder.path()).unwrap();
+        folder.write_launch(&Launch { spec: spec(), identity: None }).unwrap();
+        let (boot, mark) = (boot.into(), "1-1".into());
+        folder.write_state(&ShimState { boot, id: spec().id, mark, program: Some(program), ended: None }).unwrap();
+        folder
+    }
+
+    fn only(processes: &Processes) -> ProcessState {
+        let (found, _) = processes.scan().unwrap();
+        assert_eq!(found.len(), 1);
+        found.into_values().next().unwrap().state
+    }
+
+    #[test]
+    fn after_the_host_was_switched_off_a_process_is_lost_and_a_stranger_of_its_number_is_left_alone() {
+        let (_folder, processes) = processes();
+        left(&processes, "an earlier boot", ProcessKey::of(std::process::id()));
+        assert_eq!(only(&processes), ProcessState::Lost { message: "the host was switched off".into() });
+    }
+
+    #[test]
+    fn a_number_given_to_another_process_is_not_ended() {
+        let (_folder, processes) = processes();
+        let me = ProcessKey::of(std::process::id());
+        left(&processes, &procfs::boot_id(), ProcessKey { start: me.start - 1, ..me });
+        assert_eq!(only(&processes), ProcessState::Lost { message: "its shim was killed".into() });
+        assert_eq!(only(&processes), ProcessState::Lost { message: "its shim was killed".into() });
+    }
+
+    #[test]
+    fn a_start_that_was_cut_short_is_lost_and_may_be_forgotten() {
+        let (_folder, processes) = processes();
+        left(&processes, &procfs::boot_id(), ProcessKey { pid: 1, start: 1 }).remove_state().unwrap();
+        assert_eq!(only(&processes), ProcessState::Lost { message: "its start was cut short".into() });
+        processes.forget(&spec().id).unwrap();
+        assert!(processes.scan().unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn damaged_files_are_lost_or_removed_and_never_a_panic() {
+        let (_folder, processes) = processes();
+        for cut in 0..60 {
+            let folder = left(&processes, "x", ProcessKey { pid: 1, start: 1 });
+            let state = fs::read(folder.path().join("state")).unwrap();
+            fs::write(folder.path().join("state"), &state[..cut.min(state.len())]).unwrap();
+            assert!(matches!(only(&processes), ProcessState::Lost { .. }));
+            let launch = fs::read(folder.path().join("launch")).unwrap();
+            fs::write(folder.path().join("launch"), &launch[..cut]).unwrap();
+            assert!(processes.scan().unwrap().0.is_empty() && !folder.path().exists());
+        }
+    }
+
+    #[test]
+    fn a_shim_that_does_not_come_up_is_told() {
+        let (_folder, processes) = processes();
+        let error = processes.start(spec()).unwrap_err().to_string();
+        assert_eq!(error, "its shim ended without a word");
+        assert!(matches!(only(&processes), ProcessState::Lost { .. }));
+        let absent = Processes::open(processes.folder.clone(), vec!["/no/such/hirsel".into()]).unwrap();
+        let error = absent.start(spec()).unwrap_err().to_string();
+        assert!(error.starts_with("could not start its shim: No such file"), "{error}");
+        assert_eq!(only(&processes), ProcessState::Lost { message: error });
     }
 }

@@ -14,8 +14,11 @@ use std::os::unix::process::ExitStatusExt;
 
 use crate::host::folder::Identity;
 
-/// Goes on in a child of its own session, whose parent has ended. The caller must have no other thread.
+/// Goes on in a child of its own session, whose parent has ended, with nothing open but its three streams. The caller must have no
+/// other thread, and nothing open of its own.
 pub(super) fn into_background() -> io::Result<()> {
+    // SAFETY: whatever is open came from the agent by mistake; nothing of this process refers to it.
+    unsafe { each_other_descriptor(0, close) };
     // SAFETY: there is no other thread whose locks the child could miss.
     match unsafe { libc::fork() } {
         -1 => return Err(io::Error::last_os_error()),
@@ -126,7 +129,7 @@ pub(super) fn prepare(command: &mut Command, identity: Option<Identity>) {
                 check(libc::setgid(identity.gid))?;
                 check(libc::setuid(identity.uid))?;
             }
-            close_others_at_exec();
+            each_other_descriptor(libc::CLOSE_RANGE_CLOEXEC, close_at_exec);
         }
         Ok(())
     };
@@ -146,18 +149,25 @@ unsafe fn limit(resource: libc::__rlimit_resource_t, soft: libc::rlim_t) {
     }
 }
 
-/// Whatever the agent had open and failed to mark is closed when the program begins.
-unsafe fn close_others_at_exec() {
-    // SAFETY: changes a flag of descriptors, nothing else.
-    let marked = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    if marked == 0 {
-        return;
+/// Does to all descriptors but the first three what `flags` of close_range(2) ask, or `otherwise` one by one before Linux 5.11.
+unsafe fn each_other_descriptor(flags: libc::c_uint, otherwise: unsafe fn(libc::c_int)) {
+    // SAFETY: plain values; what it means to lose the descriptors is the caller's to know.
+    if unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, flags) } != 0 {
+        for fd in 3..1024 {
+            // SAFETY: a number that is not open is refused.
+            unsafe { otherwise(fd) };
+        }
     }
-    // Before Linux 5.11.
-    for fd in 3..1024 {
-        // SAFETY: as above; a number that is not open is refused.
-        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
-    }
+}
+
+unsafe fn close(fd: libc::c_int) {
+    // SAFETY: see `each_other_descriptor`.
+    unsafe { libc::close(fd) };
+}
+
+unsafe fn close_at_exec(fd: libc::c_int) {
+    // SAFETY: see `each_other_descriptor`.
+    unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

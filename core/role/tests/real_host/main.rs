@@ -1,0 +1,66 @@
+//! The real host with real processes. This executable is its own shim: started as `real_host shim DIR` it becomes one.
+#![allow(clippy::print_stdout, missing_docs)]
+
+use std::path::Path;
+use std::process::exit;
+
+mod fixture;
+mod life;
+mod loss;
+mod surroundings;
+
+type Test = (&'static str, fn());
+
+macro_rules! tests {
+    ($($module:ident: $($name:ident),+ $(,)?;)+) => {
+        &[$($((stringify!($name), || fixture::run($module::$name)),)+)+]
+    };
+}
+
+const TESTS: &[Test] = tests! {
+    life: a_program_runs_and_its_exit_status_and_output_are_learned,
+        a_signal_reaches_the_program_and_its_answer_is_learned,
+        every_descendant_ends_with_its_program,
+        a_kill_reaches_descendants_that_left_the_session,
+        an_id_runs_once_and_again_after_its_end_with_its_output_going_on,
+        a_start_that_nobody_waits_for_goes_on,
+        what_is_forgotten_leaves_nothing_behind;
+    loss: an_agent_that_starts_anew_adopts_what_runs_and_learns_how_it_ends,
+        an_end_while_no_agent_runs_is_learned_by_the_next,
+        a_program_whose_shim_is_killed_is_ended_and_lost,
+        descendants_are_ended_too_when_shim_and_program_are_killed,
+        a_shim_told_to_end_asks_its_program_to_stop,
+        what_cannot_be_read_is_removed_and_ended;
+    surroundings: the_environment_is_exactly_the_given_one,
+        nothing_the_agent_has_open_reaches_a_program,
+        what_cannot_be_started_says_why_and_is_listed_as_lost,
+        a_program_runs_as_the_user_it_was_given,
+        much_output_is_rotated_and_its_end_is_kept,
+        signals_and_limits_are_those_of_a_fresh_process,
+        a_shim_is_small,
+        no_zombie_is_left;
+};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, folder] = arguments.as_slice()
+        && first == "shim"
+    {
+        exit(hirsel_role::host::shim::main(Path::new(folder)));
+    }
+    let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let chosen = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
+    let list = arguments.iter().any(|argument| argument == "--list");
+    let mut failed = 0;
+    for (name, test) in TESTS.iter().filter(|(name, _)| chosen(name)) {
+        if list {
+            println!("{name}: test");
+        } else if std::panic::catch_unwind(test).is_ok() {
+            println!("test {name} ... ok");
+        } else {
+            println!("test {name} ... FAILED");
+            failed += 1;
+        }
+    }
+    exit(if failed == 0 { 0 } else { 101 });
+}

@@ -1,0 +1,135 @@
+//! What takes longer than a look: starts, signals and the like go on in the background, and what became of them is told at the next
+//! `converge`, for which each of them wakes the loop.
+
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hirsel_model::{InstanceId, Timestamp};
+use hirsel_role::host::{OutputFrom, ProcessSpec};
+use hirsel_role::{Context, Host, Spawner};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+/// Changes that follow each other more closely than this are looked at together.
+const CHANGES_EVERY: Duration = Duration::from_millis(10);
+/// So much of the end of a program's output is looked at for its last words.
+const LAST_WORDS_BYTES: u64 = 4 << 10;
+/// Longest last words that are told.
+const LAST_WORDS_CHARS_MAX: usize = 200;
+
+/// What became of something.
+#[derive(Debug)]
+pub(crate) enum Done {
+    /// A start.
+    Started(InstanceId, io::Result<()>),
+    /// A signal or a removal.
+    Acted(InstanceId, io::Result<()>),
+    /// The last line a program wrote before it ended.
+    LastWords(InstanceId, String),
+}
+
+/// Carries out in the background.
+#[derive(Debug)]
+pub(crate) struct Background {
+    done: Arc<Mutex<Vec<Done>>>,
+    /// Wakes the loop when a process ended.
+    _watcher: Task,
+    /// Wakes the loop at the next moment something is due.
+    timer: Option<(Timestamp, Task)>,
+}
+
+/// A task that ends with its owner.
+#[derive(Debug)]
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Background {
+    pub(crate) fn new(context: &Context) -> Self {
+        let (host, wake) = (Arc::clone(&context.host), Arc::clone(&context.wake));
+        let watcher = context.spawner.spawn(async move {
+            loop {
+                host.changed().await;
+                wake.notify_one();
+                tokio::time::sleep(CHANGES_EVERY).await;
+            }
+        });
+        Self { done: Arc::default(), _watcher: Task(watcher), timer: None }
+    }
+
+    /// What became of things since the last time.
+    pub(crate) fn take_done(&self) -> Vec<Done> {
+        std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn start(&self, context: &Context, spec: ProcessSpec) {
+        let host = Arc::clone(&context.host);
+        self.go(context, async move {
+            let id = spec.id.clone();
+            Done::Started(id, host.start(spec).await)
+        });
+    }
+
+    pub(crate) fn signal(&self, context: &Context, id: InstanceId, signal: i32) {
+        let host = Arc::clone(&context.host);
+        self.go(context, async move {
+            let result = host.signal(&id, signal).await;
+            Done::Acted(id, result)
+        });
+    }
+
+    pub(crate) fn forget(&self, context: &Context, id: InstanceId) {
+        let host = Arc::clone(&context.host);
+        self.go(context, async move {
+            let result = host.forget(&id).await;
+            Done::Acted(id, result)
+        });
+    }
+
+    pub(crate) fn last_words(&self, context: &Context, id: InstanceId) {
+        let host = Arc::clone(&context.host);
+        self.go(context, async move {
+            let words = last_words(host.as_ref(), &id).await;
+            Done::LastWords(id, words)
+        });
+    }
+
+    /// Wakes the loop at this moment, and at no other.
+    pub(crate) fn wake_at(&mut self, context: &Context, at: Option<Timestamp>, now: Timestamp) {
+        if self.timer.as_ref().map(|(at, _)| *at) == at && at.is_none_or(|at| at > now) {
+            return;
+        }
+        let wake = &context.wake;
+        self.timer = at.map(|at| (at, timer(&context.spawner, at.since(now), Arc::clone(wake))));
+    }
+
+    fn go(&self, context: &Context, work: impl Future<Output = Done> + Send + 'static) {
+        let (done, wake) = (Arc::clone(&self.done), Arc::clone(&context.wake));
+        drop(context.spawner.spawn(async move {
+            let result = work.await;
+            done.lock().unwrap_or_else(PoisonError::into_inner).push(result);
+            wake.notify_one();
+        }));
+    }
+}
+
+fn timer(spawner: &Spawner, after: Duration, wake: Arc<Notify>) -> Task {
+    Task(spawner.spawn(async move {
+        tokio::time::sleep(after).await;
+        wake.notify_one();
+    }))
+}
+
+async fn last_words(host: &dyn Host, id: &InstanceId) -> String {
+    let Ok(output) = host.output(id, OutputFrom::Tail(LAST_WORDS_BYTES)).await else { return String::new() };
+    let text = String::from_utf8_lossy(&output.bytes);
+    // Each line is `TIME o|e TEXT`.
+    let words = text.lines().rev().filter_map(|line| line.splitn(3, ' ').nth(2)).find(|words| !words.trim().is_empty());
+    words.unwrap_or_default().trim().chars().take(LAST_WORDS_CHARS_MAX).collect()
+}

@@ -1,0 +1,72 @@
+//! Says what is true of the instances of this node. Pure.
+
+use std::collections::BTreeMap;
+
+use hirsel_model::plan::Phase;
+use hirsel_model::report::{InstanceFacts, InstanceState, RoleFacts, RoleReport, RoleState};
+use hirsel_model::{Generation, InstanceId, Revision};
+use hirsel_role::host::Process;
+
+use crate::decide::Wanted;
+use crate::memory::Instance;
+
+/// How many failing instances the message of the role names.
+const NAMED_MAX: usize = 3;
+
+/// Facts of one instance.
+pub(crate) fn facts(instance: &Instance, process: Option<&Process>, wanted: Option<Wanted>) -> InstanceFacts {
+    let health = instance.run.as_ref().map(super::memory::Run::health).unwrap_or_default();
+    let state = match (&instance.run, wanted) {
+        _ if instance.past.stopping.is_some() => InstanceState::Stopping,
+        (Some(_), _) if health.passed => InstanceState::Running,
+        (Some(_), _) => InstanceState::Starting,
+        (None, Some(Wanted { phase: Phase::Active, .. })) => InstanceState::Waiting,
+        (None, Some(Wanted { phase: Phase::Draining, .. }) | None) => InstanceState::Ended,
+    };
+    InstanceFacts {
+        state,
+        healthy: health.healthy && instance.past.stopping.is_none(),
+        port: instance.port,
+        restarts: instance.restarts,
+        revision: process
+            .map(|process| process.spec.revision)
+            .or(wanted.map(|wanted| wanted.revision))
+            .unwrap_or(Revision(0)),
+        message: health.failure.or_else(|| instance.message.clone()),
+    }
+}
+
+/// The report of the role.
+pub(crate) fn report(
+    generation: Generation,
+    wanted: &BTreeMap<InstanceId, Wanted>,
+    facts: BTreeMap<InstanceId, InstanceFacts>,
+    instances: &BTreeMap<InstanceId, Instance>,
+    is_stop: bool,
+) -> RoleReport {
+    let failing: Vec<(&InstanceId, &Instance)> =
+        instances.iter().filter(|(id, instance)| wanted.contains_key(id) && instance.is_failing()).collect();
+    let holds = facts.iter().all(|(id, facts)| {
+        let draining = wanted.get(id).is_some_and(|wanted| wanted.phase == Phase::Draining);
+        wanted.contains_key(id) && (draining || facts.state == InstanceState::Running)
+    });
+    let state = match () {
+        () if is_stop && facts.is_empty() => RoleState::Stopped,
+        () if !failing.is_empty() => RoleState::Degraded,
+        () if holds => RoleState::Running,
+        () => RoleState::Starting,
+    };
+    RoleReport { state, generation, message: message(&failing), facts: RoleFacts::Compute(facts) }
+}
+
+fn message(failing: &[(&InstanceId, &Instance)]) -> Option<String> {
+    let mut parts: Vec<String> = failing
+        .iter()
+        .take(NAMED_MAX)
+        .map(|(id, instance)| format!("{id} fails: {}", instance.message.as_deref().unwrap_or("no reason known")))
+        .collect();
+    if failing.len() > NAMED_MAX {
+        parts.push(format!("{} more fail", failing.len() - NAMED_MAX));
+    }
+    (!parts.is_empty()).then(|| parts.join("; "))
+}

@@ -1,0 +1,368 @@
+//! The role itself: looks at the host, has the next step of each instance decided, carries it out in the background, and reports.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use hirsel_model::order::{InstanceOrder, Order, Work};
+use hirsel_model::report::{InstanceState, RoleFacts, RoleReport, RoleState};
+use hirsel_model::spec::ServiceSpec;
+use hirsel_model::{InstanceId, Timestamp, codec};
+use hirsel_role::host::{Process, ProcessSpec, ProcessState};
+use hirsel_role::{Context, Role};
+use tracing::{info, warn};
+
+use crate::background::{Background, Done};
+use crate::decide::{self, Found, Step, Stopping, Wanted};
+use crate::environment::{self, Facts};
+use crate::health::{Checks, Watch};
+use crate::memory::{Instance, Note, Seen};
+use crate::metrics::Metrics;
+use crate::{port, report};
+
+/// A look at the host takes some milliseconds; one that hangs must not make `converge` miss its second.
+const LOOK_MAX: Duration = Duration::from_millis(700);
+/// File that tells which processes passed a check, so that a role that starts anew need not take them for unhealthy.
+const PASSED_FILE: &str = "passed";
+
+pub(crate) struct ComputeRole {
+    context: Context,
+    metrics: Arc<Metrics>,
+    background: Background,
+    instances: BTreeMap<InstanceId, Instance>,
+    /// Processes that passed a check, as last written down.
+    passed: BTreeMap<InstanceId, u32>,
+    /// As last published.
+    doors: Option<BTreeMap<InstanceId, SocketAddr>>,
+    /// What was last told of the instances.
+    told: RoleFacts,
+}
+
+impl Role for ComputeRole {
+    fn converge<'a>(&'a mut self, order: &'a Order) -> BoxFuture<'a, RoleReport> {
+        async move {
+            self.take_done();
+            match tokio::time::timeout(LOOK_MAX, self.context.host.processes()).await {
+                Ok(Ok(processes)) => self.step(order, &processes),
+                Ok(Err(error)) => self.blind(order, &format!("cannot list the processes of this host: {error}")),
+                Err(_) => self.blind(order, "the host takes too long to list its processes"),
+            }
+        }
+        .boxed()
+    }
+}
+
+impl ComputeRole {
+    pub(crate) fn new(context: Context, metrics: Arc<Metrics>) -> Self {
+        let passed = read_passed(&context);
+        let background = Background::new(&context);
+        let instances = BTreeMap::new();
+        Self { context, metrics, background, instances, passed, doors: None, told: RoleFacts::None }
+    }
+
+    /// The report when nothing can be seen: what was last known, and why that is old.
+    fn blind(&mut self, order: &Order, message: &str) -> RoleReport {
+        let now = self.context.clock.now();
+        self.background.wake_at(&self.context, Some(now + LOOK_MAX), now);
+        RoleReport {
+            state: RoleState::Degraded,
+            generation: order.generation,
+            message: Some(message.into()),
+            facts: self.told.clone(),
+        }
+    }
+
+    fn step(&mut self, order: &Order, processes: &BTreeMap<InstanceId, Process>) -> RoleReport {
+        let now = self.context.clock.now();
+        let orders = match &order.work {
+            Work::Compute(orders) => orders.clone(),
+            Work::None | Work::Lb(_) => BTreeMap::new(),
+        };
+        let wanted: BTreeMap<InstanceId, Wanted> = orders
+            .iter()
+            .map(|(id, order)| (id.clone(), Wanted { revision: order.revision, phase: order.phase }))
+            .collect();
+        for id in wanted.keys().chain(processes.keys()) {
+            self.instances.entry(id.clone()).or_default();
+        }
+        for (id, process) in processes {
+            self.observe(id, process, now);
+        }
+        self.instances
+            .retain(|id, instance| wanted.contains_key(id) || processes.contains_key(id) || instance.past.busy);
+
+        let mut due: Option<Timestamp> = None;
+        let ids: Vec<InstanceId> = self.instances.keys().cloned().collect();
+        for id in ids {
+            let found = processes.get(&id);
+            let until = self.carry_out(&id, orders.get(&id), found, processes, now);
+            due = due.into_iter().chain(until).min();
+        }
+        self.background.wake_at(&self.context, due, now);
+
+        self.publish(processes);
+        self.write_passed();
+        let report = self.report(order, &wanted, processes);
+        self.told = report.facts.clone();
+        report
+    }
+
+    /// Learns what became of what went on in the background.
+    fn take_done(&mut self) {
+        let now = self.context.clock.now();
+        for done in self.background.take_done() {
+            match done {
+                Done::Started(id, result) => {
+                    let Some(instance) = self.instances.get_mut(&id) else { continue };
+                    instance.past.busy = false;
+                    match result {
+                        Ok(()) => {}
+                        // Started by whoever was here before; the next look shows it.
+                        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                            instance.past.start_at = Some(now + decide::backoff(1));
+                        }
+                        Err(error) => {
+                            warn!(instance = %id, %error, "instance could not be started");
+                            self.metrics.failures.inc();
+                            instance.note_end(ProcessState::Lost { message: error.to_string() }, now);
+                        }
+                    }
+                }
+                Done::Acted(id, result) => {
+                    let Some(instance) = self.instances.get_mut(&id) else { continue };
+                    instance.past.busy = false;
+                    if let Err(error) = result {
+                        warn!(instance = %id, %error, "instance could not be stopped or removed");
+                    }
+                }
+                Done::LastWords(id, words) => {
+                    if let Some(instance) = self.instances.get_mut(&id) {
+                        instance.add_last_words(&words);
+                    }
+                }
+            }
+        }
+    }
+
+    fn observe(&mut self, id: &InstanceId, process: &Process, now: Timestamp) {
+        let Some(instance) = self.instances.get_mut(id) else { return };
+        if instance.past.busy {
+            // What is seen may be from before the action, and the next look comes when that is done.
+            return;
+        }
+        match instance.observe(process, now) {
+            Seen::Same => {}
+            Seen::Failed => {
+                self.metrics.failures.inc();
+                info!(instance = %id, end = instance.message.as_deref(), "instance ended");
+                self.background.last_words(&self.context, id.clone());
+            }
+        }
+        let Some(run) = &mut instance.run else { return };
+        if run.watch.as_ref().is_some_and(|watch| watch.pid == run.pid) {
+            return;
+        }
+        if let Some(spec) = instance.service.as_ref().and_then(|service| service.health.clone()) {
+            let checks = Checks {
+                host: Arc::clone(&self.context.host),
+                wake: Arc::clone(&self.context.wake),
+                addr: SocketAddr::new(self.context.me.instance_host, process.spec.port),
+                spec,
+            };
+            let passed = self.passed.get(id) == Some(&run.pid);
+            run.watch = Some(Watch::begin(&self.context.spawner, checks, run.pid, passed));
+        }
+    }
+
+    /// Takes the next step of an instance. When the one after it is due, if that is known.
+    fn carry_out(
+        &mut self,
+        id: &InstanceId,
+        order: Option<&InstanceOrder>,
+        process: Option<&Process>,
+        processes: &BTreeMap<InstanceId, Process>,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let instance = self.instances.get_mut(id)?;
+        let wanted = order.map(|order| Wanted { revision: order.revision, phase: order.phase });
+        let found = process.map(|process| Found { revision: process.spec.revision, state: &process.state });
+        let stop = instance.stop();
+        match decide::step(wanted, found, &instance.past, &stop, now) {
+            Step::Wait { until } => until,
+            Step::Start => self.start(id, order?, processes, now),
+            Step::Stop => {
+                info!(instance = %id, signal = stop.signal, "instance is asked to stop");
+                instance.past.busy = true;
+                instance.past.stopping = Some(Stopping { since: now, killed: None });
+                self.background.signal(&self.context, id.clone(), stop.signal);
+                Some(now + Duration::from_millis(stop.grace_ms))
+            }
+            Step::Kill => {
+                warn!(instance = %id, grace_ms = stop.grace_ms, "instance did not stop and is killed");
+                instance.past.busy = true;
+                instance.past.stopping =
+                    instance.past.stopping.map(|stopping| Stopping { killed: Some(now), ..stopping });
+                self.background.signal(&self.context, id.clone(), 9);
+                None
+            }
+            Step::Forget => {
+                instance.past.busy = true;
+                self.background.forget(&self.context, id.clone());
+                None
+            }
+        }
+    }
+
+    fn start(
+        &mut self,
+        id: &InstanceId,
+        order: &InstanceOrder,
+        processes: &BTreeMap<InstanceId, Process>,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let prepared = self.prepare(id, order, processes);
+        let instance = self.instances.get_mut(id)?;
+        match prepared {
+            Ok((spec, note)) => {
+                info!(instance = %id, revision = %spec.revision, port = spec.port, "instance is started");
+                self.metrics.starts.inc();
+                instance.restarts = note.restarts;
+                instance.avoid_port = false;
+                instance.begin_start(spec.port, Arc::new(note.service));
+                self.background.start(&self.context, spec);
+            }
+            Err(message) => {
+                warn!(instance = %id, message, "instance cannot be started");
+                self.metrics.failures.inc();
+                instance.note_end(ProcessState::Lost { message }, now);
+            }
+        }
+        instance.past.start_at
+    }
+
+    /// Everything a process needs to start.
+    fn prepare(
+        &self,
+        id: &InstanceId,
+        order: &InstanceOrder,
+        processes: &BTreeMap<InstanceId, Process>,
+    ) -> Result<(ProcessSpec, Note), String> {
+        let instance = self.instances.get(id).ok_or("not known")?;
+        let service = way(id, order, processes);
+        let port = self.port(id, instance)?;
+        let facts = Facts {
+            me: &self.context.me,
+            id,
+            revision: order.revision,
+            port,
+            own_folder: self.context.host.own_folder(id),
+            executable: self.context.host.executable(),
+        };
+        let (env, command) = environment::compose(&service, &facts)?;
+        let again = instance.failures > 0 || processes.contains_key(id);
+        let note = Note { restarts: instance.restarts + u32::from(again), service };
+        let spec = ProcessSpec {
+            id: id.clone(),
+            revision: order.revision,
+            command,
+            env,
+            workdir: note.service.workdir.clone(),
+            user: note.service.user.clone().or_else(|| self.context.config.run_as.clone()),
+            stop_signal: note.service.stop.signal,
+            port,
+            note: note.encode(),
+        };
+        Ok((spec, note))
+    }
+
+    /// The port it had, unless that seems taken, or else a new one.
+    fn port(&self, id: &InstanceId, instance: &Instance) -> Result<u16, String> {
+        let host = self.context.me.instance_host;
+        let config = &self.context.config;
+        let is_free = |port| self.context.host.port_is_free(SocketAddr::new(host, port));
+        let mut taken: BTreeSet<u16> =
+            self.instances.iter().filter(|(other, _)| *other != id).map(|(_, other)| other.port).collect();
+        let range = (config.port_first, config.port_last);
+        let in_range = (range.0..=range.1).contains(&instance.port);
+        if in_range && !instance.avoid_port && !taken.contains(&instance.port) && is_free(instance.port) {
+            return Ok(instance.port);
+        }
+        taken.insert(instance.port);
+        taken.remove(&0);
+        port::pick(range, self.context.chance.number(), &taken, is_free)
+    }
+
+    /// Tells the door of this node where its instances listen.
+    fn publish(&mut self, processes: &BTreeMap<InstanceId, Process>) {
+        let table: BTreeMap<InstanceId, SocketAddr> = processes
+            .iter()
+            .filter(|(_, process)| matches!(process.state, ProcessState::Running { .. }))
+            .map(|(id, process)| (id.clone(), SocketAddr::new(self.context.me.instance_host, process.spec.port)))
+            .collect();
+        if self.doors.as_ref() != Some(&table) {
+            self.context.doors.publish(table.clone());
+            self.doors = Some(table);
+        }
+    }
+
+    fn write_passed(&mut self) {
+        let passed: BTreeMap<InstanceId, u32> = self
+            .instances
+            .iter()
+            .filter_map(|(id, instance)| Some((id, instance.run.as_ref()?)))
+            .filter(|(_, run)| run.watch.as_ref().is_some_and(|watch| watch.health().healthy))
+            .map(|(id, run)| (id.clone(), run.pid))
+            .collect();
+        if passed == self.passed {
+            return;
+        }
+        // Losing it costs a moment of unknown health after the next start, no more.
+        if let Err(error) = self.context.host.write(PASSED_FILE, &codec::encode(&passed)) {
+            warn!(%error, "cannot note which instances are healthy");
+        }
+        self.passed = passed;
+    }
+
+    fn report(
+        &self,
+        order: &Order,
+        wanted: &BTreeMap<InstanceId, Wanted>,
+        processes: &BTreeMap<InstanceId, Process>,
+    ) -> RoleReport {
+        let facts: BTreeMap<_, _> = self
+            .instances
+            .iter()
+            .map(|(id, instance)| (id.clone(), report::facts(instance, processes.get(id), wanted.get(id).copied())))
+            .collect();
+        let count = |is: &dyn Fn(&hirsel_model::report::InstanceFacts) -> bool| {
+            i64::try_from(facts.values().filter(|facts| is(facts)).count()).unwrap_or(i64::MAX)
+        };
+        self.metrics.running.set(count(&|facts| facts.state == InstanceState::Running));
+        self.metrics.healthy.set(count(&|facts| facts.healthy));
+        report::report(order.generation, wanted, facts, &self.instances, order.is_stop())
+    }
+}
+
+/// How an instance is run: as ordered when the order knows its revision, else as this node knows it from before.
+fn way(id: &InstanceId, order: &InstanceOrder, processes: &BTreeMap<InstanceId, Process>) -> ServiceSpec {
+    if order.service.revision == order.revision {
+        return ServiceSpec::clone(&order.service);
+    }
+    let same_way = |(other, process): &(&InstanceId, &Process)| {
+        other.app == id.app && other.service == id.service && process.spec.revision == order.revision
+    };
+    let own = processes.get_key_value(id).into_iter();
+    own.chain(processes)
+        .filter(same_way)
+        .find_map(|(_, process)| Note::decode(&process.spec.note))
+        .map_or_else(|| ServiceSpec::clone(&order.service), |note| note.service)
+}
+
+fn read_passed(context: &Context) -> BTreeMap<InstanceId, u32> {
+    let bytes = context.host.read(PASSED_FILE).ok().flatten().unwrap_or_default();
+    codec::decode(&bytes).unwrap_or_default()
+}

@@ -368,7 +368,7 @@ impl Shift<'_, '_> {
     fn drain_excess(&mut self) {
         let tally = self.tally();
         let excess = tally.good.saturating_sub(self.group.want() + tally.balancing);
-        let Some((_, service)) = self.group.spec else { return };
+        let Some((app, service)) = self.group.spec else { return };
         let mut good: Vec<usize> =
             (0..self.group.members.len()).filter(|at| self.fate(*at) == Some(Fate::Good)).collect();
         for _ in 0..excess {
@@ -379,9 +379,24 @@ impl Shift<'_, '_> {
             let Some(at) = worst else { return };
             good.retain(|other| *other != at);
             self.board.unmark(self.group.members[at].row);
-            let (app, revision) = (self.group.app.clone(), service.revision);
-            let text = format!("{}/{} runs on {} elsewhere", self.group.app, self.group.service, self.group.want());
-            self.drain(at, (Because::Applied { app, revision }, text));
+            let because = self.because_excess(at, app);
+            self.drain(at, because);
+        }
+    }
+
+    /// One too many, because a better placed one was started for balance, or because fewer are wanted.
+    fn because_excess(&self, at: usize, app: &AppSpec) -> (Because, String) {
+        let service = format!("{}/{}", self.group.app, self.group.service);
+        let others = self.group.members.iter().enumerate().filter(|(other, member)| *other != at && member.is_active());
+        let newest = others.map(|(_, member)| &member.assigned).max_by_key(|assigned| assigned.since);
+        match newest.map(|assigned| (assigned.node, &assigned.reason.because)) {
+            Some((node, because @ Because::Joined { .. })) => {
+                (because.clone(), format!("{} runs {service} in its place", self.ground.name(node)))
+            }
+            Some(_) | None => {
+                let (name, revision) = (self.group.app.clone(), app.revision);
+                (Because::Applied { app: name, revision }, format!("{service} runs on {} elsewhere", self.group.want()))
+            }
         }
     }
 
@@ -468,7 +483,11 @@ impl Shift<'_, '_> {
         becauses.truncate(missing);
         let (name, revision) = (self.group.app.clone(), self.target);
         let updated = service.update.order == UpdateOrder::StopFirst
-            && self.group.members.iter().any(|member| member.assigned.revision != revision);
+            && self.group.members.iter().any(|member| {
+                let because = &member.assigned.reason.because;
+                member.assigned.revision != revision
+                    || matches!(because, Because::Updated { revision: to, .. } if *to == revision)
+            });
         let rest = if self.is_reverted() || updated {
             self.because_updated()
         } else {

@@ -4,6 +4,7 @@
 //! names that node as its cause; nodes lost together with their zone name the zone, so that the whole is one incident.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::change::{PlanChange, change};
 use super::ground::Ground;
@@ -11,7 +12,7 @@ use super::place::Board;
 use crate::event::{Cause, EventKind, NewEvent, REJECTED_MAX, Rejected};
 use crate::id::*;
 use crate::plan::{Assignment, Because, InstanceAssignment, Phase, Plan, Reason, VerdictKind};
-use crate::spec::{Availability, Capacity};
+use crate::spec::{Availability, Capacity, StopSpec};
 use crate::view::View;
 
 /// Most decisions about instances told one by one. A whole cluster that starts at once would fill the log with itself.
@@ -119,13 +120,18 @@ impl Tale<'_> {
         let joined: Vec<NodeId> = voters.difference(&self.view.plan.voters).copied().collect();
         let left: Vec<NodeId> = self.view.plan.voters.difference(voters).copied().collect();
         let mut message = format!("voters are {}", names(voters.iter().copied().collect()));
-        if !joined.is_empty() {
+        if !joined.is_empty() && !self.view.plan.voters.is_empty() {
             message += &format!("; new: {}", names(joined.clone()));
         }
         if !left.is_empty() {
             message += &format!("; no more: {}", names(left.clone()));
         }
-        let cause = left.first().or(joined.first()).map_or(Cause::None, |node| Cause::Subject(self.name(*node)));
+        let going = |node: &&NodeId| {
+            let row = self.ground.row(**node).map(|row| &self.ground.rows[row]);
+            row.is_none_or(|row| row.lost || row.spec.availability >= Availability::Draining)
+        };
+        let cause = left.iter().find(going).or(joined.first()).or(left.first());
+        let cause = cause.map_or(Cause::None, |node| Cause::Subject(self.name(*node)));
         self.decided("voters".into(), message, cause, Vec::new());
     }
 
@@ -207,13 +213,27 @@ impl Tale<'_> {
         let node = self.name(before.node);
         let (message, cause) = match self.ground.row(before.node).map(|row| &self.ground.rows[row]) {
             Some(row) if row.lost => (format!("{id} is given up: {node} is lost"), node),
-            Some(_) => (format!("{id} on {node} is stopped: no requests are left"), id.to_string()),
+            Some(_) => {
+                let why = if before.phase == Phase::Active {
+                    "it served nobody"
+                } else if self.view.draining_for.get(id).is_some_and(|time| *time >= self.drain_limit(id)) {
+                    "its time to drain is up"
+                } else {
+                    "no requests are left"
+                };
+                (format!("{id} on {node} is stopped: {why}"), id.to_string())
+            }
             None => (format!("{id} is given up: {node} is no member any more"), node),
         };
         // One that was never seen draining ended because its application did.
         let never = before.phase == Phase::Active && !self.new.verdicts.contains_key(&before.node);
         let cause = if never && self.ground.row(before.node).is_some() { id.app.to_string() } else { cause };
         (message, Cause::Subject(cause), Vec::new())
+    }
+
+    fn drain_limit(&self, id: &InstanceId) -> Duration {
+        let service = self.view.spec.apps.get(&id.app).and_then(|app| app.services.get(&id.service));
+        Duration::from_millis(service.map_or_else(|| StopSpec::default().drain_ms, |service| service.stop.drain_ms))
     }
 
     fn unmet(&mut self, change: &PlanChange) {

@@ -179,7 +179,12 @@ impl<'a> Cast<'a> {
             if self.holders.contains(pin) || !self.ground.rows[row].takes(self.role) {
                 continue;
             }
-            let Some(slot) = self.most_crowded_unpinned() else { return };
+            // A neighbour in its zone makes room first, so that nothing else has to move for the spread.
+            let zone = self.ground.rows[row].zone;
+            let is_near =
+                |held: &Assignment| self.ground.row(held.node).is_some_and(|at| self.ground.rows[at].zone == zone);
+            let near = self.slots.iter().find(|(_, held)| is_near(held) && !self.wishes.pins.contains(&held.node));
+            let Some(slot) = near.map(|(slot, _)| *slot).or_else(|| self.most_crowded_unpinned()) else { return };
             self.give(slot, row, Because::Pinned);
         }
     }

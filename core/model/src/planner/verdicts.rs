@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::Draft;
 use crate::id::*;
 use crate::plan::{Verdict, VerdictKind};
-use crate::view::{NodeFacts, View};
+use crate::view::{NodeFacts, RaftFacts, View};
 
 /// A leader must have led this long before it calls a node unfit: every live node has asked it for a lease by then, twice.
 const UNFIT_LEADING: Duration = Duration::from_secs(1);
@@ -41,6 +41,7 @@ const NAMED_MAX: usize = 5;
 /// What the observers see of nodes.
 pub(crate) struct Sight {
     observers: BTreeSet<NodeId>,
+    /// Nodes that the leader has some sign of. Like everything here it does not depend on the plan, or planning would not be idempotent.
     live: BTreeSet<NodeId>,
 }
 
@@ -56,7 +57,7 @@ impl Sight {
     pub(crate) fn new(view: &View) -> Self {
         let live = view.nodes.iter().filter(|(node, facts)| {
             let heard = facts.leased || !facts.unheard_by.contains(&view.leader);
-            heard && view.spec.nodes.contains_key(node) && !view.plan.verdicts.contains_key(node)
+            heard && view.spec.nodes.contains_key(node)
         });
         Self { observers: view.observers(), live: live.map(|(node, _)| *node).chain([view.leader]).collect() }
     }
@@ -114,11 +115,10 @@ fn forget_removed(view: &View, draft: &mut Draft) {
 
 /// A leader that does not hear a majority of the voters could not have its judgement adopted, and is more likely the one that is lost.
 fn in_contact(view: &View) -> bool {
-    let hears = |node: &NodeId| {
-        *node == view.leader || view.nodes.get(node).is_some_and(|facts| !facts.unheard_by.contains(&view.leader))
-    };
-    let voters = &view.plan.voters;
-    voters.is_empty() || voters.iter().filter(|node| hears(node)).count() * 2 > voters.len()
+    let voters = || view.nodes.iter().filter(|(_, facts)| facts.raft == RaftFacts::Voter);
+    let hears =
+        |(node, facts): &(&NodeId, &NodeFacts)| **node == view.leader || !facts.unheard_by.contains(&view.leader);
+    voters().next().is_none() || voters().filter(hears).count() * 2 > voters().count()
 }
 
 /// Who is to be judged now, and how.
@@ -231,6 +231,6 @@ fn evidence(view: &View, kind: VerdictKind, seen: &Seen) -> String {
     let who = who.join(", ");
     match kind {
         VerdictKind::Unfit => format!("not heard by {who}"),
-        VerdictKind::Down => format!("its lease ended, not heard by {who}"),
+        VerdictKind::Down => format!("without a lease, not heard by {who}"),
     }
 }

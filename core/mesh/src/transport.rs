@@ -158,6 +158,9 @@ type StreamHandler = Arc<dyn Fn(NodeId, Vec<u8>, BoxStream) -> BoxFuture<'static
 type HttpsHandler = Arc<dyn Fn(HttpsStream) -> BoxFuture<'static, ()> + Send + Sync>;
 type JoinHandler = Arc<dyn Fn(SocketAddr, Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, String>> + Send + Sync>;
 
+/// Messages as they arrive, for one reader at a time.
+pub(crate) type Inbox = Arc<tokio::sync::Mutex<mpsc::Receiver<(NodeId, Vec<u8>)>>>;
+
 /// What answers. Set while the agent starts, read by every connection.
 #[derive(Default)]
 struct Handlers {
@@ -217,7 +220,7 @@ impl Shared {
 /// The ports of this node and its connections to the others. Dropping it closes everything.
 pub struct Transport {
     shared: Arc<Shared>,
-    messages: Arc<tokio::sync::Mutex<mpsc::Receiver<(NodeId, Vec<u8>)>>>,
+    messages: Inbox,
 }
 
 impl Transport {
@@ -363,7 +366,7 @@ impl Transport {
     }
 
     /// Messages as they arrive, for one reader at a time.
-    pub(crate) fn messages(&self) -> Arc<tokio::sync::Mutex<mpsc::Receiver<(NodeId, Vec<u8>)>>> {
+    pub(crate) fn messages(&self) -> Inbox {
         self.messages.clone()
     }
 

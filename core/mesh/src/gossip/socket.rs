@@ -3,6 +3,7 @@
 //! chitchat knows peers by address, the transport by node. What a member sends counts as sent from the address it is known at, so
 //! that an answer finds it; what is meant for an address that no member has goes nowhere.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -10,18 +11,23 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use chitchat::transport::{Socket, Transport as ChitchatTransport};
-use chitchat::{ChitchatMessage, Deserializable, Serializable};
+use chitchat::{ChitchatId, ChitchatMessage, Deserializable, Serializable};
 use hirsel_model::NodeId;
-use tokio::sync::mpsc;
 use tracing::debug;
 use zstd::bulk::{Compressor, Decompressor};
 
-use crate::transport::Transport;
+use super::node_of;
+use crate::transport::{Inbox, Peers, Transport};
 
-/// What a small compressed message may become. chitchat itself sends at most 64 KiB and a digest.
-const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// What a compressed message may become: chitchat fills at most a datagram of 65,507 bytes, and cannot take a digest larger than
+/// one either.
+const MESSAGE_BYTES_MAX: usize = 66 << 10;
 /// Magic number, version and type: chitchat reads them unasked.
 const HEADER_BYTES: usize = 4;
+/// The types of messages that begin with a digest: Syn and SynAck.
+const WITH_DIGEST: [u8; 2] = [0, 1];
+/// What follows an id in a digest: heartbeat and two versions.
+const COUNTERS_BYTES: usize = 24;
 /// The fastest level: messages are mostly numbers and names seen a moment ago.
 const LEVEL: i32 = 1;
 
@@ -50,7 +56,7 @@ impl ChitchatTransport for GossipTransport {
 
 struct GossipSocket {
     transport: Arc<Transport>,
-    messages: Arc<tokio::sync::Mutex<mpsc::Receiver<(NodeId, Vec<u8>)>>>,
+    messages: Inbox,
     // Kept: setting up their tables costs far more than compressing a message.
     compressor: Compressor<'static>,
     decompressor: Decompressor<'static>,
@@ -74,9 +80,10 @@ impl Socket for GossipSocket {
     async fn recv(&mut self) -> Result<(SocketAddr, ChitchatMessage)> {
         loop {
             let (from, body) = self.messages.lock().await.recv().await.context("the transport is gone")?;
-            let addr = self.transport.peers().borrow().nodes.get(&from).map(|peer| peer.addr);
-            let Some(addr) = addr else { continue };
-            match self.decompressor.decompress(&body, MESSAGE_BYTES_MAX).ok().and_then(|plain| parse(&plain)) {
+            let peers = self.transport.peers().borrow().clone();
+            let Some(addr) = peers.nodes.get(&from).map(|peer| peer.addr) else { continue };
+            let plain = self.decompressor.decompress(&body, MESSAGE_BYTES_MAX).ok();
+            match plain.and_then(|plain| parse(&plain, self.transport.me(), &peers)) {
                 Some(message) => return Ok((addr, message)),
                 None => debug!(node = %from, bytes = body.len(), "not a gossip message"),
             }
@@ -85,14 +92,78 @@ impl Socket for GossipSocket {
 }
 
 /// None for anything that is no message. chitchat's parser slices some of its input before it looks at the length.
-fn parse(plain: &[u8]) -> Option<ChitchatMessage> {
-    if plain.len() < HEADER_BYTES {
-        return None;
-    }
+fn parse(plain: &[u8], me: NodeId, peers: &Peers) -> Option<ChitchatMessage> {
     catch_unwind(AssertUnwindSafe(|| {
-        let mut rest = plain;
+        let members = members_only(plain, me, peers)?;
+        let mut rest = members.as_slice();
         let message = ChitchatMessage::deserialize(&mut rest).ok()?;
         rest.is_empty().then_some(message)
     }))
     .unwrap_or(None)
+}
+
+/// The message without what its digest says of strangers and of former lives. chitchat believes in every node that a digest names,
+/// and tells the others; so one wrong digest would stay in the herd, and a large one would leave no room for any answer.
+fn members_only(plain: &[u8], me: NodeId, peers: &Peers) -> Option<Vec<u8>> {
+    let (header, mut rest) = plain.split_first_chunk::<HEADER_BYTES>()?;
+    if !WITH_DIGEST.contains(&header[HEADER_BYTES - 1]) {
+        return Some(plain.to_vec());
+    }
+    let mut newest: BTreeMap<NodeId, (u64, &[u8])> = BTreeMap::new();
+    for _ in 0..u16::deserialize(&mut rest).ok()? {
+        let entry = rest;
+        let id = ChitchatId::deserialize(&mut rest).ok()?;
+        rest = rest.get(COUNTERS_BYTES..)?;
+        let Some(node) = node_of(&id.node_id).filter(|node| *node == me || peers.nodes.contains_key(node)) else {
+            continue;
+        };
+        let life = (id.generation_id, &entry[..entry.len() - rest.len()]);
+        let known = newest.entry(node).or_insert(life);
+        *known = life.max(*known);
+    }
+    let mut members = header.to_vec();
+    u16::try_from(newest.len()).ok()?.serialize(&mut members);
+    for (_, entry) in newest.into_values() {
+        members.extend(entry);
+    }
+    members.extend(rest);
+    Some(members)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::Peer;
+
+    fn digest(of: &[(&str, u64)]) -> Vec<u8> {
+        let mut bytes = vec![0x53, 0xb0, 0, 0];
+        u16::try_from(of.len()).unwrap().serialize(&mut bytes);
+        for (name, generation) in of {
+            ChitchatId::new(*name, *generation, "127.0.0.1:1".parse().unwrap()).serialize(&mut bytes);
+            bytes.extend([7; COUNTERS_BYTES]);
+        }
+        "cluster".serialize(&mut bytes);
+        bytes
+    }
+
+    fn peers() -> Peers {
+        let peer = |n: u64| (NodeId(n), Peer { addr: "127.0.0.1:1".parse().unwrap(), key: [0; 32] });
+        Peers { nodes: [peer(2), peer(3)].into() }
+    }
+
+    #[test]
+    fn of_a_digest_only_members_remain_each_in_its_newest_life() {
+        let said = digest(&[("n1", 5), ("n2", 8), ("n2", 9), ("n3", 4), ("n4", 1), ("n02", 99), ("other", 1)]);
+        let kept = members_only(&said, NodeId(1), &peers()).unwrap();
+        assert_eq!(kept, digest(&[("n1", 5), ("n2", 9), ("n3", 4)]));
+        assert!(parse(&said, NodeId(1), &peers()).is_some());
+    }
+
+    #[test]
+    fn what_is_cut_is_no_message() {
+        let said = digest(&[("n1", 5), ("n2", 8)]);
+        for length in 0..said.len() {
+            assert!(parse(&said[..length], NodeId(1), &peers()).is_none(), "{length}");
+        }
+    }
 }

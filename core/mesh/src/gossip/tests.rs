@@ -123,7 +123,6 @@ async fn gossip_that_died_is_started_again_and_says_what_it_said() {
     hears(&gossips[1], |heard| says(heard, 1, "name").as_deref() == Some("n1")).await;
     // As a panic inside does.
     gossips[0].running.lock().await.as_ref().unwrap().abort();
-    hears(&gossips[1], |heard| !alive(heard, 1)).await;
     gossips[0].set("mood", "risen".into()).await;
     hears(&gossips[1], |heard| {
         alive(heard, 1)
@@ -176,4 +175,46 @@ async fn nonsense_from_a_member_does_not_end_gossip() {
     }
     gossips[0].set("after", "all".into()).await;
     hears(&gossips[1], |heard| alive(heard, 1) && says(heard, 1, "after").as_deref() == Some("all")).await;
+}
+
+/// A message of a member that chitchat cannot survive: a delta whose last version is not its highest.
+#[tokio::test]
+async fn a_message_that_kills_chitchat_does_not_kill_the_agent() {
+    use chitchat::Serializable;
+    let herd = Herd::new(206);
+    let nodes = herd.nodes(2).await;
+    let gossips = all(&herd, &nodes).await;
+    hears(&gossips[1], |heard| alive(heard, 1) && says(heard, 1, "name").is_some()).await;
+    let mut delta = vec![0];
+    let known = gossips[0].running.lock().await.as_ref().unwrap().chitchat_id().clone();
+    known.serialize(&mut delta);
+    delta.extend([[0; 8], [0; 8]].concat());
+    delta.push(1);
+    "key".serialize(&mut delta);
+    "value".serialize(&mut delta);
+    delta.extend(100u64.to_le_bytes());
+    delta.extend([0, 2]);
+    delta.extend(50u64.to_le_bytes());
+    let mut message = vec![0x53, 0xb0, 0, 2, 2];
+    message.extend(u16::try_from(delta.len()).unwrap().to_le_bytes());
+    message.extend(delta);
+    message.push(0);
+    nodes[0].transport.send_message(NodeId(2), zstd::bulk::compress(&message, 1).unwrap());
+    // It dies, and comes back with a new generation of the same life.
+    let generation = async || {
+        let running = gossips[1].running.lock().await;
+        running.as_ref().unwrap().chitchat_id().generation_id
+    };
+    let before = generation().await;
+    within(async {
+        while generation().await == before {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    gossips[1].set("mood", "risen".into()).await;
+    hears(&gossips[0], |heard| {
+        alive(heard, 2) && heard[&NodeId(2)].incarnation == Incarnation(1) && says(heard, 2, "mood").is_some()
+    })
+    .await;
 }

@@ -117,12 +117,20 @@ impl Herd {
     }
 
     pub(crate) fn pin(&self, node: &Node) {
-        let peer = Peer { addr: node.transport.advertise(), key: node.identity.public_key() };
-        self.peers.send_modify(|peers| drop(Arc::make_mut(peers).nodes.insert(node.identity.node, peer)));
+        self.put(node.identity.node, node.transport.advertise(), node.identity.public_key());
+    }
+
+    /// Makes whatever is at `addr` the member `node`.
+    pub(crate) fn put(&self, node: NodeId, addr: SocketAddr, key: [u8; 32]) {
+        self.peers.send_modify(|peers| {
+            Arc::make_mut(peers).nodes.insert(node, Peer { addr, key });
+        });
     }
 
     pub(crate) fn unpin(&self, node: NodeId) {
-        self.peers.send_modify(|peers| drop(Arc::make_mut(peers).nodes.remove(&node)));
+        self.peers.send_modify(|peers| {
+            Arc::make_mut(peers).nodes.remove(&node);
+        });
     }
 }
 

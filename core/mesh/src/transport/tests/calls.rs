@@ -79,8 +79,7 @@ async fn a_call_to_a_node_that_is_away_fails_by_its_deadline() {
     // A port of which nobody answers.
     let silent = std::net::UdpSocket::bind("127.0.0.9:0").unwrap();
     let key = herd.identity(9).public_key();
-    let peer = Peer { addr: silent.local_addr().unwrap(), key };
-    herd.peers.send_modify(|peers| drop(Arc::make_mut(peers).nodes.insert(NodeId(9), peer)));
+    herd.put(NodeId(9), silent.local_addr().unwrap(), key);
     let short = nodes[0].transport.call(NodeId(9), "echo", vec![], Duration::from_millis(100)).await;
     assert_eq!(short, Err(CallError::TimedOut));
     let long = nodes[0].transport.call(NodeId(9), "echo", vec![], LIMIT).await;

@@ -31,8 +31,7 @@ async fn only_the_pinned_key_speaks_for_a_node() {
     let impostor = herd.start_with(herd.identity(2), 0, peers).await;
     assert_eq!(impostor.echo(NodeId(1), "x").await, Err(CallError::Unreachable));
     // And the other way: it sits at the address where node 2 should be.
-    let peer = Peer { addr: impostor.transport.advertise(), key: b.identity.public_key() };
-    herd.peers.send_modify(|peers| drop(Arc::make_mut(peers).nodes.insert(NodeId(2), peer)));
+    herd.put(NodeId(2), impostor.transport.advertise(), b.identity.public_key());
     b.transport.close().await;
     impostor.serve_echo();
     assert_eq!(a.transport.call(NodeId(2), "echo", vec![], TTL).await, Err(CallError::Unreachable));
@@ -45,8 +44,7 @@ async fn a_node_speaks_only_for_itself() {
     nodes.iter().for_each(Node::serve_echo);
     // Node 3 sits where node 2 is expected: a right certificate of the wrong node.
     let key = nodes[1].identity.public_key();
-    let peer = Peer { addr: nodes[2].transport.advertise(), key };
-    herd.peers.send_modify(|peers| drop(Arc::make_mut(peers).nodes.insert(NodeId(2), peer)));
+    herd.put(NodeId(2), nodes[2].transport.advertise(), key);
     assert_eq!(nodes[0].echo(NodeId(2), "x").await, Err(CallError::Unreachable));
     assert_eq!(nodes[2].echo(NodeId(1), "x").await.unwrap(), "3:x");
 }

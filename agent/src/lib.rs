@@ -3,6 +3,7 @@
 //! Where to start: [`run`] assembles a whole agent over a world and a host (the executable and the simulation both call it);
 //! [`leader`] is what the elected one does besides; [`roles`] drives the plugins; [`launch`] holds the verbs that start agents.
 
+pub mod api;
 pub mod args;
 pub mod config;
 pub mod digest;

@@ -1,0 +1,79 @@
+//! All that the interface knows of the agent behind it. The agent implements it over its parts; tests implement it over plain data.
+
+use std::io;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use hirsel_model::control::{Entry, Outcome};
+use hirsel_model::{InstanceId, LogIndex, NodeId};
+use hirsel_role::host::{Output, OutputFrom};
+
+use super::error::{ApiError, Code};
+use super::sight::Sight;
+
+/// The agent behind the interface.
+pub trait Agent: Send + Sync + 'static {
+    /// What it sees now.
+    fn sight(&self) -> Sight;
+    /// Proposes a change to whoever leads.
+    fn propose(&self, entry: Entry, ttl: Duration) -> BoxFuture<'_, Result<Outcome, NotProposed>>;
+    /// Completes when the control state of this node has got beyond `index`. The caller bounds the wait.
+    fn beyond(&self, index: LogIndex) -> BoxFuture<'_, ()>;
+    /// Output of an instance on this node.
+    fn output<'a>(&'a self, instance: &'a InstanceId, from: OutputFrom) -> BoxFuture<'a, io::Result<Output>>;
+    /// Asks another node.
+    fn call(&self, to: NodeId, kind: &'static str, body: Vec<u8>, ttl: Duration) -> BoxFuture<'_, Result<Vec<u8>, String>>;
+    /// The metrics of this node in the text format of Prometheus.
+    fn metrics(&self) -> String;
+    /// Draws a token of this cluster.
+    fn mint(&self) -> Minted;
+    /// Takes a token apart; none when it is no token.
+    fn read_token(&self, word: &str) -> Option<TokenParts>;
+}
+
+/// A token just drawn.
+#[derive(Clone)]
+pub struct Minted {
+    /// Its public part.
+    pub id: String,
+    /// The whole token.
+    pub word: String,
+    /// SHA-256 of its secret part.
+    pub secret_hash: Vec<u8>,
+}
+
+/// A token somebody showed.
+#[derive(Clone)]
+pub struct TokenParts {
+    /// Its public part.
+    pub id: String,
+    /// SHA-256 of its secret part.
+    pub secret_hash: Vec<u8>,
+}
+
+/// Why nobody can say that a change happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotProposed {
+    /// Nobody leads.
+    NoLeader,
+    /// It may happen yet.
+    TimedOut,
+    /// The replica stopped; why.
+    Stopped(String),
+}
+
+impl From<NotProposed> for ApiError {
+    fn from(error: NotProposed) -> Self {
+        match error {
+            NotProposed::NoLeader => {
+                ApiError::new(Code::NoLeader, "no leader is known, so nothing can be changed now").next("hirsel status")
+            }
+            NotProposed::TimedOut => ApiError::new(
+                Code::TimedOut,
+                "the leader did not confirm the change in time; it may happen yet",
+            )
+            .next("hirsel events"),
+            NotProposed::Stopped(words) => ApiError::new(Code::Failed, words).next("hirsel status"),
+        }
+    }
+}

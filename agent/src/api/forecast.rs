@@ -1,0 +1,313 @@
+//! What a change would do: it is carried out on a copy of the control state, and the planner plans on it, step by step, with every
+//! instance that it starts taken as healthy, until nothing changes any more. The same pure functions decide later, so the forecast
+//! holds as long as the world does not change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hirsel_model::control::{Command, ControlState, Entry, Outcome};
+use hirsel_model::plan::{Phase, Plan};
+use hirsel_model::planner;
+use hirsel_model::report::{InstanceFacts, InstanceState, NodeReport, RoleFacts, RoleReport, RoleState};
+use hirsel_model::view::{NodeFacts, RaftFacts, View};
+use hirsel_model::{InstanceId, NodeId, RoleName, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::error::ApiError;
+use super::sight::{Sight, Standing};
+
+/// Most steps planned ahead. A rolling update takes three per instance; beyond this the forecast says that it is not complete.
+const STEPS_MAX: usize = 600;
+/// Time that passes per step: longer than every time the planner waits for in a healthy cluster.
+const STEP: Duration = Duration::from_secs(3_600);
+
+/// What a change would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Forecast {
+    /// What was asked, in words.
+    pub command: String,
+    /// Whether anything would change.
+    pub changes: bool,
+    /// What would change in what is wanted.
+    pub spec: Vec<Difference>,
+    /// Instances that would start.
+    pub start: Vec<Placed>,
+    /// Instances that would stop.
+    pub stop: Vec<Placed>,
+    /// Slots of roles that would change hands.
+    pub roles: Vec<SlotChange>,
+    /// How many instances run per service, before and after.
+    pub counts: Vec<Count>,
+    /// What would not be met, and why.
+    pub unmet: Vec<String>,
+    /// Whether the forecast reaches the end.
+    pub complete: bool,
+}
+
+/// A value that would change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Difference {
+    /// Which, for example `apps.shop.services.web.replicas.min`.
+    pub path: String,
+    /// What it is.
+    pub before: Option<String>,
+    /// What it would be.
+    pub after: Option<String>,
+}
+
+/// An instance on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Placed {
+    /// `APP/SERVICE/NUMBER`.
+    pub instance: String,
+    /// Where.
+    pub node: String,
+    /// Why.
+    pub because: String,
+}
+
+/// A slot that would change hands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SlotChange {
+    /// The role.
+    pub role: String,
+    /// Which copy.
+    pub slot: u16,
+    /// Who holds it.
+    pub before: Option<String>,
+    /// Who would.
+    pub after: Option<String>,
+}
+
+/// Instances of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Count {
+    /// `APP/SERVICE`.
+    pub service: String,
+    /// How many the plan has.
+    pub before: u32,
+    /// How many it would have.
+    pub after: u32,
+}
+
+/// What `command` would do, or why it would be refused.
+pub fn forecast(sight: &Sight, words: &str, entry: Entry) -> Result<Forecast, ApiError> {
+    let mut after = without_log(&sight.state);
+    let rolls = matches!(entry.command, Command::Restart { .. });
+    if let Outcome::Refused(refusal) = after.apply(sight.state.applied.next(), entry) {
+        return Err(refusal.into());
+    }
+    let spec = differences(&sight.state, &after);
+    let nothing_wanted = spec.is_empty() && !rolls;
+    // What would happen anyway is not what this change does: both futures are planned and compared.
+    let (still, _) = settle(sight, without_log(&sight.state));
+    let (then, complete) = if nothing_wanted { (still.clone(), true) } else { settle(sight, after) };
+    let (start, stop) = placements(sight, &still, &then);
+    let roles = slot_changes(sight, &still, &then);
+    let unmet = then.unmet.iter().map(|unmet| format!("{}: {}", unmet.subject, unmet.reason)).collect();
+    Ok(Forecast {
+        command: words.into(),
+        changes: !spec.is_empty() || !start.is_empty() || !stop.is_empty() || !roles.is_empty(),
+        counts: counts(&sight.state.plan, &then),
+        spec,
+        start,
+        stop,
+        roles,
+        unmet,
+        complete,
+    })
+}
+
+/// The log is large and decides nothing.
+fn without_log(state: &ControlState) -> ControlState {
+    ControlState {
+        cluster: state.cluster.clone(),
+        spec: state.spec.clone(),
+        spec_index: state.spec_index,
+        plan: state.plan.clone(),
+        tokens: state.tokens.clone(),
+        next_node: state.next_node,
+        applied: state.applied,
+        ..ControlState::default()
+    }
+}
+
+/// Plans until nothing changes any more; says whether it came to that.
+fn settle(sight: &Sight, state: ControlState) -> (Plan, bool) {
+    let spec = Arc::new(state.spec);
+    let mut plan = Arc::new(state.plan);
+    let mut view = View {
+        now: Timestamp(0) + STEP,
+        leading_since: Timestamp(0),
+        leader: sight.leader().unwrap_or(sight.me),
+        spec,
+        spec_index: state.spec_index,
+        plan: plan.clone(),
+        nodes: BTreeMap::new(),
+        draining_for: BTreeMap::new(),
+        unhealthy_for: BTreeMap::new(),
+        losses: Vec::new(),
+    };
+    for _ in 0..STEPS_MAX {
+        view.nodes = nodes(sight, &plan);
+        let draining = plan.instances.iter().filter(|(_, assignment)| assignment.phase == Phase::Draining);
+        view.draining_for = draining.map(|(id, _)| (id.clone(), STEP)).collect();
+        let next = planner::plan(&view);
+        if planner::change::change(&plan, &next).is_empty() {
+            return (next, true);
+        }
+        plan = Arc::new(next);
+        view.plan = plan.clone();
+        view.now = view.now + STEP;
+    }
+    ((*plan).clone(), false)
+}
+
+/// Every node as it is now, with everything that `plan` puts on it in good order.
+fn nodes(sight: &Sight, plan: &Plan) -> BTreeMap<NodeId, NodeFacts> {
+    let known = sight.state.spec.nodes.iter();
+    known.map(|(id, spec)| {
+        let alive = sight.standing(*id) == Standing::Alive;
+        let others: BTreeSet<NodeId> = sight.state.spec.nodes.keys().copied().filter(|other| other != id).collect();
+        let facts = NodeFacts {
+            liveness: sight.live.nodes.get(id).map(|seen| seen.liveness).unwrap_or_default(),
+            leased: alive,
+            unheard_by: if alive { BTreeSet::new() } else { others },
+            steady_for: STEP,
+            incarnation: spec.incarnation,
+            released: plan.generation,
+            raft: if sight.leadership.voters.contains(id) { RaftFacts::Voter } else { RaftFacts::Learner { caught_up: true } },
+            report: alive.then(|| Arc::new(report(plan, *id, spec))),
+        };
+        (*id, facts)
+    })
+    .collect()
+}
+
+fn report(plan: &Plan, node: NodeId, spec: &hirsel_model::spec::NodeSpec) -> NodeReport {
+    let mine = plan.instances.iter().filter(|(_, assignment)| assignment.node == node);
+    let healthy = |revision| InstanceFacts {
+        state: InstanceState::Running,
+        healthy: true,
+        port: 1,
+        revision,
+        ..InstanceFacts::default()
+    };
+    let instances: BTreeMap<InstanceId, InstanceFacts> =
+        mine.map(|(id, assignment)| (id.clone(), healthy(assignment.revision))).collect();
+    let role = |role: &RoleName| {
+        let facts = if *role == RoleName::compute() {
+            RoleFacts::Compute(instances.clone())
+        } else if *role == RoleName::lb() {
+            RoleFacts::Lb(BTreeMap::new())
+        } else {
+            RoleFacts::None
+        };
+        RoleReport { state: RoleState::Running, generation: plan.generation, message: None, facts }
+    };
+    NodeReport {
+        version: 1,
+        incarnation: spec.incarnation,
+        generation: plan.generation,
+        roles: spec.built.iter().map(|name| (name.clone(), role(name))).collect(),
+        load: 0,
+    }
+}
+
+fn placements(sight: &Sight, before: &Plan, after: &Plan) -> (Vec<Placed>, Vec<Placed>) {
+    let only_in = |one: &Plan, other: &Plan| -> Vec<Placed> {
+        let same_place = |id: &InstanceId, node: NodeId, revision| {
+            other.instances.get(id).is_some_and(|there| there.node == node && there.revision == revision)
+        };
+        let here = one.instances.iter().filter(|(id, assignment)| !same_place(id, assignment.node, assignment.revision));
+        here.map(|(id, assignment)| Placed {
+            instance: id.to_string(),
+            node: sight.name(assignment.node),
+            because: assignment.reason.text.clone(),
+        })
+        .collect()
+    };
+    (only_in(after, before), only_in(before, after))
+}
+
+fn slot_changes(sight: &Sight, before: &Plan, after: &Plan) -> Vec<SlotChange> {
+    let holders = |plan: &Plan| -> BTreeMap<(RoleName, u16), NodeId> {
+        let roles = plan.roles.iter();
+        roles.flat_map(|(role, slots)| slots.iter().map(|(slot, held)| ((role.clone(), slot.0), held.node))).collect()
+    };
+    let (before, after) = (holders(before), holders(after));
+    let slots: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    slots
+        .into_iter()
+        .filter(|slot| before.get(slot) != after.get(slot))
+        .map(|slot| SlotChange {
+            role: slot.0.to_string(),
+            slot: slot.1,
+            before: before.get(slot).map(|node| sight.name(*node)),
+            after: after.get(slot).map(|node| sight.name(*node)),
+        })
+        .collect()
+}
+
+fn counts(before: &Plan, after: &Plan) -> Vec<Count> {
+    let mut counts: BTreeMap<String, (u32, u32)> = BTreeMap::new();
+    let service = |id: &InstanceId| format!("{}/{}", id.app, id.service);
+    before.instances.keys().for_each(|id| counts.entry(service(id)).or_default().0 += 1);
+    after.instances.keys().for_each(|id| counts.entry(service(id)).or_default().1 += 1);
+    let changed = counts.into_iter().filter(|(_, (before, after))| before != after);
+    changed.map(|(service, (before, after))| Count { service, before, after }).collect()
+}
+
+/// Every value of the spec that differs, revisions aside: those only count.
+fn differences(before: &ControlState, after: &ControlState) -> Vec<Difference> {
+    let flat = |state: &ControlState| {
+        let mut values = BTreeMap::new();
+        let apps = serde_json::to_value(&state.spec.apps).unwrap_or_default();
+        flatten("apps", &apps, &mut values);
+        for node in state.spec.nodes.values() {
+            let availability = serde_json::to_value(node.availability).unwrap_or_default();
+            flatten(&format!("nodes.{}.availability", node.name), &availability, &mut values);
+        }
+        for (role, spec) in &state.spec.roles {
+            flatten(&format!("roles.{role}.count"), &serde_json::to_value(spec.count).unwrap_or_default(), &mut values);
+            for pin in &spec.pins {
+                values.insert(format!("roles.{role}.pins.{}", state.spec.name_of(*pin)), "pinned".into());
+            }
+        }
+        if let Some(webhook) = &state.cluster.webhook {
+            values.insert("webhook".into(), webhook.clone());
+        }
+        values
+    };
+    let (before, after) = (flat(before), flat(after));
+    let paths: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    paths
+        .into_iter()
+        .filter(|path| before.get(*path) != after.get(*path))
+        .map(|path| Difference {
+            path: path.clone(),
+            before: before.get(path).cloned(),
+            after: after.get(path).cloned(),
+        })
+        .collect()
+}
+
+fn flatten(path: &str, value: &Value, values: &mut BTreeMap<String, String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields.iter().filter(|(name, _)| *name != "revision") {
+                flatten(&format!("{path}.{name}"), value, values);
+            }
+        }
+        Value::Null => {}
+        Value::String(text) => {
+            values.insert(path.into(), text.clone());
+        }
+        other => {
+            values.insert(path.into(), other.to_string());
+        }
+    }
+}

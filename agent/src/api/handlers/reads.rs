@@ -1,0 +1,109 @@
+//! What can be asked. Every answer comes from this node's own memory.
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::header::CONTENT_TYPE;
+use serde::Deserialize;
+
+use super::{AgentState, Params, Part, answer};
+use crate::api::envelope::Envelope;
+use crate::api::error::{ApiError, Code, ErrorBody};
+use crate::api::views::apps::{self, App, Instance, Which};
+use crate::api::views::members::{self, Member};
+use crate::api::views::roles::{self, RoleSlot};
+use crate::api::views::status::{self, Status};
+use crate::api::views::tokens::{self, Token};
+use crate::api::views::why::{self, Why};
+
+/// Whether this agent works. Needs no rights.
+#[utoipa::path(get, path = "/healthz", responses((status = 200, description = "this agent works")))]
+pub async fn healthz() -> Response {
+    "ok\n".into_response()
+}
+
+/// The metrics of this node in the text format of Prometheus.
+#[utoipa::path(get, path = "/metrics", responses((status = 200, content_type = "text/plain", body = String)))]
+pub async fn metrics(State(agent): State<AgentState>) -> Response {
+    let kind = http::HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    ([(CONTENT_TYPE, kind)], agent.metrics()).into_response()
+}
+
+/// One screen.
+#[utoipa::path(get, path = "/v1/status", responses((status = 200, body = Envelope<Status>)))]
+pub async fn status(State(agent): State<AgentState>) -> Response {
+    let sight = agent.sight();
+    answer(&sight, status::status(&sight))
+}
+
+/// One entry per node.
+#[utoipa::path(get, path = "/v1/members", responses((status = 200, body = Envelope<Vec<Member>>)))]
+pub async fn members(State(agent): State<AgentState>) -> Response {
+    let sight = agent.sight();
+    answer(&sight, members::members(&sight))
+}
+
+/// One entry per role and slot.
+#[utoipa::path(get, path = "/v1/roles", responses((status = 200, body = Envelope<Vec<RoleSlot>>)))]
+pub async fn roles(State(agent): State<AgentState>) -> Response {
+    let sight = agent.sight();
+    answer(&sight, roles::roles(&sight))
+}
+
+/// One entry per application.
+#[utoipa::path(get, path = "/v1/apps", responses((status = 200, body = Envelope<Vec<App>>)))]
+pub async fn apps(State(agent): State<AgentState>) -> Response {
+    let sight = agent.sight();
+    answer(&sight, apps::apps(&sight))
+}
+
+/// Which instances to list.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PsParams {
+    all: bool,
+}
+
+/// The instances of an application.
+#[utoipa::path(get, path = "/v1/apps/{app}/ps", params(("app", description = "application"), ("all" = bool, Query, description = "ended ones too")),
+    responses((status = 200, body = Envelope<Vec<Instance>>), (status = 404, body = ErrorBody)))]
+pub async fn ps(
+    State(agent): State<AgentState>,
+    Part(app): Part<String>,
+    Params(params): Params<PsParams>,
+) -> Result<Response, ApiError> {
+    let sight = agent.sight();
+    let which = if params.all { Which::All } else { Which::Planned };
+    let listed = app.parse().ok().and_then(|name| apps::ps(&sight, &name, which));
+    match listed {
+        Some(listed) => Ok(answer(&sight, listed)),
+        None => Err(ApiError::not_found("app", &app, sight.state.spec.apps.keys().map(|name| name.as_str()))),
+    }
+}
+
+/// Why something is as it is.
+#[utoipa::path(get, path = "/v1/why/{thing}", params(("thing", description = "node, role/slot, app, app/service, instance, voters, can_lose")),
+    responses((status = 200, body = Envelope<Why>), (status = 404, body = ErrorBody)))]
+pub async fn why(State(agent): State<AgentState>, Part(thing): Part<String>) -> Result<Response, ApiError> {
+    let sight = agent.sight();
+    let told = why::why(&sight, &thing)?;
+    Ok(answer(&sight, told))
+}
+
+/// The tokens given out, without their secrets.
+#[utoipa::path(get, path = "/v1/tokens", responses((status = 200, body = Envelope<Vec<Token>>)))]
+pub async fn tokens(State(agent): State<AgentState>) -> Response {
+    let sight = agent.sight();
+    answer(&sight, tokens::tokens(&sight))
+}
+
+/// This description.
+pub async fn openapi() -> Response {
+    let kind = http::HeaderValue::from_static("application/json");
+    ([(CONTENT_TYPE, kind)], crate::api::openapi::document()).into_response()
+}
+
+/// Everything else.
+pub async fn nothing(uri: http::Uri) -> ApiError {
+    let path: String = uri.path().chars().take(200).collect();
+    ApiError::new(Code::NotFound, format!("no such path: {path}")).next("GET /v1/openapi.json")
+}

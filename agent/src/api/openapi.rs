@@ -1,0 +1,45 @@
+//! The description of the interface, made from the handlers and types themselves.
+
+use std::sync::OnceLock;
+
+use utoipa::OpenApi;
+
+use super::handlers::{changes, nodes, people, reads, streams};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "hirsel", description = "What people and programs may ask of a running agent. Every node answers."),
+    paths(
+        reads::healthz,
+        reads::metrics,
+        reads::status,
+        reads::members,
+        reads::roles,
+        reads::apps,
+        reads::ps,
+        reads::why,
+        reads::tokens,
+        streams::events,
+        streams::logs,
+        changes::plan,
+        changes::apply,
+        changes::scale,
+        changes::restart,
+        changes::stop,
+        changes::start,
+        changes::remove,
+        changes::pin,
+        changes::unpin,
+        nodes::change,
+        people::new_token,
+        people::revoke,
+        people::set_webhook,
+    )
+)]
+struct Document;
+
+/// The description as JSON (OpenAPI 3.1).
+pub fn document() -> &'static str {
+    static TEXT: OnceLock<String> = OnceLock::new();
+    TEXT.get_or_init(|| Document::openapi().to_json().unwrap_or_default())
+}

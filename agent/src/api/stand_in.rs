@@ -1,0 +1,103 @@
+//! An agent of plain data behind the interface, for tests: what is proposed is applied at once.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use hirsel_model::control::{Entry, Outcome};
+use hirsel_model::{InstanceId, LogIndex, NodeId};
+use hirsel_role::host::{Output, OutputFrom};
+use tokio::sync::watch;
+
+use super::agent::{Agent, Minted, NotProposed, TokenParts};
+use super::sight::Sight;
+
+/// An agent that is nothing but what it sees.
+pub struct StandIn {
+    sight: watch::Sender<Sight>,
+}
+
+impl StandIn {
+    pub fn new(sight: Sight) -> Arc<Self> {
+        Arc::new(Self { sight: watch::Sender::new(sight) })
+    }
+
+    pub fn alter(&self, alter: impl FnOnce(&mut Sight)) {
+        self.sight.send_modify(alter);
+    }
+}
+
+/// The word of a token in tests: `tok-ID`, with the hash that the fixture gives every token; `bad-ID` has a wrong secret.
+fn parts(word: &str) -> Option<TokenParts> {
+    let (kind, id) = word.split_once('-')?;
+    let secret_hash = match kind {
+        "tok" => vec![7; 32],
+        "bad" => vec![8; 32],
+        _ => return None,
+    };
+    Some(TokenParts { id: id.into(), secret_hash })
+}
+
+impl Agent for StandIn {
+    fn sight(&self) -> Sight {
+        self.sight.borrow().clone()
+    }
+
+    fn propose(&self, entry: Entry, _ttl: Duration) -> BoxFuture<'_, Result<Outcome, NotProposed>> {
+        async move {
+            if self.sight.borrow().leader().is_none() {
+                return Err(NotProposed::NoLeader);
+            }
+            let mut outcome = None;
+            self.sight.send_modify(|sight| {
+                let index = sight.state.applied.next();
+                outcome = Some(Arc::make_mut(&mut sight.state).apply(index, entry));
+            });
+            outcome.ok_or(NotProposed::TimedOut)
+        }
+        .boxed()
+    }
+
+    fn beyond(&self, index: LogIndex) -> BoxFuture<'_, ()> {
+        async move {
+            let mut seen = self.sight.subscribe();
+            let _ = seen.wait_for(|sight| sight.state.applied > index).await;
+        }
+        .boxed()
+    }
+
+    fn output<'a>(&'a self, instance: &'a InstanceId, from: OutputFrom) -> BoxFuture<'a, io::Result<Output>> {
+        async move {
+            let text = format!("2026-01-01T00:00:0{}Z o hello of {instance}\n", instance.number);
+            Ok(match from {
+                OutputFrom::Tail(_) | OutputFrom::Offset(0) => Output { next: text.len() as u64, bytes: text.into_bytes() },
+                OutputFrom::Offset(next) => Output { bytes: Vec::new(), next },
+            })
+        }
+        .boxed()
+    }
+
+    fn call(&self, to: NodeId, _: &'static str, body: Vec<u8>, _: Duration) -> BoxFuture<'_, Result<Vec<u8>, String>> {
+        async move {
+            match to {
+                NodeId(2) => super::logs::answer(self, &body).await,
+                _ => Err("unreachable".into()),
+            }
+        }
+        .boxed()
+    }
+
+    fn metrics(&self) -> String {
+        super::metrics::of_sight(&self.sight.borrow())
+    }
+
+    fn mint(&self) -> Minted {
+        Minted { id: "new".into(), word: "tok-new".into(), secret_hash: vec![7; 32] }
+    }
+
+    fn read_token(&self, word: &str) -> Option<TokenParts> {
+        parts(word)
+    }
+}

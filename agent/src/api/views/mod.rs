@@ -1,0 +1,14 @@
+//! The answers: pure functions of a [`Sight`](super::sight::Sight) that return what stands in `data`, field names as in the contract.
+//!
+//! References to nodes are names; only `members` shows numbers. Durations end in `_ms`, moments in `_at` (RFC 3339).
+
+pub mod apps;
+pub mod events;
+pub mod members;
+pub mod roles;
+pub mod status;
+pub mod tokens;
+pub mod why;
+
+#[cfg(test)]
+mod tests;

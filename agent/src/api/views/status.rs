@@ -1,0 +1,225 @@
+//! `status`: one screen. Health means that all that this number of nodes allows is met, so one node alone can be healthy.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hirsel_model::event::EventKind;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::apps::{self, App};
+use super::members::voters;
+use super::roles::{self, RoleSlot};
+use crate::api::sight::{Sight, Standing, rfc3339};
+
+/// The whole cluster on one screen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// `healthy`, `degraded`, `critical`, `no_leader`.
+    pub health: String,
+    /// Why it is not healthy.
+    pub because: Vec<String>,
+    /// Who leads.
+    pub leader: Option<String>,
+    /// Term of the control group.
+    pub term: u64,
+    /// Who votes.
+    pub voters: Vec<String>,
+    /// How many nodes are how.
+    pub nodes: NodeCounts,
+    /// What may vanish at once.
+    pub can_lose: Losses,
+    /// The roles.
+    pub roles: Vec<RoleSummary>,
+    /// The applications.
+    pub apps: BTreeMap<String, AppSummary>,
+    /// The last thing that went wrong.
+    pub last_incident: Option<Incident>,
+    /// Number of the plan in force.
+    pub generation: u64,
+    /// Too much was lost at once: data is not moved and nothing is rebalanced.
+    pub brake: bool,
+}
+
+/// How many nodes are how.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeCounts {
+    /// Heard.
+    pub alive: u32,
+    /// Not heard for longer than usual.
+    pub suspect: u32,
+    /// Judged: most observers do not reach them.
+    pub unfit: u32,
+    /// Judged: gone.
+    pub down: u32,
+}
+
+/// What may vanish at once without harm.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Losses {
+    /// Any so many nodes.
+    pub nodes: u32,
+    /// Any so many zones.
+    pub zones: u32,
+}
+
+/// A role in one line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RoleSummary {
+    /// The role.
+    pub role: String,
+    /// How many slots the plan has.
+    pub slots: u32,
+    /// How many of them run.
+    pub running: u32,
+    /// Who holds them.
+    pub nodes: Vec<String>,
+}
+
+/// An application in one line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AppSummary {
+    /// `healthy`, `degraded`, `critical`, `stopped`.
+    pub health: String,
+    /// How many instances are wanted.
+    pub wanted: u32,
+    /// How many work.
+    pub healthy: u32,
+    /// Where it answers.
+    pub endpoints: Vec<String>,
+}
+
+/// Something that went wrong, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Incident {
+    /// The event it began with.
+    pub index: u64,
+    /// When.
+    pub at: String,
+    /// What it is about.
+    pub subject: String,
+    /// The sentence.
+    pub message: String,
+    /// How many events followed from it.
+    pub followed: u32,
+    /// Whether the declared state was seen to hold again.
+    pub verified: bool,
+}
+
+/// The whole cluster on one screen.
+pub fn status(sight: &Sight) -> Status {
+    let apps = apps::apps(sight);
+    let roles = roles::roles(sight);
+    let (health, because) = health(sight, &apps, &roles);
+    let can_lose = sight.can_lose();
+    Status {
+        health: health.into(),
+        because,
+        leader: sight.leader().map(|leader| sight.name(leader)),
+        term: sight.leadership.term,
+        voters: sight.names(voters(sight)),
+        nodes: count(sight),
+        can_lose: Losses { nodes: can_lose.nodes, zones: can_lose.zones },
+        roles: summarize(&roles),
+        apps: apps.into_iter().map(|app| (app.app.clone(), summary(app))).collect(),
+        last_incident: last_incident(sight),
+        generation: sight.state.plan.generation.0,
+        brake: sight.state.plan.brake,
+    }
+}
+
+fn count(sight: &Sight) -> NodeCounts {
+    let mut counts = NodeCounts::default();
+    for node in sight.state.spec.nodes.keys() {
+        let counter = match sight.standing(*node) {
+            Standing::Alive => &mut counts.alive,
+            Standing::Suspect => &mut counts.suspect,
+            Standing::Unfit => &mut counts.unfit,
+            Standing::Down => &mut counts.down,
+        };
+        *counter += 1;
+    }
+    counts
+}
+
+fn summarize(slots: &[RoleSlot]) -> Vec<RoleSummary> {
+    let mut summaries: Vec<RoleSummary> = Vec::new();
+    for slot in slots {
+        if summaries.last().is_none_or(|last| last.role != slot.role) {
+            summaries.push(RoleSummary { role: slot.role.clone(), slots: 0, running: 0, nodes: Vec::new() });
+        }
+        let Some(summary) = summaries.last_mut() else { continue };
+        summary.slots += 1;
+        summary.running += u32::from(slot.state == "running");
+        summary.nodes.push(slot.node.clone());
+    }
+    summaries
+}
+
+fn summary(app: App) -> AppSummary {
+    AppSummary {
+        health: app.health,
+        wanted: app.services.iter().map(|service| service.wanted).sum(),
+        healthy: app.services.iter().map(|service| service.healthy).sum(),
+        endpoints: app.endpoints,
+    }
+}
+
+/// How the cluster is, and why it is not healthy. Nodes that are missing make it degraded even when all work has moved: the operator
+/// counted on them.
+fn health(sight: &Sight, apps: &[App], roles: &[RoleSlot]) -> (&'static str, Vec<String>) {
+    let mut critical = Vec::new();
+    let mut degraded = Vec::new();
+    for app in apps {
+        for service in app.services.iter().filter(|service| service.healthy < service.wanted) {
+            let line =
+                format!("{}/{}: {} of {} instances work", app.app, service.service, service.healthy, service.wanted);
+            if service.healthy == 0 { critical.push(line) } else { degraded.push(line) }
+        }
+    }
+    for summary in summarize(roles).iter().filter(|summary| summary.running < summary.slots) {
+        let line = format!("role {}: {} of {} slots run", summary.role, summary.running, summary.slots);
+        if summary.running == 0 { critical.push(line) } else { degraded.push(line) }
+    }
+    for node in sight.state.spec.nodes.keys() {
+        match sight.standing(*node) {
+            Standing::Alive => {}
+            standing => degraded.push(format!("{} is {}", sight.name(*node), standing.word())),
+        }
+    }
+    degraded.extend(sight.state.plan.unmet.iter().map(|unmet| format!("{}: {}", unmet.subject, unmet.reason)));
+    if sight.state.plan.brake {
+        degraded.push("the brake is on: many nodes were lost at once".into());
+    }
+    let word = match (sight.leader(), critical.is_empty(), degraded.is_empty()) {
+        (None, _, _) => "no_leader",
+        (Some(_), false, _) => "critical",
+        (Some(_), true, false) => "degraded",
+        (Some(_), true, true) => "healthy",
+    };
+    let leaderless = (sight.leader().is_none()).then(|| "no leader is known".to_string());
+    (word, leaderless.into_iter().chain(critical).chain(degraded).collect())
+}
+
+/// The newest chain of events that began with something that happened to a node or to the cluster, not with a wish about an
+/// application.
+fn last_incident(sight: &Sight) -> Option<Incident> {
+    let events = &sight.state.log.events;
+    let followers = events.iter().rev().filter(|event| event.kind == EventKind::Decided).filter_map(|event| event.incident);
+    let mut tried = BTreeSet::new();
+    let root = followers.filter(|root| tried.insert(*root)).find_map(|root| {
+        let at = events.partition_point(|event| event.index < root);
+        let root = events.get(at).filter(|event| event.index == root)?;
+        let app = root.subject.split('/').next().unwrap_or_default();
+        let of_app = sight.state.spec.apps.keys().any(|name| name.as_str() == app);
+        (root.kind == EventKind::Happened && !of_app).then_some(root)
+    })?;
+    let chain = || events.iter().filter(|event| event.incident == Some(root.index) && event.index != root.index);
+    Some(Incident {
+        index: root.index,
+        at: rfc3339(root.at),
+        subject: root.subject.clone(),
+        message: root.message.clone(),
+        followed: chain().map(|_| 1).sum(),
+        verified: chain().any(|event| event.kind == EventKind::Verified),
+    })
+}

@@ -1,0 +1,238 @@
+//! Every view over one small cluster, well and unwell.
+
+use std::sync::Arc;
+
+use hirsel_model::plan::{Because, Unmet, Verdict, VerdictKind};
+use hirsel_model::view::Liveness;
+use hirsel_model::*;
+
+use super::apps::{Which, apps, ps};
+use super::events::events;
+use super::members::members;
+use super::roles::roles;
+use super::status::status;
+use super::tokens::tokens;
+use super::why::why;
+use crate::api::envelope::Envelope;
+use crate::api::error::Code;
+use crate::api::fixture::{altered, instance_id, reason, sight};
+use crate::api::sight::Sight;
+
+fn down(sight: &mut Sight, node: u64) {
+    let verdict = Verdict {
+        kind: VerdictKind::Down,
+        incarnation: Incarnation(1),
+        since: Generation(5),
+        evidence: "n1 and n2 do not hear it".into(),
+    };
+    Arc::make_mut(&mut sight.state).plan.verdicts.insert(NodeId(node), verdict);
+}
+
+#[test]
+fn a_cluster_that_lacks_nothing_is_healthy() {
+    let status = status(&sight());
+    assert_eq!((status.health.as_str(), status.because.as_slice()), ("healthy", &[] as &[String]));
+    assert_eq!(status.leader.as_deref(), Some("n2"));
+    assert_eq!(status.voters, ["n1", "n2", "n3"]);
+    assert_eq!((status.nodes.alive, status.can_lose.nodes), (3, 1));
+    assert_eq!(status.apps["shop"].healthy, 2);
+}
+
+#[test]
+fn a_node_that_is_down_makes_the_cluster_degraded_and_its_instances_unhealthy() {
+    let mut sight = sight();
+    down(&mut sight, 2);
+    let status = status(&sight);
+    assert_eq!(status.health, "degraded");
+    assert!(status.because.iter().any(|line| line == "n2 is down"), "{:?}", status.because);
+    assert_eq!((status.nodes.alive, status.nodes.down, status.apps["shop"].healthy), (2, 1, 1));
+    let listed = ps(&sight, &"shop".parse().unwrap(), Which::Planned).unwrap();
+    assert_eq!(listed.iter().map(|i| (i.state.as_str(), i.healthy)).collect::<Vec<_>>(), [("running", true), ("unknown", false)]);
+}
+
+#[test]
+fn a_service_with_no_working_instance_is_critical() {
+    let mut sight = sight();
+    down(&mut sight, 2);
+    Arc::make_mut(&mut sight.live).nodes.insert(NodeId(1), Default::default());
+    assert_eq!(status(&sight).health, "critical");
+    assert_eq!(apps(&sight)[0].health, "critical");
+}
+
+#[test]
+fn a_leader_not_heard_for_long_is_no_leader_and_the_answer_says_how_old_it_is() {
+    let mut sight = sight();
+    sight.leadership.stale_ms = 5_000;
+    let status = status(&sight);
+    assert_eq!((status.health.as_str(), status.leader), ("no_leader", None));
+    let envelope = Envelope::new(&sight, ());
+    assert_eq!(envelope.stale_ms, 5_000);
+    assert!(envelope.warnings[0].contains("no leader"), "{:?}", envelope.warnings);
+    assert!(members(&sight).iter().all(|member| member.raft == "voter"));
+}
+
+#[test]
+fn a_wish_that_is_not_met_is_told_by_status_by_the_app_and_by_why() {
+    let sight = altered(|state| {
+        state.plan.unmet.push(Unmet { subject: "shop/web".into(), reason: "no node has 9 GiB".into() });
+    });
+    assert_eq!(status(&sight).health, "degraded");
+    assert_eq!(apps(&sight)[0].unmet, ["shop/web: no node has 9 GiB"]);
+    assert_eq!(why(&sight, "shop/web").unwrap().because[0].text, "waits: no node has 9 GiB");
+}
+
+#[test]
+fn members_tell_standing_raft_place_roles_and_notes() {
+    let mut sight = altered(|state| {
+        state.spec.nodes.get_mut(&NodeId(1)).unwrap().availability = hirsel_model::spec::Availability::Cordoned;
+    });
+    Arc::make_mut(&mut sight.live).nodes.get_mut(&NodeId(3)).unwrap().liveness = Liveness::Suspect;
+    let members = members(&sight);
+    let column = |f: fn(&super::members::Member) -> String| members.iter().map(f).collect::<Vec<_>>();
+    assert_eq!(column(|m| m.raft.clone()), ["voter", "leader", "voter"]);
+    assert_eq!(column(|m| m.liveness.clone()), ["alive", "alive", "suspect"]);
+    assert_eq!(members[0].note.as_deref(), Some("cordoned"));
+    assert_eq!(members[1].roles, ["compute", "lb", "mgmt"]);
+    assert_eq!((members[1].load, members[1].seen_ms), (Some(0.3), Some(120)));
+}
+
+#[test]
+fn a_slot_is_running_only_while_its_node_is_heard() {
+    let mut sight = sight();
+    down(&mut sight, 3);
+    let of_lb: Vec<_> = roles(&sight).into_iter().filter(|slot| slot.role == "lb").collect();
+    assert_eq!(of_lb.iter().map(|slot| slot.state.as_str()).collect::<Vec<_>>(), ["running", "running", "unknown"]);
+    assert_eq!((of_lb[0].duty.as_str(), of_lb[0].because.as_str()), ("replica", "wants one on each node"));
+    assert_eq!(of_lb[0].since_ms, Some(59_000));
+}
+
+#[test]
+fn endpoints_of_a_route_for_any_host_are_the_lb_nodes() {
+    let endpoints = &apps(&sight())[0].endpoints;
+    assert_eq!(endpoints, &["http://127.0.0.1:8080/", "http://127.0.0.2:8080/", "http://127.0.0.3:8080/"]);
+}
+
+#[test]
+fn ps_tells_where_each_instance_listens_and_why_it_is_there() {
+    let listed = ps(&sight(), &"shop".parse().unwrap(), Which::Planned).unwrap();
+    assert_eq!(listed[0].addr.as_deref(), Some("127.0.0.1:20000"));
+    assert_eq!((listed[1].instance.as_str(), listed[1].because.as_str()), ("shop/web/3", "n3 is down"));
+    assert_eq!(ps(&sight(), &"nothing".parse().unwrap(), Which::Planned), None);
+}
+
+#[test]
+fn an_instance_the_plan_does_not_list_is_shown_only_on_request() {
+    let mut sight = sight();
+    Arc::make_mut(&mut sight.live).nodes.insert(NodeId(3), crate::api::fixture::seen(&[(2, 20002)]));
+    let app = "shop".parse().unwrap();
+    assert_eq!(ps(&sight, &app, Which::Planned).unwrap().len(), 2);
+    let all = ps(&sight, &app, Which::All).unwrap();
+    assert_eq!(all.iter().map(|i| i.node.as_str()).collect::<Vec<_>>(), ["n1", "n3", "n2"]);
+    assert!(!all[1].healthy);
+}
+
+#[test]
+fn an_instance_without_a_check_is_healthy_while_it_runs() {
+    let mut sight = altered(|state| {
+        let app = state.spec.apps.get_mut(&"shop".parse().unwrap()).unwrap();
+        app.services.values_mut().for_each(|service| service.health = None);
+    });
+    let node = Arc::make_mut(&mut sight.live).nodes.get_mut(&NodeId(1)).unwrap();
+    if let report::RoleFacts::Compute(facts) = &mut node.roles.get_mut(&RoleName::compute()).unwrap().facts {
+        facts.values_mut().for_each(|facts| facts.healthy = false);
+    }
+    assert!(sight.is_healthy(&instance_id(1)));
+}
+
+#[test]
+fn events_go_on_after_a_number_or_show_the_last_ones() {
+    let sight = sight();
+    let indexes = |lines: Vec<super::events::EventLine>| lines.iter().map(|line| line.index).collect::<Vec<_>>();
+    assert_eq!(indexes(events(&sight, 3, None)), [4, 5]);
+    assert_eq!(indexes(events(&sight, 0, Some(2))), [4, 5]);
+    assert_eq!(indexes(events(&sight, 9, None)), [0u64; 0]);
+    let line = &events(&sight, 0, None)[3];
+    assert_eq!((line.kind.as_str(), line.cause_index, line.incident), ("decided", Some(3), Some(3)));
+    assert_eq!(line.at, "2023-11-14T22:12:24Z");
+}
+
+#[test]
+fn why_follows_the_recorded_causes_to_their_beginning() {
+    let why = why(&sight(), "shop/web/3").unwrap();
+    assert_eq!(why.because.iter().map(|link| link.event_index).collect::<Vec<_>>(), [Some(4), Some(3)]);
+    assert!(why.because[1].text.contains("n3 went down"));
+    assert_eq!(why.chosen.node.as_deref(), Some("n2"));
+    assert_eq!((why.rejected[0].node.as_str(), why.rejected[0].reason.as_str()), ("n1", "has one already"));
+    assert_eq!(why.afterwards[0].event_index, Some(5));
+    assert_eq!(why.undo.as_deref(), Some("nothing to undo: start n3 again"));
+}
+
+#[test]
+fn why_never_asks_the_present_when_the_log_has_the_answer() {
+    let told = why(&sight(), "shop/web/3").unwrap();
+    let sight = altered(|state| {
+        let assignment = state.plan.instances.get_mut(&instance_id(3)).unwrap();
+        assignment.reason = reason(Because::Wanted, "something else");
+    });
+    assert_eq!(why(&sight, "shop/web/3").unwrap().because, told.because);
+}
+
+#[test]
+fn why_falls_back_on_the_reason_in_the_plan_when_the_log_has_forgotten() {
+    let sight = altered(|state| state.log.events.clear());
+    let why = why(&sight, "shop/web/3").unwrap();
+    assert_eq!((why.because[0].text.as_str(), why.because[0].event_index), ("n3 is down", None));
+}
+
+#[test]
+fn why_says_when_the_beginning_of_a_chain_was_forgotten_and_survives_a_cause_that_points_forward() {
+    let sight = altered(|state| {
+        state.log.events.remove(2);
+        state.log.events[0].cause = Some(9);
+    });
+    let told = why(&sight, "shop/web/3").unwrap();
+    assert!(told.because[1].text.contains("event 3"), "{told:?}");
+    assert!(why(&sight, "shop").is_ok());
+}
+
+#[test]
+fn why_knows_nodes_roles_slots_services_and_what_can_be_lost() {
+    let sight = sight();
+    assert_eq!(why(&sight, "n3").unwrap().because[0].event_index, Some(3));
+    for (asked, subject) in [("lb", "role/lb"), ("lb/0", "role/lb/0"), ("role/lb/2", "role/lb/2"), ("shop/web", "shop/web"), ("voters", "voters")] {
+        assert_eq!(why(&sight, asked).unwrap().subject, subject);
+    }
+    assert!(!why(&sight, "can_lose").unwrap().because[0].text.is_empty());
+    assert_eq!(why(&sight, "shop/web/2").unwrap_err().code, Code::NotFound);
+    assert!(why(&sight, "shop/wbe").unwrap_err().message.contains("did you mean \"shop/web\"?"));
+    for odd in ["", "/", "//", "role/", "lb/99999", "lb/x", "a/b/c/d", "\u{0}"] {
+        assert!(why(&sight, odd).is_err() || odd.starts_with("lb/9"), "{odd:?}");
+    }
+}
+
+#[test]
+fn the_last_incident_is_the_loss_not_the_deployment() {
+    let incident = status(&sight()).last_incident.unwrap();
+    assert_eq!((incident.index, incident.subject.as_str(), incident.verified), (3, "n3", false));
+}
+
+#[test]
+fn tokens_show_no_secret_and_their_state() {
+    let sight = altered(|state| {
+        state.tokens.get_mut("join").unwrap().revoked = true;
+        state.tokens.get_mut("view").unwrap().expires_at = WallTime(1);
+    });
+    let tokens = tokens(&sight);
+    let states: Vec<_> = tokens.iter().map(|token| (token.grants.as_str(), token.state.as_str())).collect();
+    assert_eq!(states, [("admin", "valid"), ("join", "revoked"), ("operator", "valid"), ("viewer", "expired")]);
+    assert!(!serde_json::to_string(&tokens).unwrap().contains("secret"));
+}
+
+#[test]
+fn views_of_an_empty_state_do_not_fail() {
+    let sight = Sight::default();
+    status(&sight);
+    assert!(members(&sight).is_empty() && roles(&sight).is_empty() && apps(&sight).is_empty());
+    assert!(events(&sight, 0, None).is_empty() && tokens(&sight).is_empty());
+    assert!(why(&sight, "n1").is_err());
+}

@@ -264,8 +264,6 @@ fn check(before: &ControlState, after: &ControlState) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
-
     #[test]
     fn no_sequence_of_commands_panics_or_breaks_an_invariant(mut entries in entries()) {
         run(&mut entries);

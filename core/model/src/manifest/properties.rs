@@ -71,8 +71,6 @@ fn check(text: &str) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
-
     #[test]
     fn no_text_panics(text in "\\PC{0,200}") {
         check(&text);

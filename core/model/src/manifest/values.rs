@@ -57,7 +57,7 @@ fn amount(text: &str, units: &[(&str, u64)], what: &str, examples: &str) -> Resu
 
 /// Milliseconds for people: `250ms`, `2s`.
 pub(super) fn shown_ms(ms: u64) -> String {
-    if ms % 1_000 == 0 { format!("{}s", ms / 1_000) } else { format!("{ms}ms") }
+    if ms.is_multiple_of(1_000) { format!("{}s", ms / 1_000) } else { format!("{ms}ms") }
 }
 
 /// Signals with a name that programs are stopped by. The numbers are those of Linux.

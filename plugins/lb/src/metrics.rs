@@ -14,6 +14,8 @@ struct Class {
 /// Counters, each found once so that a request pays one addition.
 #[derive(Clone, Debug)]
 pub struct Metrics {
+    by_class: Family<Class, Counter>,
+    /// Members of the family, by the first digit of the status less one.
     answers: [Counter; 5],
     /// Tries after the first one.
     pub retries: Counter,
@@ -30,8 +32,10 @@ pub struct Metrics {
 impl Metrics {
     /// Counters that nobody reads yet.
     pub fn new() -> Self {
-        let answers = ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|_| Counter::default());
+        let by_class = Family::<Class, Counter>::default();
+        let answers = ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|class| by_class.get_or_create(&Class { class }).clone());
         Self {
+            by_class,
             answers,
             retries: Counter::default(),
             replays: Counter::default(),
@@ -43,15 +47,7 @@ impl Metrics {
 
     /// Makes them readable.
     pub fn register(&self, registry: &mut Registry) {
-        let answers = Family::<Class, Counter>::new_with_constructor(Counter::default);
-        drop(answers);
-        for (counter, class) in self.answers.iter().zip(["1xx", "2xx", "3xx", "4xx", "5xx"]) {
-            registry.sub_registry_with_label(("class".into(), class.into())).register(
-                "hirsel_lb_answers",
-                "Answers sent to clients",
-                counter.clone(),
-            );
-        }
+        registry.register("hirsel_lb_answers", "Answers sent to clients", self.by_class.clone());
         registry.register("hirsel_lb_retries", "Tries after the first one", self.retries.clone());
         registry.register("hirsel_lb_replays", "Requests written more than once", self.replays.clone());
         registry.register("hirsel_lb_ejections", "Instances left alone after a failure", self.ejections.clone());

@@ -43,6 +43,11 @@ pub fn garbled(service: impl Display) -> Response<AnswerBody> {
     page(StatusCode::BAD_GATEWAY, format_args!("the answer of {service} could not be understood"))
 }
 
+/// The client did not send all of its request.
+pub fn cut_short() -> Response<AnswerBody> {
+    page(StatusCode::BAD_REQUEST, "the body of the request broke off")
+}
+
 /// No answer within the time limit.
 pub fn timed_out(service: impl Display) -> Response<AnswerBody> {
     page(StatusCode::GATEWAY_TIMEOUT, format_args!("{service} did not answer in time; the request may be carried out"))

@@ -9,6 +9,7 @@ use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -18,6 +19,7 @@ use hirsel_role::{Doors, Host, Spawner};
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use tracing::{debug, info};
@@ -31,7 +33,7 @@ use crate::pages;
 use crate::pool::{FRESH_FOR, IDLE_FOR_MAX};
 use crate::replay::{ANSWER_HELD_BYTES_MAX, BODY_KEPT_BYTES_MAX, Effort, Failure, PATIENCE, Repeatable, is_idempotent};
 use crate::routes::Routes;
-use crate::stream::{AnswerBody, Kept, Leg, RequestBody, keep, poll_body};
+use crate::stream::{AnswerBody, Leg, RequestBody, poll_body};
 use crate::table::{ServiceKey, Way};
 use crate::tunnel;
 use crate::upstream::{Pulse, Upstream};
@@ -39,6 +41,9 @@ use crate::upstream::{Pulse, Upstream};
 /// A connection that is not there after this time is tried elsewhere: on a cut cable packets vanish without a word. Within a data
 /// centre it takes a millisecond, between continents a fifth of a second.
 const CONNECT_WITHIN: Duration = Duration::from_millis(500);
+
+/// A small body must be whole after this time: slow writers shall not hold memory.
+const BODY_WITHIN: Duration = Duration::from_secs(30);
 
 /// With every instance tried, the next round begins after this time, or when the table changes.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
@@ -84,7 +89,7 @@ impl Proxy {
     /// A proxy that knows no route yet. `seed` comes from the injected chance.
     pub fn new(context: &hirsel_role::Context, metrics: Metrics) -> Self {
         Self {
-            routes: Routes::new(context.me.clone(), context.wake.clone()),
+            routes: Routes::new(context.me.clone(), context.live.clone(), context.wake.clone()),
             metrics,
             host: context.host.clone(),
             doors: context.doors.clone(),
@@ -119,9 +124,7 @@ impl Proxy {
         if let Err(bad) = headers::prepare_request(&mut head, &client.lines, protocol) {
             return bad_head(bad);
         }
-        let Ok(body) = self.body_of(incoming).await else {
-            return pages::bad_request("the body of the request broke off");
-        };
+        let Some(body) = self.body_of(incoming).await else { return pages::cut_short() };
         let mut outbound = Outbound { head, body, upgrade };
         self.exchange(&mut outbound, &service).await.unwrap_or_else(|refusal| refusal)
     }
@@ -140,18 +143,18 @@ impl Proxy {
         }
     }
 
-    /// The body of a request: at hand if it is small, else to be passed on.
-    async fn body_of(&self, incoming: Incoming) -> Result<OutboundBody, hyper::Error> {
+    /// The body of a request: at hand if it is small, else to be passed on. None if it broke off or came too slowly.
+    async fn body_of(&self, incoming: Incoming) -> Option<OutboundBody> {
         if incoming.is_end_stream() {
-            return Ok(OutboundBody::Empty);
+            return Some(OutboundBody::Empty);
         }
-        match incoming.size_hint().exact() {
-            Some(length) if length <= BODY_KEPT_BYTES_MAX => match keep(incoming, length, &self.budget).await? {
-                Kept::Whole(bytes, reserved) => Ok(OutboundBody::Whole(bytes, reserved)),
-                Kept::Passing(incoming) => Ok(OutboundBody::Passing(incoming)),
-            },
-            _ => Ok(OutboundBody::Passing(incoming)),
-        }
+        let length = incoming.size_hint().exact().filter(|length| *length <= BODY_KEPT_BYTES_MAX);
+        let Some(reserved) = length.and_then(|length| self.budget.reserve(length)) else {
+            return Some(OutboundBody::Passing(incoming));
+        };
+        // The timer is only set if not all of it is there already.
+        let whole = tokio::time::timeout(BODY_WITHIN, incoming.collect()).await.ok()?.ok()?;
+        Some(OutboundBody::Whole(whole.to_bytes(), reserved))
     }
 
     /// Tells the request to instances of `service` until one answers or there is no more to be tried.
@@ -174,9 +177,10 @@ impl Proxy {
             };
             let instance = ticket.instance().clone();
             let (failure, ejects) = match self.attempt(outbound, service, ticket, way).await {
-                Ok(answered) => match self.finish(outbound, answered).await {
+                Ok(answered) => match self.finish(outbound, service, answered).await {
                     Ok(answer) => return Ok(answer),
-                    Err(failure) => (failure, true),
+                    // It began to answer: that the connection was a kept one excuses nothing.
+                    Err(failure) => (failure, failure.ejects(false)),
                 },
                 Err(failed) => (failed.failure, failed.ejects),
             };
@@ -191,6 +195,7 @@ impl Proxy {
                     Failure::Broken | Failure::Lost => pages::broken(ServiceName(service)),
                     Failure::TimedOut => pages::timed_out(ServiceName(service)),
                     Failure::Garbled => pages::garbled(ServiceName(service)),
+                    Failure::ClientGone => pages::cut_short(),
                 });
             }
             self.metrics.retries.inc();
@@ -253,9 +258,7 @@ impl Proxy {
                     Failure::NotWritten if !taken_back && outbound.is_gone() => Failure::Broken,
                     failure => failure,
                 };
-                // A kept connection that ends is no sign of a failure: the other end may have had enough of it.
-                let ejects = !upstream.reused && failure != Failure::Lost;
-                Err(Failed { failure, ejects })
+                Err(Failed { failure, ejects: failure.ejects(upstream.reused) })
             }
         }
     }
@@ -283,7 +286,12 @@ impl Proxy {
     }
 
     /// Turns an instance's answer into ours: held until whole if it is small, else passed on.
-    async fn finish(&self, outbound: &mut Outbound, answered: Answered) -> Result<Response<AnswerBody>, Failure> {
+    async fn finish(
+        &self,
+        outbound: &mut Outbound,
+        service: &ServiceKey,
+        answered: Answered,
+    ) -> Result<Response<AnswerBody>, Failure> {
         let Answered { head, mut leg } = answered;
         let (mut head, mut incoming) = head.into_parts();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -305,7 +313,10 @@ impl Proxy {
         let Some(reserved) = held.and_then(|length| self.budget.reserve(length)) else {
             return Ok(Response::from_parts(head, AnswerBody::passing(incoming, leg)));
         };
-        let bytes = hold(&mut leg, &mut incoming).await?;
+        let repeatable = outbound.repeatable() == Repeatable::Yes;
+        let instance = leg.ticket.instance().clone();
+        let leave = || repeatable && self.has_other(service, &instance);
+        let bytes = hold(&mut leg.upstream, &mut incoming, leave).await?;
         drop(reserved);
         leg.finish();
         Ok(Response::from_parts(head, AnswerBody::whole(bytes)))
@@ -327,17 +338,19 @@ struct Failed {
     ejects: bool,
 }
 
-/// Reads an answer's body whole.
-async fn hold(leg: &mut Leg, incoming: &mut Incoming) -> Result<Bytes, Failure> {
+/// Reads an answer's body whole. When the instance is lost meanwhile, `leave` is asked whether to give up.
+async fn hold(upstream: &mut Upstream, incoming: &mut Incoming, leave: impl Fn() -> bool) -> Result<Bytes, Failure> {
     let mut first = Bytes::new();
     let mut rest: Option<BytesMut> = None;
     loop {
         let frame = poll_fn(|cx| {
-            if leg.upstream.pulse.is_over() {
-                return std::task::Poll::Ready(Some(Err(Failure::Broken)));
+            if upstream.pulse.is_over() {
+                return Poll::Ready(Some(Err(Failure::TimedOut)));
             }
-            poll_body(&mut leg.upstream, incoming, cx)
-                .map(|frame| frame.map(|frame| frame.map_err(|_| Failure::Broken)))
+            match poll_body(upstream, incoming, cx) {
+                Poll::Pending if upstream.pulse.is_lost() && leave() => Poll::Ready(Some(Err(Failure::Lost))),
+                frame => frame.map(|frame| frame.map(|frame| frame.map_err(|_| Failure::Broken))),
+            }
         });
         let Some(frame) = frame.await else { break };
         if let Ok(bytes) = frame?.into_data() {

@@ -39,6 +39,19 @@ pub enum Failure {
     TimedOut,
     /// The answer is no HTTP.
     Garbled,
+    /// The client's own body broke off.
+    ClientGone,
+}
+
+impl Failure {
+    /// Whether it speaks against the instance. A kept connection that ends does not: the other end may have had enough of it. Nor
+    /// does slowness: one slow path would eject every instance in turn.
+    pub fn ejects(self, reused: bool) -> bool {
+        match self {
+            Failure::NotWritten | Failure::Broken => !reused,
+            Failure::Lost | Failure::TimedOut | Failure::Garbled | Failure::ClientGone => false,
+        }
+    }
 }
 
 /// What was done for a request so far.
@@ -78,6 +91,7 @@ impl Effort {
             Failure::Broken | Failure::Lost => self.repeatable == Repeatable::Yes,
             // Whoever is slow, or speaks nonsense, is so for everybody: the next instance is spared.
             Failure::TimedOut | Failure::Garbled => false,
+            Failure::ClientGone => false,
         };
         allowed && self.tries < TRIES_MAX && self.written < WRITTEN_MAX
     }
@@ -115,6 +129,13 @@ mod tests {
     }
 
     #[test]
+    fn only_what_speaks_against_the_instance_ejects_it() {
+        assert!(Failure::NotWritten.ejects(false) && Failure::Broken.ejects(false));
+        assert!(!Failure::NotWritten.ejects(true) && !Failure::Broken.ejects(true));
+        assert!(!Failure::TimedOut.ejects(false) && !Failure::ClientGone.ejects(false));
+    }
+
+    #[test]
     fn post_and_patch_and_unknown_methods_are_not_idempotent() {
         assert!(!is_idempotent(&Method::POST));
         assert!(!is_idempotent(&Method::PATCH));
@@ -129,7 +150,8 @@ mod tests {
             Just(Failure::Broken),
             Just(Failure::Lost),
             Just(Failure::TimedOut),
-            Just(Failure::Garbled)
+            Just(Failure::Garbled),
+            Just(Failure::ClientGone)
         ]
     }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use hirsel_model::order::{LbOrder, Order, Work};
+use hirsel_model::order::{Order, Work};
 use hirsel_model::report::{RoleFacts, RoleReport, RoleState};
-use hirsel_model::{Generation, RoleName, Timestamp};
+use hirsel_model::{RoleName, Timestamp};
 use hirsel_role::{Context, Plugin, Role};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
@@ -104,22 +104,17 @@ impl LbRole {
     async fn step(&mut self, order: &Order) -> RoleReport {
         match &order.work {
             Work::Lb(work) if !order.slots.is_empty() => {
-                self.adopt(order.generation, work);
+                self.proxy.routes.adopt(order.generation, work);
                 self.open().await;
             }
             Work::Lb(_) | Work::None | Work::Compute(_) => {
                 self.close();
                 if matches!(self.public, Public::Closed) {
-                    self.adopt(order.generation, &Arc::default());
+                    self.proxy.routes.adopt(order.generation, &Arc::default());
                 }
             }
         }
         self.report()
-    }
-
-    fn adopt(&self, generation: Generation, work: &Arc<LbOrder>) {
-        let live = self.context.live.borrow().clone();
-        self.proxy.routes.adopt(generation, work, &live);
     }
 
     async fn open(&mut self) {
@@ -232,8 +227,8 @@ impl Drop for LbRole {
 /// Hands what is heard of the nodes to the routing table as soon as it is heard.
 async fn listen_to_news(proxy: Arc<Proxy>, mut live: tokio::sync::watch::Receiver<Arc<hirsel_role::Live>>) {
     loop {
-        let news = live.borrow_and_update().clone();
-        proxy.routes.hear(&news);
+        live.mark_unchanged();
+        proxy.routes.hear();
         if live.changed().await.is_err() {
             return;
         }

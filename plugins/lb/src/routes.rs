@@ -18,6 +18,7 @@ use crate::table::{Standing, Table, liveness_of, standings};
 #[derive(Debug)]
 pub struct Routes {
     me: Me,
+    live: watch::Receiver<Arc<Live>>,
     table: ArcSwap<Table>,
     building: Mutex<Building>,
     swapped: watch::Sender<u64>,
@@ -35,9 +36,9 @@ struct Building {
 
 impl Routes {
     /// No route yet. `idle` is told when the last request of an instance that drains has ended.
-    pub fn new(me: Me, idle: Arc<Notify>) -> Self {
+    pub fn new(me: Me, live: watch::Receiver<Arc<Live>>, idle: Arc<Notify>) -> Self {
         let (table, building, swapped) = (ArcSwap::default(), Mutex::default(), watch::Sender::new(0));
-        Self { me, table, building, swapped, idle }
+        Self { me, live, table, building, swapped, idle }
     }
 
     /// The table in force. Not to be kept over an await.
@@ -51,7 +52,7 @@ impl Routes {
     }
 
     /// Takes an order. When this returns, no request will be begun on an instance that the order drains or leaves out.
-    pub fn adopt(&self, generation: Generation, order: &Arc<LbOrder>, live: &Live) {
+    pub fn adopt(&self, generation: Generation, order: &Arc<LbOrder>) {
         let mut building = self.building();
         let same = Arc::ptr_eq(&building.order, order) || building.order == *order;
         if same && building.generation == generation {
@@ -59,17 +60,20 @@ impl Routes {
         }
         building.generation = generation;
         building.order = order.clone();
-        self.rebuild(&mut building, live);
+        let live = self.live.borrow().clone();
+        self.rebuild(&mut building, &live);
     }
 
-    /// Takes news of the nodes.
-    pub fn hear(&self, live: &Live) {
+    /// Takes what is heard of the nodes now.
+    pub fn hear(&self) {
         let mut building = self.building();
-        let standings = standings(&building.order, live, self.me.id);
+        // Read while building, so that two who hear at once never go back in time.
+        let live = self.live.borrow().clone();
+        let standings = standings(&building.order, &live, self.me.id);
         if standings != building.standings {
-            self.rebuild(&mut building, live);
+            self.rebuild(&mut building, &live);
         }
-        self.end_the_forgotten(&mut building, live);
+        self.end_the_forgotten(&mut building, &live);
     }
 
     /// Requests under way on each instance that takes no new ones.

@@ -158,7 +158,6 @@ async fn serve(stream: BoxStream, remote: SocketAddr, shared: Arc<Shared>, slot:
             .auto_date_header(false)
             .max_buf_size(READ_BUFFER_BYTES_MAX)
             .max_header_size(HEAD_BYTES_MAX)
-            .half_close(true)
             .serve_connection(io, service)
             .with_upgrades()
     );

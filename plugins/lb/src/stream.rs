@@ -8,10 +8,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hirsel_mesh::seam::Clock;
-use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use crate::budget::{Budget, Reserved};
 use crate::client::Busy;
 use crate::instance::Ticket;
 use crate::upstream::{Stage, Upstream};
@@ -200,20 +198,4 @@ pub fn poll_body(
     }
     upstream.drive(cx);
     Pin::new(incoming).poll_frame(cx)
-}
-
-/// Reads a request's body of known length whole, within the budget. Gives it back unread when there is no budget.
-pub async fn keep(incoming: Incoming, length: u64, budget: &Arc<Budget>) -> Result<Kept, hyper::Error> {
-    let Some(reserved) = budget.reserve(length) else { return Ok(Kept::Passing(incoming)) };
-    let bytes = incoming.collect().await?.to_bytes();
-    Ok(Kept::Whole(bytes, reserved))
-}
-
-/// A body that was to be kept.
-#[derive(Debug)]
-pub enum Kept {
-    /// It is at hand; the budget is given back with it.
-    Whole(Bytes, Reserved),
-    /// There was no room for it.
-    Passing(Incoming),
 }

@@ -178,8 +178,12 @@ impl Upstream {
                 self.ended = true;
             }
             answer.as_mut().poll(cx).map_err(|mut error| {
-                let garbled = error.error().is_parse() || error.error().is_user();
-                let failure = if garbled { Failure::Garbled } else { Failure::Broken };
+                let failure = match error.error() {
+                    error if error.is_parse() => Failure::Garbled,
+                    // What fails on our side of the connection is the body that the client sends.
+                    error if error.is_user() => Failure::ClientGone,
+                    _ => Failure::Broken,
+                };
                 (failure, error.take_message())
             })
         })

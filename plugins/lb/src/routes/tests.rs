@@ -12,7 +12,7 @@ const OTHER: NodeId = NodeId(2);
 struct Story {
     routes: Routes,
     order: LbOrder,
-    live: Live,
+    live: watch::Sender<Arc<Live>>,
     generation: Generation,
 }
 
@@ -20,10 +20,11 @@ struct Story {
 fn story() -> Story {
     let host = "127.0.0.1".parse().unwrap();
     let me = Me { id: ME, name: "n1".parse().unwrap(), zone: "a".parse().unwrap(), instance_host: host, bind: host };
+    let (live, hear) = watch::channel(Arc::default());
     let mut story = Story {
-        routes: Routes::new(me, Arc::new(Notify::new())),
+        routes: Routes::new(me, hear, Arc::new(Notify::new())),
         order: LbOrder::default(),
-        live: Live::default(),
+        live,
         generation: Generation(0),
     };
     for (number, node) in [(1, ME), (2, OTHER)] {
@@ -35,7 +36,8 @@ fn story() -> Story {
             InstanceFacts { state: InstanceState::Running, healthy: true, port: 20_001, ..InstanceFacts::default() };
         let compute = RoleFacts::Compute(BTreeMap::from([(id(number), facts)]));
         let facts = BTreeMap::from([(RoleName::compute(), compute)]);
-        story.live.nodes.insert(node, LiveNode { liveness: Liveness::Alive, facts, ..LiveNode::default() });
+        let heard = LiveNode { liveness: Liveness::Alive, facts, ..LiveNode::default() };
+        story.hear(|live| drop(live.nodes.insert(node, heard)));
     }
     story.adopt();
     story
@@ -52,7 +54,12 @@ fn id(number: u64) -> InstanceId {
 impl Story {
     fn adopt(&mut self) {
         self.generation = self.generation.next();
-        self.routes.adopt(self.generation, &Arc::new(self.order.clone()), &self.live);
+        self.routes.adopt(self.generation, &Arc::new(self.order.clone()));
+    }
+
+    fn hear(&self, change: impl FnOnce(&mut Live)) {
+        self.live.send_modify(|live| change(Arc::make_mut(live)));
+        self.routes.hear();
     }
 
     fn backends(&mut self) -> &mut BTreeMap<InstanceId, Backend> {
@@ -97,7 +104,7 @@ fn an_instance_that_left_the_plan_is_forgotten_with_its_last_request() {
     story.adopt();
     assert_eq!(story.routes.draining(), BTreeMap::from([(id(2), 1)]));
     drop(ticket);
-    story.routes.hear(&story.live.clone());
+    story.routes.hear();
     assert!(story.instance(2).is_none());
 }
 
@@ -106,16 +113,13 @@ fn requests_are_told_when_the_node_is_not_heard_or_the_process_was_replaced() {
     let mut story = story();
     let near = story.instance(1).unwrap().pool.watch();
     let far = story.instance(2).unwrap().pool.watch();
-    story.live.nodes.get_mut(&OTHER).unwrap().liveness = Liveness::Suspect;
-    story.routes.hear(&story.live.clone());
+    story.hear(|live| live.nodes.get_mut(&OTHER).unwrap().liveness = Liveness::Suspect);
     assert!(far.is_lost() && !near.is_lost());
-    let Some(RoleFacts::Compute(instances)) =
-        story.live.nodes.get_mut(&ME).unwrap().facts.get_mut(&RoleName::compute())
-    else {
-        unreachable!()
-    };
-    instances.get_mut(&id(1)).unwrap().port = 20_002;
-    story.routes.hear(&story.live.clone());
+    story.hear(|live| {
+        let compute = live.nodes.get_mut(&ME).unwrap().facts.get_mut(&RoleName::compute()).unwrap();
+        let RoleFacts::Compute(instances) = compute else { unreachable!() };
+        instances.get_mut(&id(1)).unwrap().port = 20_002;
+    });
     assert!(near.is_lost());
     assert!(!far.is_over(), "a node that is not heard may be heard again");
     story.backends().remove(&id(2));
@@ -129,15 +133,13 @@ fn news_that_change_nothing_swap_nothing() {
     let story = story();
     let mut swaps = story.routes.swaps();
     swaps.borrow_and_update();
-    story.routes.hear(&story.live.clone());
+    story.routes.hear();
     assert!(!swaps.has_changed().unwrap());
 }
 
 #[test]
 fn a_node_that_is_missing_from_the_news_is_not_heard_and_this_node_always_is() {
-    let mut story = story();
-    story.live.nodes.remove(&OTHER);
-    assert_eq!(liveness_of(&story.live, OTHER, ME), Liveness::Suspect);
-    story.live.nodes.remove(&ME);
-    assert_eq!(liveness_of(&story.live, ME, ME), Liveness::Alive);
+    let silence = Live::default();
+    assert_eq!(liveness_of(&silence, OTHER, ME), Liveness::Suspect);
+    assert_eq!(liveness_of(&silence, ME, ME), Liveness::Alive);
 }

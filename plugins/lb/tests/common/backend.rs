@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
@@ -30,6 +30,7 @@ pub struct Backend {
     pub addr: SocketAddr,
     pub seen: Arc<Mutex<Vec<Message>>>,
     pub connections: Arc<Mutex<usize>>,
+    open: Arc<()>,
     release: Arc<Notify>,
     released: Arc<Mutex<bool>>,
     task: tokio::task::JoinHandle<()>,
@@ -44,10 +45,19 @@ impl Backend {
 
     /// One that does `deed` with each request, told how many came before.
     pub async fn new(deed: impl Fn(&Message, usize) -> Deed + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at("127.0.0.1:0".parse().unwrap(), deed).await
+    }
+
+    /// The same, at an address.
+    pub async fn at(addr: SocketAddr, deed: impl Fn(&Message, usize) -> Deed + Send + Sync + 'static) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(addr).unwrap();
+        let listener = socket.listen(1024).unwrap();
         let addr = listener.local_addr().unwrap();
         let seen = Arc::<Mutex<Vec<Message>>>::default();
-        let connections = Arc::<Mutex<usize>>::default();
+        let (connections, open) = (Arc::<Mutex<usize>>::default(), Arc::new(()));
+        let token = open.clone();
         let (release, released) = (Arc::<Notify>::default(), Arc::<Mutex<bool>>::default());
         let deed = Arc::new(deed);
         let task = {
@@ -61,11 +71,15 @@ impl Backend {
                     stream.set_nodelay(true).unwrap();
                     let (seen, deed) = (seen.clone(), deed.clone());
                     let (release, released) = (release.clone(), released.clone());
-                    sessions.spawn(session(stream, seen, deed, release, released));
+                    let token = token.clone();
+                    sessions.spawn(async move {
+                        session(stream, seen, deed, release, released).await;
+                        drop(token);
+                    });
                 }
             })
         };
-        Self { addr, seen, connections, release, released, task }
+        Self { addr, seen, connections, open, release, released, task }
     }
 
     pub fn count(&self) -> usize {
@@ -74,6 +88,12 @@ impl Backend {
 
     pub fn request(&self, at: usize) -> Message {
         self.seen.lock().unwrap()[at].clone()
+    }
+
+    /// How many connections are open now.
+    pub fn open(&self) -> usize {
+        // One is ours, one the listener's.
+        Arc::strong_count(&self.open) - 2
     }
 
     pub async fn until_asked(&self, times: usize) {

@@ -1,0 +1,257 @@
+//! Processor time per proxied request of 1 KB over HTTP/1.1, next to haproxy and nginx where they are installed.
+//!
+//! `cargo bench -p hirsel-lb --bench proxy [-- SECONDS]`. Each proxy is a process of its own with one worker thread, in front of the
+//! same backend; load comes from `wrk` where it is installed, else from a client of our own. Processor time is that of the proxy
+//! alone (`/proc/PID/stat`), so that neither load nor backend count; rounds alternate, so that a busy machine is busy for all.
+#![allow(missing_docs, clippy::print_stdout)]
+
+use std::fs;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+const ROUNDS: usize = 3;
+const CONNECTIONS: usize = 32;
+const BODY_BYTES: usize = 1024;
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[1..] {
+        ["serve-proxy", listen, backend, threads] => serve_proxy(listen, backend, threads.parse().unwrap()),
+        ["serve-backend", listen] => serve_backend(listen),
+        _ => compare(args.iter().find_map(|arg| arg.parse().ok()).unwrap_or(4)),
+    }
+}
+
+/// One proxy under comparison.
+struct Proxy {
+    name: &'static str,
+    addr: SocketAddr,
+    child: Child,
+    micros: Vec<f64>,
+    per_second: Vec<f64>,
+}
+
+fn compare(seconds: u64) {
+    let folder = std::env::temp_dir().join(format!("hirsel-lb-bench-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let backend = free_addr();
+    let mut backend_child = own(&["serve-backend", &backend.to_string()]);
+    let mut proxies = Vec::new();
+    let mut add = |name, addr: SocketAddr, child: Option<Child>| match child {
+        Some(child) => proxies.push(Proxy { name, addr, child, micros: Vec::new(), per_second: Vec::new() }),
+        None => println!("skipped: needs {name}"),
+    };
+    let addr = free_addr();
+    add("hirsel lb", addr, Some(own(&["serve-proxy", &addr.to_string(), &backend.to_string(), "1"])));
+    let addr = free_addr();
+    add("haproxy", addr, haproxy(&folder, addr, backend));
+    let addr = free_addr();
+    add("nginx", addr, nginx(&folder, addr, backend));
+    for proxy in &proxies {
+        wait_for(proxy.addr);
+    }
+    wait_for(backend);
+    for round in 0..=ROUNDS {
+        for proxy in &mut proxies {
+            let before = cpu_seconds(proxy.child.id());
+            let started = Instant::now();
+            // The first round only warms up.
+            let requests = load(proxy.addr, if round == 0 { 1 } else { seconds });
+            let took = started.elapsed().as_secs_f64();
+            let cpu = cpu_seconds(proxy.child.id()) - before;
+            if round > 0 {
+                proxy.micros.push(cpu * 1e6 / requests as f64);
+                proxy.per_second.push(requests as f64 / took);
+            }
+        }
+    }
+    report(&mut proxies, seconds);
+    for proxy in &mut proxies {
+        proxy.child.kill().unwrap();
+        proxy.child.wait().unwrap();
+    }
+    backend_child.kill().unwrap();
+    backend_child.wait().unwrap();
+    fs::remove_dir_all(&folder).unwrap();
+}
+
+fn report(proxies: &mut [Proxy], seconds: u64) {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model =
+        cpuinfo.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or("").trim_start_matches([' ', '\t', ':']);
+    let cores = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
+    let loader = if installed("wrk") { "wrk -t1" } else { "own client" };
+    println!("machine: {cores} cores, {model}");
+    println!(
+        "method: {loader}, {CONNECTIONS} connections, {BODY_BYTES} byte answers, HTTP/1.1 kept alive, {ROUNDS} alternating rounds \
+         of {seconds} s, one worker each, CPU of the proxy's process, median"
+    );
+    let reference = proxies.iter_mut().find(|p| p.name == "haproxy").map(|p| median(&mut p.micros));
+    println!("{:<12}{:>16}{:>14}{:>12}", "proxy", "CPU µs/request", "requests/s", "× haproxy");
+    for proxy in proxies {
+        let micros = median(&mut proxy.micros);
+        let ratio = reference.map_or("-".to_owned(), |reference| format!("{:.2}", micros / reference));
+        println!("{:<12}{micros:>16.2}{:>14.0}{ratio:>12}", proxy.name, median(&mut proxy.per_second));
+    }
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn own(args: &[&str]) -> Child {
+    Command::new(std::env::current_exe().unwrap()).args(args).stdin(Stdio::null()).spawn().unwrap()
+}
+
+fn haproxy(folder: &Path, listen: SocketAddr, backend: SocketAddr) -> Option<Child> {
+    let config = folder.join("haproxy.cfg");
+    let text = format!(
+        "global\n  nbthread 1\n  maxconn 1000\ndefaults\n  mode http\n  timeout connect 1s\n  timeout client 60s\n  timeout server 60s\n  \
+         option forwardfor\n  http-reuse always\nfrontend f\n  bind {listen}\n  default_backend b\nbackend b\n  server s {backend}\n"
+    );
+    fs::write(&config, text).unwrap();
+    let mut command = Command::new(program("haproxy")?);
+    Some(command.arg("-db").arg("-f").arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+}
+
+fn nginx(folder: &Path, listen: SocketAddr, backend: SocketAddr) -> Option<Child> {
+    let config = folder.join("nginx.conf");
+    let at = folder.display();
+    let text = format!(
+        "daemon off; master_process off; pid {at}/nginx.pid; error_log {at}/nginx.log;\nevents {{ worker_connections 1000; }}\n\
+         http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {at}/b; proxy_temp_path {at}/p; \
+         fastcgi_temp_path {at}/f; uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;\n\
+         upstream u {{ server {backend}; keepalive 64; keepalive_requests 100000000; }}\n\
+         server {{ listen {listen}; location / {{ proxy_pass http://u; proxy_http_version 1.1; proxy_set_header Connection \"\"; \
+         proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }} }} }}\n"
+    );
+    fs::write(&config, text).unwrap();
+    let mut command = Command::new(program("nginx")?);
+    command.arg("-p").arg(folder).arg("-c").arg(&config).stdout(Stdio::null()).stderr(Stdio::null());
+    Some(command.spawn().unwrap())
+}
+
+fn program(name: &str) -> Option<String> {
+    ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"]
+        .iter()
+        .map(|folder| format!("{folder}/{name}"))
+        .find(|path| Path::new(path).exists())
+}
+
+fn installed(name: &str) -> bool {
+    program(name).is_some()
+}
+
+fn free_addr() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn wait_for(addr: SocketAddr) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while TcpStream::connect(addr).is_err() {
+        assert!(Instant::now() < until, "nothing listens on {addr}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// User and system time of a process with all its threads.
+fn cpu_seconds(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the proxy runs");
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
+    // USER_HZ is 100 on every Linux.
+    ticks / 100.0
+}
+
+/// Loads `addr` and returns the number of answers.
+fn load(addr: SocketAddr, seconds: u64) -> u64 {
+    let Some(wrk) = program("wrk") else { return own_load(addr, seconds) };
+    let output = Command::new(wrk)
+        .args(["-t1", &format!("-c{CONNECTIONS}"), &format!("-d{seconds}s"), &format!("http://{addr}/")])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "{text}");
+    let line = text.lines().find(|line| line.contains(" requests in ")).unwrap_or_else(|| panic!("{text}"));
+    line.trim().split(' ').next().unwrap().parse().unwrap()
+}
+
+fn own_load(addr: SocketAddr, seconds: u64) -> u64 {
+    let (done, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let clients: Vec<_> = (0..CONNECTIONS)
+            .map(|_| {
+                let (done, over) = (done.clone(), over.clone());
+                tokio::spawn(async move {
+                    let mut client = common::wire::Client::connect(addr).await;
+                    while !over.load(Ordering::Relaxed) {
+                        client.send("GET / HTTP/1.1\r\nHost: bench\r\n\r\n").await;
+                        assert_eq!(client.answer().await.status(), 200);
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        over.store(true, Ordering::Relaxed);
+        for client in clients {
+            client.await.unwrap();
+        }
+    });
+    done.load(Ordering::Relaxed)
+}
+
+/// Our role in a process of its own, as the agent runs it.
+fn serve_proxy(listen: &str, backend: &str, threads: usize) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let backend: SocketAddr = backend.parse().unwrap();
+        let mut bed = common::Bed::listening_on(listen.parse().unwrap());
+        bed.route("*", "/", "web");
+        bed.place(1, common::ME, backend.port());
+        bed.converge().await;
+        std::future::pending::<()>().await;
+    });
+}
+
+/// The cheapest thing that answers.
+fn serve_backend(listen: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nServer: bench\r\nContent-Type: text/plain\r\nContent-Length: {BODY_BYTES}\r\n\r\n{}",
+        "x".repeat(BODY_BYTES)
+    );
+    let answer: Arc<[u8]> = answer.into_bytes().into();
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind(listen).await.unwrap();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let mut buffer = Vec::with_capacity(4096);
+                while stream.read_buf(&mut buffer).await.is_ok_and(|n| n > 0) {
+                    if buffer.ends_with(b"\r\n\r\n") {
+                        buffer.clear();
+                        if stream.write_all(&answer).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let _ = std::io::stdout().flush();
+}

@@ -5,6 +5,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use crate::headers::ClientLines;
 use crate::io::Gauge;
 
@@ -38,19 +40,22 @@ pub struct Client {
     pub lines: ClientLines,
     will: AtomicU8,
     busy: AtomicBool,
-    /// Bytes read when the last request's head was complete.
-    read_at_head: AtomicU64,
+    /// Bytes read when the last request ended.
+    read_at_end: AtomicU64,
+    /// Its place among the connections served at once.
+    _slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Client {
     /// A connection that was just accepted.
-    pub fn new(lines: ClientLines) -> Self {
+    pub fn new(lines: ClientLines, slot: Option<OwnedSemaphorePermit>) -> Self {
         Self {
             gauge: Arc::default(),
             lines,
             will: AtomicU8::new(Will::Go as u8),
             busy: AtomicBool::new(false),
-            read_at_head: AtomicU64::new(0),
+            read_at_end: AtomicU64::new(0),
+            _slot: slot,
         }
     }
 
@@ -88,7 +93,7 @@ impl Client {
                 Posture::Stuck
             } else if self.is_busy() {
                 Posture::Busy
-            } else if self.gauge.read_bytes() != self.read_at_head.load(Ordering::Relaxed) {
+            } else if self.gauge.read_bytes() != self.read_at_end.load(Ordering::Relaxed) {
                 Posture::Head
             } else {
                 Posture::Idle
@@ -144,7 +149,7 @@ pub struct Busy(Arc<Client>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.read_at_head.store(self.0.gauge.read_bytes(), Ordering::Relaxed);
+        self.0.read_at_end.store(self.0.gauge.read_bytes(), Ordering::Relaxed);
         self.0.busy.store(false, Ordering::Relaxed);
     }
 }
@@ -186,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_harder_word_is_never_taken_back() {
-        let client = Client::new(ClientLines::new("127.0.0.1:1".parse().unwrap()));
+        let client = Client::new(ClientLines::new("127.0.0.1:1".parse().unwrap()), None);
         client.tell(Will::End);
         client.tell(Will::Finish);
         assert_eq!(client.will(), Will::End);

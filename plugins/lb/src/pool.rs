@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hirsel_model::Timestamp;
 
-use crate::upstream::{Pulse, Upstream};
+use crate::upstream::{Pulse, Stage, Upstream};
 
 /// Idle connections kept to one instance. More than this many requests at once on one instance are rare; each idle one costs a file
 /// descriptor here and a thread or a slot in many programs.
@@ -62,6 +62,7 @@ impl Pool {
         if upstream.pulse.is_lost() || !upstream.settle() {
             return;
         }
+        upstream.pulse.enter(Stage::Waiting);
         upstream.idle_since = now;
         upstream.reused = true;
         let mut idle = self.idle();

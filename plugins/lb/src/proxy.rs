@@ -68,7 +68,7 @@ struct Outbound {
     head: Parts,
     body: OutboundBody,
     /// What the client's connection becomes if the instance agrees.
-    upgrade: Option<OnUpgrade>,
+    upgrade: Option<(OnUpgrade, Arc<Client>)>,
 }
 
 enum OutboundBody {
@@ -83,6 +83,7 @@ enum OutboundBody {
 struct Answered {
     head: Response<Incoming>,
     leg: Leg,
+    at: Timestamp,
 }
 
 impl Proxy {
@@ -113,7 +114,7 @@ impl Proxy {
         answer.map(|body| body.keeping(busy))
     }
 
-    async fn forward(&self, client: &Client, mut request: Request<Incoming>) -> Response<AnswerBody> {
+    async fn forward(&self, client: &Arc<Client>, mut request: Request<Incoming>) -> Response<AnswerBody> {
         let protocol = headers::wanted_upgrade(request.headers());
         let upgrade = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
         let (mut head, incoming) = request.into_parts();
@@ -125,6 +126,7 @@ impl Proxy {
             return bad_head(bad);
         }
         let Some(body) = self.body_of(incoming).await else { return pages::cut_short() };
+        let upgrade = upgrade.map(|upgrade| (upgrade, client.clone()));
         let mut outbound = Outbound { head, body, upgrade };
         self.exchange(&mut outbound, &service).await.unwrap_or_else(|refusal| refusal)
     }
@@ -165,9 +167,16 @@ impl Proxy {
     ) -> Result<Response<AnswerBody>, Response<AnswerBody>> {
         let mut effort = Effort::new(outbound.repeatable());
         let mut tried: Vec<Arc<Instance>> = Vec::new();
+        // A kept connection failed: its instance deserves a new one before it counts as tried.
+        let mut excused = false;
         let mut give_up_at = None;
         loop {
-            let Some((ticket, way)) = self.pick(service, &tried) else {
+            let begun = self.now();
+            let Some((ticket, way)) = self.pick(service, begun, &tried) else {
+                if std::mem::take(&mut excused) {
+                    tried.clear();
+                    continue;
+                }
                 let until = *give_up_at.get_or_insert_with(|| self.now() + PATIENCE);
                 if !self.wait_for_instance(until).await {
                     return Err(pages::no_instance(ServiceName(service)));
@@ -176,16 +185,22 @@ impl Proxy {
                 continue;
             };
             let instance = ticket.instance().clone();
-            let (failure, ejects) = match self.attempt(outbound, service, ticket, way).await {
+            let failed = match self.attempt(outbound, service, (ticket, way), begun).await {
                 Ok(answered) => match self.finish(outbound, service, answered).await {
                     Ok(answer) => return Ok(answer),
                     // It began to answer: that the connection was a kept one excuses nothing.
-                    Err(failure) => (failure, failure.ejects(false)),
+                    Err(failure) => Failed { failure, reused: false },
                 },
-                Err(failed) => (failed.failure, failed.ejects),
+                Err(failed) => failed,
             };
+            let failure = failed.failure;
             debug!(instance = %instance.id, ?failure, "try failed");
-            if ejects && instance.failed(self.now()) {
+            if failed.reused {
+                // Those beside it are as old.
+                instance.pool.clear_idle();
+                excused = true;
+            }
+            if failure.ejects(failed.reused) && instance.failed(self.now()) {
                 self.metrics.ejections.inc();
                 info!(instance = %instance.id, node = %instance.node, ?failure, "instance ejected");
             }
@@ -206,8 +221,8 @@ impl Proxy {
         }
     }
 
-    fn pick(&self, service: &ServiceKey, tried: &[Arc<Instance>]) -> Option<(Ticket, Way)> {
-        self.routes.table().service(service)?.pick(self.now(), self.draw(), tried)
+    fn pick(&self, service: &ServiceKey, now: Timestamp, tried: &[Arc<Instance>]) -> Option<(Ticket, Way)> {
+        self.routes.table().service(service)?.pick(now, self.draw(), tried)
     }
 
     /// Waits for a change that may bring an instance, or a short while. False when it is too late.
@@ -227,21 +242,20 @@ impl Proxy {
         &self,
         outbound: &mut Outbound,
         service: &ServiceKey,
-        ticket: Ticket,
-        way: Way,
+        (ticket, way): (Ticket, Way),
+        begun: Timestamp,
     ) -> Result<Answered, Failed> {
         let instance = ticket.instance();
-        let begun = self.now();
         let idle_max = if is_idempotent(&outbound.head.method) { IDLE_FOR_MAX } else { FRESH_FOR };
         let mut upstream = match instance.pool.take(begun, idle_max) {
             Some(upstream) => upstream,
             None => self.connect(instance, way).await.map_err(|error| {
                 debug!(instance = %instance.id, %error, "no connection");
-                Failed { failure: Failure::NotWritten, ejects: true }
+                Failed { failure: Failure::NotWritten, reused: false }
             })?,
         };
         let Some(request) = outbound.request() else {
-            return Err(Failed { failure: Failure::Broken, ejects: false });
+            return Err(Failed { failure: Failure::Broken, reused: upstream.reused });
         };
         let repeatable = outbound.repeatable() == Repeatable::Yes;
         let leave = || repeatable && self.has_other(service, instance);
@@ -249,7 +263,7 @@ impl Proxy {
             Ok(head) => {
                 let now = self.now();
                 instance.succeeded(now.since(begun), now);
-                Ok(Answered { head, leg: Leg { upstream, ticket, clock: self.clock.clone() } })
+                Ok(Answered { head, leg: Leg { upstream, ticket }, at: now })
             }
             Err(error) => {
                 let taken_back = error.unsent.is_some_and(|unsent| outbound.take_back(unsent));
@@ -258,7 +272,7 @@ impl Proxy {
                     Failure::NotWritten if !taken_back && outbound.is_gone() => Failure::Broken,
                     failure => failure,
                 };
-                Err(Failed { failure, ejects: failure.ejects(upstream.reused) })
+                Err(Failed { failure, reused: upstream.reused })
             }
         }
     }
@@ -292,33 +306,34 @@ impl Proxy {
         service: &ServiceKey,
         answered: Answered,
     ) -> Result<Response<AnswerBody>, Failure> {
-        let Answered { head, mut leg } = answered;
+        let Answered { head, mut leg, at } = answered;
         let (mut head, mut incoming) = head.into_parts();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            let (Some(client), Some(protocol)) = (outbound.upgrade.take(), headers::wanted_upgrade(&head.headers))
+            let (Some((client, owner)), Some(protocol)) =
+                (outbound.upgrade.take(), headers::wanted_upgrade(&head.headers))
             else {
                 return Err(Failure::Garbled);
             };
             headers::prepare_answer(&mut head.headers, Some(protocol));
-            self.spawner.spawn(tunnel::carry(client, leg));
+            self.spawner.spawn(tunnel::carry(owner, client, leg));
             return Ok(Response::from_parts(head, AnswerBody::whole(Bytes::new())));
         }
         headers::prepare_answer(&mut head.headers, None);
         if incoming.is_end_stream() {
-            leg.finish();
+            leg.finish(at);
             return Ok(Response::from_parts(head, AnswerBody::whole(Bytes::new())));
         }
         let length = head.headers.contains_key(CONTENT_LENGTH).then(|| incoming.size_hint().exact()).flatten();
         let held = length.filter(|length| *length <= ANSWER_HELD_BYTES_MAX);
         let Some(reserved) = held.and_then(|length| self.budget.reserve(length)) else {
-            return Ok(Response::from_parts(head, AnswerBody::passing(incoming, leg)));
+            return Ok(Response::from_parts(head, AnswerBody::passing(incoming, leg, self.clock.clone())));
         };
         let repeatable = outbound.repeatable() == Repeatable::Yes;
         let instance = leg.ticket.instance().clone();
         let leave = || repeatable && self.has_other(service, &instance);
         let bytes = hold(&mut leg.upstream, &mut incoming, leave).await?;
         drop(reserved);
-        leg.finish();
+        leg.finish(at);
         Ok(Response::from_parts(head, AnswerBody::whole(bytes)))
     }
 
@@ -334,8 +349,8 @@ impl Proxy {
 /// Why a try failed.
 struct Failed {
     failure: Failure,
-    /// Whether the instance is to be left alone for a while.
-    ejects: bool,
+    /// Whether it was on a kept connection.
+    reused: bool,
 }
 
 /// Reads an answer's body whole. When the instance is lost meanwhile, `leave` is asked whether to give up.

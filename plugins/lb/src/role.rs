@@ -164,6 +164,8 @@ impl LbRole {
         let Public::Stopping { until } = self.public else { return };
         if now >= until || self.clients() == 0 {
             self.set_server(None);
+            // Tunnels never end by themselves.
+            self.proxy.routes.end();
             self.public = Public::Closed;
         }
     }
@@ -221,6 +223,7 @@ impl Drop for LbRole {
     fn drop(&mut self) {
         self.background.iter().for_each(JoinHandle::abort);
         self.set_server(None);
+        self.proxy.routes.end();
     }
 }
 

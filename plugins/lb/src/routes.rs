@@ -88,6 +88,11 @@ impl Routes {
         self.building().instances.values().map(|instance| instance.in_flight()).sum()
     }
 
+    /// Ends every connection: streams and tunnels break off.
+    pub fn end(&self) {
+        self.building().instances.values().for_each(|instance| instance.pool.end());
+    }
+
     /// Looks after the connections of all instances. Called every half second.
     pub fn sweep(&self, now: Timestamp) {
         let instances: Vec<_> = self.building().instances.values().cloned().collect();

@@ -145,8 +145,8 @@ async fn accept(mut listener: Box<dyn Listener>, shared: Arc<Shared>) {
 
 /// Serves one connection until it ends.
 async fn serve(stream: BoxStream, remote: SocketAddr, shared: Arc<Shared>, slot: OwnedSemaphorePermit) {
-    let client = Arc::new(Client::new(ClientLines::new(remote)));
-    let _registered = Registered::new(&shared, &client, slot);
+    let client = Arc::new(Client::new(ClientLines::new(remote), Some(slot)));
+    let _registered = Registered::new(&shared, &client);
     let io = TokioIo::new(Gauged::new(stream, client.gauge.clone()));
     let service = service_fn(|request| {
         let (proxy, client) = (shared.proxy.clone(), client.clone());
@@ -184,11 +184,10 @@ async fn serve(stream: BoxStream, remote: SocketAddr, shared: Arc<Shared>, slot:
 struct Registered {
     shared: Arc<Shared>,
     number: u64,
-    _slot: OwnedSemaphorePermit,
 }
 
 impl Registered {
-    fn new(shared: &Arc<Shared>, client: &Arc<Client>, slot: OwnedSemaphorePermit) -> Self {
+    fn new(shared: &Arc<Shared>, client: &Arc<Client>) -> Self {
         let number = {
             let mut clients = shared.clients();
             clients.next += 1;
@@ -201,7 +200,7 @@ impl Registered {
         if shared.stopping.load(Ordering::SeqCst) {
             client.tell(Will::Finish);
         }
-        Self { shared: shared.clone(), number, _slot: slot }
+        Self { shared: shared.clone(), number }
     }
 }
 

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hirsel_mesh::seam::Clock;
+use hirsel_model::Timestamp;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use crate::client::Busy;
@@ -86,6 +87,8 @@ struct Passing {
     incoming: Incoming,
     /// None once the answer has ended.
     leg: Option<Leg>,
+    /// Tells the time when the connection goes back into the pool.
+    clock: Arc<dyn Clock>,
 }
 
 /// The part of a request's way between us and the instance.
@@ -95,14 +98,11 @@ pub struct Leg {
     pub upstream: Box<Upstream>,
     /// The request under way.
     pub ticket: Ticket,
-    /// Tells the time when the connection goes back into the pool.
-    pub clock: Arc<dyn Clock>,
 }
 
 impl Leg {
     /// The answer has ended: the connection goes back into the pool if it can carry another request.
-    pub fn finish(self) {
-        let now = self.clock.now();
+    pub fn finish(self, now: Timestamp) {
         self.ticket.instance().pool.put(self.upstream, now);
     }
 }
@@ -114,9 +114,9 @@ impl AnswerBody {
     }
 
     /// A body passed on as it comes.
-    pub fn passing(incoming: Incoming, leg: Leg) -> Self {
+    pub fn passing(incoming: Incoming, leg: Leg, clock: Arc<dyn Clock>) -> Self {
         leg.upstream.pulse.enter(Stage::Streaming);
-        Self { kind: Kind::Passing(Box::new(Passing { incoming, leg: Some(leg) })), _busy: None }
+        Self { kind: Kind::Passing(Box::new(Passing { incoming, leg: Some(leg), clock })), _busy: None }
     }
 
     /// Keeps its client marked as waiting.
@@ -163,7 +163,7 @@ impl Passing {
         match poll_body(&mut leg.upstream, &mut self.incoming, cx) {
             Poll::Ready(None) => {
                 if let Some(leg) = self.leg.take() {
-                    leg.finish();
+                    leg.finish(self.clock.now());
                 }
                 Poll::Ready(None)
             }
@@ -176,7 +176,7 @@ impl Passing {
                 if self.incoming.is_end_stream()
                     && let Some(leg) = self.leg.take()
                 {
-                    leg.finish();
+                    leg.finish(self.clock.now());
                 }
                 Poll::Ready(Some(Ok(frame)))
             }

@@ -1,15 +1,18 @@
 //! Upgraded connections (WebSocket): bytes pass in both directions until one side ends.
 
+use std::sync::Arc;
+
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 
+use crate::client::Client;
 use crate::stream::Leg;
 use crate::upstream::Stage;
 
-/// Carries a tunnel until it ends. `client` is what the client's connection becomes once it has read the 101.
-pub async fn carry(client: OnUpgrade, leg: Leg) {
-    let Leg { upstream, ticket, clock: _ } = leg;
+/// Carries a tunnel of `owner` (whose place among the connections it keeps) until it ends. `client` is what the client's connection becomes once it has read the 101.
+pub async fn carry(owner: Arc<Client>, client: OnUpgrade, leg: Leg) {
+    let Leg { upstream, ticket } = leg;
     let pulse = upstream.pulse.clone();
     pulse.enter(Stage::Tunnel);
     let (Ok(instance), Ok(client)) = (upstream.into_upgraded().await, client.await) else { return };
@@ -29,5 +32,5 @@ pub async fn carry(client: OnUpgrade, leg: Leg) {
         ended.as_mut().poll(cx)
     })
     .await;
-    drop(ticket);
+    drop((ticket, owner));
 }

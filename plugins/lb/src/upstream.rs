@@ -177,7 +177,7 @@ impl Upstream {
             if !self.ended && self.connection.poll_without_shutdown(cx).is_ready() {
                 self.ended = true;
             }
-            answer.as_mut().poll(cx).map_err(|mut error| {
+            let answer = answer.as_mut().poll(cx).map_err(|mut error| {
                 let failure = match error.error() {
                     error if error.is_parse() => Failure::Garbled,
                     // What fails on our side of the connection is the body that the client sends.
@@ -185,7 +185,11 @@ impl Upstream {
                     _ => Failure::Broken,
                 };
                 (failure, error.take_message())
-            })
+            });
+            match answer {
+                Poll::Pending if self.ended => Poll::Ready(Err((Failure::Broken, None))),
+                answer => answer,
+            }
         })
         .await;
         result.map_err(|(failure, unsent)| {

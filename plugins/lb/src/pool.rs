@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hirsel_model::Timestamp;
 
+use crate::replay::Failure;
 use crate::upstream::{Pulse, Stage, Upstream};
 
 /// Idle connections kept to one instance. More than this many requests at once on one instance are rare; each idle one costs a file
@@ -101,10 +102,10 @@ impl Pool {
         self.each_watched(|pulse| pulse.lose());
     }
 
-    /// Ends every connection.
+    /// Ends every connection: the instance is gone.
     pub fn end(&self) {
         self.clear_idle();
-        self.each_watched(|pulse| pulse.end());
+        self.each_watched(|pulse| pulse.end(Failure::Lost));
     }
 
     /// Closes connections that are idle for too long and ends those on which nothing moves. Called every half second.
@@ -126,7 +127,7 @@ impl Pool {
             }
             true
         });
-        stalled.iter().for_each(|pulse| pulse.end());
+        stalled.iter().for_each(|pulse| pulse.end(Failure::TimedOut));
     }
 
     fn clear_idle_but(&self, one: Box<Upstream>, idle_max: Duration) {

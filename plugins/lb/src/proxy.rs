@@ -16,7 +16,6 @@ use bytes::{Bytes, BytesMut};
 use hirsel_mesh::seam::{BoxStream, Clock};
 use hirsel_model::{InstanceId, Timestamp};
 use hirsel_role::{Doors, Host, Spawner};
-use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -323,8 +322,7 @@ impl Proxy {
             leg.finish(at);
             return Ok(Response::from_parts(head, AnswerBody::whole(Bytes::new())));
         }
-        let length = head.headers.contains_key(CONTENT_LENGTH).then(|| incoming.size_hint().exact()).flatten();
-        let held = length.filter(|length| *length <= ANSWER_HELD_BYTES_MAX);
+        let held = incoming.size_hint().exact().filter(|length| *length <= ANSWER_HELD_BYTES_MAX);
         let Some(reserved) = held.and_then(|length| self.budget.reserve(length)) else {
             return Ok(Response::from_parts(head, AnswerBody::passing(incoming, leg, self.clock.clone())));
         };
@@ -359,8 +357,8 @@ async fn hold(upstream: &mut Upstream, incoming: &mut Incoming, leave: impl Fn()
     let mut rest: Option<BytesMut> = None;
     loop {
         let frame = poll_fn(|cx| {
-            if upstream.pulse.is_over() {
-                return Poll::Ready(Some(Err(Failure::TimedOut)));
+            if let Some(failure) = upstream.pulse.over() {
+                return Poll::Ready(Some(Err(failure)));
             }
             match poll_body(upstream, incoming, cx) {
                 Poll::Pending if upstream.pulse.is_lost() && leave() => Poll::Ready(Some(Err(Failure::Lost))),

@@ -156,7 +156,7 @@ impl Body for AnswerBody {
 impl Passing {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let Some(leg) = &mut self.leg else { return Poll::Ready(None) };
-        if leg.upstream.pulse.is_over() {
+        if leg.upstream.pulse.over().is_some() {
             self.leg = None;
             return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())));
         }

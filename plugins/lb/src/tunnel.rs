@@ -26,7 +26,7 @@ pub async fn carry(owner: Arc<Client>, client: OnUpgrade, leg: Leg) {
     // A tunnel that broke has nobody to tell: both sides see it end.
     let _ = std::future::poll_fn(|cx| {
         pulse.gauge.driven_by(cx);
-        if pulse.is_over() {
+        if pulse.over().is_some() {
             return std::task::Poll::Ready(Ok((0, 0)));
         }
         ended.as_mut().poll(cx)

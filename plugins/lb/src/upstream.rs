@@ -7,7 +7,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
 use futures::task::noop_waker_ref;
@@ -48,6 +48,10 @@ impl Stage {
     }
 }
 
+const OVER_NOT: u8 = 0;
+const OVER_LOST: u8 = 1;
+const OVER_TIMED_OUT: u8 = 2;
+
 /// What others may tell whoever waits on a connection.
 #[derive(Debug)]
 pub struct Pulse {
@@ -55,13 +59,13 @@ pub struct Pulse {
     pub gauge: Arc<Gauge>,
     sweeps_max: AtomicU32,
     lost: AtomicBool,
-    over: AtomicBool,
+    over: AtomicU8,
 }
 
 impl Default for Pulse {
     fn default() -> Self {
         let sweeps_max = AtomicU32::new(Stage::Waiting.sweeps_max());
-        Self { gauge: Arc::default(), sweeps_max, lost: AtomicBool::new(false), over: AtomicBool::new(false) }
+        Self { gauge: Arc::default(), sweeps_max, lost: AtomicBool::new(false), over: AtomicU8::new(OVER_NOT) }
     }
 }
 
@@ -83,9 +87,10 @@ impl Pulse {
         self.gauge.nudge();
     }
 
-    /// Nothing will come any more: whoever waits gives up.
-    pub fn end(&self) {
-        self.over.store(true, Ordering::Release);
+    /// Nothing will come any more: whoever waits fails with `failure`.
+    pub fn end(&self, failure: Failure) {
+        let over = if failure == Failure::TimedOut { OVER_TIMED_OUT } else { OVER_LOST };
+        self.over.store(over, Ordering::Release);
         self.lose();
     }
 
@@ -94,9 +99,13 @@ impl Pulse {
         self.lost.load(Ordering::Acquire)
     }
 
-    /// Whether [`Pulse::end`] was called.
-    pub fn is_over(&self) -> bool {
-        self.over.load(Ordering::Acquire)
+    /// Whether [`Pulse::end`] was called, and with which failure.
+    pub fn over(&self) -> Option<Failure> {
+        match self.over.load(Ordering::Acquire) {
+            OVER_NOT => None,
+            OVER_TIMED_OUT => Some(Failure::TimedOut),
+            _ => Some(Failure::Lost),
+        }
     }
 }
 
@@ -165,8 +174,8 @@ impl Upstream {
         let mut asked = false;
         let result = poll_fn(|cx| {
             self.pulse.gauge.driven_by(cx);
-            if self.pulse.is_over() {
-                return Poll::Ready(Err((Failure::TimedOut, None)));
+            if let Some(failure) = self.pulse.over() {
+                return Poll::Ready(Err((failure, None)));
             }
             if !asked && self.pulse.is_lost() {
                 asked = true;

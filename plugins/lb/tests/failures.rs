@@ -160,8 +160,24 @@ async fn requests_that_wait_on_a_node_that_is_not_heard_any_more_are_told_elsewh
     // The post waits on: the node may be heard again. Once it left the plan nothing will come.
     bed.unplace(1);
     bed.converge().await;
-    assert_eq!(post.answer().await.status(), 504);
+    assert_eq!(post.answer().await.status(), 502);
     assert_eq!(works.count(), 1);
+}
+
+#[tokio::test]
+async fn a_request_that_waits_at_the_only_instance_follows_it_to_where_it_is_replaced() {
+    let (silent, works) = (Backend::new(|_, _| Deed::Hang).await, Backend::named("b").await);
+    let mut bed = Bed::serving(&[]).await;
+    bed.place(1, OTHER, silent.addr.port());
+    bed.converge().await;
+    let mut client = Client::connect(bed.addr).await;
+    client.send(PUT).await;
+    silent.until_asked(1).await;
+    bed.suspect(OTHER, Liveness::Suspect);
+    bed.unplace(1);
+    bed.place(2, ME, works.addr.port());
+    bed.converge().await;
+    assert_eq!(client.answer().await.text(), "ok b");
 }
 
 #[tokio::test]

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! opener:  1 call | 2 stream · time left in ms (u32) · length of kind (u8) · kind · length of body (u32) · body
-//! answer:  0 done | 1 refused | 2 no handler · for a call: the answer or the words, until the end of the stream
+//! answer:  0 done | 1 refused | 2 no handler | 3 too late · for a call: length (u32) · the answer or the words
 //! ```
+//!
+//! Lengths are told in advance, because a stream that its writer drops ends like one that is complete.
 //!
 //! The caller is who the connection's certificate says. A deadline travels with the call, so that nobody works for a caller that
 //! has given up.
@@ -14,8 +16,9 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use hirsel_model::NodeId;
-use quinn::{ReadToEndError, RecvStream, SendStream, WriteError};
+use quinn::{RecvStream, SendStream, WriteError};
 use tokio::io::AsyncReadExt;
+use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, error};
 
@@ -24,8 +27,10 @@ use crate::seam::BoxStream;
 
 /// Largest body of a call or an answer. Snapshots are cut into pieces below this; anything larger belongs on a stream.
 pub const BODY_BYTES_MAX: usize = 16 << 20;
-/// Bodies being received or handled, in kibibytes: a handful of the largest, thousands of usual ones.
+/// Large bodies being received or handled, in kibibytes: a handful of the largest.
 pub(super) const BODIES_KIB_MAX: usize = 128 << 10;
+/// Smaller bodies need no room of it: heartbeats never wait behind snapshots. The number of streams bounds them.
+const SMALL_BODY_BYTES: u32 = 64 << 10;
 /// No call holds anything longer than this, whatever its caller says.
 const TTL_MAX: Duration = Duration::from_secs(120);
 /// The head of a stream must be there by then, and the answer to opening one.
@@ -39,6 +44,7 @@ const STREAM: u8 = 2;
 const DONE: u8 = 0;
 const REFUSED: u8 = 1;
 const NO_HANDLER: u8 = 2;
+const TOO_LATE: u8 = 3;
 
 /// What a stream begins with.
 struct Head {
@@ -89,15 +95,11 @@ pub(super) async fn call(
         let head = Head { purpose: CALL, ttl, kind: kind.into(), body: length };
         write(&mut send, &head.encode(), &body).await?;
         let _ = send.finish();
-        let mut status = [0];
-        recv.read_exact(&mut status).await.map_err(|_| CallError::Unreachable)?;
-        let answer = recv.read_to_end(BODY_BYTES_MAX).await.map_err(|error| match error {
-            ReadToEndError::TooLong => CallError::Refused(format!("the answer exceeds {BODY_BYTES_MAX} bytes")),
-            ReadToEndError::Read(_) => CallError::Unreachable,
-        })?;
-        match status[0] {
+        let (status, answer) = read_answer(&mut recv).await?;
+        match status {
             DONE => Ok(answer),
             NO_HANDLER => Err(CallError::NoHandler),
+            TOO_LATE => Err(CallError::TimedOut),
             _ => Err(CallError::Refused(String::from_utf8_lossy(&answer).into_owned())),
         }
     };
@@ -152,45 +154,85 @@ async fn write(send: &mut SendStream, head: &[u8], body: &[u8]) -> Result<(), Ca
     Ok(())
 }
 
+async fn read_answer(recv: &mut RecvStream) -> Result<(u8, Vec<u8>), CallError> {
+    let broken = |_| CallError::Unreachable;
+    let status = recv.read_u8().await.map_err(broken)?;
+    let length = recv.read_u32().await.map_err(broken)? as usize;
+    if length > BODY_BYTES_MAX {
+        return Err(CallError::Refused(format!("the answer of {length} bytes exceeds {BODY_BYTES_MAX}")));
+    }
+    let mut answer = vec![0; length];
+    recv.read_exact(&mut answer).await.map_err(|_| CallError::Unreachable)?;
+    Ok((status, answer))
+}
+
 /// Serves what a peer opened.
-pub(super) async fn answer(shared: Arc<Shared>, from: NodeId, mut send: SendStream, mut recv: RecvStream) {
+pub(super) async fn answer(shared: Arc<Shared>, from: NodeId, send: SendStream, mut recv: RecvStream) {
     let Ok(Some(head)) = timeout(HEAD_WITHIN, Head::read(&mut recv)).await else {
         debug!(node = %from, "stream without a head");
         return;
     };
     let deadline = Instant::now() + head.ttl;
     match head.purpose {
-        CALL => drop(timeout_at(deadline, answer_call(&shared, from, &head, &mut send, &mut recv)).await),
+        CALL => answer_call(&shared, from, &head, send, recv, deadline).await,
         STREAM => answer_stream(&shared, from, head, send, recv, deadline).await,
         _ => debug!(node = %from, purpose = head.purpose, "stream of an unknown purpose"),
     }
 }
 
-async fn answer_call(shared: &Arc<Shared>, from: NodeId, head: &Head, send: &mut SendStream, recv: &mut RecvStream) {
-    let known = shared.handlers().calls.contains_key(head.kind.as_str());
-    let answer = if known {
-        // Room first, bytes then. Held until the handler is done.
-        let Ok(_room) = shared.bodies.acquire_many(head.body / 1024 + 1).await else { return };
-        let mut body = vec![0; head.body as usize];
-        if recv.read_exact(&mut body).await.is_err() {
-            return;
+async fn answer_call(
+    shared: &Arc<Shared>,
+    from: NodeId,
+    head: &Head,
+    mut send: SendStream,
+    mut recv: RecvStream,
+    deadline: Instant,
+) {
+    let answered = async {
+        if !shared.handlers().calls.contains_key(head.kind.as_str()) {
+            return Some(Err(CallError::NoHandler));
         }
-        handle(shared, from, &head.kind, body).await
-    } else {
-        Err(CallError::NoHandler)
+        let (body, _room) = read_body(shared, head.body, &mut recv).await?;
+        Some(handle(shared, from, &head.kind, body).await)
     };
-    let (status, body) = match answer {
-        Ok(body) if body.len() > BODY_BYTES_MAX => {
+    let (status, body) = match timeout_at(deadline, answered).await {
+        Err(_) | Ok(Some(Err(CallError::TimedOut | CallError::Unreachable))) => (TOO_LATE, Vec::new()),
+        // The caller hung up.
+        Ok(None) => return,
+        Ok(Some(Ok(body))) if body.len() > BODY_BYTES_MAX => {
             (REFUSED, format!("the answer of {} bytes exceeds {BODY_BYTES_MAX}", body.len()).into_bytes())
         }
-        Ok(body) => (DONE, body),
-        Err(CallError::NoHandler) => (NO_HANDLER, Vec::new()),
-        Err(CallError::Refused(words)) => (REFUSED, words.into_bytes()),
-        Err(other) => (REFUSED, other.to_string().into_bytes()),
+        Ok(Some(Ok(body))) => (DONE, body),
+        Ok(Some(Err(CallError::NoHandler))) => (NO_HANDLER, Vec::new()),
+        Ok(Some(Err(CallError::Refused(words)))) => (REFUSED, words.into_bytes()),
     };
-    if send.write_all(&[status]).await.is_ok() && send.write_all(&body).await.is_ok() {
-        let _ = send.finish();
+    let Ok(length) = u32::try_from(body.len()) else { return };
+    let mut start = vec![status];
+    start.extend(length.to_be_bytes());
+    // A little longer than the deadline, to tell that it has passed.
+    let sent = timeout_at(deadline.max(Instant::now() + HEAD_WITHIN), async {
+        send.write_all(&start).await.ok()?;
+        send.write_all(&body).await.ok()?;
+        send.finish().ok()
+    });
+    if !matches!(sent.await, Ok(Some(()))) {
+        debug!(node = %from, kind = head.kind, "the caller did not wait for its answer");
     }
+}
+
+/// Room first, bytes then. The room is held for as long as the caller holds on to it; none if the peer hung up.
+async fn read_body<'a>(
+    shared: &'a Shared,
+    bytes: u32,
+    recv: &mut RecvStream,
+) -> Option<(Vec<u8>, Option<SemaphorePermit<'a>>)> {
+    let room = match bytes {
+        0..=SMALL_BODY_BYTES => None,
+        large => Some(shared.bodies.acquire_many(large.div_ceil(1024)).await.ok()?),
+    };
+    let mut body = vec![0; bytes as usize];
+    recv.read_exact(&mut body).await.ok()?;
+    Some((body, room))
 }
 
 async fn answer_stream(
@@ -206,9 +248,7 @@ async fn answer_stream(
         return;
     };
     let opened = timeout_at(deadline, async {
-        let _room = shared.bodies.acquire_many(head.body / 1024 + 1).await.ok()?;
-        let mut hello = vec![0; head.body as usize];
-        recv.read_exact(&mut hello).await.ok()?;
+        let (hello, _room) = read_body(shared, head.body, &mut recv).await?;
         send.write_all(&[DONE]).await.ok()?;
         Some(hello)
     });

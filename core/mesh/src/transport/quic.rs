@@ -49,6 +49,9 @@ const INCOMING_BYTES_TOTAL_MAX: u64 = 8 << 20;
 const STREAMS_PER_PEER_MAX: u32 = 256;
 /// Gossip messages a peer may have under way at once.
 const MESSAGES_PER_PEER_MAX: u32 = 64;
+/// Bytes written and not acknowledged yet on one connection. A stream that its reader stalls holds 1.25 MB of them, so that dozens may
+/// stall before a call waits; QUIC's own limit is eight.
+const UNACKNOWLEDGED_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of control pings waiting on one connection; each is 9 bytes.
 const PINGS_BYTES_MAX: usize = 16 << 10;
 /// Connections with one peer that are kept; see the top of the file.
@@ -100,6 +103,7 @@ pub(super) fn endpoint(
         .initial_rtt(INITIAL_RTT)
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_PER_PEER_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(MESSAGES_PER_PEER_MAX))
+        .send_window(UNACKNOWLEDGED_BYTES_MAX)
         .datagram_receive_buffer_size(Some(PINGS_BYTES_MAX))
         .datagram_send_buffer_size(PINGS_BYTES_MAX);
     let quic = Arc::new(quic);

@@ -1,7 +1,9 @@
 //! The TCP port: TLS, split by what the client asks for (ALPN). Whoever asks for something else is closed.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hirsel_model::NodeId;
@@ -17,9 +19,11 @@ use super::{HttpsStream, Shared, door, join};
 use crate::seam::{BoxStream, Listener};
 
 /// A client that is slower is closed: it has sent four small packets by then, or it means harm.
-const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
-/// Handshakes going on at once; each costs about a millisecond of processor time.
-const HANDSHAKES_MAX: usize = 512;
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(3);
+/// Handshakes going on at once, in all and with one address. Whoever opens connections and says nothing holds these for
+/// [`HANDSHAKE_WITHIN`], and must not keep out an lb, whose handshakes take milliseconds.
+const HANDSHAKES_MAX: usize = 2048;
+const HANDSHAKES_PER_ADDRESS_MAX: usize = 256;
 /// Connections served at once of each kind. Doors: the requests in flight of every lb to this node.
 const DOORS_MAX: usize = 16_384;
 const HTTPS_MAX: usize = 1024;
@@ -32,6 +36,41 @@ struct Limits {
     doors: Arc<Semaphore>,
     https: Arc<Semaphore>,
     joins: Arc<Semaphore>,
+    /// Handshakes going on, by address of the client.
+    guests: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
+}
+
+/// The place of one handshake. Given back when dropped.
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    guests: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
+    from: IpAddr,
+}
+
+impl Limits {
+    /// None when all places, or all for this address, are taken.
+    fn place(&self, from: IpAddr) -> Option<Place> {
+        let permit = self.handshakes.clone().try_acquire_owned().ok()?;
+        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = guests.entry(from).or_default();
+        if *taken >= HANDSHAKES_PER_ADDRESS_MAX {
+            return None;
+        }
+        *taken += 1;
+        Some(Place { _permit: permit, guests: self.guests.clone(), from })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut taken) = guests.entry(self.from) {
+            *taken.get_mut() -= 1;
+            if *taken.get() == 0 {
+                taken.remove();
+            }
+        }
+    }
 }
 
 /// Accepts connections for as long as the transport lives.
@@ -41,15 +80,16 @@ pub(super) async fn accept(shared: Arc<Shared>, mut listener: Box<dyn Listener>)
         doors: Arc::new(Semaphore::new(DOORS_MAX)),
         https: Arc::new(Semaphore::new(HTTPS_MAX)),
         joins: Arc::new(Semaphore::new(JOINS_MAX)),
+        guests: Arc::default(),
     });
     let mut failing = false;
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
                 failing = false;
-                let Ok(permit) = limits.handshakes.clone().try_acquire_owned() else { continue };
+                let Some(place) = limits.place(from.ip()) else { continue };
                 let (accepting, limits) = (shared.clone(), limits.clone());
-                shared.spawn(welcome(accepting, limits, stream, from, permit));
+                shared.spawn(welcome(accepting, limits, stream, from, place));
             }
             Err(error) => {
                 if !failing {
@@ -62,16 +102,10 @@ pub(super) async fn accept(shared: Arc<Shared>, mut listener: Box<dyn Listener>)
     }
 }
 
-async fn welcome(
-    shared: Arc<Shared>,
-    limits: Arc<Limits>,
-    stream: BoxStream,
-    from: SocketAddr,
-    permit: OwnedSemaphorePermit,
-) {
+async fn welcome(shared: Arc<Shared>, limits: Arc<Limits>, stream: BoxStream, from: SocketAddr, place: Place) {
     match timeout(HANDSHAKE_WITHIN, handshake(&shared, &limits, stream)).await {
         Ok(Ok(Some((purpose, tls)))) => {
-            drop(permit);
+            drop(place);
             serve(shared, purpose, tls, from).await;
         }
         Ok(Ok(None)) => debug!(%from, "connection closed: too many of its kind"),

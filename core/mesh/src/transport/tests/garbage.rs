@@ -98,6 +98,26 @@ async fn client_hello(node: &Node) -> Vec<u8> {
 }
 
 #[tokio::test]
+async fn an_address_that_holds_many_connections_keeps_nobody_else_out() {
+    let herd = Herd::new(114);
+    let nodes = herd.nodes(2).await;
+    let to = nodes[1].transport.advertise();
+    nodes[1].transport.serve_join(|_, request| Box::pin(async move { Ok(request) }));
+    let token = JoinToken::create(&*herd.chance, herd.authority.certificate());
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.66:0".parse().unwrap()).unwrap();
+        silent.push(socket.connect(to).await.unwrap());
+    }
+    // Those beyond the limit of their address are closed at once, the others are waited for.
+    let mut byte = [0];
+    assert_eq!(within(silent[299].read(&mut byte)).await.unwrap_or(0), 0);
+    assert!(silent[0].try_read(&mut byte).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock));
+    assert_eq!(join_request(&nodes[0].world, to, &token, b"me".to_vec()).await.unwrap(), b"me");
+}
+
+#[tokio::test]
 async fn a_protocol_that_is_not_ours_is_closed() {
     let herd = Herd::new(112);
     let node = herd.nodes(1).await.remove(0);

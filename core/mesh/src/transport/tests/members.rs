@@ -19,6 +19,24 @@ async fn a_node_of_another_cluster_is_no_peer() {
 }
 
 #[tokio::test]
+async fn a_certificate_of_another_authority_is_worth_nothing() {
+    let herd = Herd::new(39);
+    let a = herd.nodes(1).await.remove(0);
+    a.serve_echo();
+    // The right cluster, the right node, even the pinned key: but signed by somebody else.
+    let mut forged = herd.identity(2);
+    let other = Authority::create(&herd.cluster, &*herd.chance, herd.clock.wall());
+    let csr = NodeKey::from_pkcs8(&forged.key).unwrap().csr();
+    forged.cert = other.issue(NodeId(2), &herd.cluster, &csr, herd.clock.wall()).unwrap();
+    let b = herd.start(forged, 0).await;
+    b.serve_echo();
+    assert_eq!(b.echo(NodeId(1), "x").await, Err(CallError::Unreachable));
+    assert_eq!(a.echo(NodeId(2), "x").await, Err(CallError::Unreachable));
+    let door = b.transport.open_door(NodeId(1), a.transport.advertise(), &"a/b/1".parse().unwrap()).await;
+    assert_ne!(door.err().unwrap().kind(), io::ErrorKind::NotFound, "it was asked for an instance");
+}
+
+#[tokio::test]
 async fn only_the_pinned_key_speaks_for_a_node() {
     let herd = Herd::new(32);
     let a = herd.nodes(1).await.remove(0);
@@ -152,11 +170,22 @@ async fn bulk_that_nobody_reads_delays_no_ping_and_no_call() {
             std::future::pending().await
         })
     });
-    let mut bulk = nodes[0].transport.open_stream(NodeId(2), "sink", vec![]).await.unwrap();
-    // Until its window is full.
-    let block = vec![0; 1 << 20];
-    let filled = timeout(Duration::from_millis(300), async { while bulk.write_all(&block).await.is_ok() {} }).await;
-    assert!(filled.is_err(), "the stream is stuck");
+    let mut stuck = Vec::new();
+    for _ in 0..12 {
+        let mut bulk = nodes[0].transport.open_stream(NodeId(2), "sink", vec![]).await.unwrap();
+        stuck.push(tokio::spawn(async move {
+            // Until its window is full.
+            while bulk.write_all(&[0; 64 << 10]).await.is_ok() {}
+        }));
+    }
+    let connection = nodes[0].transport.shared.connection(NodeId(2)).await.unwrap();
+    let blocked = || connection.stats().frame_tx.stream_data_blocked + connection.stats().frame_tx.data_blocked;
+    within(async {
+        while blocked() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     assert_eq!(nodes[0].echo(NodeId(2), "x").await.unwrap(), "1:x");
     let mut pings = nodes[0].transport.pings();
     nodes[0].transport.set_pinged([NodeId(2)].into());

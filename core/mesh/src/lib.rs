@@ -9,7 +9,9 @@
 //!
 //! The mesh knows nothing of roles, and decides nothing: what a silence means is decided in `hirsel-model`.
 
+pub mod control;
 pub mod gossip;
 pub mod identity;
+pub mod raft;
 pub mod seam;
 pub mod transport;

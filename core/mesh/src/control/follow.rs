@@ -1,0 +1,148 @@
+//! The following end: a node that does not get the state from its own log gets it from one that does.
+//!
+//! It stays with a source as long as that is good: it answers, and has heard a leader lately. Otherwise it tries the next. What
+//! comes is applied to the newest state known here, so changing sources never goes backwards.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hirsel_model::{NodeId, codec};
+use tokio::time::{Instant, timeout};
+
+use super::Shared;
+use super::frame::{self, FOLLOW, Frame, Hello};
+use super::machine::{apply, decode_state};
+use crate::raft::StateMachineError;
+
+/// A source whose leader was silent for this long, or that is silent itself, is changed for another.
+pub(super) const STALE_AFTER: Duration = Duration::from_secs(2);
+/// A member follows when it heard no leader for this long: longer than an election usually takes.
+pub(super) const MEMBER_ALONE_AFTER: Duration = Duration::from_secs(2);
+/// How often is looked whether this node should follow.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Between two sources, times one to two by chance, so that followers of a dead source do not run to the next one in step.
+const NEXT_AFTER: Duration = Duration::from_millis(100);
+/// The same when every source was tried in vain.
+const ROUND_AFTER: Duration = Duration::from_secs(1);
+
+/// Follows whenever it is needed.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let mut good: Option<NodeId> = None;
+    loop {
+        if shared.has_leader_itself(MEMBER_ALONE_AFTER) {
+            tokio::time::sleep(LOOK_EVERY).await;
+            continue;
+        }
+        let mut sources = sources(&shared, good);
+        let mut served = false;
+        while let Some(source) = sources.pop() {
+            if shared.has_leader_itself(MEMBER_ALONE_AFTER) {
+                break;
+            }
+            let ended = follow(&shared, source).await;
+            if let Err(error) = &ended {
+                tracing::debug!(node = %source, %error, "following ended");
+            }
+            if ended.is_ok() {
+                good = Some(source);
+                served = true;
+                break;
+            }
+            pause(&shared, NEXT_AFTER).await;
+        }
+        if !served {
+            good = None;
+            pause(&shared, ROUND_AFTER).await;
+        }
+    }
+}
+
+async fn pause(shared: &Shared, at_least: Duration) {
+    let extra = at_least.mul_f64((shared.world.chance.number() % 1000) as f64 / 1000.0);
+    tokio::time::sleep(at_least + extra).await;
+}
+
+/// Whom to follow, the best last: the last good one, then voters, then spares, then anyone.
+fn sources(shared: &Shared, good: Option<NodeId>) -> Vec<NodeId> {
+    let beat = shared.beat.borrow().clone().map(|(beat, _)| beat).unwrap_or_default();
+    let state = shared.state.now();
+    let standing = shared.group.standing().borrow().clone();
+    let mut voters: BTreeSet<NodeId> = beat.voters.union(&state.plan.voters).copied().collect();
+    voters.extend(&standing.voters);
+    let mut others: BTreeSet<NodeId> = beat.learners.union(&state.plan.spares).copied().collect();
+    // Only while nothing is known: most nodes are no source, and asking them all would be a storm.
+    if voters.is_empty() {
+        others.extend(shared.peers.borrow().nodes.keys());
+    }
+    let mut ranked: Vec<(u8, u64, NodeId)> = voters
+        .union(&others)
+        .filter(|node| **node != shared.me)
+        .map(|node| {
+            let rank = if Some(*node) == good { 2 } else { u8::from(voters.contains(node)) };
+            (rank, shared.world.chance.number(), *node)
+        })
+        .collect();
+    ranked.sort_unstable();
+    ranked.into_iter().map(|(_, _, node)| node).collect()
+}
+
+/// Why a source was left.
+#[derive(Debug, thiserror::Error)]
+enum Left {
+    #[error("cannot open the stream: {0}")]
+    Unreachable(#[from] crate::transport::CallError),
+    #[error(transparent)]
+    Stream(#[from] io::Error),
+    #[error("silent for {} s", STALE_AFTER.as_secs())]
+    Silent,
+    #[error("it heard no leader for {} s", STALE_AFTER.as_secs())]
+    Stale,
+    #[error("{0}")]
+    Newer(#[from] StateMachineError),
+}
+
+/// Follows one source until it is not good any more (an error), or not needed.
+async fn follow(shared: &Shared, source: NodeId) -> Result<(), Left> {
+    let mut state = shared.state.now();
+    let hello = codec::encode(&Hello { applied: state.applied.0 });
+    let opened = timeout(STALE_AFTER, shared.calls.open_stream(source, FOLLOW, hello)).await;
+    let mut stream = opened.map_err(|_| Left::Silent)??;
+    loop {
+        let frame = timeout(STALE_AFTER, frame::read(&mut stream)).await.map_err(|_| Left::Silent)??;
+        match frame {
+            Frame::Beat(beat) => {
+                let stale = beat.stale_ms.is_none_or(|ms| Duration::from_millis(ms) > STALE_AFTER);
+                shared.group.hint(beat.leader.filter(|_| !stale), beat.voters.clone());
+                shared.beat.send_replace(Some((beat, Instant::now())));
+                if stale {
+                    return Err(Left::Stale);
+                }
+                if shared.has_leader_itself(STALE_AFTER / 2) {
+                    return Ok(());
+                }
+            }
+            Frame::Entries(entries) => {
+                // The own log may have been quicker meanwhile.
+                let shown = shared.state.now();
+                if shown.applied > state.applied {
+                    state = shown;
+                }
+                for (index, entry) in
+                    entries.iter().filter(|(index, _)| *index > state.applied.0).cloned().collect::<Vec<_>>()
+                {
+                    apply(&mut state, index, &entry)?;
+                }
+                shared.state.offer(&state);
+            }
+            Frame::State(packed) => {
+                let newer = decode_state(&frame::unpack(&packed)?)?;
+                if newer.applied > state.applied {
+                    state = newer;
+                }
+                shared.state.offer(&state);
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Raft groups: a state machine of bytes, replicated over calls on a durable log.
+//!
+//! A group is written once here and used by whoever needs agreement: the control state, later the roles. A user brings a
+//! [`StateMachine`] and gets [`Group`]: propose, read points, membership, leadership. Underneath is openraft; nothing of it shows
+//! outside of this folder, and nothing of it is stored or sent in its own format (see `wire`), so that the engine can be replaced
+//! or upgraded without a migration.
+//!
+//! Kept:
+//! - An acknowledged command is durable on a majority, and is applied once however often its proposal was sent (`sessions`).
+//! - A term has one leader (`leader_id_std`): the term is a fencing number.
+//! - A message is taken only from the node whose certificate says it is the one that the message names.
+//! - A replica that cannot write, or meets an entry it does not understand, stops with words ([`Group::stopped`]) and never panics.
+//!
+//! Not here: addresses (a node id is enough for [`Calls`]), what is agreed on, and who should be a voter.
+
+mod calls;
+mod group;
+mod log;
+mod machine;
+mod network;
+mod proposals;
+mod serve;
+mod sessions;
+mod store;
+mod wire;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+pub use calls::{CallHandler, Calls, StreamHandler};
+pub use group::{Group, GroupConfig, GroupNames, Place, Standing};
+pub use machine::Applied;
+pub use proposals::ProposeError;
+pub use store::{Store, StoreError};
+
+/// What a group replicates. All methods are called in the order of the log, on every replica alike.
+pub trait StateMachine: Send + Sync + 'static {
+    /// Carries out one command and returns its result. Deterministic.
+    ///
+    /// # Errors
+    /// Only when the command cannot be understood; the replica then stops. A refusal is a result.
+    fn apply(&mut self, index: u64, command: &[u8]) -> Result<Vec<u8>, StateMachineError>;
+    /// Called after one or more commands were applied or the state was restored: the moment to publish what is true now.
+    fn applied(&mut self) {}
+    /// The whole state.
+    fn snapshot(&self) -> Vec<u8>;
+    /// Replaces the whole state by what [`StateMachine::snapshot`] returned, here or on another replica.
+    ///
+    /// # Errors
+    /// Only when the bytes cannot be understood; the replica then stops.
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), StateMachineError>;
+}
+
+/// Why a replica must stop: it was handed something that it does not understand, most likely written by a newer hirsel.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct StateMachineError(pub String);
+
+/// A command as it is stored: the bytes, and who sent them as which of its proposals.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Command {
+    /// Drawn when the proposing group was started.
+    proposer: u64,
+    /// Counts the proposals of the proposer.
+    sequence: u64,
+    /// The proposer waits for no answer below this one.
+    settled_below: u64,
+    body: Bytes,
+}
+
+impl std::fmt::Display for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "proposal {:x}/{} of {} bytes", self.proposer, self.sequence, self.body.len())
+    }
+}
+
+/// What applying an entry gave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    /// The result of the command, and the index at which it was applied, now or the first time.
+    Done { index: u64, result: Bytes },
+    /// A copy that came so late that nobody waits for it; not applied (again).
+    Stale,
+    /// The entry held no command.
+    Nothing,
+}
+
+openraft::declare_raft_types!(
+    pub(crate) Types:
+        D = Command,
+        R = Reply,
+        NodeId = u64,
+        Node = openraft::EmptyNode,
+        // The default (`leader_id_adv`) lets one term have several leaders; then a term would fence nothing.
+        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
+        AsyncRuntime = openraft_rt_tokio::TokioRuntime,
+);
+
+type Raft = openraft::Raft<Types, machine::Machine>;
+pub(crate) type Entry = openraft::type_config::alias::EntryOf<Types>;
+pub(crate) type LogId = openraft::type_config::alias::LogIdOf<Types>;
+pub(crate) type Vote = openraft::type_config::alias::VoteOf<Types>;
+pub(crate) type StoredMembership = openraft::type_config::alias::StoredMembershipOf<Types>;
+pub(crate) type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<Types>;
+/// Snapshots are held and sent whole, encoded and compressed.
+pub(crate) type SnapshotData = Bytes;
+pub(crate) type Snapshot = openraft::type_config::alias::SnapshotOf<Types, SnapshotData>;
+
+/// Largest command. The first plan of a large cluster is the largest thing anyone proposes: some 200 bytes per instance.
+pub const COMMAND_BYTES_MAX: usize = 8 << 20;
+/// Entries are sent in messages of about this size: large enough for throughput, small enough that a heartbeat behind one on a
+/// slow link (100 Mbit/s) waits for less than a tick. A message always holds at least one entry.
+pub(crate) const APPEND_BYTES_MAX: usize = 256 << 10;
+
+fn io_error(error: impl std::fmt::Display) -> io::Error {
+    io::Error::other(error.to_string())
+}

@@ -1,0 +1,472 @@
+//! One replica of a group, and what its user can do with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hirsel_model::NodeId;
+use hirsel_model::view::RaftFacts;
+use openraft::Instant as _;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::Fatal;
+use openraft::{ChangeMembers, Config, EmptyNode, ServerState, SnapshotPolicy};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+
+use super::calls::Calls;
+use super::log::Log;
+use super::machine::{Applied, Machine};
+use super::network::Network;
+use super::proposals::{PROPOSALS_MAX, ProposeError, Proposer};
+use super::serve::{Arrivals, serve};
+use super::store::{Store, StoreError, lock};
+use super::{Raft, StateMachine, Types};
+use crate::seam::World;
+
+/// A leader says this often that it is there.
+const HEARTBEAT: Duration = Duration::from_millis(100);
+/// Who hears nothing for a time drawn from here stands for election: several heartbeats may get lost, and the draw keeps candidates
+/// apart.
+const ELECTION: std::ops::Range<Duration> = Duration::from_millis(400)..Duration::from_millis(800);
+/// The engine lets a leader lead this long after a majority last heard it.
+pub(super) const LEASE: Duration = ELECTION.end;
+/// A leader that lost its majority is silent and speaks up in turns of this length, so that those who still hear it get to elect
+/// another one (the engine asks for at least lease and election timeout together).
+const QUORUM_LOSS_PROBE: Duration = Duration::from_millis(1600);
+/// Entries between two snapshots. Applying them again at a restart takes less than a second.
+const SNAPSHOT_EVERY: u64 = 5_000;
+/// Entries kept behind a snapshot, for members that are a little behind.
+const KEPT_BEHIND_SNAPSHOT: u64 = 1_000;
+/// A learner that lacks fewer entries than this, and answered lately, is caught up: it would be level within a heartbeat.
+const CAUGHT_UP_WITHIN: u64 = 64;
+/// "Lately" for a learner.
+const LEARNER_HEARD_WITHIN: Duration = Duration::from_secs(1);
+/// One change of the membership takes at most this long to commit; then it goes on by itself and the next step looks again.
+const STEP_WITHIN: Duration = Duration::from_secs(2);
+/// How often is looked at what changes by time alone (a lease that runs out).
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// The kinds of calls of a group, and its name in the store.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupNames {
+    /// Prefix of its keys in the store. Never changes.
+    pub group: &'static str,
+    /// Raft's own messages.
+    pub raft: &'static str,
+    /// Proposals for the leader.
+    pub propose: &'static str,
+    /// Read points of the leader.
+    pub read: &'static str,
+}
+
+/// What a replica needs.
+pub struct GroupConfig {
+    /// Under which names.
+    pub names: GroupNames,
+    /// Which replica.
+    pub me: NodeId,
+    /// Disk and chance.
+    pub world: World,
+    /// Where its log is.
+    pub store: Arc<Store>,
+    /// How it reaches the others.
+    pub calls: Arc<dyn Calls>,
+}
+
+/// A node's place in a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// Votes.
+    Voter,
+    /// Gets the log.
+    Learner,
+    /// Not in it.
+    #[default]
+    Outside,
+}
+
+/// What a replica knows of its group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The newest term it heard of.
+    pub term: u64,
+    /// Who leads, as far as it knows.
+    pub leader: Option<NodeId>,
+    /// It leads, a majority heard it within the lease, and an entry of its own term is applied.
+    pub mine: bool,
+    /// Who votes. During a change, the old and the new ones.
+    pub voters: BTreeSet<NodeId>,
+    /// Who gets the log without a vote.
+    pub learners: BTreeSet<NodeId>,
+    /// Where this replica is.
+    pub place: Place,
+}
+
+/// One replica. All copies of the handle are the same replica.
+#[derive(Clone)]
+pub struct Group {
+    inner: Arc<Inner>,
+    watcher: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+pub(super) struct Inner {
+    pub names: GroupNames,
+    pub me: NodeId,
+    pub raft: Raft,
+    pub machine: Machine,
+    pub calls: Arc<dyn Calls>,
+    pub proposer: Proposer,
+    pub arrivals: Arrivals,
+    pub busy: Semaphore,
+    pub standing: watch::Sender<Standing>,
+    hint: Mutex<(Option<NodeId>, BTreeSet<NodeId>)>,
+    stopped: watch::Sender<Option<String>>,
+    heard: Mutex<Option<Instant>>,
+}
+
+impl Group {
+    /// Starts the replica from what is in the store. A replica that never was a member waits until a leader makes it one.
+    ///
+    /// # Errors
+    /// When what is in the store cannot be used.
+    pub async fn start(config: GroupConfig, machine: Box<dyn StateMachine>) -> Result<Self, StoreError> {
+        let GroupConfig { names, me, world, store, calls } = config;
+        let stopped = watch::Sender::new(None);
+        let log = Log::open(&store, names.group)?;
+        let machine = Machine::load(&world, &log, machine, stopped.clone())?;
+        let network = Network { calls: calls.clone(), kind: names.raft };
+        let refused = |error: &dyn std::fmt::Display| log.damaged(format!("{} does not start: {error}", names.group));
+        let engine = engine_config(names.group).map_err(|error| refused(&error))?;
+        let raft = Raft::new(me.0, Arc::new(engine), network, log.clone(), machine.clone()).await;
+        let raft = raft.map_err(|error| refused(&error))?;
+        let inner = Arc::new(Inner {
+            names,
+            me,
+            raft,
+            machine,
+            calls,
+            proposer: Proposer::new(world.chance.number()),
+            arrivals: Arrivals::default(),
+            busy: Semaphore::new(PROPOSALS_MAX),
+            standing: watch::Sender::default(),
+            hint: Mutex::default(),
+            stopped,
+            heard: Mutex::default(),
+        });
+        inner.look();
+        serve(&inner);
+        let watcher = tokio::spawn(watch_engine(Arc::downgrade(&inner)));
+        Ok(Self { inner, watcher: Arc::new(Mutex::new(Some(watcher))) })
+    }
+
+    /// Makes a new group with this replica as its only voter. Doing it again changes nothing.
+    ///
+    /// # Errors
+    /// When the replica has stopped.
+    pub async fn found(&self) -> Result<(), ProposeError> {
+        let members = BTreeMap::from([(self.inner.me.0, EmptyNode {})]);
+        match self.inner.raft.initialize(members).await {
+            Ok(()) | Err(openraft::errors::RaftError::APIError(_)) => Ok(()),
+            Err(openraft::errors::RaftError::Fatal(fatal)) => Err(ProposeError::Stopped(self.inner.words(&fatal))),
+        }
+    }
+
+    /// Whether it ever was a member of a group.
+    pub fn is_founded(&self) -> bool {
+        !self.inner.standing.borrow().voters.is_empty()
+    }
+
+    /// Has the leader carry out a command, wherever the leader is, and returns the index and the result. Applied at most once.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]: with [`ProposeError::TimedOut`] it may still be applied.
+    pub async fn propose(&self, command: Vec<u8>, ttl: Duration) -> Result<(u64, Bytes), ProposeError> {
+        // Large, and rarely in a hot path.
+        Box::pin(self.inner.propose(command.into(), ttl)).await
+    }
+
+    /// The index of the last command that a linearizable read must reflect, asked of the leader.
+    ///
+    /// # Errors
+    /// When no leader confirmed its leadership in time.
+    pub async fn read_point(&self, ttl: Duration) -> Result<u64, ProposeError> {
+        Box::pin(self.inner.read_point(ttl)).await
+    }
+
+    /// What this replica knows of the group.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.inner.standing.subscribe()
+    }
+
+    /// How far this replica has applied the log.
+    pub fn applied(&self) -> watch::Receiver<Applied> {
+        self.inner.machine.applied()
+    }
+
+    /// Why this replica does not work any more, once it does not.
+    pub fn stopped(&self) -> watch::Receiver<Option<String>> {
+        self.inner.stopped.subscribe()
+    }
+
+    /// How long ago a leader was heard, or a majority if this one leads; none if never.
+    pub fn heard_ago(&self) -> Option<Duration> {
+        self.inner.heard_ago()
+    }
+
+    /// Tells where to send proposals when the replica itself does not hear a leader.
+    pub fn hint(&self, leader: Option<NodeId>, voters: BTreeSet<NodeId>) {
+        *lock(&self.inner.hint) = (leader, voters);
+    }
+
+    /// The place of every member, as the leader knows it; empty elsewhere.
+    pub fn facts(&self) -> BTreeMap<NodeId, RaftFacts> {
+        self.inner.facts()
+    }
+
+    /// Takes one step towards this membership: adds learners, or swaps the voters in one joint change once the new ones have caught
+    /// up, or removes who is in neither set. Doing it again when it is reached changes nothing. Only on the leader.
+    ///
+    /// # Errors
+    /// In words; the next call looks again.
+    pub async fn set_membership(&self, voters: &BTreeSet<NodeId>, learners: &BTreeSet<NodeId>) -> Result<(), String> {
+        Box::pin(self.inner.set_membership(voters, learners)).await
+    }
+
+    /// Hands leadership to another voter and waits until it has it. Only on the leader.
+    ///
+    /// # Errors
+    /// In words.
+    pub async fn transfer_leadership(&self, to: NodeId) -> Result<(), String> {
+        let mut standing = self.standing();
+        let now = standing.borrow_and_update().clone();
+        if now.leader == Some(to) {
+            return Ok(());
+        }
+        if !self.inner.is_leader() {
+            return Err(format!("{} does not lead", self.inner.me));
+        }
+        if !now.voters.contains(&to) {
+            return Err(format!("node {to} has no vote"));
+        }
+        self.inner.raft.trigger().transfer_leader(to.0).await.map_err(|fatal| self.inner.words(&fatal))?;
+        match timeout(STEP_WITHIN, standing.wait_for(|standing| standing.leader == Some(to))).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(format!("node {to} did not take over within {} s", STEP_WITHIN.as_secs())),
+        }
+    }
+
+    /// Stops the replica. The store stays open for others.
+    pub async fn shutdown(&self) {
+        // It is stopped already when this fails.
+        let _ = self.inner.raft.shutdown().await;
+        if let Some(watcher) = lock(&self.watcher).take() {
+            watcher.abort();
+        }
+    }
+
+    /// Takes a snapshot now.
+    #[cfg(test)]
+    pub(crate) async fn snapshot_now(&self) {
+        let applied = self.inner.machine.applied().borrow().index;
+        if self.inner.raft.trigger().snapshot().await.is_err() {
+            return;
+        }
+        let done = |metrics: &openraft::RaftMetrics<Types>| metrics.snapshot.is_some_and(|at| at.index >= applied);
+        if self.inner.raft.wait(Some(Duration::from_secs(10))).metrics(done, "snapshot").await.is_ok() {
+            // A replica that stops meanwhile keeps its log.
+            let _ = self.inner.raft.trigger().purge_log(applied).await;
+        }
+    }
+}
+
+fn engine_config(group: &str) -> Result<Config, openraft::ConfigError> {
+    Config {
+        cluster_name: group.into(),
+        heartbeat_interval: HEARTBEAT.as_millis() as u64,
+        election_timeout_min: ELECTION.start.as_millis() as u64,
+        election_timeout_max: ELECTION.end.as_millis() as u64,
+        // A candidate that cannot win must not raise the term of those who have a leader.
+        enable_pre_vote: Some(true),
+        // By default a restarted leader takes up its old term without an election, and leads until it hears of a newer one.
+        enable_leader_restore: Some(false),
+        quorum_loss_probe_interval: Some(QUORUM_LOSS_PROBE.as_millis() as u64),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
+        max_in_snapshot_log_to_keep: KEPT_BEHIND_SNAPSHOT,
+        // Beyond this a snapshot is quicker; it must exceed the distance between snapshots.
+        replication_lag_threshold: 2 * SNAPSHOT_EVERY,
+        // Forgetting entries one by one would write to disk for each.
+        purge_batch_size: 256,
+        ..Config::default()
+    }
+    .validate()
+}
+
+/// Keeps [`Standing`] true.
+async fn watch_engine(group: std::sync::Weak<Inner>) {
+    let Some((mut server, mut applied)) =
+        group.upgrade().map(|group| (group.raft.server_metrics(), group.machine.applied()))
+    else {
+        return;
+    };
+    loop {
+        tokio::select! {
+            changed = server.changed() => if changed.is_err() { break },
+            changed = applied.changed() => if changed.is_err() { break },
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        let Some(group) = group.upgrade() else { return };
+        group.look();
+    }
+    // The engine has ended.
+    if let Some(group) = group.upgrade() {
+        group.look();
+    }
+}
+
+impl Inner {
+    /// Reads the engine and publishes what changed.
+    fn look(&self) {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        if let Err(fatal) = &metrics.running_state {
+            let words = self.words(fatal);
+            self.stopped.send_if_modified(|stopped| {
+                let first = stopped.is_none();
+                stopped.get_or_insert(words);
+                first
+            });
+        }
+        let membership = metrics.membership_config.membership();
+        let applied = *self.machine.applied().borrow();
+        let leads = metrics.running_state.is_ok() && metrics.state == ServerState::Leader;
+        let obeyed = metrics.last_quorum_acked.is_some_and(|at| at.elapsed() < LEASE);
+        let voters: BTreeSet<NodeId> = membership.voter_ids().map(NodeId).collect();
+        let learners: BTreeSet<NodeId> = membership.learner_ids().map(NodeId).collect();
+        let standing = Standing {
+            term: metrics.current_term,
+            leader: metrics.current_leader.map(NodeId).filter(|_| metrics.running_state.is_ok()),
+            mine: leads && obeyed && applied.term == metrics.current_term,
+            place: match (voters.contains(&self.me), learners.contains(&self.me)) {
+                (true, _) => Place::Voter,
+                (false, true) => Place::Learner,
+                (false, false) => Place::Outside,
+            },
+            voters,
+            learners,
+        };
+        self.standing.send_if_modified(|old| {
+            let changed = *old != standing;
+            *old = standing;
+            changed
+        });
+    }
+
+    pub fn heard(&self) {
+        *lock(&self.heard) = Some(Instant::now());
+    }
+
+    fn heard_ago(&self) -> Option<Duration> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        match metrics.state {
+            ServerState::Leader => metrics.last_quorum_acked.map(|at| at.elapsed()),
+            _ => lock(&self.heard).map(|heard| heard.elapsed()),
+        }
+    }
+
+    pub fn stopped(&self) -> Option<String> {
+        self.stopped.borrow().clone()
+    }
+
+    /// Why the engine ended: the first reason that was given, which is the cause of all others.
+    pub fn words(&self, fatal: &Fatal<Types>) -> String {
+        self.stopped().unwrap_or_else(|| match fatal {
+            Fatal::StorageError(error) => error.to_string(),
+            Fatal::Panicked => "the Raft engine panicked".into(),
+            Fatal::Stopped => "shut down".into(),
+        })
+    }
+
+    fn is_leader(&self) -> bool {
+        self.raft.metrics().borrow_watched().state == ServerState::Leader
+    }
+
+    /// Where to send proposals: whom this replica heard within the lease, else what it was told.
+    pub fn known_leader(&self) -> Option<NodeId> {
+        let leader = self.standing.borrow().leader;
+        let fresh = leader == Some(self.me) || self.heard_ago().is_some_and(|ago| ago < LEASE);
+        leader.filter(|_| fresh).or(lock(&self.hint).0)
+    }
+
+    pub fn known_voters(&self) -> BTreeSet<NodeId> {
+        let mut voters = self.standing.borrow().voters.clone();
+        voters.extend(&lock(&self.hint).1);
+        voters
+    }
+
+    fn facts(&self) -> BTreeMap<NodeId, RaftFacts> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let (Some(replication), Some(heartbeat)) = (&metrics.replication, &metrics.heartbeat) else {
+            return BTreeMap::new();
+        };
+        let membership = metrics.membership_config.membership();
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        let last = metrics.last_log_index.unwrap_or(0);
+        let fact = |id: &u64| {
+            if voters.contains(id) {
+                return RaftFacts::Voter;
+            }
+            let matched = replication.get(id).copied().flatten().map(|at| at.index);
+            let level = matched.is_some_and(|at| last.saturating_sub(at) <= CAUGHT_UP_WITHIN);
+            let answers = heartbeat.get(id).copied().flatten().is_some_and(|at| at.elapsed() < LEARNER_HEARD_WITHIN);
+            RaftFacts::Learner { caught_up: level && answers }
+        };
+        membership.nodes().map(|(id, _)| (NodeId(*id), fact(id))).collect()
+    }
+
+    async fn set_membership(&self, voters: &BTreeSet<NodeId>, learners: &BTreeSet<NodeId>) -> Result<(), String> {
+        if !self.is_leader() {
+            return Err(format!("node {} does not lead", self.me));
+        }
+        if voters.is_empty() {
+            return Err("a group without voters decides nothing".into());
+        }
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership().clone();
+        let now: BTreeSet<NodeId> = membership.voter_ids().map(NodeId).collect();
+        let members: BTreeSet<NodeId> = membership.nodes().map(|(id, _)| NodeId(*id)).collect();
+        let wanted: BTreeSet<NodeId> = voters.union(learners).copied().collect();
+        if membership.get_joint_config().len() > 1 {
+            // A change that an earlier leader began, or this one in an earlier step: finish it first.
+            return self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await;
+        }
+        let missing: BTreeMap<u64, EmptyNode> = wanted.difference(&members).map(|id| (id.0, EmptyNode {})).collect();
+        if !missing.is_empty() {
+            return self.change(ChangeMembers::AddNodes(missing)).await;
+        }
+        if now != *voters {
+            let facts = self.facts();
+            let level =
+                |id: &NodeId| matches!(facts.get(id), Some(RaftFacts::Voter | RaftFacts::Learner { caught_up: true }));
+            // A voter that lacks the log would only make every commit wait.
+            if !voters.iter().all(level) {
+                return Ok(());
+            }
+            return self.change(ChangeMembers::ReplaceAllVoters(voters.iter().map(|id| id.0).collect())).await;
+        }
+        let gone: BTreeSet<u64> = members.difference(&wanted).map(|id| id.0).collect();
+        match gone.is_empty() {
+            true => Ok(()),
+            false => self.change(ChangeMembers::RemoveNodes(gone)).await,
+        }
+    }
+
+    async fn change(&self, change: ChangeMembers<u64, EmptyNode>) -> Result<(), String> {
+        // Whoever loses his vote stays a learner until a later step removes him.
+        match timeout(STEP_WITHIN, self.raft.change_membership(change, true)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("the membership change is not committed after {} s", STEP_WITHIN.as_secs())),
+        }
+    }
+}

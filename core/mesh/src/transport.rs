@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::identity::{Identity, IdentityError, common_name};
+use crate::identity::{Certified, Identity, IdentityError, common_name};
 use crate::seam::{BoxStream, World};
 
 mod call;
@@ -198,6 +198,14 @@ impl Shared {
 
     fn name_of(&self, node: NodeId) -> String {
         common_name(&self.identity.cluster, node)
+    }
+
+    /// Waits until this key does not speak for this node any more. While nobody tells of members, those known remain.
+    async fn unpinned(&self, owner: &Certified) {
+        let mut peers = self.peers.clone();
+        if peers.wait_for(|peers| !peers.pins(owner.node, &owner.key)).await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// A panic of a handler never happens while this is held, so a poisoned lock is as good as any.

@@ -1,3 +1,5 @@
+//! Herds that gossip over loopback sockets.
+
 use std::ops::Deref;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Keys, certificates, seals and tokens, whole and damaged.
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::token::{CHARS, PREFIX};

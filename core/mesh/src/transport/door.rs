@@ -20,6 +20,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use super::Shared;
+use super::tls::{Buffered, buffered};
 use crate::identity::Certified;
 use crate::seam::BoxStream;
 
@@ -49,7 +50,7 @@ pub(super) async fn open(
         }
         let stream = shared.world.net.connect(addr).await?;
         let name = ServerName::try_from(shared.name_of(to)).map_err(io::Error::other)?;
-        let mut tls = TlsConnector::from(shared.tls.door_client.clone()).connect(name, stream).await?;
+        let mut tls = TlsConnector::from(shared.tls.door_client.clone()).connect(name, buffered(stream)).await?;
         let id = instance.to_string();
         let mut header = vec![u8::try_from(id.len()).map_err(io::Error::other)?];
         header.extend(id.as_bytes());
@@ -77,7 +78,7 @@ fn no_instance(node: NodeId, instance: &InstanceId) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, format!("instance {instance} is not on node {node}"))
 }
 
-pub(super) async fn serve(shared: &Arc<Shared>, owner: Certified, mut tls: TlsStream<BoxStream>) {
+pub(super) async fn serve(shared: &Arc<Shared>, owner: Certified, mut tls: TlsStream<Buffered>) {
     let Ok(Some(instance)) = timeout(HEADER_WITHIN, header(&mut tls)).await else {
         debug!(node = %owner.node, "door without a header");
         return;
@@ -97,19 +98,18 @@ pub(super) async fn serve(shared: &Arc<Shared>, owner: Certified, mut tls: TlsSt
         let _ = tls.shutdown().await;
         return;
     };
-    let mut peers = shared.peers.clone();
     tokio::select! {
         copied = copy_bidirectional_with_sizes(&mut tls, &mut local, COPY_BYTES, COPY_BYTES) => {
             if let Err(error) = copied {
                 debug!(node = %owner.node, %instance, %error, "door broke");
             }
         }
-        _ = peers.wait_for(|peers| !peers.pins(owner.node, &owner.key)) => {}
+        () = shared.unpinned(&owner) => {}
     }
 }
 
 /// None for anything that names no instance.
-async fn header(tls: &mut TlsStream<BoxStream>) -> Option<InstanceId> {
+async fn header(tls: &mut TlsStream<Buffered>) -> Option<InstanceId> {
     let mut id = vec![0; tls.read_u8().await.ok()?.into()];
     tls.read_exact(&mut id).await.ok()?;
     String::from_utf8(id).ok()?.parse().ok()

@@ -22,7 +22,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::{debug, error};
 
 use super::Shared;
-use super::tls::{Alpn, newcomer};
+use super::tls::{Alpn, Buffered, buffered, newcomer};
 use crate::identity::JoinToken;
 use crate::seam::{BoxStream, World};
 
@@ -123,7 +123,7 @@ async fn connect(
     let stream = timeout(CONNECT_WITHIN, world.net.connect(addr)).await.map_err(late)?;
     let stream = stream.map_err(|source| JoinError::Unreachable { addr, source })?;
     let name = ServerName::try_from(SERVER_NAME).expect("a constant DNS name");
-    let tls = timeout(CONNECT_WITHIN, TlsConnector::from(Arc::new(config)).connect(name, stream));
+    let tls = timeout(CONNECT_WITHIN, TlsConnector::from(Arc::new(config)).connect(name, buffered(stream)));
     match tls.await.map_err(late)? {
         Ok(tls) => Ok(Box::new(tls)),
         Err(error) if is_unknown_issuer(&error) => Err(JoinError::AnotherCluster { addr }),
@@ -137,7 +137,7 @@ fn is_unknown_issuer(error: &io::Error) -> bool {
 }
 
 /// Answers one newcomer.
-pub(super) async fn serve(shared: &Shared, mut tls: TlsStream<BoxStream>, from: SocketAddr) {
+pub(super) async fn serve(shared: &Shared, mut tls: TlsStream<Buffered>, from: SocketAddr) {
     let Ok(Ok(request)) = timeout(REQUEST_WITHIN, frame(&mut tls, REQUEST_BYTES_MAX)).await else {
         debug!(%from, "join without a request");
         return;

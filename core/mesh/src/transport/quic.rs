@@ -49,8 +49,8 @@ const INCOMING_BYTES_TOTAL_MAX: u64 = 8 << 20;
 const STREAMS_PER_PEER_MAX: u32 = 256;
 /// Gossip messages a peer may have under way at once.
 const MESSAGES_PER_PEER_MAX: u32 = 64;
-/// Bytes written and not acknowledged yet on one connection. A stream that its reader stalls holds 1.25 MB of them, so that dozens may
-/// stall before a call waits; QUIC's own limit is eight.
+/// Bytes written and not acknowledged yet on one connection. On a slow link every bulk stream holds up to 1.25 MB of them, so that
+/// dozens may run before a call waits to be written; QUIC's own limit is eight.
 const UNACKNOWLEDGED_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of control pings waiting on one connection; each is 9 bytes.
 const PINGS_BYTES_MAX: usize = 16 << 10;
@@ -273,10 +273,9 @@ fn owner(shared: &Shared, connection: &Connection) -> Option<Certified> {
 async fn serve(shared: Arc<Shared>, peering: Arc<Peering>, connection: Connection, owner: Certified) {
     let began = Instant::now();
     let node = owner.node;
-    let mut peers = shared.peers.clone();
     let reason = tokio::select! {
         reason = streams(&shared, &connection, node) => reason,
-        _ = peers.wait_for(|peers| !peers.pins(node, &owner.key)) => {
+        () = shared.unpinned(&owner) => {
             connection.close(UNPINNED, b"not a member any more");
             "not a member any more".into()
         }

@@ -14,7 +14,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, warn};
 
-use super::tls::{DOOR, JOIN};
+use super::tls::{Buffered, DOOR, JOIN, buffered};
 use super::{HttpsStream, Shared, door, join};
 use crate::seam::{BoxStream, Listener};
 
@@ -125,8 +125,8 @@ async fn handshake(
     shared: &Shared,
     limits: &Limits,
     stream: BoxStream,
-) -> std::io::Result<Option<(Purpose, TlsStream<BoxStream>)>> {
-    let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+) -> std::io::Result<Option<(Purpose, TlsStream<Buffered>)>> {
+    let start = LazyConfigAcceptor::new(Acceptor::default(), buffered(stream)).await?;
     let hello = start.client_hello();
     let asks = |protocol: &[u8]| hello.alpn().is_some_and(|mut offered| offered.any(|name| name == protocol));
     let (door, join) = (asks(DOOR), asks(JOIN));
@@ -145,7 +145,7 @@ async fn handshake(
     Ok(Some((purpose, tls)))
 }
 
-async fn serve(shared: Arc<Shared>, purpose: Purpose, tls: TlsStream<BoxStream>, from: SocketAddr) {
+async fn serve(shared: Arc<Shared>, purpose: Purpose, tls: TlsStream<Buffered>, from: SocketAddr) {
     let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
     let owner = shared.tls.owner(chain);
     match purpose {

@@ -19,18 +19,29 @@ use rustls::{
     SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use tokio::io::BufReader;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::{Peers, TransportError};
 use crate::identity::{Certified, Identity, certified, common_name, fingerprint, valid_from};
-use crate::seam::{Clock, World};
+use crate::seam::{BoxStream, Clock, World};
 
 /// Protocols of the TCP port, and the one of the UDP port.
 pub(super) const DOOR: &[u8] = b"hirsel-door";
 pub(super) const JOIN: &[u8] = b"hirsel-join";
 const HTTP: &[u8] = b"http/1.1";
 const MESH: &[u8] = b"hirsel-mesh/1";
+
+/// The TLS library reads four kilobytes at a time; below it a whole record (RFC 8446, section 5.2) is read at once.
+const READ_BYTES: usize = (16 << 10) + 256;
+
+/// A TCP stream as TLS should get it.
+pub(super) type Buffered = BufReader<BoxStream>;
+
+pub(super) fn buffered(stream: BoxStream) -> Buffered {
+    BufReader::with_capacity(READ_BYTES, stream)
+}
 
 /// All that is needed to meet someone.
 pub(super) struct Tls {

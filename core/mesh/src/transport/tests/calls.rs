@@ -1,3 +1,5 @@
+//! Calls and streams between nodes.
+
 use std::sync::atomic::AtomicUsize;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,3 +1,5 @@
+//! Doors to instances.
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 

@@ -170,22 +170,23 @@ async fn bulk_that_nobody_reads_delays_no_ping_and_no_call() {
             std::future::pending().await
         })
     });
-    let mut stuck = Vec::new();
+    let (mut written, seen) = (0, watch::Sender::new(0));
     for _ in 0..12 {
         let mut bulk = nodes[0].transport.open_stream(NodeId(2), "sink", vec![]).await.unwrap();
-        stuck.push(tokio::spawn(async move {
-            // Until its window is full.
-            while bulk.write_all(&[0; 64 << 10]).await.is_ok() {}
-        }));
+        let seen = seen.clone();
+        tokio::spawn(async move {
+            while let Ok(bytes) = bulk.write(&[0; 64 << 10]).await {
+                seen.send_modify(|written| *written += bytes);
+            }
+        });
     }
-    let connection = nodes[0].transport.shared.connection(NodeId(2)).await.unwrap();
-    let blocked = || connection.stats().frame_tx.stream_data_blocked + connection.stats().frame_tx.data_blocked;
-    within(async {
-        while blocked() == 0 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    // Until nothing more fits.
+    let mut changes = seen.subscribe();
+    while let Ok(changed) = timeout(Duration::from_millis(300), changes.changed()).await {
+        changed.unwrap();
+        written = *changes.borrow_and_update();
+    }
+    assert!(written >= 12 << 20, "{written} bytes are on their way");
     assert_eq!(nodes[0].echo(NodeId(2), "x").await.unwrap(), "1:x");
     let mut pings = nodes[0].transport.pings();
     nodes[0].transport.set_pinged([NodeId(2)].into());

@@ -1,3 +1,5 @@
+//! Ports that are taken, and given back.
+
 use super::*;
 
 #[tokio::test]

@@ -8,3 +8,4 @@ pub mod args;
 pub mod config;
 pub mod digest;
 pub mod roles;
+pub mod sample;

@@ -11,8 +11,6 @@
 //!
 //! What is to be done is decided in [`decide`], a pure function; [`role`] gathers and carries out.
 
-use std::sync::{Arc, OnceLock};
-
 use hirsel_model::RoleName;
 use hirsel_role::{Context, Plugin, Role};
 
@@ -29,18 +27,8 @@ mod role;
 use metrics::Metrics;
 
 /// The plugin of the compute role.
-#[derive(Debug, Default)]
-pub struct Compute {
-    /// Registered once, however often the role starts anew.
-    metrics: OnceLock<Arc<Metrics>>,
-}
-
-impl Compute {
-    /// The plugin.
-    pub fn new() -> Self {
-        Self::default()
-    }
-}
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Compute;
 
 impl Plugin for Compute {
     fn role(&self) -> RoleName {
@@ -48,7 +36,7 @@ impl Plugin for Compute {
     }
 
     fn start(&self, context: Context) -> Box<dyn Role> {
-        let metrics = self.metrics.get_or_init(|| Arc::new(Metrics::register(&context.metrics)));
-        Box::new(role::ComputeRole::new(context, Arc::clone(metrics)))
+        let metrics = Metrics::register(&context.metrics);
+        Box::new(role::ComputeRole::new(context, metrics))
     }
 }

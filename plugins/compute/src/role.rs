@@ -31,7 +31,7 @@ const PASSED_FILE: &str = "passed";
 
 pub(crate) struct ComputeRole {
     context: Context,
-    metrics: Arc<Metrics>,
+    metrics: Metrics,
     background: Background,
     instances: BTreeMap<InstanceId, Instance>,
     /// Processes that passed a check, as last written down.
@@ -57,7 +57,7 @@ impl Role for ComputeRole {
 }
 
 impl ComputeRole {
-    pub(crate) fn new(context: Context, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(context: Context, metrics: Metrics) -> Self {
         let passed = read_passed(&context);
         let background = Background::new(&context);
         let instances = BTreeMap::new();

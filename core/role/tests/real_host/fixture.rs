@@ -2,15 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
-use hirsel_mesh::seam::{BoxStream, Listener, Net};
+use hirsel_mesh::seam::real::OsNet;
 use hirsel_model::{InstanceId, Revision};
 use hirsel_role::Host;
 use hirsel_role::host::real::{RealHost, RealHostConfig};
@@ -43,7 +39,7 @@ pub struct Fixture {
 
 fn host(folder: &Path) -> RealHost {
     let shim = vec![std::env::current_exe().unwrap().to_str().unwrap().to_owned(), "shim".into()];
-    RealHost::new(RealHostConfig { folder: folder.to_owned(), shim, net: Arc::new(NoNet) }).unwrap()
+    RealHost::new(RealHostConfig { folder: folder.to_owned(), shim, net: Arc::new(OsNet) }).unwrap()
 }
 
 impl Fixture {
@@ -169,19 +165,4 @@ pub fn state_and_parent(pid: u32) -> Option<(char, u32)> {
 
 pub fn runs(pid: u32) -> bool {
     state_and_parent(pid).is_some_and(|(state, _)| state != 'Z')
-}
-
-#[derive(Debug)]
-struct NoNet;
-
-impl Net for NoNet {
-    fn udp(&self, _: SocketAddr) -> BoxFuture<'_, io::Result<Arc<dyn quinn::AsyncUdpSocket>>> {
-        async { Err(io::ErrorKind::Unsupported.into()) }.boxed()
-    }
-    fn listen(&self, _: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
-        async { Err(io::ErrorKind::Unsupported.into()) }.boxed()
-    }
-    fn connect(&self, _: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>> {
-        async { Err(io::ErrorKind::Unsupported.into()) }.boxed()
-    }
 }

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod args;
+pub mod cli;
 pub mod config;
 pub mod digest;
 pub mod roles;

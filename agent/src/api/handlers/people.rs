@@ -96,7 +96,7 @@ pub async fn revoke(
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookFields {
-    /// An `http://` address; none to post nowhere.
+    /// An `http://` or `https://` address; none to post nowhere.
     url: Option<String>,
 }
 
@@ -135,10 +135,8 @@ fn check_url(url: &str) -> Result<(), ApiError> {
         return wrong("too long");
     }
     match url.parse::<http::Uri>() {
-        Ok(uri) if uri.scheme_str() != Some("http") => wrong("expected http://ADDRESS[:PORT]/PATH"),
-        Ok(uri) if uri.host().is_none_or(|host| host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_err()) => {
-            wrong("expected an IP address as its host: agents do not ask a name server")
-        }
+        Ok(uri) if !matches!(uri.scheme_str(), Some("http" | "https")) => wrong("expected http:// or https://"),
+        Ok(uri) if uri.host().is_none_or(str::is_empty) => wrong("it names no host"),
         Ok(_) => Ok(()),
         Err(error) => wrong(&error.to_string()),
     }

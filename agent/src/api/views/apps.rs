@@ -44,6 +44,10 @@ pub struct Service {
     pub image_or_artifact: Option<String>,
     /// Program and arguments.
     pub command: Vec<String>,
+    /// Revision of the application at which the way to run it last changed.
+    pub revision: u64,
+    /// The revision that did not become healthy and was taken back.
+    pub reverted: Option<u64>,
 }
 
 /// An instance.
@@ -88,6 +92,8 @@ fn app(sight: &Sight, name: &AppName, spec: &AppSpec) -> App {
             healthy: healthy_of(sight, name, service),
             image_or_artifact: None,
             command: described.command.clone(),
+            revision: described.revision.0,
+            reverted: sight.state.plan.reverted.get(name).and_then(|of| of.get(service)).map(|revision| revision.0),
         })
         .collect();
     let unmet = unmet(sight, name);

@@ -1,0 +1,536 @@
+//! The verbs, one level deep, with their flags. Completions and man pages come from the same definitions.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::args::{DevArgs, JoinArgs, Power, UpArgs};
+
+/// One executable for a redundant, self-healing cluster behind a single endpoint.
+#[derive(Parser, Debug)]
+#[command(
+    name = "hirsel",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true,
+    max_term_width = 110,
+    about = "hirsel: one executable on every host makes a redundant, self-healing cluster",
+    override_usage = "hirsel VERB [OPTIONS]",
+    help_template = HELP,
+)]
+pub struct Cli {
+    /// Which agent to ask, and how to answer.
+    #[command(flatten)]
+    pub ask: AskArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+const HELP: &str = "\
+{about}
+
+Usage: {usage}
+
+Start    up           start the first agent and make a cluster
+         join         start an agent and join the cluster behind an address
+         dev          start a whole cluster on this machine, with a sample application
+         leave        hand everything over, then leave for good
+         token        tokens to join or to log in with (new, list, revoke)
+         login        remember a cluster and the token to ask it with
+         install      write a systemd unit
+Look     status       one screen: health, leader, what can be lost, roles, apps
+         members      one line per node
+         roles        one line per role and slot, with the reason
+         apps, ps     applications; the instances of one
+         events       the cluster's log: what happened, what was decided, and why
+         logs         output of instances, from all nodes
+Reason   why          why something is where it is, why it moved, why it waits
+         plan         what `apply` would do; exit status 4 if anything would change
+Act      apply        create or update an application
+         scale, restart, stop, start, rm           change an application
+         drain, cordon, uncordon, forget           change a node
+         role         prefer a node for a role (pin, unpin)
+         webhook      whom to tell when less can be lost (set, rm)
+Shell    completions, man
+
+Options:
+{options}
+
+Try it on one machine:  hirsel dev
+More about a verb:      hirsel VERB --help";
+
+/// Flags that every verb takes which asks an agent.
+#[derive(Args, Clone, Debug, Default)]
+pub struct AskArgs {
+    /// Agent to ask: a node of the development cluster, or an address logged in to [default: the agent on this host]
+    #[arg(long = "node", id = "ask-node", global = true, env = "HIRSEL_NODE", value_name = "NODE|ADDR", hide_env = true)]
+    pub node: Option<String>,
+    /// Data folder of the agent to ask, or folder of a development cluster
+    #[arg(long, global = true, env = "HIRSEL_DATA", value_name = "DIR", hide_env = true)]
+    pub data: Option<PathBuf>,
+    /// Answer in JSON: one envelope on one line; errors too, on standard error
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Start the first agent and make a cluster; on a folder with data, go on
+    #[command(after_help = "Example: hirsel up --addr 10.0.0.1 --zone a")]
+    Up(UpArgs),
+    /// Start an agent and join the cluster behind any of its addresses
+    #[command(after_help = "Example: hirsel join 10.0.0.1 --token hirsel1q2w...   (get the token with: hirsel token new)")]
+    Join(JoinArgs),
+    /// Start a whole cluster on this machine, with a sample application
+    #[command(after_help = "Example: hirsel dev --nodes 3\n         hirsel dev kill n2", args_conflicts_with_subcommands = true)]
+    Dev(DevCommand),
+    /// Hand everything over, then leave the cluster for good
+    #[command(after_help = "Example: hirsel leave --yes --wait")]
+    Leave(ChangeArgs),
+    /// Make, list and revoke tokens
+    #[command(after_help = "Example: hirsel token new\n         hirsel token new --operator")]
+    Token(TokenCommand),
+    /// Remember a cluster and the token to ask it with; its authority is pinned
+    #[command(after_help = "Example: hirsel login 10.0.0.1 --token hirsel1q2w...")]
+    Login(LoginArgs),
+    /// Show one screen: health, leader, voters, what can be lost, roles, apps, last incident
+    #[command(after_help = "Example: hirsel status --json\nExit status: 0 healthy, 3 not healthy")]
+    Status,
+    /// Show one line per node
+    #[command(after_help = "Example: hirsel members --node 10.0.0.2")]
+    Members,
+    /// Show one line per role and slot, with the reason
+    #[command(after_help = "Example: hirsel roles")]
+    Roles,
+    /// Show one line per application
+    #[command(after_help = "Example: hirsel apps")]
+    Apps,
+    /// Show the instances of an application
+    #[command(after_help = "Example: hirsel ps shop --all")]
+    Ps(PsArgs),
+    /// Show the cluster's log: what happened, what was decided, why, what it did
+    #[command(after_help = "Example: hirsel events -f")]
+    Events(EventsArgs),
+    /// Show output of instances, from all nodes
+    #[command(after_help = "Example: hirsel logs shop/web -f")]
+    Logs(LogsArgs),
+    /// Say why something is where it is, why it moved, why it waits
+    #[command(after_help = "Example: hirsel why shop/web/17\n         hirsel why lb/0\n         hirsel why can_lose")]
+    Why(WhyArgs),
+    /// Show what `apply` would do
+    #[command(after_help = "Example: hirsel plan shop.toml\nExit status: 4 if anything would change")]
+    Plan(PlanArgs),
+    /// Create or update an application
+    #[command(after_help = "Example: hirsel apply shop.toml --wait")]
+    Apply(ApplyArgs),
+    /// Change the number of instances of a service
+    #[command(after_help = "Example: hirsel scale shop/web=5 --wait")]
+    Scale(ScaleArgs),
+    /// Replace the instances of an application, or of one service, by new ones
+    #[command(after_help = "Example: hirsel restart shop/web --wait")]
+    Restart(AppArgs),
+    /// Stop an application without forgetting it
+    #[command(after_help = "Example: hirsel stop shop")]
+    Stop(AppArgs),
+    /// Start an application that was stopped
+    #[command(after_help = "Example: hirsel start shop --wait")]
+    Start(AppArgs),
+    /// Forget an application
+    #[command(after_help = "Example: hirsel rm shop --yes")]
+    Rm(AppArgs),
+    /// Move everything away from a node
+    #[command(after_help = "Example: hirsel drain n3 --wait")]
+    Drain(NodeTarget),
+    /// Put nothing new on a node
+    #[command(after_help = "Example: hirsel cordon n3")]
+    Cordon(NodeTarget),
+    /// Let a node take work again
+    #[command(after_help = "Example: hirsel uncordon n3")]
+    Uncordon(NodeTarget),
+    /// Forget a node that is down for good: its key is not accepted any more
+    #[command(after_help = "Example: hirsel forget n3 --yes")]
+    Forget(NodeTarget),
+    /// Prefer a node for a role, or no longer
+    #[command(after_help = "Example: hirsel role pin lb n2")]
+    Role(RoleCommand),
+    /// Say whom to tell when less can be lost than before
+    #[command(after_help = "Example: hirsel webhook set https://example.com/hook")]
+    Webhook(WebhookCommand),
+    /// Print shell completions
+    #[command(after_help = "Example: hirsel completions bash > /etc/bash_completion.d/hirsel")]
+    Completions(CompletionsArgs),
+    /// Print the man page, or write all of them into a folder
+    #[command(after_help = "Example: hirsel man | man -l -\n         hirsel man --dir /usr/local/share/man/man1")]
+    Man(ManArgs),
+    /// Write a systemd unit that starts the agent with the host
+    #[command(after_help = "Example: hirsel install -- up --zone a\n         hirsel install --print -- join 10.0.0.1 --token-file /etc/hirsel/token")]
+    Install(InstallArgs),
+    /// Watch over one process (started by the agent)
+    #[command(hide = true)]
+    Shim(HiddenArgs),
+    /// Serve the sample application (started by `dev`)
+    #[command(hide = true)]
+    Sample(HiddenArgs),
+}
+
+/// Arguments of a verb that only this executable calls.
+#[derive(Args, Clone, Debug)]
+pub struct HiddenArgs {
+    /// As the caller wrote them.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<OsString>,
+}
+
+/// `dev`, or its power switch.
+#[derive(Args, Clone, Debug)]
+pub struct DevCommand {
+    /// Flags of `dev` itself.
+    #[command(flatten)]
+    pub args: DevArgs,
+    /// The power switch.
+    #[command(subcommand)]
+    pub power: Option<DevVerb>,
+}
+
+/// The power switch of the development cluster.
+#[derive(Subcommand, Clone, Debug)]
+pub enum DevVerb {
+    /// Switch a node off: the agent and everything it runs, at once
+    Kill(DevNode),
+    /// Stop the processes of a node where they are
+    Freeze(DevNode),
+    /// Let the processes of a node go on
+    Thaw(DevNode),
+    /// Switch a node on
+    Start(DevNode),
+    /// End the whole cluster
+    Stop(DevFolder),
+}
+
+/// A node of the development cluster.
+#[derive(Args, Clone, Debug)]
+pub struct DevNode {
+    /// Name of the node
+    #[arg(value_name = "NODE")]
+    pub target: String,
+    /// Where the cluster is.
+    #[command(flatten)]
+    pub folder: DevFolder,
+}
+
+/// Where the development cluster is.
+#[derive(Args, Clone, Debug)]
+pub struct DevFolder {
+    /// Folder of the cluster
+    #[arg(long, env = "HIRSEL_DEV", default_value = "./.hirsel-dev", value_name = "DIR")]
+    pub data: PathBuf,
+}
+
+impl DevVerb {
+    /// What to do with which node in which folder; none is the end of all.
+    pub fn parts(&self) -> (&DevFolder, Option<(&str, Power)>) {
+        match self {
+            DevVerb::Kill(node) => (&node.folder, Some((&node.target, Power::Kill))),
+            DevVerb::Freeze(node) => (&node.folder, Some((&node.target, Power::Freeze))),
+            DevVerb::Thaw(node) => (&node.folder, Some((&node.target, Power::Thaw))),
+            DevVerb::Start(node) => (&node.folder, Some((&node.target, Power::Start))),
+            DevVerb::Stop(folder) => (folder, None),
+        }
+    }
+}
+
+/// What every verb takes that changes something.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ChangeArgs {
+    /// Wait until the cluster has done it
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait, in seconds or as 90s, 5m [default: 120s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
+    /// Only show what would change
+    #[arg(long)]
+    pub plan: bool,
+    /// Refuse when what is wanted was changed after this index
+    #[arg(long, value_name = "N")]
+    pub if_index: Option<u64>,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Do it although a safety rule refuses, and say why
+    #[arg(long, value_name = "REASON")]
+    pub force: Option<String>,
+}
+
+/// Reads `90`, `90s`, `500ms`, `5m`, `1h`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().map_err(|_| format!("{text:?} is no time; expected 90, 90s, 5m or 1h"))?;
+    let seconds = |factor: u64| {
+        number.checked_mul(factor).map(Duration::from_secs).ok_or_else(|| format!("{text:?} is too long"))
+    };
+    match &text[digits.len()..] {
+        "" | "s" => seconds(1),
+        "ms" => Ok(Duration::from_millis(number)),
+        "m" => seconds(60),
+        "h" => seconds(3_600),
+        "d" => seconds(86_400),
+        unit => Err(format!("{unit:?} is no unit of time; expected ms, s, m, h or d")),
+    }
+}
+
+/// `token new|list|revoke`
+#[derive(Args, Clone, Debug)]
+pub struct TokenCommand {
+    /// What to do with tokens.
+    #[command(subcommand)]
+    pub verb: TokenVerb,
+}
+
+/// What to do with tokens.
+#[derive(Subcommand, Clone, Debug)]
+pub enum TokenVerb {
+    /// Make a token; it is shown this once
+    #[command(after_help = "Example: hirsel token new --uses 1\n         hirsel token new --viewer --ttl 7d")]
+    New(TokenNewArgs),
+    /// List the tokens given out
+    List,
+    /// Take a token back
+    Revoke(TokenRevokeArgs),
+}
+
+/// `token new`
+#[derive(Args, Clone, Debug)]
+pub struct TokenNewArgs {
+    /// For a person who may look
+    #[arg(long, group = "grants")]
+    pub viewer: bool,
+    /// For a person who may also deploy, drain and pin
+    #[arg(long, group = "grants")]
+    pub operator: bool,
+    /// For a person who may do everything
+    #[arg(long, group = "grants")]
+    pub admin: bool,
+    /// How often it may be used [default: any number of times]
+    #[arg(long, value_name = "N")]
+    pub uses: Option<u32>,
+    /// How long it is good [default: 1h to join, 30d for people]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub ttl: Option<Duration>,
+}
+
+/// `token revoke`
+#[derive(Args, Clone, Debug)]
+pub struct TokenRevokeArgs {
+    /// Public part of the token, or the whole of it
+    pub id: String,
+}
+
+/// `login`
+#[derive(Args, Clone, Debug)]
+pub struct LoginArgs {
+    /// Address of any node, with or without a port
+    pub addr: String,
+    /// Token for people, from `hirsel token new --viewer|--operator|--admin`
+    #[arg(long, env = "HIRSEL_TOKEN", hide_env = true)]
+    pub token: String,
+}
+
+/// `ps`
+#[derive(Args, Clone, Debug)]
+pub struct PsArgs {
+    /// Which application
+    pub app: String,
+    /// Show ended instances too
+    #[arg(long, short)]
+    pub all: bool,
+}
+
+/// `events`
+#[derive(Args, Clone, Debug)]
+pub struct EventsArgs {
+    /// Go on showing what comes
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Show the last so many
+    #[arg(long, short = 'n', default_value_t = 50, value_name = "N")]
+    pub tail: usize,
+    /// Show only what came after this event
+    #[arg(long, value_name = "INDEX")]
+    pub after: Option<u64>,
+}
+
+/// `logs`
+#[derive(Args, Clone, Debug)]
+pub struct LogsArgs {
+    /// Whose output
+    #[arg(value_name = "APP[/SERVICE]")]
+    pub what: String,
+    /// Go on showing what comes
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Show the last so many lines
+    #[arg(long, short = 'n', default_value_t = 200, value_name = "N")]
+    pub tail: usize,
+}
+
+/// `why`
+#[derive(Args, Clone, Debug)]
+pub struct WhyArgs {
+    /// Node, ROLE/SLOT, APP, APP/SERVICE, instance, `voters` or `can_lose`
+    pub thing: String,
+}
+
+/// `plan`
+#[derive(Args, Clone, Debug)]
+pub struct PlanArgs {
+    /// Manifest; - is standard input
+    pub file: PathBuf,
+}
+
+/// `apply`
+#[derive(Args, Clone, Debug)]
+pub struct ApplyArgs {
+    /// Manifest; - is standard input
+    pub file: PathBuf,
+    /// As for every change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `scale`
+#[derive(Args, Clone, Debug)]
+pub struct ScaleArgs {
+    /// Which service, and how many
+    #[arg(value_name = "APP/SERVICE=N", value_parser = parse_scale)]
+    pub what: ScaleTo,
+    /// As for every change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// Which service, and how many of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScaleTo {
+    /// Application.
+    pub app: String,
+    /// Service; may be left out where there is one only.
+    pub service: Option<String>,
+    /// How many.
+    pub replicas: u32,
+}
+
+fn parse_scale(text: &str) -> Result<ScaleTo, String> {
+    let expected = || format!("{text:?}: expected APP/SERVICE=N, for example shop/web=5");
+    let (what, count) = text.split_once('=').ok_or_else(expected)?;
+    let replicas = count.parse().map_err(|_| expected())?;
+    let (app, service) = what.split_once('/').map_or((what, None), |(app, service)| (app, Some(service.to_string())));
+    if app.is_empty() {
+        return Err(expected());
+    }
+    Ok(ScaleTo { app: app.into(), service, replicas })
+}
+
+/// A verb about one application.
+#[derive(Args, Clone, Debug)]
+pub struct AppArgs {
+    /// Which application
+    pub app: String,
+    /// As for every change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// A verb about one node.
+#[derive(Args, Clone, Debug)]
+pub struct NodeTarget {
+    /// Which node
+    #[arg(value_name = "NODE")]
+    pub target: String,
+    /// As for every change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `role pin|unpin`
+#[derive(Args, Clone, Debug)]
+pub struct RoleCommand {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: RoleVerb,
+}
+
+/// What to do with a role.
+#[derive(Subcommand, Clone, Debug)]
+pub enum RoleVerb {
+    /// Prefer a node for a role
+    Pin(PinArgs),
+    /// No longer prefer a node for a role
+    Unpin(PinArgs),
+}
+
+/// A role and a node.
+#[derive(Args, Clone, Debug)]
+pub struct PinArgs {
+    /// Which role
+    pub role: String,
+    /// Which node
+    #[arg(value_name = "NODE")]
+    pub target: String,
+    /// As for every change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `webhook set|rm`
+#[derive(Args, Clone, Debug)]
+pub struct WebhookCommand {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: WebhookVerb,
+}
+
+/// What to do with the webhook.
+#[derive(Subcommand, Clone, Debug)]
+pub enum WebhookVerb {
+    /// Post to this address
+    Set {
+        /// `http://` or `https://`
+        url: String,
+    },
+    /// Post nowhere
+    Rm,
+}
+
+/// `completions`
+#[derive(Args, Clone, Debug)]
+pub struct CompletionsArgs {
+    /// Which shell
+    pub shell: clap_complete::Shell,
+}
+
+/// `man`
+#[derive(Args, Clone, Debug)]
+pub struct ManArgs {
+    /// Write a page per verb into this folder
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+/// `install`
+#[derive(Args, Clone, Debug)]
+pub struct InstallArgs {
+    /// Only print the unit
+    #[arg(long)]
+    pub print: bool,
+    /// Where to write it
+    #[arg(long, default_value = "/etc/systemd/system/hirsel.service", value_name = "FILE")]
+    pub unit: PathBuf,
+    /// How to start the agent [default: up]
+    #[arg(last = true, value_name = "up|join ...")]
+    pub start: Vec<String>,
+}

@@ -1,0 +1,193 @@
+//! Asks an agent: HTTP over its unix socket, or over TLS with the cluster's authority pinned by the token.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hirsel_mesh::identity::JoinToken;
+use hirsel_mesh::seam::{BoxStream, real};
+use hirsel_mesh::transport::connect_https;
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use crate::api::envelope::Envelope;
+use crate::api::error::{ApiError, Code, ErrorBody};
+
+/// An agent that accepts but says nothing for this long is taken as gone. A change may take an election, and ten seconds more.
+const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+/// Connecting takes no longer than this.
+const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+/// Largest answer that is read into memory.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// Where an agent is, and what to show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// An agent on this host.
+    Socket(PathBuf),
+    /// An agent anywhere.
+    Network {
+        /// Its mesh address.
+        addr: SocketAddr,
+        /// A token for people.
+        token: String,
+    },
+}
+
+/// Asks one agent.
+#[derive(Clone, Debug)]
+pub struct Client {
+    target: Target,
+}
+
+/// An answer, as it came and as it is understood.
+pub struct Answer<T> {
+    /// The line as it came.
+    pub text: String,
+    /// The same, understood.
+    pub envelope: Envelope<T>,
+}
+
+impl Client {
+    /// Asks the agent at `target`.
+    pub fn new(target: Target) -> Self {
+        Self { target }
+    }
+
+    /// Asks, and understands the answer.
+    pub async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Answer<T>, ApiError> {
+        let asked = async {
+            let response = self.send(method, path, body).await?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+            let bytes = body.map_err(|error| self.broken(&error.to_string()))?.to_bytes();
+            if !status.is_success() {
+                return Err(told(status, &bytes));
+            }
+            let envelope = serde_json::from_slice(&bytes).map_err(|error| self.broken(&error.to_string()))?;
+            Ok(Answer { text: String::from_utf8_lossy(&bytes).trim_end().to_string(), envelope })
+        };
+        match timeout(ANSWER_WITHIN, asked).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.unreachable(&format!("no answer within {} s", ANSWER_WITHIN.as_secs()))),
+        }
+    }
+
+    /// Reads.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, ApiError> {
+        self.ask(Method::GET, path, Vec::new()).await
+    }
+
+    /// Reads a stream of envelopes for as long as it lasts; `each` says whether to go on.
+    pub async fn follow(&self, path: &str, mut each: impl FnMut(&str) -> bool) -> Result<(), ApiError> {
+        let response = timeout(ANSWER_WITHIN, self.send(Method::GET, path, Vec::new()));
+        let response = response.await.map_err(|_| self.unreachable("no answer"))??;
+        let status = response.status();
+        let mut body = response.into_body();
+        if !status.is_success() {
+            let bytes = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+            return Err(told(status, &bytes.map(|bytes| bytes.to_bytes()).unwrap_or_default()));
+        }
+        let mut rest = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.broken(&error.to_string()))?;
+            rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+            if rest.len() > ANSWER_BYTES_MAX {
+                return Err(self.broken("a line without end"));
+            }
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                let line = String::from_utf8_lossy(&line[..end]);
+                if !line.is_empty() && !each(&line) {
+                    return Ok(());
+                }
+            }
+        }
+        Err(self.unreachable("the agent ended the stream"))
+    }
+
+    /// Whether the agent works and answers within `limit`.
+    pub async fn answers(&self, limit: Duration) -> bool {
+        let asked = timeout(limit, self.send(Method::GET, "/healthz", Vec::new())).await;
+        matches!(asked, Ok(Ok(response)) if response.status().is_success())
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Response<Incoming>, ApiError> {
+        let stream = self.connect().await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.unreachable(&error.to_string()))?;
+        tokio::spawn(connection);
+        let mut request = Request::builder().method(method).uri(path).header("host", "hirsel");
+        if let Target::Network { token, .. } = &self.target {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| ApiError::new(Code::Usage, format!("cannot ask for {path:?}: {error}")))?;
+        sender.send_request(request).await.map_err(|error| self.unreachable(&error.to_string()))
+    }
+
+    async fn connect(&self) -> Result<BoxStream, ApiError> {
+        match &self.target {
+            Target::Socket(path) => match timeout(CONNECT_WITHIN, UnixStream::connect(path)).await {
+                Ok(Ok(stream)) => Ok(Box::new(stream)),
+                Ok(Err(error)) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                    let message = format!("{} is not yours to open", path.display());
+                    Err(ApiError::new(Code::Forbidden, message).next("repeat with sudo"))
+                }
+                Ok(Err(error)) => Err(self.unreachable(&error.to_string())),
+                Err(_) => Err(self.unreachable("it does not accept")),
+            },
+            Target::Network { addr, token } => {
+                let token: JoinToken = token.parse().map_err(|error: hirsel_mesh::identity::TokenError| {
+                    ApiError::new(Code::Usage, error.to_string())
+                })?;
+                // A client keeps nothing on disk; the folder only has to exist.
+                let world = real::world(&std::env::temp_dir())
+                    .map_err(|error| ApiError::new(Code::Failed, format!("cannot reach out: {error}")))?;
+                let connected = timeout(CONNECT_WITHIN, connect_https(&world, *addr, token.ca_fingerprint)).await;
+                connected
+                    .map_err(|_| self.unreachable("it does not accept"))?
+                    .map_err(|error| ApiError::new(Code::Unreachable, error.to_string()))
+            }
+        }
+    }
+
+    fn place(&self) -> String {
+        match &self.target {
+            Target::Socket(path) => path.display().to_string(),
+            Target::Network { addr, .. } => addr.to_string(),
+        }
+    }
+
+    fn unreachable(&self, why: &str) -> ApiError {
+        let error = ApiError::new(Code::Unreachable, format!("no agent answers at {}: {why}", self.place()));
+        match &self.target {
+            Target::Socket(_) => error.next("hirsel up (or: hirsel join, hirsel dev)").next("hirsel VERB --node ADDR"),
+            Target::Network { .. } => error.next("hirsel VERB --node ANOTHER-ADDR"),
+        }
+    }
+
+    fn broken(&self, why: &str) -> ApiError {
+        ApiError::new(Code::Failed, format!("the answer of {} cannot be understood: {why}", self.place()))
+            .next("hirsel --version, here and there")
+    }
+}
+
+/// The error that came with `status`.
+fn told(status: http::StatusCode, bytes: &[u8]) -> ApiError {
+    match serde_json::from_slice::<ErrorBody>(bytes) {
+        Ok(body) => body.error,
+        Err(_) => {
+            let text: String = String::from_utf8_lossy(bytes).chars().take(500).collect();
+            ApiError::new(Code::Failed, format!("the agent answered {status}: {}", text.trim()))
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! `--wait`: looks again and again until the cluster has done what was asked, and says what is missing meanwhile.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::client::Client;
+use super::look::escape;
+use super::output::note;
+use super::Done;
+use crate::api::error::{ApiError, Code};
+use crate::api::views::apps::{App, Instance};
+use crate::api::views::members::Member;
+use crate::api::views::roles::RoleSlot;
+
+/// How often it is looked. A person does not see the delay, and an agent does not feel the question.
+const EVERY: Duration = Duration::from_millis(250);
+/// An agent may be gone for a moment (its node is the one that changes): only so many failures in a row count.
+const FAILURES_MAX: u32 = 20;
+
+/// What is waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// Nothing: it is done when it is said.
+    Nothing,
+    /// Every service of the application has as many healthy instances of the newest revision as wanted, and no others.
+    AppSettled(String),
+    /// No instance of the application is left.
+    AppGone(String),
+    /// The node holds nothing.
+    NodeEmpty(String),
+    /// The node is no member.
+    NodeGone(String),
+    /// The role has a slot on the node, and it runs.
+    RoleOn(String, String),
+}
+
+/// How far it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Progress {
+    Reached,
+    /// It will not come to that.
+    Failed(String),
+    Missing(String),
+}
+
+/// Waits for `goal`, at most `limit`.
+pub async fn wait_for(client: &Client, goal: &Goal, limit: Duration, json: bool) -> Result<Done, ApiError> {
+    let deadline = Instant::now() + limit;
+    let mut told = String::new();
+    let mut failures = 0;
+    loop {
+        let progress = match look(client, goal).await {
+            Ok(progress) => progress,
+            Err(error) if failures >= FAILURES_MAX => return Err(error),
+            Err(error) => {
+                failures += 1;
+                Progress::Missing(error.message)
+            }
+        };
+        match progress {
+            Progress::Reached => {
+                if !json && *goal != Goal::Nothing {
+                    note("done");
+                }
+                return Ok(Done::Well);
+            }
+            Progress::Failed(why) => return Err(ApiError::new(Code::Failed, why).next("hirsel events")),
+            Progress::Missing(what) if Instant::now() >= deadline => {
+                let message = format!("not done after {} s, still under way: {what}", limit.as_secs());
+                return Err(ApiError::new(Code::TimedOut, message).next("hirsel status"));
+            }
+            Progress::Missing(what) => {
+                if !json && what != told {
+                    note(&what);
+                }
+                told = what;
+            }
+        }
+        sleep(EVERY).await;
+    }
+}
+
+async fn look(client: &Client, goal: &Goal) -> Result<Progress, ApiError> {
+    match goal {
+        Goal::Nothing => Ok(Progress::Reached),
+        Goal::AppSettled(app) => {
+            let apps = client.get::<Vec<App>>("/v1/apps").await?.envelope.data;
+            let instances = instances(client, app).await?;
+            Ok(match apps.iter().find(|known| known.app == *app) {
+                Some(known) => settled(known, &instances),
+                None => Progress::Missing(format!("{app} is not known yet")),
+            })
+        }
+        Goal::AppGone(app) => Ok(match instances(client, app).await?.len() {
+            0 => Progress::Reached,
+            left => Progress::Missing(format!("{left} instances of {app} are left")),
+        }),
+        Goal::NodeEmpty(node) => Ok(empty(&members(client).await?, node)),
+        Goal::NodeGone(node) => match members(client).await {
+            Ok(members) if members.iter().all(|member| member.name != *node) => Ok(Progress::Reached),
+            Ok(members) => Ok(match empty(&members, node) {
+                Progress::Missing(what) => Progress::Missing(what),
+                _ => Progress::Missing(format!("{node} is still a member")),
+            }),
+            // The agent that left is the one that was asked.
+            Err(error) if error.code == Code::Unreachable => Ok(Progress::Reached),
+            Err(error) => Err(error),
+        },
+        Goal::RoleOn(role, node) => {
+            let slots = client.get::<Vec<RoleSlot>>("/v1/roles").await?.envelope.data;
+            let there = |slot: &&RoleSlot| slot.role == *role && slot.node == *node;
+            Ok(match slots.iter().find(there) {
+                Some(slot) if slot.state == "running" => Progress::Reached,
+                Some(slot) => Progress::Missing(format!("{role} on {node} is {}", slot.state)),
+                None => Progress::Missing(format!("{role} is not on {node} yet")),
+            })
+        }
+    }
+}
+
+async fn instances(client: &Client, app: &str) -> Result<Vec<Instance>, ApiError> {
+    match client.get::<Vec<Instance>>(&format!("/v1/apps/{}/ps", escape(app))).await {
+        Ok(answer) => Ok(answer.envelope.data),
+        Err(error) if error.code == Code::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+async fn members(client: &Client) -> Result<Vec<Member>, ApiError> {
+    Ok(client.get::<Vec<Member>>("/v1/members").await?.envelope.data)
+}
+
+/// Whether every service is as it was described, by its newest revision and nothing else.
+fn settled(app: &App, instances: &[Instance]) -> Progress {
+    let mut missing = Vec::new();
+    for service in &app.services {
+        let (name, wanted) = (format!("{}/{}", app.app, service.service), service.wanted as usize);
+        if service.reverted == Some(service.revision) {
+            let message = format!("revision {} of {name} did not become healthy, and was taken back", service.revision);
+            return Progress::Failed(message);
+        }
+        let of_service: Vec<&Instance> = instances.iter().filter(|instance| instance.service == service.service).collect();
+        let good = |instance: &&&Instance| {
+            instance.healthy && instance.state == "running" && instance.revision == service.revision
+        };
+        let ready = of_service.iter().filter(good).count();
+        let others = of_service.len() - ready;
+        if ready != wanted || others > 0 {
+            let others = if others > 0 { format!(", {others} on the way in or out") } else { String::new() };
+            missing.push(format!("{name}: {ready} of {wanted} ready{others}"));
+        }
+    }
+    missing.extend(app.unmet.iter().cloned());
+    if missing.is_empty() { Progress::Reached } else { Progress::Missing(missing.join("; ")) }
+}
+
+fn empty(members: &[Member], node: &str) -> Progress {
+    match members.iter().find(|member| member.name == *node) {
+        Some(member) if !member.roles.is_empty() => {
+            Progress::Missing(format!("{node} still holds {}", member.roles.join(", ")))
+        }
+        _ => Progress::Reached,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::fixture::{altered, sight};
+    use crate::api::sight::Sight;
+    use crate::api::views::apps::{Which, apps, ps};
+
+    fn progress(sight: &Sight) -> Progress {
+        settled(&apps(sight)[0], &ps(sight, &"shop".parse().unwrap(), Which::Planned).unwrap())
+    }
+
+    #[test]
+    fn an_application_is_settled_when_all_that_is_wanted_works_and_nothing_else_is_left() {
+        assert_eq!(progress(&sight()), Progress::Reached);
+        let more = altered(|state| {
+            let app = state.spec.apps.values_mut().next().unwrap();
+            app.services.values_mut().next().unwrap().replicas.min = 3;
+        });
+        assert_eq!(progress(&more), Progress::Missing("shop/web: 2 of 3 ready".into()));
+        let newer = altered(|state| {
+            let app = state.spec.apps.values_mut().next().unwrap();
+            app.services.values_mut().next().unwrap().revision = hirsel_model::Revision(2);
+        });
+        assert_eq!(progress(&newer), Progress::Missing("shop/web: 0 of 2 ready, 2 on the way in or out".into()));
+    }
+
+    #[test]
+    fn a_revision_that_was_taken_back_is_a_failure() {
+        let reverted = altered(|state| {
+            let id = state.plan.instances.keys().next().unwrap().clone();
+            state.plan.reverted.insert(id.app, [(id.service, hirsel_model::Revision(1))].into());
+        });
+        assert!(matches!(progress(&reverted), Progress::Failed(_)));
+    }
+}

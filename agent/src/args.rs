@@ -38,6 +38,9 @@ pub struct NodeArgs {
     /// Port of plain HTTP on nodes that balance load [default: 80]
     #[arg(long, env = "HIRSEL_HTTP_PORT")]
     pub http_port: Option<u16>,
+    /// User that programs run as when the agent is root, or `self` for the agent's own [default: nobody]
+    #[arg(long, env = "HIRSEL_RUN_AS", value_name = "USER")]
+    pub run_as: Option<String>,
     /// Go into the background when the agent is ready
     #[arg(long)]
     pub detach: bool,

@@ -120,7 +120,7 @@ impl Config {
                 http_port: args.http_port.or(file.lb.http_port).unwrap_or(defaults.http_port),
                 port_first,
                 port_last,
-                run_as: file.compute.run_as,
+                run_as: run_as(args.run_as.clone().or(file.compute.run_as)),
             },
         })
     }
@@ -141,6 +141,16 @@ pub fn parse_addr(text: &str) -> Result<SocketAddr> {
         .parse()
         .with_context(|| format!("{text:?} is no address; expected IP or IP:PORT, for example 10.0.0.1:7400"))?;
     Ok(SocketAddr::new(ip, MESH_PORT))
+}
+
+/// Who programs run as. Only root can choose, and then it does not lend them its own power unless it is told to.
+fn run_as(named: Option<String>) -> Option<String> {
+    match named.as_deref() {
+        _ if !rustix::process::geteuid().is_root() => None,
+        Some("self") => None,
+        Some(_) => named,
+        None => Some("nobody".into()),
+    }
 }
 
 fn read_file(named: Option<&Path>) -> Result<File> {

@@ -1,12 +1,27 @@
 //! The agent: the loop that walks the circle, the command line, the local and the HTTP interface.
 //!
 //! Where to start: [`run`] assembles a whole agent over a world and a host (the executable and the simulation both call it);
-//! [`leader`] is what the elected one does besides; [`roles`] drives the plugins; [`launch`] holds the verbs that start agents.
+//! [`leader`] is what the elected one does besides; [`roles`] drives the plugins; [`launch`] holds the verbs that start agents;
+//! [`api`] is what may be asked of a running agent, and [`cli`] asks it.
 
+pub mod admission;
 pub mod api;
 pub mod args;
+pub mod birth;
+pub mod calls;
 pub mod cli;
 pub mod config;
 pub mod digest;
+pub mod interface;
+pub mod launch;
+pub mod leader;
+pub mod lease;
+pub mod metrics;
+pub mod plugins;
 pub mod roles;
+pub mod run;
 pub mod sample;
+pub mod senses;
+pub mod shared;
+#[cfg(test)]
+mod testing;

@@ -181,3 +181,85 @@ fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
     let words = words.or_else(|| panic.downcast_ref::<String>().cloned());
     words.unwrap_or_else(|| "no words".into()).chars().take(200).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::future::BoxFuture;
+    use hirsel_role::Role;
+
+    use super::*;
+    use crate::testing::context;
+
+    /// Panics in its first `panics` steps, then runs.
+    struct Shaky {
+        panics: usize,
+        steps: Arc<AtomicUsize>,
+    }
+
+    impl Plugin for Shaky {
+        fn role(&self) -> RoleName {
+            RoleName::mgmt()
+        }
+        fn start(&self, _: Context) -> Box<dyn Role> {
+            Box::new(Shaky { panics: self.panics, steps: self.steps.clone() })
+        }
+    }
+
+    impl Role for Shaky {
+        fn converge<'a>(&'a mut self, order: &'a Order) -> BoxFuture<'a, RoleReport> {
+            async move {
+                let step = self.steps.fetch_add(1, Ordering::SeqCst);
+                assert!(step >= self.panics, "step {step} is bad");
+                RoleReport { state: RoleState::Running, generation: order.generation, ..RoleReport::default() }
+            }
+            .boxed()
+        }
+    }
+
+    fn order(generation: u64) -> Arc<Order> {
+        Arc::new(Order {
+            role: RoleName::mgmt(),
+            generation: Generation(generation),
+            slots: BTreeMap::new(),
+            work: Default::default(),
+        })
+    }
+
+    /// Drives a role that panics `panics` times, and returns the states it reported until one that `ends`.
+    async fn states(panics: usize, ends: fn(&RoleReport) -> bool) -> (Vec<RoleReport>, watch::Sender<Arc<Order>>, Reports) {
+        let (reports, mut seen) = watch::channel(BTreeMap::new());
+        let (orders, order_seen) = watch::channel(order(1));
+        let plugin = Arc::new(Shaky { panics, steps: Arc::default() });
+        let stop = CancellationToken::new();
+        tokio::spawn(drive(plugin, context, order_seen, reports.clone(), Runtimes::Shared, stop));
+        let mut states = Vec::new();
+        loop {
+            seen.changed().await.expect("the role is driven");
+            let report = seen.borrow_and_update()[&RoleName::mgmt()].clone();
+            states.push(report.clone());
+            if ends(&report) {
+                return (states, orders, reports);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_role_that_panics_is_started_again() {
+        let (states, ..) = states(2, |report| report.state == RoleState::Running).await;
+        assert!(states[0].message.as_ref().is_some_and(|words| words.contains("step 0 is bad")));
+        assert_eq!(states.last().map(|report| report.generation), Some(Generation(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_role_that_panics_too_often_is_given_up_until_its_order_changes() {
+        let given_up = |report: &RoleReport| report.message.as_ref().is_some_and(|words| words.contains("given up"));
+        let (states, orders, reports) = states(INTENSITY_MAX, given_up).await;
+        assert_eq!(states.len(), INTENSITY_MAX);
+        let mut seen = reports.subscribe();
+        orders.send_replace(order(2));
+        let runs = |all: &BTreeMap<RoleName, RoleReport>| all[&RoleName::mgmt()].state == RoleState::Running;
+        seen.wait_for(runs).await.expect("the role is driven");
+    }
+}

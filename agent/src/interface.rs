@@ -1,0 +1,132 @@
+//! The agent as its interfaces (socket, HTTPS) see it.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use hirsel_mesh::control::ProposeError;
+use hirsel_mesh::identity::JoinToken;
+use hirsel_model::control::{Entry, Outcome};
+use hirsel_model::{InstanceId, LogIndex, NodeId, RoleName};
+use hirsel_role::host::{Output, OutputFrom};
+use tracing::error;
+
+use crate::api::agent::{Agent, Minted, NotProposed, TokenParts};
+use crate::api::auth::Source;
+use crate::api::logs;
+use crate::api::server::Server;
+use crate::api::sight::{Leader, Sight};
+use crate::shared::Shared;
+
+/// Serves the agent's interfaces: the unix socket at `socket`, HTTPS on the mesh's port, and other agents' questions for output.
+pub fn serve(shared: &Arc<Shared>, socket: Option<PathBuf>) {
+    let agent: Arc<dyn Agent> = Arc::new(Interface(shared.clone()));
+    let server = Server::new(agent.clone());
+    let https = server.clone();
+    shared.transport.serve_https(move |stream| {
+        let server = https.clone();
+        async move { server.serve(stream.stream, Source::Network { node: stream.node }).await }.boxed()
+    });
+    shared.transport.serve(logs::CALL, move |_, question| {
+        let agent = agent.clone();
+        async move { logs::answer(agent.as_ref(), &question).await }.boxed()
+    });
+    if let Some(socket) = socket {
+        let stop = shared.stop.clone();
+        tokio::spawn(async move {
+            if let Err(error) = server.listen_unix(&socket, stop).await {
+                error!(socket = %socket.display(), %error, "no local interface");
+            }
+        });
+    }
+}
+
+/// A running agent behind its interfaces.
+pub struct Interface(pub Arc<Shared>);
+
+impl Agent for Interface {
+    fn sight(&self) -> Sight {
+        let shared = &self.0;
+        let leadership = shared.control.leadership().borrow().clone();
+        let now = shared.world.clock.now();
+        let live = shared.live.borrow().clone();
+        let silent = shared.silent_since.borrow().clone();
+        let seen = |id: &NodeId| {
+            let ms = silent.get(id).map_or(0, |since| now.since(*since).as_millis());
+            (*id, u64::try_from(ms).unwrap_or(u64::MAX))
+        };
+        Sight {
+            state: shared.control.state().borrow().clone(),
+            leadership: Leader {
+                term: leadership.term,
+                leader: leadership.leader,
+                voters: leadership.voters,
+                stale_ms: leadership.stale_ms,
+            },
+            seen_ms: live.nodes.keys().map(seen).collect(),
+            live,
+            me: shared.node,
+            wall: shared.world.clock.wall(),
+            http_port: shared.config.roles.http_port,
+        }
+    }
+
+    fn propose(&self, entry: Entry, ttl: Duration) -> BoxFuture<'_, Result<Outcome, NotProposed>> {
+        async move {
+            self.0.control.propose(entry, ttl).await.map_err(|error| match error {
+                ProposeError::NoLeader => NotProposed::NoLeader,
+                ProposeError::TimedOut => NotProposed::TimedOut,
+                ProposeError::Stopped(words) => NotProposed::Stopped(words),
+                error @ ProposeError::TooLarge(_) => NotProposed::Stopped(error.to_string()),
+            })
+        }
+        .boxed()
+    }
+
+    fn beyond(&self, index: LogIndex) -> BoxFuture<'_, ()> {
+        async move {
+            // The sender lives as long as the agent; after it there is nothing to wait for.
+            let _ = self.0.control.state().wait_for(|state| state.applied > index).await;
+        }
+        .boxed()
+    }
+
+    fn output<'a>(&'a self, instance: &'a InstanceId, from: OutputFrom) -> BoxFuture<'a, io::Result<Output>> {
+        match self.0.hosts.get(&RoleName::compute()) {
+            Some(host) => host.output(instance, from),
+            None => async { Err(io::Error::new(io::ErrorKind::NotFound, "this node runs no instances")) }.boxed(),
+        }
+    }
+
+    fn call(
+        &self,
+        to: NodeId,
+        kind: &'static str,
+        body: Vec<u8>,
+        ttl: Duration,
+    ) -> BoxFuture<'_, Result<Vec<u8>, String>> {
+        async move { self.0.transport.call(to, kind, body, ttl).await.map_err(|error| error.to_string()) }.boxed()
+    }
+
+    fn metrics(&self) -> String {
+        let mut text = String::new();
+        let registry = self.0.metrics.lock().expect("no panic under the lock");
+        // Writing into a String cannot fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
+        text
+    }
+
+    fn mint(&self) -> Minted {
+        let ca = self.0.control.state().borrow().cluster.ca.clone();
+        let token = JoinToken::create(self.0.world.chance.as_ref(), &ca);
+        Minted { id: token.id.clone(), word: token.to_string(), secret_hash: token.secret_hash() }
+    }
+
+    fn read_token(&self, word: &str) -> Option<TokenParts> {
+        let token: JoinToken = word.parse().ok()?;
+        Some(TokenParts { id: token.id.clone(), secret_hash: token.secret_hash() })
+    }
+}

@@ -1,0 +1,101 @@
+//! Leases, the node's side: every 400 ms a node asks the leader, says what it does not hear, and hands over its report when the
+//! leader has an older one. Who asks and acknowledges has a lease; nodes with a lease are the leader's observers.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hirsel_mesh::control::Control;
+use hirsel_mesh::transport::Transport;
+use hirsel_model::codec::{decode, encode};
+use hirsel_model::report::NodeReport;
+use hirsel_model::{Generation, Incarnation, NodeId};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+/// The kind of call by which leases are asked for.
+pub const LEASE_CALL: &str = "lease";
+/// Time between two questions.
+pub const ASK_EVERY: Duration = Duration::from_millis(400);
+/// A question that is not answered by then was lost; the next one follows at once.
+const ANSWER_WITHIN: Duration = Duration::from_millis(700);
+/// Changes of the report follow each other at least so far apart.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What a node asks.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ask {
+    /// Which start of its agent.
+    pub incarnation: Incarnation,
+    /// The last grant it received in this term: an acknowledgement. Zero for none.
+    pub last_grant: u64,
+    /// Nodes it does not hear.
+    pub unheard: BTreeSet<NodeId>,
+    /// Its report, when the leader's is older.
+    pub report: Option<NodeReport>,
+    /// The newest plan at which it holds nothing exclusive.
+    pub released: Generation,
+}
+
+/// What the leader answers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Answer {
+    /// The leader's term.
+    pub term: u64,
+    /// Counts the grants of this term for this node.
+    pub grant: u64,
+    /// The report the leader has.
+    pub report_version: u64,
+}
+
+/// Asks for leases until `stop`.
+pub async fn ask(
+    transport: Arc<Transport>,
+    control: Arc<Control>,
+    incarnation: Incarnation,
+    unheard: watch::Receiver<BTreeSet<NodeId>>,
+    mut report: watch::Receiver<Arc<NodeReport>>,
+    stop: CancellationToken,
+) {
+    let mut last: Option<(NodeId, Answer)> = None;
+    let mut leadership = control.leadership();
+    loop {
+        let asked_at = Instant::now();
+        let leader = leadership.borrow_and_update().leader;
+        if let Some(leader) = leader {
+            let mine = report.borrow_and_update().clone();
+            let known = last.as_ref().filter(|(node, _)| *node == leader).map(|(_, answer)| answer.clone());
+            let known = known.unwrap_or_default();
+            let ask = Ask {
+                incarnation,
+                last_grant: known.grant,
+                unheard: unheard.borrow().clone(),
+                report: (mine.version != known.report_version).then(|| (*mine).clone()),
+                released: mine.generation,
+            };
+            match transport.call(leader, LEASE_CALL, encode(&ask), ANSWER_WITHIN).await {
+                Ok(bytes) => match decode::<Answer>(&bytes) {
+                    Ok(answer) => last = Some((leader, answer)),
+                    Err(error) => debug!(%error, "answer to a lease question is unreadable"),
+                },
+                Err(error) => {
+                    // A leader that forgot us (it was elected anew) must get the whole report again.
+                    last = None;
+                    debug!(%leader, %error, "no lease");
+                }
+            }
+        }
+        sleep(PAUSE).await;
+        tokio::select! {
+            () = sleep_until(asked_at + ASK_EVERY) => {}
+            changed = report.changed() => if changed.is_err() { return },
+            changed = leadership.changed() => if changed.is_err() { return },
+            () = stop.cancelled() => return,
+        }
+    }
+}

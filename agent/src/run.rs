@@ -1,0 +1,397 @@
+//! A whole agent over a world and a host. The executable and the simulation both start it here.
+//!
+//! Everything runs in tasks that `stop` ends; the agent returns when it was told to stop, or when it left the cluster for good.
+//! Instances outlive it: they are adopted by the next start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Result;
+use hirsel_mesh::control::{Control, ControlConfig};
+use hirsel_mesh::gossip::Gossip;
+use hirsel_mesh::identity::Identity;
+use hirsel_mesh::seam::World;
+use hirsel_mesh::transport::{Peer, Peers, Transport, TransportConfig};
+use hirsel_model::control::{Command, ControlState, Entry};
+use hirsel_model::order::{Order, Work};
+use hirsel_model::report::NodeReport;
+use hirsel_model::{Generation, NodeId, RoleName, reconciler};
+use hirsel_role::host::Host;
+use hirsel_role::{Context, Live, Me, Plugin};
+use prometheus_client::registry::Registry;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use crate::birth::{self, Start};
+use crate::config::Config;
+use crate::leader::book::Book;
+use crate::leader::{Desk, lead};
+use crate::lease;
+use crate::roles::{self, Runtimes};
+use crate::senses::{self, Senses};
+use crate::shared::Shared;
+use crate::{admission, calls, digest, metrics};
+
+/// Handing leadership over and saying goodbye may take so long; then the agent stops anyway.
+const FAREWELL_MAX: Duration = Duration::from_secs(3);
+/// A wish of this agent (its announcement, the sealing key) is repeated so often until it is granted.
+pub const REPEAT: Duration = Duration::from_millis(500);
+/// The load is looked at so often.
+const LOAD_EVERY: Duration = Duration::from_secs(2);
+
+/// What an agent is made of.
+pub struct Setup {
+    /// Its configuration.
+    pub config: Config,
+    /// Network, disk, clock, chance.
+    pub world: World,
+    /// The machine, for each role: with a data folder of the role's own.
+    pub host: HostFor,
+    /// Use of the scarcest resource of the machine, 0 to 1.
+    pub load: Arc<dyn Fn() -> f64 + Send + Sync>,
+    /// Who to be.
+    pub start: Start,
+    /// Where plugins run.
+    pub runtimes: Runtimes,
+    /// Told when the agent runs.
+    pub ready: Option<oneshot::Sender<Arc<Shared>>>,
+    /// Ends the agent.
+    pub stop: CancellationToken,
+}
+
+/// Makes the host of a role.
+pub type HostFor = Arc<dyn Fn(&RoleName) -> Result<Arc<dyn Host>> + Send + Sync>;
+
+/// Why an agent ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was told to stop.
+    Stopped,
+    /// It is no member any more.
+    Left,
+}
+
+/// Runs an agent until it is told to stop or has left.
+pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
+    let Setup { config, world, host, load, start, runtimes, ready, stop } = setup;
+    let built: Vec<RoleName> = plugins.iter().map(|plugin| plugin.role()).collect();
+    let born = birth::born(&world, &config, &built, start).await?;
+    let identity = born.identity;
+    let (peers, peers_seen) = watch::channel(Arc::new(born.peers));
+    let transport = Transport::start(TransportConfig {
+        world: world.clone(),
+        identity: identity.clone(),
+        bind: config.bind,
+        advertise: config.advertise,
+        peers: peers_seen.clone(),
+    })
+    .await?;
+    let control = Control::start(ControlConfig {
+        world: world.clone(),
+        transport: transport.clone(),
+        me: identity.node,
+        peers: peers_seen.clone(),
+    })
+    .await?;
+    if let Some(entry) = born.founding {
+        birth::establish(&world, &control, entry).await?;
+    }
+    let seeds = peers_seen.borrow().nodes.values().map(|peer| peer.addr).collect();
+    let whoami = (identity.node, identity.incarnation);
+    let gossip = Gossip::start(&transport, &world, &identity.cluster, whoami, seeds).await?;
+
+    let (live, live_seen) = watch::channel(Arc::new(Live::default()));
+    let (unheard, unheard_seen) = watch::channel(BTreeSet::new());
+    let (silent_since, silent_seen) = watch::channel(BTreeMap::new());
+    let (report, report_seen) = watch::channel(Arc::new(NodeReport::default()));
+    let (reports, reports_seen) = watch::channel(BTreeMap::new());
+    let hosts = built.iter().map(|role| Ok((role.clone(), host(role)?))).collect::<Result<_>>()?;
+    let shared = Arc::new(Shared {
+        node: identity.node,
+        cluster: identity.cluster.clone(),
+        me: Me {
+            id: identity.node,
+            name: identity.name.clone(),
+            zone: config.zone.clone(),
+            instance_host: config.instance_host,
+            bind: config.public,
+        },
+        incarnation: identity.incarnation,
+        started: world.clock.now(),
+        world,
+        control: control.clone(),
+        transport: transport.clone(),
+        live: live_seen,
+        heard: gossip.heard(),
+        unheard: unheard_seen.clone(),
+        silent_since: silent_seen,
+        report: report_seen.clone(),
+        metrics: Arc::new(Mutex::new(Registry::default())),
+        hosts,
+        built,
+        config,
+        stop: stop.clone(),
+    });
+    let desk =
+        Desk { book: Arc::new(Mutex::new(Book::new(0, shared.world.clock.now()))), bell: Arc::new(Notify::new()) };
+    calls::serve(&shared, &desk);
+
+    let tasks = TaskTracker::new();
+    let (left, mut has_left) = watch::channel(false);
+    tasks.spawn(keep_peers(shared.clone(), peers, left));
+    tasks.spawn(senses::watch(shared.clone(), gossip.heard(), Senses { live, unheard, silent_since }));
+    tasks.spawn(keep_report(shared.clone(), gossip.clone(), reports_seen, report, load));
+    tasks.spawn(lease::ask(
+        transport.clone(),
+        control.clone(),
+        identity.incarnation,
+        unheard_seen.clone(),
+        report_seen,
+        stop.clone(),
+    ));
+    tasks.spawn(lead(shared.clone(), desk, gossip.heard(), unheard_seen, stop.clone()));
+    tasks.spawn(announce(shared.clone(), identity.clone()));
+    tasks.spawn(calls::keep_sealing_key(shared.clone()));
+    tasks.spawn(metrics::keep(shared.clone()));
+    let mut orders = BTreeMap::new();
+    for plugin in plugins {
+        let (order, order_seen) = watch::channel(Arc::new(no_order(plugin.role())));
+        orders.insert(plugin.role(), order);
+        let context = contexts(shared.clone(), plugin.role());
+        tasks.spawn(roles::drive(plugin, context, order_seen, reports.clone(), runtimes, stop.clone()));
+    }
+    tasks.spawn(give_orders(shared.clone(), orders));
+    tasks.close();
+    info!(node = %shared.me.name, id = %shared.node, cluster = %identity.cluster, "agent runs");
+    if let Some(ready) = ready {
+        // Whoever asked may have gone.
+        let _ = ready.send(shared.clone());
+    }
+    let end = tokio::select! {
+        () = stop.cancelled() => End::Stopped,
+        _ = has_left.wait_for(|left| *left) => End::Left,
+    };
+    farewell(&shared, &gossip, end).await;
+    stop.cancel();
+    if timeout(FAREWELL_MAX, tasks.wait()).await.is_err() {
+        debug!("some tasks did not end in time");
+    }
+    control.shutdown().await;
+    transport.close().await;
+    Ok(end)
+}
+
+/// A planned stop costs no election: leadership is handed over first.
+async fn farewell(shared: &Shared, gossip: &Gossip, end: End) {
+    let leadership = shared.control.leadership().borrow().clone();
+    let next = leadership.voters.iter().find(|id| {
+        **id != shared.node && !shared.unheard.borrow().contains(id)
+    });
+    if leadership.mine
+        && let Some(next) = next
+        && let Ok(Err(error)) = timeout(FAREWELL_MAX, shared.control.transfer_leadership(*next)).await
+    {
+        debug!(error, "leadership not handed over");
+    }
+    gossip.shutdown().await;
+    match end {
+        End::Stopped => info!("agent stops; its instances go on"),
+        End::Left => info!("this node left the cluster"),
+    }
+}
+
+/// Makes what a role may touch.
+fn contexts(
+    shared: Arc<Shared>,
+    role: RoleName,
+) -> impl Fn(hirsel_role::Spawner) -> Context + Send + Sync + 'static {
+    move |spawner| Context {
+        me: shared.me.clone(),
+        host: shared.hosts[&role].clone(),
+        live: shared.live.clone(),
+        doors: Arc::new(calls::MeshDoors(shared.transport.clone())),
+        clock: shared.world.clock.clone(),
+        chance: shared.world.chance.clone(),
+        spawner,
+        wake: Arc::new(Notify::new()),
+        metrics: shared.metrics.clone(),
+        config: shared.config.roles.clone(),
+    }
+}
+
+fn no_order(role: RoleName) -> Order {
+    Order { role, generation: Generation(0), slots: BTreeMap::new(), work: Work::None }
+}
+
+/// Cuts this node's orders out of each new control state.
+async fn give_orders(shared: Arc<Shared>, orders: BTreeMap<RoleName, watch::Sender<Arc<Order>>>) {
+    let mut state = shared.control.state();
+    loop {
+        let now = state.borrow_and_update().clone();
+        // Before the first state is known nothing is ordered, so that a start stops nothing that ran before.
+        if now.spec.nodes.contains_key(&shared.node) {
+            for (role, order) in reconciler::orders(&now, shared.node, &shared.built) {
+                let Some(sender) = orders.get(&role) else { continue };
+                sender.send_if_modified(|before| {
+                    let changed = **before != order;
+                    if changed {
+                        *before = Arc::new(order);
+                    }
+                    changed
+                });
+            }
+        }
+        tokio::select! {
+            changed = state.changed() => if changed.is_err() { return },
+            () = shared.stop.cancelled() => return,
+        }
+    }
+}
+
+/// Feeds pinned keys and addresses to the transport, and notices when this node is no member any more.
+async fn keep_peers(shared: Arc<Shared>, peers: watch::Sender<Arc<Peers>>, left: watch::Sender<bool>) {
+    let mut state = shared.control.state();
+    let mut was_member = false;
+    let mut departed: BTreeMap<NodeId, (Peer, Instant)> = BTreeMap::new();
+    loop {
+        let now = state.borrow_and_update().clone();
+        let member = now.spec.nodes.contains_key(&shared.node);
+        if was_member && !member {
+            left.send_replace(true);
+            return;
+        }
+        was_member |= member;
+        if member {
+            let next = with_departed(peers_of(&now), &peers.borrow(), &mut departed);
+            if **peers.borrow() != next {
+                if let Err(error) = admission::save_peers(&shared.world, &next) {
+                    warn!(error = format!("{error:#}"), "members' addresses not saved");
+                }
+                peers.send_replace(Arc::new(next));
+            }
+        }
+        let grace_ends = departed.values().map(|(_, since)| *since + FAREWELL_MAX).min();
+        tokio::select! {
+            changed = state.changed() => if changed.is_err() { return },
+            () = sleep_until(grace_ends.unwrap_or_else(Instant::now)), if grace_ends.is_some() => {}
+            () = shared.stop.cancelled() => return,
+        }
+    }
+}
+
+/// A node that was removed is still talked to for a moment, or it would never learn that it may go.
+fn with_departed(mut next: Peers, before: &Peers, departed: &mut BTreeMap<NodeId, (Peer, Instant)>) -> Peers {
+    for (id, peer) in &before.nodes {
+        if !next.nodes.contains_key(id) {
+            departed.entry(*id).or_insert_with(|| (peer.clone(), Instant::now()));
+        }
+    }
+    departed.retain(|id, (_, since)| since.elapsed() < FAREWELL_MAX && !next.nodes.contains_key(id));
+    next.nodes.extend(departed.iter().map(|(id, (peer, _))| (*id, peer.clone())));
+    next
+}
+
+fn peers_of(state: &ControlState) -> Peers {
+    let peer = |(id, spec): (&NodeId, &hirsel_model::spec::NodeSpec)| (*id, Peer { addr: spec.addr, key: spec.key });
+    Peers { nodes: state.spec.nodes.iter().map(peer).collect() }
+}
+
+/// Puts the reports of all roles together, and gossips what others act on.
+async fn keep_report(
+    shared: Arc<Shared>,
+    gossip: Arc<Gossip>,
+    mut roles: watch::Receiver<BTreeMap<RoleName, hirsel_model::report::RoleReport>>,
+    report: watch::Sender<Arc<NodeReport>>,
+    load: Arc<dyn Fn() -> f64 + Send + Sync>,
+) {
+    let mut state = shared.control.state();
+    let mut gossiped = BTreeMap::new();
+    let mut step = 0;
+    loop {
+        step = load_step(step, load());
+        let mut next = NodeReport {
+            version: report.borrow().version,
+            incarnation: shared.incarnation,
+            generation: state.borrow_and_update().plan.generation,
+            roles: roles.borrow_and_update().clone(),
+            load: step,
+        };
+        if **report.borrow() != next {
+            next.version += 1;
+            for (key, value) in digest::write(&next) {
+                if gossiped.get(&key) != Some(&value) {
+                    gossip.set(&key, value.clone()).await;
+                    gossiped.insert(key, value);
+                }
+            }
+            report.send_replace(Arc::new(next));
+        }
+        tokio::select! {
+            changed = roles.changed() => if changed.is_err() { return },
+            changed = state.changed() => if changed.is_err() { return },
+            () = sleep(LOAD_EVERY) => {}
+            () = shared.stop.cancelled() => return,
+        }
+    }
+}
+
+/// Tenths with hysteresis: the step changes only when the load is more than a whole step away from it.
+fn load_step(before: u8, load: f64) -> u8 {
+    let tenths = (load * 10.0).clamp(0.0, 10.0);
+    if (tenths - f64::from(before)).abs() <= 1.0 { before } else { tenths.round() as u8 }
+}
+
+/// Tells the cluster of this start, and of an address, capacity, version or set of roles that changed.
+async fn announce(shared: Arc<Shared>, identity: Identity) {
+    let mut state = shared.control.state();
+    loop {
+        let known = state.borrow_and_update().spec.nodes.get(&shared.node).cloned();
+        let built: BTreeSet<RoleName> = shared.built.iter().cloned().collect();
+        if let Some(known) = known {
+            let current = known.incarnation == identity.incarnation
+                && known.addr == shared.config.advertise
+                && known.capacity == shared.config.capacity
+                && known.built == built
+                && known.version == admission::VERSION;
+            if current {
+                return;
+            }
+            let command = Command::Announce {
+                node: shared.node,
+                incarnation: identity.incarnation,
+                addr: shared.config.advertise,
+                capacity: shared.config.capacity,
+                built,
+                version: admission::VERSION.into(),
+            };
+            let entry =
+                Entry { at: shared.world.clock.wall(), by: identity.name.to_string(), if_index: None, command };
+            if let Err(error) = shared.control.propose(entry, FAREWELL_MAX).await {
+                debug!(%error, "start not announced yet");
+            }
+        }
+        tokio::select! {
+            () = sleep(REPEAT) => {}
+            () = shared.stop.cancelled() => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn load_wavers_without_being_gossiped() {
+        assert_eq!(load_step(0, 0.05), 0);
+        assert_eq!(load_step(0, 0.35), 4);
+        assert_eq!(load_step(4, 0.45), 4);
+        assert_eq!(load_step(4, 0.30), 4);
+        assert_eq!(load_step(4, 0.2), 2);
+        assert_eq!(load_step(4, 7.0), 10);
+    }
+}

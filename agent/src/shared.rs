@@ -1,0 +1,64 @@
+//! What every interface of a running agent may look at.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use hirsel_mesh::control::Control;
+use hirsel_mesh::gossip::Heard;
+use hirsel_mesh::seam::World;
+use hirsel_mesh::transport::Transport;
+use hirsel_model::report::NodeReport;
+use hirsel_model::{ClusterId, Incarnation, NodeId, RoleName, Timestamp};
+use hirsel_role::host::Host;
+use hirsel_role::{Live, Me};
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+
+/// A running agent, seen from its interfaces.
+pub struct Shared {
+    /// This node's number.
+    pub node: NodeId,
+    /// The cluster it belongs to.
+    pub cluster: ClusterId,
+    /// This node, as its roles know it.
+    pub me: Me,
+    /// Which start of the agent this is.
+    pub incarnation: Incarnation,
+    /// Network, disk, clock, chance.
+    pub world: World,
+    /// The control state, and the way to change it.
+    pub control: Arc<Control>,
+    /// Calls to other nodes.
+    pub transport: Arc<Transport>,
+    /// What is heard of all nodes, as roles see it.
+    pub live: watch::Receiver<Arc<Live>>,
+    /// What gossip hears.
+    pub heard: watch::Receiver<Arc<BTreeMap<NodeId, Heard>>>,
+    /// Nodes this one does not hear.
+    pub unheard: watch::Receiver<BTreeSet<NodeId>>,
+    /// Since when each node that gets no traffic has been silent, on this node's clock.
+    pub silent_since: watch::Receiver<BTreeMap<NodeId, Timestamp>>,
+    /// This node's own report.
+    pub report: watch::Receiver<Arc<NodeReport>>,
+    /// Metrics of this agent and its roles.
+    pub metrics: Arc<Mutex<Registry>>,
+    /// Hosts of the roles, by role: instances' output is read through compute's.
+    pub hosts: BTreeMap<RoleName, Arc<dyn Host>>,
+    /// Roles this build has.
+    pub built: Vec<RoleName>,
+    /// When the agent started.
+    pub started: Timestamp,
+    /// The agent's configuration.
+    pub config: Config,
+    /// Ends the agent when cancelled; instances go on.
+    pub stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("node", &self.node).finish_non_exhaustive()
+    }
+}

@@ -120,13 +120,13 @@ pub enum TransportError {
 /// Why a call has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// The node is unknown, or there is no connection to it. The call was not carried out, or its outcome is unknown.
+    /// The node is unknown, or there is no connection to it. Whether the call was carried out is unknown.
     #[error("no connection to the node")]
     Unreachable,
     /// The deadline passed. The call may have been carried out.
     #[error("no answer before the deadline")]
     TimedOut,
-    /// The other side said no, in words.
+    /// The other side said no, in words. Nothing was done, except when its answer was too large to be sent.
     #[error("refused: {0}")]
     Refused(String),
     /// The other side does not know this kind of call: it is older, or not ready yet.
@@ -304,7 +304,7 @@ impl Transport {
         call::call(&self.shared, to, kind, body, ttl).await
     }
 
-    /// Answers calls of this kind. The first argument is the caller as its certificate says. A handler that panics refuses.
+    /// Answers calls of this kind. The first argument is the caller as its certificate says. A handler that panics gives no answer.
     pub fn serve(
         &self,
         kind: &'static str,

@@ -196,9 +196,9 @@ async fn answer_call(
         Some(handle(shared, from, &head.kind, body).await)
     };
     let (status, body) = match timeout_at(deadline, answered).await {
-        Err(_) | Ok(Some(Err(CallError::TimedOut | CallError::Unreachable))) => (TOO_LATE, Vec::new()),
-        // The caller hung up.
-        Ok(None) => return,
+        Err(_) | Ok(Some(Err(CallError::TimedOut))) => (TOO_LATE, Vec::new()),
+        // The caller hung up, or nobody knows what the handler did: no answer.
+        Ok(None | Some(Err(CallError::Unreachable))) => return,
         Ok(Some(Ok(body))) if body.len() > BODY_BYTES_MAX => {
             (REFUSED, format!("the answer of {} bytes exceeds {BODY_BYTES_MAX}", body.len()).into_bytes())
         }
@@ -265,7 +265,8 @@ async fn handle(shared: &Arc<Shared>, from: NodeId, kind: &str, body: Vec<u8>) -
         Ok(answer) => answer.map_err(CallError::Refused),
         Err(_) => {
             error!(kind, node = %from, "the handler of a call panicked");
-            Err(CallError::Refused(format!("the handler of {kind:?} failed")))
+            // What it did before is unknown, so this is no refusal.
+            Err(CallError::Unreachable)
         }
     }
 }

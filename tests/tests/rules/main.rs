@@ -155,7 +155,9 @@ fn agent_and_simulations_name_the_plugins_in_one_file_each() {
     for (package, files) in sources(&metadata, |folder| matches!(folder, "agent" | "simulations")) {
         let naming: Vec<String> =
             files.iter().filter(|file| plugins.iter().any(|name| file.mentions(name))).map(shown).collect();
-        assert!(naming.len() <= 1, "{package} names plugins in {naming:?}");
+        // The simulations may take the agent's list.
+        let sound = if package == "agent" { naming.len() == 1 } else { naming.len() <= 1 };
+        assert!(sound, "{package} names plugins in {naming:?}");
     }
 }
 

@@ -146,11 +146,8 @@ fn hosts(world: &World, folder: &Path) -> Result<crate::run::HostFor> {
     let shim = vec![me.to_string_lossy().into_owned(), "shim".into()];
     let (net, folder) = (world.net.clone(), folder.to_owned());
     Ok(Arc::new(move |role| {
-        let config = RealHostConfig {
-            folder: folder.join("roles").join(role.as_str()),
-            shim: shim.clone(),
-            net: net.clone(),
-        };
+        let config =
+            RealHostConfig { folder: folder.join("roles").join(role.as_str()), shim: shim.clone(), net: net.clone() };
         let host = RealHost::new(config).with_context(|| format!("cannot prepare the host for {role}"))?;
         Ok(Arc::new(host) as Arc<dyn Host>)
     }))
@@ -158,9 +155,11 @@ fn hosts(world: &World, folder: &Path) -> Result<crate::run::HostFor> {
 
 fn make_folder(folder: &Path) -> Result<()> {
     // Others may pass, for programs run as another user have their folders inside, but nothing is theirs to read.
-    fs::DirBuilder::new().recursive(true).mode(0o711).create(folder).with_context(|| {
-        format!("cannot make the data folder {}; choose another with --data DIR", folder.display())
-    })
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(folder)
+        .with_context(|| format!("cannot make the data folder {}; choose another with --data DIR", folder.display()))
 }
 
 /// Two agents in one folder would be two nodes with one identity.

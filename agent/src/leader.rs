@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use hirsel_mesh::control::{Control, Leadership};
 use hirsel_mesh::gossip::Heard;
+use hirsel_model::NodeId;
 use hirsel_model::control::{Command, ControlState, Entry, Outcome};
 use hirsel_model::event::NewEvent;
 use hirsel_model::followup::followup;
 use hirsel_model::planner;
 use hirsel_model::spec::Availability;
 use hirsel_model::view::RaftFacts;
-use hirsel_model::NodeId;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -155,12 +155,8 @@ impl Pass<'_> {
     }
 
     async fn propose(&self, command: Command, summary: Summary) {
-        let entry = Entry {
-            at: self.shared.world.clock.wall(),
-            by: self.shared.me.name.to_string(),
-            if_index: None,
-            command,
-        };
+        let entry =
+            Entry { at: self.shared.world.clock.wall(), by: self.shared.me.name.to_string(), if_index: None, command };
         match self.shared.control.propose(entry, PROPOSE_WITHIN).await {
             Ok(Outcome::Done { .. }) if summary.moves > 0 || summary.verdicts > 0 => {
                 let generation = self.state.plan.generation.next();
@@ -207,24 +203,14 @@ impl Voters {
     }
 }
 
-fn is_reached(
-    shared: &Shared,
-    leadership: &Leadership,
-    voters: &BTreeSet<NodeId>,
-    spares: &BTreeSet<NodeId>,
-) -> bool {
+fn is_reached(shared: &Shared, leadership: &Leadership, voters: &BTreeSet<NodeId>, spares: &BTreeSet<NodeId>) -> bool {
     let facts = shared.control.raft_facts();
     let learners: BTreeSet<NodeId> =
         facts.iter().filter(|(_, place)| matches!(place, RaftFacts::Learner { .. })).map(|(id, _)| *id).collect();
     leadership.voters == *voters && learners == *spares
 }
 
-async fn step(
-    control: &Control,
-    me: NodeId,
-    voters: BTreeSet<NodeId>,
-    spares: BTreeSet<NodeId>,
-) -> Result<(), String> {
+async fn step(control: &Control, me: NodeId, voters: BTreeSet<NodeId>, spares: BTreeSet<NodeId>) -> Result<(), String> {
     // A leader that shall not vote any more hands over first, and its successor does the rest.
     let present = control.leadership().borrow().voters.clone();
     if !voters.contains(&me)

@@ -228,7 +228,10 @@ mod tests {
     }
 
     /// Drives a role that panics `panics` times, and returns the states it reported until one that `ends`.
-    async fn states(panics: usize, ends: fn(&RoleReport) -> bool) -> (Vec<RoleReport>, watch::Sender<Arc<Order>>, Reports) {
+    async fn states(
+        panics: usize,
+        ends: fn(&RoleReport) -> bool,
+    ) -> (Vec<RoleReport>, watch::Sender<Arc<Order>>, Reports) {
         let (reports, mut seen) = watch::channel(BTreeMap::new());
         let (orders, order_seen) = watch::channel(order(1));
         let plugin = Arc::new(Shaky { panics, steps: Arc::default() });

@@ -188,9 +188,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
 /// A planned stop costs no election: leadership is handed over first.
 async fn farewell(shared: &Shared, gossip: &Gossip, end: End) {
     let leadership = shared.control.leadership().borrow().clone();
-    let next = leadership.voters.iter().find(|id| {
-        **id != shared.node && !shared.unheard.borrow().contains(id)
-    });
+    let next = leadership.voters.iter().find(|id| **id != shared.node && !shared.unheard.borrow().contains(id));
     if leadership.mine
         && let Some(next) = next
         && let Ok(Err(error)) = timeout(FAREWELL_MAX, shared.control.transfer_leadership(*next)).await
@@ -205,10 +203,7 @@ async fn farewell(shared: &Shared, gossip: &Gossip, end: End) {
 }
 
 /// Makes what a role may touch.
-fn contexts(
-    shared: Arc<Shared>,
-    role: RoleName,
-) -> impl Fn(hirsel_role::Spawner) -> Context + Send + Sync + 'static {
+fn contexts(shared: Arc<Shared>, role: RoleName) -> impl Fn(hirsel_role::Spawner) -> Context + Send + Sync + 'static {
     move |spawner| Context {
         me: shared.me.clone(),
         host: shared.hosts[&role].clone(),
@@ -368,8 +363,7 @@ async fn announce(shared: Arc<Shared>, identity: Identity) {
                 built,
                 version: admission::VERSION.into(),
             };
-            let entry =
-                Entry { at: shared.world.clock.wall(), by: identity.name.to_string(), if_index: None, command };
+            let entry = Entry { at: shared.world.clock.wall(), by: identity.name.to_string(), if_index: None, command };
             if let Err(error) = shared.control.propose(entry, FAREWELL_MAX).await {
                 debug!(%error, "start not announced yet");
             }

@@ -33,11 +33,7 @@ pub struct Senses {
 }
 
 /// Keeps `senses` current until the agent stops.
-pub async fn watch(
-    shared: Arc<Shared>,
-    mut heard: watch::Receiver<Arc<BTreeMap<NodeId, Heard>>>,
-    senses: Senses,
-) {
+pub async fn watch(shared: Arc<Shared>, mut heard: watch::Receiver<Arc<BTreeMap<NodeId, Heard>>>, senses: Senses) {
     let me = shared.node;
     let (control, transport, stop) = (&shared.control, &shared.transport, &shared.stop);
     let mut state = control.state();
@@ -122,7 +118,8 @@ fn live(
 
 fn can_lose_now(state: &ControlState, live: &Live) -> CanLose {
     let alive = |node: &LiveNode| node.liveness == Liveness::Alive;
-    let reports = live.nodes.values().filter(|node| alive(node)).filter_map(|node| node.facts.get(&RoleName::compute()));
+    let reports =
+        live.nodes.values().filter(|node| alive(node)).filter_map(|node| node.facts.get(&RoleName::compute()));
     let healthy = reports.flat_map(|facts| match facts {
         RoleFacts::Compute(instances) => {
             instances.iter().filter(|(_, facts)| facts.healthy).map(|(id, _)| id.clone()).collect()

@@ -22,7 +22,13 @@ pub trait Agent: Send + Sync + 'static {
     /// Output of an instance on this node.
     fn output<'a>(&'a self, instance: &'a InstanceId, from: OutputFrom) -> BoxFuture<'a, io::Result<Output>>;
     /// Asks another node.
-    fn call(&self, to: NodeId, kind: &'static str, body: Vec<u8>, ttl: Duration) -> BoxFuture<'_, Result<Vec<u8>, String>>;
+    fn call(
+        &self,
+        to: NodeId,
+        kind: &'static str,
+        body: Vec<u8>,
+        ttl: Duration,
+    ) -> BoxFuture<'_, Result<Vec<u8>, String>>;
     /// The metrics of this node in the text format of Prometheus.
     fn metrics(&self) -> String;
     /// Draws a token of this cluster.
@@ -68,11 +74,10 @@ impl From<NotProposed> for ApiError {
             NotProposed::NoLeader => {
                 ApiError::new(Code::NoLeader, "no leader is known, so nothing can be changed now").next("hirsel status")
             }
-            NotProposed::TimedOut => ApiError::new(
-                Code::TimedOut,
-                "the leader did not confirm the change in time; it may happen yet",
-            )
-            .next("hirsel events"),
+            NotProposed::TimedOut => {
+                ApiError::new(Code::TimedOut, "the leader did not confirm the change in time; it may happen yet")
+                    .next("hirsel events")
+            }
             NotProposed::Stopped(words) => ApiError::new(Code::Failed, words).next("hirsel status"),
         }
     }

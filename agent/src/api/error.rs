@@ -120,9 +120,7 @@ impl ApiError {
     pub fn not_found<'a>(kind: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
         let name: String = name.chars().take(NAME_SHOWN_MAX).collect();
         let error = match nearest(&name, known) {
-            Some(near) => {
-                Self::new(Code::NotFound, format!("no {kind} named {name:?}; did you mean {near:?}?"))
-            }
+            Some(near) => Self::new(Code::NotFound, format!("no {kind} named {name:?}; did you mean {near:?}?")),
             None => Self::new(Code::NotFound, format!("no {kind} named {name:?}")),
         };
         match kind {

@@ -137,7 +137,12 @@ pub fn state() -> ControlState {
     .into();
     state.log.events[3].rejected = vec![Rejected { node: NodeId(1), reason: "has one already".into() }];
     state.log.last = 5;
-    for (id, grants) in [("join", TokenGrants::Join), ("view", TokenGrants::Viewer), ("oper", TokenGrants::Operator), ("admi", TokenGrants::Admin)] {
+    for (id, grants) in [
+        ("join", TokenGrants::Join),
+        ("view", TokenGrants::Viewer),
+        ("oper", TokenGrants::Operator),
+        ("admi", TokenGrants::Admin),
+    ] {
         state.tokens.insert(id.into(), token(grants));
     }
     state
@@ -154,7 +159,13 @@ pub fn token(grants: TokenGrants) -> TokenRecord {
 }
 
 pub fn facts(port: u16) -> InstanceFacts {
-    InstanceFacts { state: InstanceState::Running, healthy: true, port, revision: Revision(1), ..InstanceFacts::default() }
+    InstanceFacts {
+        state: InstanceState::Running,
+        healthy: true,
+        port,
+        revision: Revision(1),
+        ..InstanceFacts::default()
+    }
 }
 
 /// What a node says that runs `instances`.

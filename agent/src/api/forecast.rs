@@ -169,22 +169,27 @@ fn settle(sight: &Sight, state: ControlState) -> (Plan, bool) {
 /// Every node as it is now, with everything that `plan` puts on it in good order.
 fn nodes(sight: &Sight, plan: &Plan) -> BTreeMap<NodeId, NodeFacts> {
     let known = sight.state.spec.nodes.iter();
-    known.map(|(id, spec)| {
-        let alive = sight.standing(*id) == Standing::Alive;
-        let others: BTreeSet<NodeId> = sight.state.spec.nodes.keys().copied().filter(|other| other != id).collect();
-        let facts = NodeFacts {
-            liveness: sight.live.nodes.get(id).map(|seen| seen.liveness).unwrap_or_default(),
-            leased: alive,
-            unheard_by: if alive { BTreeSet::new() } else { others },
-            steady_for: STEP,
-            incarnation: spec.incarnation,
-            released: plan.generation,
-            raft: if sight.leadership.voters.contains(id) { RaftFacts::Voter } else { RaftFacts::Learner { caught_up: true } },
-            report: alive.then(|| Arc::new(report(plan, *id, spec))),
-        };
-        (*id, facts)
-    })
-    .collect()
+    known
+        .map(|(id, spec)| {
+            let alive = sight.standing(*id) == Standing::Alive;
+            let others: BTreeSet<NodeId> = sight.state.spec.nodes.keys().copied().filter(|other| other != id).collect();
+            let facts = NodeFacts {
+                liveness: sight.live.nodes.get(id).map(|seen| seen.liveness).unwrap_or_default(),
+                leased: alive,
+                unheard_by: if alive { BTreeSet::new() } else { others },
+                steady_for: STEP,
+                incarnation: spec.incarnation,
+                released: plan.generation,
+                raft: if sight.leadership.voters.contains(id) {
+                    RaftFacts::Voter
+                } else {
+                    RaftFacts::Learner { caught_up: true }
+                },
+                report: alive.then(|| Arc::new(report(plan, *id, spec))),
+            };
+            (*id, facts)
+        })
+        .collect()
 }
 
 fn report(plan: &Plan, node: NodeId, spec: &hirsel_model::spec::NodeSpec) -> NodeReport {
@@ -222,7 +227,8 @@ fn placements(sight: &Sight, before: &Plan, after: &Plan) -> (Vec<Placed>, Vec<P
         let same_place = |id: &InstanceId, node: NodeId, revision| {
             other.instances.get(id).is_some_and(|there| there.node == node && there.revision == revision)
         };
-        let here = one.instances.iter().filter(|(id, assignment)| !same_place(id, assignment.node, assignment.revision));
+        let here =
+            one.instances.iter().filter(|(id, assignment)| !same_place(id, assignment.node, assignment.revision));
         here.map(|(id, assignment)| Placed {
             instance: id.to_string(),
             node: sight.name(assignment.node),

@@ -145,7 +145,8 @@ impl Reader {
     fn questions(&self, sight: &Sight) -> BTreeMap<NodeId, Question> {
         let planned = sight.state.plan.instances.iter().map(|(id, assignment)| (assignment.node, id));
         let told = sight.live.nodes.keys();
-        let told = told.flat_map(|node| sight.instances_on(*node).into_iter().flat_map(|told| told.keys()).map(|id| (*node, id)));
+        let told = told
+            .flat_map(|node| sight.instances_on(*node).into_iter().flat_map(|told| told.keys()).map(|id| (*node, id)));
         let places: BTreeSet<_> = planned.chain(told).filter(|(_, id)| self.wanted.includes(id)).collect();
         let mut questions: BTreeMap<NodeId, Question> = BTreeMap::new();
         for (node, id) in places.into_iter().take(INSTANCES_MAX) {
@@ -179,7 +180,11 @@ fn understand(sight: &Sight, what: &str) -> Result<Wanted, ApiError> {
     let known = sight.state.plan.instances.keys().any(|id| wanted.includes(id));
     let apps = &sight.state.spec.apps;
     let Some((_, spec)) = apps.iter().find(|(name, _)| name.as_str() == wanted.app) else {
-        return if known { Ok(wanted) } else { Err(ApiError::not_found("app", &wanted.app, apps.keys().map(|app| app.as_str()))) };
+        return if known {
+            Ok(wanted)
+        } else {
+            Err(ApiError::not_found("app", &wanted.app, apps.keys().map(|app| app.as_str())))
+        };
     };
     match &wanted.service {
         Some(service) if !known && !spec.services.keys().any(|name| name.as_str() == service) => {

@@ -144,9 +144,8 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/tokens", get(reads::tokens).post(people::new_token))
         .route("/v1/tokens/{id}", delete(people::revoke))
         .route("/v1/webhook", put(people::set_webhook));
-    let guarded = |router: Router<AgentState>, need: Need| {
-        router.layer(from_fn_with_state((agent.clone(), need), guard))
-    };
+    let guarded =
+        |router: Router<AgentState>, need: Need| router.layer(from_fn_with_state((agent.clone(), need), guard));
     guarded(look, Need::Look)
         .merge(guarded(operate, Need::Operate))
         .merge(guarded(administer, Need::Administer))

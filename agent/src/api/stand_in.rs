@@ -72,7 +72,9 @@ impl Agent for StandIn {
         async move {
             let text = format!("2026-01-01T00:00:0{}Z o hello of {instance}\n", instance.number);
             Ok(match from {
-                OutputFrom::Tail(_) | OutputFrom::Offset(0) => Output { next: text.len() as u64, bytes: text.into_bytes() },
+                OutputFrom::Tail(_) | OutputFrom::Offset(0) => {
+                    Output { next: text.len() as u64, bytes: text.into_bytes() }
+                }
                 OutputFrom::Offset(next) => Output { bytes: Vec::new(), next },
             })
         }

@@ -21,14 +21,28 @@ use hirsel_model::{LogIndex, NodeId};
 const SOCKET: Source = Source::Socket;
 const STRANGER: Source = Source::Network { node: None };
 
-async fn ask(agent: &Arc<StandIn>, source: Source, method: &str, path: &str, token: Option<&str>, body: &str) -> (StatusCode, Value) {
+async fn ask(
+    agent: &Arc<StandIn>,
+    source: Source,
+    method: &str,
+    path: &str,
+    token: Option<&str>,
+    body: &str,
+) -> (StatusCode, Value) {
     let response = send(agent, source, method, path, token, body).await;
     let status = response.status();
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
     (status, serde_json::from_slice(&bytes).unwrap_or(Value::String(String::from_utf8_lossy(&bytes).into())))
 }
 
-async fn send(agent: &Arc<StandIn>, source: Source, method: &str, path: &str, token: Option<&str>, body: &str) -> Response {
+async fn send(
+    agent: &Arc<StandIn>,
+    source: Source,
+    method: &str,
+    path: &str,
+    token: Option<&str>,
+    body: &str,
+) -> Response {
     let mut request = Request::builder().method(Method::from_bytes(method.as_bytes()).unwrap()).uri(path);
     if let Some(token) = token {
         request = request.header("authorization", format!("Bearer {token}"));
@@ -104,7 +118,8 @@ async fn every_path_is_open_to_exactly_those_who_have_the_rights() {
             if rights >= *need {
                 assert_eq!(status, StatusCode::OK, "{case}");
             } else {
-                let expected = if rights == 0 && token.is_none() { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN };
+                let expected =
+                    if rights == 0 && token.is_none() { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN };
                 assert_eq!(status, expected, "{case}");
                 assert!(!answer["error"]["next"].as_array().unwrap().is_empty(), "{case}");
             }
@@ -144,7 +159,10 @@ async fn an_answer_is_one_line_in_the_envelope_of_the_contract() {
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 1);
     let answer: Value = serde_json::from_slice(&bytes).unwrap();
-    assert_eq!((&answer["api"], &answer["cluster"], &answer["node"]), (&json!(1), &json!("test-cluster"), &json!("n1")));
+    assert_eq!(
+        (&answer["api"], &answer["cluster"], &answer["node"]),
+        (&json!(1), &json!("test-cluster"), &json!("n1"))
+    );
     assert_eq!((&answer["index"], &answer["stale_ms"], &answer["warnings"]), (&json!(42), &json!(80), &json!([])));
     assert_eq!(answer["data"]["leader"], json!("n2"));
 }
@@ -163,7 +181,10 @@ async fn reads_answer_without_a_leader_and_changes_say_that_there_is_none() {
 async fn a_change_tells_what_it_did_and_how_to_undo_it() {
     let agent = StandIn::new(sight());
     let (_, answer) = admin(&agent, "POST", "/v1/apps/shop/scale", r#"{"replicas":5}"#).await;
-    assert_eq!(answer["data"], json!({"did": "scaled shop/web from 2 to 5", "undo": "hirsel scale shop/web=2", "index": 43}));
+    assert_eq!(
+        answer["data"],
+        json!({"did": "scaled shop/web from 2 to 5", "undo": "hirsel scale shop/web=2", "index": 43})
+    );
     let (_, answer) = admin(&agent, "GET", "/v1/apps", "").await;
     assert_eq!(answer["data"][0]["services"][0]["wanted"], json!(5));
     let (_, answer) = admin(&agent, "POST", "/v1/apply", MANIFEST).await;
@@ -197,7 +218,8 @@ async fn a_plan_shows_and_changes_nothing() {
 #[tokio::test]
 async fn a_manifest_that_is_wrong_is_refused_whole_with_every_place() {
     let agent = StandIn::new(sight());
-    let (status, answer) = admin(&agent, "POST", "/v1/apply", "app = \"x\"\n[service.web]\ncomand = [\"a\"]\nreplicas = -1\n").await;
+    let (status, answer) =
+        admin(&agent, "POST", "/v1/apply", "app = \"x\"\n[service.web]\ncomand = [\"a\"]\nreplicas = -1\n").await;
     assert_eq!((status, &answer["error"]["code"]), (StatusCode::BAD_REQUEST, &json!("manifest")));
     assert!(answer["error"]["evidence"].as_array().unwrap().len() >= 2, "{answer}");
 }
@@ -273,7 +295,12 @@ async fn pins_add_up_and_are_taken_back_one_by_one() {
 async fn logs_come_from_all_nodes_in_order_of_time_and_name_who_did_not_answer() {
     let agent = StandIn::new(sight());
     let (_, answer) = admin(&agent, "GET", "/v1/logs/shop", "").await;
-    let told: Vec<_> = answer["data"].as_array().unwrap().iter().map(|line| (line["node"].as_str().unwrap(), line["text"].as_str().unwrap())).collect();
+    let told: Vec<_> = answer["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| (line["node"].as_str().unwrap(), line["text"].as_str().unwrap()))
+        .collect();
     assert_eq!(told, [("n1", "hello of shop/web/1"), ("n2", "hello of shop/web/3")]);
     agent.alter(|sight| {
         let plan = &mut Arc::make_mut(&mut sight.state).plan;
@@ -303,7 +330,9 @@ async fn metrics_and_the_description_are_whole() {
     assert!(text.as_str().unwrap().contains("hirsel_nodes{liveness=\"alive\"} 3"), "{text}");
     let (_, document) = admin(&agent, "GET", "/v1/openapi.json", "").await;
     let described = document["paths"].as_object().unwrap();
-    for (_, path, _, _) in PATHS.iter().filter(|(_, path, _, _)| path.matches('/').count() == 2 && !path.ends_with(".json")) {
+    for (_, path, _, _) in
+        PATHS.iter().filter(|(_, path, _, _)| path.matches('/').count() == 2 && !path.ends_with(".json"))
+    {
         assert!(described.contains_key(path.split('?').next().unwrap()), "{path} is not described");
     }
 }

@@ -101,14 +101,8 @@ pub async fn apply(client: &Client, json: bool, args: &ApplyArgs) -> Result<Done
     let body = read_file(&args.file)?;
     let app = name_in(&body);
     let goal = app.map_or(Goal::Nothing, Goal::AppSettled);
-    let request = Request {
-        method: Method::POST,
-        path: "/v1/apply".into(),
-        body,
-        goal,
-        confirm: None,
-        change: &args.change,
-    };
+    let request =
+        Request { method: Method::POST, path: "/v1/apply".into(), body, goal, confirm: None, change: &args.change };
     change(client, json, request).await.map_err(|error| in_file(error, &args.file))
 }
 

@@ -66,7 +66,14 @@ More about a verb:      hirsel VERB --help";
 #[derive(Args, Clone, Debug, Default)]
 pub struct AskArgs {
     /// Agent to ask: a node of the development cluster, or an address logged in to [default: the agent on this host]
-    #[arg(long = "node", id = "ask-node", global = true, env = "HIRSEL_NODE", value_name = "NODE|ADDR", hide_env = true)]
+    #[arg(
+        long = "node",
+        id = "ask-node",
+        global = true,
+        env = "HIRSEL_NODE",
+        value_name = "NODE|ADDR",
+        hide_env = true
+    )]
     pub node: Option<String>,
     /// Data folder of the agent to ask, or folder of a development cluster
     #[arg(long, global = true, env = "HIRSEL_DATA", value_name = "DIR", hide_env = true)]
@@ -83,10 +90,15 @@ pub enum Verb {
     #[command(after_help = "Example: hirsel up --addr 10.0.0.1 --zone a")]
     Up(UpArgs),
     /// Start an agent and join the cluster behind any of its addresses
-    #[command(after_help = "Example: hirsel join 10.0.0.1 --token hirsel1q2w...   (get the token with: hirsel token new)")]
+    #[command(
+        after_help = "Example: hirsel join 10.0.0.1 --token hirsel1q2w...   (get the token with: hirsel token new)"
+    )]
     Join(JoinArgs),
     /// Start a whole cluster on this machine, with a sample application
-    #[command(after_help = "Example: hirsel dev --nodes 3\n         hirsel dev kill n2", args_conflicts_with_subcommands = true)]
+    #[command(
+        after_help = "Example: hirsel dev --nodes 3\n         hirsel dev kill n2",
+        args_conflicts_with_subcommands = true
+    )]
     Dev(DevCommand),
     /// Hand everything over, then leave the cluster for good
     #[command(after_help = "Example: hirsel leave --yes --wait")]
@@ -167,7 +179,9 @@ pub enum Verb {
     #[command(after_help = "Example: hirsel man | man -l -\n         hirsel man --dir /usr/local/share/man/man1")]
     Man(ManArgs),
     /// Write a systemd unit that starts the agent with the host
-    #[command(after_help = "Example: hirsel install -- up --zone a\n         hirsel install --print -- join 10.0.0.1 --token-file /etc/hirsel/token")]
+    #[command(
+        after_help = "Example: hirsel install -- up --zone a\n         hirsel install --print -- join 10.0.0.1 --token-file /etc/hirsel/token"
+    )]
     Install(InstallArgs),
     /// Watch over one process (started by the agent)
     #[command(hide = true)]

@@ -61,7 +61,12 @@ impl Client {
     }
 
     /// Asks, and understands the answer.
-    pub async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Answer<T>, ApiError> {
+    pub async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Answer<T>, ApiError> {
         let asked = async {
             let response = self.send(method, path, body).await?;
             let status = response.status();

@@ -44,13 +44,12 @@ pub fn man(args: &ManArgs) -> Result<Done, ApiError> {
 /// `login`
 pub async fn login(json: bool, args: &LoginArgs) -> Result<Done, ApiError> {
     let addr = parse_addr(&args.addr).map_err(|error| ApiError::new(Code::Usage, format!("{error:#}")))?;
-    let token: JoinToken = args.token.trim().parse().map_err(|error: TokenError| {
-        ApiError::new(Code::Usage, error.to_string())
-    })?;
+    let token: JoinToken =
+        args.token.trim().parse().map_err(|error: TokenError| ApiError::new(Code::Usage, error.to_string()))?;
     let client = Client::new(Target::Network { addr, token: token.to_string() });
     let envelope = client.get::<Status>("/v1/status").await?.envelope;
-    let path = remember(addr, &token.to_string())
-        .map_err(|error| failed(&format!("cannot remember the login: {error}")))?;
+    let path =
+        remember(addr, &token.to_string()).map_err(|error| failed(&format!("cannot remember the login: {error}")))?;
     if json {
         let told = json!({
             "api": envelope.api, "cluster": envelope.cluster, "node": envelope.node, "index": envelope.index,
@@ -59,7 +58,10 @@ pub async fn login(json: bool, args: &LoginArgs) -> Result<Done, ApiError> {
         line(told.to_string());
         return Ok(Done::Well);
     }
-    line(format!("logged in to cluster {} through {} ({addr}); its authority is pinned", envelope.cluster, envelope.node));
+    line(format!(
+        "logged in to cluster {} through {} ({addr}); its authority is pinned",
+        envelope.cluster, envelope.node
+    ));
     note(format!("remembered in {}; verbs ask it when no agent runs here, or with: --node {addr}", path.display()));
     Ok(Done::Well)
 }

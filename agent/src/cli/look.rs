@@ -154,7 +154,8 @@ pub async fn apps(client: &Client, json: bool) -> Result<Done, ApiError> {
         }
         let row = |app: &App| {
             let services = app.services.iter();
-            let services = services.map(|service| format!("{} {}/{}", service.service, service.healthy, service.wanted));
+            let services =
+                services.map(|service| format!("{} {}/{}", service.service, service.healthy, service.wanted));
             vec![
                 app.app.clone(),
                 app.revision.to_string(),
@@ -357,4 +358,3 @@ pub fn escape(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
-

@@ -150,7 +150,8 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_whatever_stands_in_them() {
-        let rows = vec![vec!["n1".into(), "alive".into(), "x".into()], vec!["long-name".into(), "down".into(), "".into()]];
+        let rows =
+            vec![vec!["n1".into(), "alive".into(), "x".into()], vec!["long-name".into(), "down".into(), "".into()]];
         let text = anstream::adapter::strip_str(&table(&["NAME", "STATE", "NOTE"], &rows)).to_string();
         assert_eq!(text, "NAME       STATE  NOTE\nn1         alive  x\nlong-name  down");
     }

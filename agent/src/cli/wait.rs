@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::Done;
 use super::client::Client;
 use super::look::escape;
 use super::output::note;
-use super::Done;
 use crate::api::error::{ApiError, Code};
 use crate::api::views::apps::{App, Instance};
 use crate::api::views::members::Member;
@@ -140,7 +140,8 @@ fn settled(app: &App, instances: &[Instance]) -> Progress {
             let message = format!("revision {} of {name} did not become healthy, and was taken back", service.revision);
             return Progress::Failed(message);
         }
-        let of_service: Vec<&Instance> = instances.iter().filter(|instance| instance.service == service.service).collect();
+        let of_service: Vec<&Instance> =
+            instances.iter().filter(|instance| instance.service == service.service).collect();
         let good = |instance: &&&Instance| {
             instance.healthy && instance.state == "running" && instance.revision == service.revision
         };

@@ -1,6 +1,5 @@
 //! `hirsel dev`: a whole cluster on this machine, each agent a process of its own.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -40,8 +39,8 @@ pub async fn dev(args: DevArgs) -> Result<()> {
     };
     let work = async {
         let began = Instant::now();
-        start(&cluster, &args).await?;
-        ready(&cluster, &args, began).await?;
+        let fresh = start(&cluster, &args).await?;
+        ready(&cluster, &args, fresh, began).await?;
         std::future::pending::<Result<()>>().await
     };
     let outcome = tokio::select! {
@@ -84,12 +83,14 @@ fn lock(cluster: &Path) -> Result<fs::File> {
     Ok(file)
 }
 
-async fn start(cluster: &Path, args: &DevArgs) -> Result<()> {
+/// Starts every node; tells whether the cluster is a new one.
+async fn start(cluster: &Path, args: &DevArgs) -> Result<bool> {
     let folders: Vec<PathBuf> = (1..=args.nodes).map(|k| cluster.join(format!("n{k}"))).collect();
     // What a former `dev` left behind (it was killed) is switched off first.
     for folder in folders.iter().filter(|folder| folder.exists()) {
         power::off(folder)?;
     }
+    let fresh = !folders[0].join("identity").exists();
     let first = args_of(args, 1, &folders[0]);
     launch(&folders[0], &first, None)?;
     say("n1 is up");
@@ -99,7 +100,8 @@ async fn start(cluster: &Path, args: &DevArgs) -> Result<()> {
         let mut words = args_of(args, k, folder);
         if !folder.join("identity").exists() {
             if token.is_none() {
-                token = Some(ask(&folders[0], &["token", "new"]).await?["token"].as_str().unwrap_or_default().to_owned());
+                token =
+                    Some(ask(&folders[0], &["token", "new"]).await?["token"].as_str().unwrap_or_default().to_owned());
             }
             let seed = format!("{}.1:{}", args.net, crate::config::MESH_PORT);
             words[0] = "join".into();
@@ -113,7 +115,7 @@ async fn start(cluster: &Path, args: &DevArgs) -> Result<()> {
         start.await?.with_context(|| format!("node n{k}"))?;
         say(&format!("n{k} is up"));
     }
-    Ok(())
+    Ok(fresh)
 }
 
 fn args_of(args: &DevArgs, k: u8, folder: &Path) -> Vec<String> {
@@ -162,7 +164,14 @@ pub fn start_again(folder: &Path) -> Result<()> {
 }
 
 /// Waits until the cluster is whole and its sample application answers, and says where to look.
-async fn ready(cluster: &Path, args: &DevArgs, began: Instant) -> Result<()> {
+async fn ready(cluster: &Path, args: &DevArgs, fresh: bool, began: Instant) -> Result<()> {
+    // A cluster that goes on may have lost voters before; they come back in their time, and it serves meanwhile.
+    let voters_wanted = match args.nodes {
+        _ if !fresh => 1,
+        1 | 2 => usize::from(args.nodes),
+        3 | 4 => 3,
+        _ => 5,
+    };
     let first = cluster.join("n1");
     if !args.empty {
         let known = ask(&first, &["apps"]).await?;
@@ -173,16 +182,11 @@ async fn ready(cluster: &Path, args: &DevArgs, began: Instant) -> Result<()> {
             say("sample application deployed");
         }
     }
-    let voters = match args.nodes {
-        1 | 2 => usize::from(args.nodes),
-        3 | 4 => 3,
-        _ => 5,
-    };
     let mut missing = String::new();
     while began.elapsed() < READY_WITHIN {
         match ask(&first, &["status"]).await {
             Ok(status) => {
-                missing = lacking(&status, voters);
+                missing = lacking(&status, voters_wanted);
                 if missing.is_empty() {
                     guide(cluster, args, &status, began);
                     return Ok(());
@@ -210,20 +214,19 @@ fn guide(cluster: &Path, args: &DevArgs, status: &Value, began: Instant) {
     let leader = status["leader"].as_str().unwrap_or("?");
     let took = began.elapsed().as_secs_f32();
     say(&format!("\n{} nodes, {leader} leads, ready in {took:.1} s\n", args.nodes));
-    let lb = status["roles"].as_array().into_iter().flatten().filter(|row| row["role"] == "lb");
-    let lb: Vec<String> = lb
-        .filter_map(|row| row["node"].as_str()?.strip_prefix('n').map(|k| format!("http://{}.{k}:{HTTP_PORT}/", args.net)))
-        .collect();
-    let rows = BTreeMap::from([
-        ("1 application", lb.join("  ")),
-        ("2 look", "hirsel status | members | roles | ps hello | events -f".into()),
-        ("3 switch a node off", "hirsel dev kill n3      and on again: hirsel dev start n3".into()),
-        ("4 ask why", "hirsel why n3 | why role/lb/0 | why hello/web".into()),
-        ("5 more instances", "hirsel scale hello/web=5".into()),
-        ("6 data", format!("{} (logs: nK/agent.log)", cluster.display())),
-    ]);
-    for (name, text) in rows {
-        say(&format!("  {:<20} {text}", &name[2..]));
+    let apps = status["apps"].as_object().into_iter().flatten();
+    let endpoints: Vec<&str> =
+        apps.flat_map(|(_, app)| app["endpoints"].as_array().into_iter().flatten()).filter_map(Value::as_str).collect();
+    let rows = [
+        ("application", endpoints.join("  ")),
+        ("look", "hirsel status | members | roles | ps hello | events -f".into()),
+        ("switch a node off", "hirsel dev kill n3      and on again: hirsel dev start n3".into()),
+        ("ask why", "hirsel why n3 | why role/lb/0 | why hello/web".into()),
+        ("more instances", "hirsel scale hello/web=5".into()),
+        ("data", format!("{} (logs: nK/agent.log)", cluster.display())),
+    ];
+    for (name, text) in rows.iter().filter(|(_, text)| !text.is_empty()) {
+        say(&format!("  {name:<20} {text}"));
     }
     say("\nCtrl-C ends everything; the same command resumes.");
 }

@@ -120,9 +120,9 @@ fn names(process: &Path, folder: &Path) -> bool {
         fs::read(process.join(file)).is_ok_and(|bytes| {
             bytes.split(|byte| *byte == 0).any(|word| {
                 let value = word.iter().position(|byte| *byte == b'=').map_or(word, |at| &word[at + 1..]);
-                [word, value].iter().any(|word| {
-                    word.strip_prefix(text).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
-                })
+                [word, value]
+                    .iter()
+                    .any(|word| word.strip_prefix(text).is_some_and(|rest| rest.is_empty() || rest[0] == b'/'))
             })
         })
     };

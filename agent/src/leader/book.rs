@@ -132,16 +132,19 @@ impl Book {
             page.reachable = Some((reachable, since));
             let heard = around.heard.get(id);
             let alive = *id == around.me || heard.is_some_and(|heard| heard.liveness == Liveness::Alive);
-            nodes.insert(*id, NodeFacts {
-                liveness: if alive { Liveness::Alive } else { Liveness::Suspect },
-                leased: leased(page),
-                unheard_by,
-                steady_for: now.since(since),
-                incarnation: page.incarnation.max(heard.map_or(Incarnation(0), |heard| heard.incarnation)),
-                released: page.released,
-                raft: around.raft.get(id).copied().unwrap_or_default(),
-                report: page.report.clone(),
-            });
+            nodes.insert(
+                *id,
+                NodeFacts {
+                    liveness: if alive { Liveness::Alive } else { Liveness::Suspect },
+                    leased: leased(page),
+                    unheard_by,
+                    steady_for: now.since(since),
+                    incarnation: page.incarnation.max(heard.map_or(Incarnation(0), |heard| heard.incarnation)),
+                    released: page.released,
+                    raft: around.raft.get(id).copied().unwrap_or_default(),
+                    report: page.report.clone(),
+                },
+            );
         }
         self.note_instances(state, now);
         self.note_verdicts(state, now);
@@ -168,7 +171,8 @@ impl Book {
                 self.draining.entry(id.clone()).or_insert(now);
             }
             let report = self.nodes.get(&assignment.node).and_then(|page| page.report.as_ref());
-            let healthy = match report.and_then(|report| report.roles.get(&RoleName::compute())).map(|role| &role.facts) {
+            let healthy = match report.and_then(|report| report.roles.get(&RoleName::compute())).map(|role| &role.facts)
+            {
                 Some(RoleFacts::Compute(facts)) => facts.get(id).is_some_and(|facts| facts.healthy),
                 _ => false,
             };

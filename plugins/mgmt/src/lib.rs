@@ -77,12 +77,7 @@ impl Holder {
     }
 
     fn step(&mut self, order: &Order) -> RoleReport {
-        let report = |state| RoleReport {
-            state,
-            generation: order.generation,
-            message: None,
-            facts: RoleFacts::None,
-        };
+        let report = |state| RoleReport { state, generation: order.generation, message: None, facts: RoleFacts::None };
         if order.is_stop() {
             self.watcher = Watcher::default();
             return report(RoleState::Stopped);
@@ -120,12 +115,7 @@ impl Role for Holder {
     }
 }
 
-async fn deliver(
-    context: Context,
-    mut queue: mpsc::Receiver<(String, Message)>,
-    told: Counter,
-    failed: Counter,
-) {
+async fn deliver(context: Context, mut queue: mpsc::Receiver<(String, Message)>, told: Counter, failed: Counter) {
     let tls = Arc::new(post::tls());
     while let Some((url, message)) = queue.recv().await {
         let body = serde_json::to_vec(&message).unwrap_or_default();

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hirsel_mesh::seam::BoxStream;
+use hirsel_role::Host;
 use http::{Request, Uri, header};
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;
-use hirsel_mesh::seam::BoxStream;
-use hirsel_role::Host;
 use rustls::pki_types::ServerName;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -31,22 +31,12 @@ pub fn tls() -> Result<TlsConnector, String> {
 }
 
 /// Posts `body` to `url`; anything but a 2xx answer is an error, in words.
-pub async fn post(
-    host: &dyn Host,
-    tls: &Result<TlsConnector, String>,
-    url: &str,
-    body: &[u8],
-) -> Result<(), String> {
+pub async fn post(host: &dyn Host, tls: &Result<TlsConnector, String>, url: &str, body: &[u8]) -> Result<(), String> {
     let limit = WITHIN.as_secs();
     timeout(WITHIN, exchange(host, tls, url, body)).await.map_err(|_| format!("no answer within {limit} s"))?
 }
 
-async fn exchange(
-    host: &dyn Host,
-    tls: &Result<TlsConnector, String>,
-    url: &str,
-    body: &[u8],
-) -> Result<(), String> {
+async fn exchange(host: &dyn Host, tls: &Result<TlsConnector, String>, url: &str, body: &[u8]) -> Result<(), String> {
     let uri: Uri = url.parse().map_err(|error| format!("{url:?} is no URL: {error}"))?;
     let name = uri.host().ok_or("the URL names no host")?.to_owned();
     let secure = match uri.scheme_str() {

@@ -96,7 +96,12 @@ pub(super) async fn propose(
 
 /// `if_index` is any index of the log that the asker has seen: nothing that is wanted may have changed after it. The entry carries the
 /// index of the last such change, so that the comparison is made again, exactly, when the entry is applied.
-async fn entry(agent: &AgentState, caller: &Caller, params: &ChangeParams, command: Command) -> Result<Entry, ApiError> {
+async fn entry(
+    agent: &AgentState,
+    caller: &Caller,
+    params: &ChangeParams,
+    command: Command,
+) -> Result<Entry, ApiError> {
     if let Some(seen) = params.if_index
         && seen > agent.sight().state.applied.0
     {
@@ -335,7 +340,8 @@ pub async fn pin(
     Params(params): Params<ChangeParams>,
     Fields(fields): Fields<PinFields>,
 ) -> Result<Response, ApiError> {
-    let (words, undo) = (format!("pinned {role} to {}", fields.node), format!("hirsel role unpin {role} {}", fields.node));
+    let (words, undo) =
+        (format!("pinned {role} to {}", fields.node), format!("hirsel role unpin {role} {}", fields.node));
     change_role(&agent, &caller, &params, &role, &fields.node, (words, undo), |spec, node| {
         spec.pins.insert(node);
     })
@@ -352,7 +358,8 @@ pub async fn unpin(
     Params(params): Params<ChangeParams>,
     Fields(fields): Fields<PinFields>,
 ) -> Result<Response, ApiError> {
-    let (words, undo) = (format!("unpinned {role} from {}", fields.node), format!("hirsel role pin {role} {}", fields.node));
+    let (words, undo) =
+        (format!("unpinned {role} from {}", fields.node), format!("hirsel role pin {role} {}", fields.node));
     change_role(&agent, &caller, &params, &role, &fields.node, (words, undo), |spec, node| {
         spec.pins.remove(&node);
     })
@@ -400,7 +407,10 @@ fn service_named(app: &AppName, spec: &AppSpec, name: Option<&str>) -> Result<Se
         (None, 1) => spec.services.keys().next().cloned().ok_or_else(|| ApiError::not_found("service", "", known())),
         (None, _) => Err(ApiError::new(
             Code::Usage,
-            format!("{app} has several services: {}; name one as {app}/SERVICE", known().collect::<Vec<_>>().join(", ")),
+            format!(
+                "{app} has several services: {}; name one as {app}/SERVICE",
+                known().collect::<Vec<_>>().join(", ")
+            ),
         )),
         (Some(name), _) => spec
             .services

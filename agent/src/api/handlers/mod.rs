@@ -100,7 +100,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Fields<T> {
         let bytes = read(request, state).await?;
         let bytes = if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes };
         let fields = serde_json::from_slice(&bytes);
-        fields.map(Self).map_err(|error| ApiError::new(Code::Usage, format!("the body is not what it should be: {error}")))
+        fields
+            .map(Self)
+            .map_err(|error| ApiError::new(Code::Usage, format!("the body is not what it should be: {error}")))
     }
 }
 

@@ -30,12 +30,16 @@ pub async fn change(
     let id = node_named(&sight, &node)?;
     let set = |availability| Command::SetAvailability { node: id, availability };
     let (command, did, undo) = match verb.as_str() {
-        "drain" => (set(Availability::Draining), format!("draining {node}: what it holds moves away"), Some("uncordon")),
+        "drain" => {
+            (set(Availability::Draining), format!("draining {node}: what it holds moves away"), Some("uncordon"))
+        }
         "cordon" => (set(Availability::Cordoned), format!("cordoned {node}: nothing new goes there"), Some("uncordon")),
         "uncordon" => (set(Availability::Open), format!("opened {node}"), Some("cordon")),
-        "leave" => {
-            (set(Availability::Leaving), format!("{node} hands everything over, then leaves for good"), Some("uncordon"))
-        }
+        "leave" => (
+            set(Availability::Leaving),
+            format!("{node} hands everything over, then leaves for good"),
+            Some("uncordon"),
+        ),
         "forget" => {
             let standing = sight.standing(id);
             if standing != Standing::Down && params.force.is_none() {
@@ -55,7 +59,10 @@ pub fn is_final(verb: &str) -> bool {
 }
 
 fn still_there(node: &str, standing: Standing) -> ApiError {
-    let message = format!("{node} is {}, not down: forgetting it would leave what it runs without anybody in charge", standing.word());
+    let message = format!(
+        "{node} is {}, not down: forgetting it would leave what it runs without anybody in charge",
+        standing.word()
+    );
     ApiError::new(Code::Unsafe, message)
         .next(format!("hirsel drain {node}"))
         .next(format!("hirsel leave --node {node}"))

@@ -73,7 +73,11 @@ impl Following {
             self.seen = all.then_some(sight.state.applied);
             if let Some(last) = lines.last() {
                 self.after = last.index;
-                return lines.into_iter().flat_map(|told| line(&Envelope::new(&sight, told))).collect::<Vec<u8>>().into();
+                return lines
+                    .into_iter()
+                    .flat_map(|told| line(&Envelope::new(&sight, told)))
+                    .collect::<Vec<u8>>()
+                    .into();
             }
         }
     }

@@ -108,9 +108,12 @@ fn app(sight: &Sight, name: &AppName, spec: &AppSpec) -> App {
 }
 
 fn healthy_of(sight: &Sight, app: &AppName, service: &ServiceName) -> u32 {
-    let active = sight.state.plan.instances.iter().filter(|(id, assignment)| {
-        id.app == *app && id.service == *service && assignment.phase == Phase::Active
-    });
+    let active = sight
+        .state
+        .plan
+        .instances
+        .iter()
+        .filter(|(id, assignment)| id.app == *app && id.service == *service && assignment.phase == Phase::Active);
     active.filter(|(id, _)| sight.is_healthy(id)).map(|_| 1).sum()
 }
 
@@ -205,21 +208,28 @@ fn instance(sight: &Sight, id: &InstanceId, assignment: &InstanceAssignment) -> 
 
 /// Instances of `app` that nodes tell of and the plan does not list there: ended, or about to be.
 fn unplanned<'a>(sight: &'a Sight, app: &'a AppName) -> impl Iterator<Item = Instance> + 'a {
-    let told = sight.live.nodes.keys().flat_map(|node| sight.instances_on(*node).into_iter().flatten().map(|told| (*node, told)));
-    let planned_there =
-        |node: NodeId, id: &InstanceId| sight.state.plan.instances.get(id).is_some_and(|assigned| assigned.node == node);
-    told.filter(move |(node, (id, _))| id.app == *app && !planned_there(*node, id)).map(|(node, (id, facts))| Instance {
-        instance: id.to_string(),
-        service: id.service.to_string(),
-        node: sight.name(node),
-        addr: addr(sight, node, facts),
-        state: state_word(facts.state).into(),
-        healthy: false,
-        restarts: facts.restarts,
-        revision: facts.revision.0,
-        because: "no longer in the plan".into(),
-        since_ms: None,
-        message: facts.message.clone(),
+    let told = sight
+        .live
+        .nodes
+        .keys()
+        .flat_map(|node| sight.instances_on(*node).into_iter().flatten().map(|told| (*node, told)));
+    let planned_there = |node: NodeId, id: &InstanceId| {
+        sight.state.plan.instances.get(id).is_some_and(|assigned| assigned.node == node)
+    };
+    told.filter(move |(node, (id, _))| id.app == *app && !planned_there(*node, id)).map(|(node, (id, facts))| {
+        Instance {
+            instance: id.to_string(),
+            service: id.service.to_string(),
+            node: sight.name(node),
+            addr: addr(sight, node, facts),
+            state: state_word(facts.state).into(),
+            healthy: false,
+            restarts: facts.restarts,
+            revision: facts.revision.0,
+            because: "no longer in the plan".into(),
+            since_ms: None,
+            message: facts.message.clone(),
+        }
     })
 }
 

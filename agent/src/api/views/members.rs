@@ -98,7 +98,8 @@ fn note(sight: &Sight, node: NodeId) -> Option<String> {
     let verdict = sight.state.plan.verdicts.get(&node).map(|verdict| verdict.evidence.clone());
     let flaps = sight.state.plan.flaps.get(&node).map(|times| format!("came and went {times} times"));
     let failed = sight.live.nodes.get(&node).into_iter().flat_map(|seen| &seen.roles);
-    let failed = failed.filter_map(|(role, report)| report.message.as_ref().map(|message| format!("{role}: {message}")));
+    let failed =
+        failed.filter_map(|(role, report)| report.message.as_ref().map(|message| format!("{role}: {message}")));
     let parts: Vec<String> = availability.into_iter().chain(verdict).chain(flaps).chain(failed).collect();
     (!parts.is_empty()).then(|| parts.join("; "))
 }

@@ -204,7 +204,8 @@ fn health(sight: &Sight, apps: &[App], roles: &[RoleSlot]) -> (&'static str, Vec
 /// application.
 fn last_incident(sight: &Sight) -> Option<Incident> {
     let events = &sight.state.log.events;
-    let followers = events.iter().rev().filter(|event| event.kind == EventKind::Decided).filter_map(|event| event.incident);
+    let followers =
+        events.iter().rev().filter(|event| event.kind == EventKind::Decided).filter_map(|event| event.incident);
     let mut tried = BTreeSet::new();
     let root = followers.filter(|root| tried.insert(*root)).find_map(|root| {
         let at = events.partition_point(|event| event.index < root);

@@ -47,7 +47,10 @@ fn a_node_that_is_down_makes_the_cluster_degraded_and_its_instances_unhealthy() 
     assert!(status.because.iter().any(|line| line == "n2 is down"), "{:?}", status.because);
     assert_eq!((status.nodes.alive, status.nodes.down, status.apps["shop"].healthy), (2, 1, 1));
     let listed = ps(&sight, &"shop".parse().unwrap(), Which::Planned).unwrap();
-    assert_eq!(listed.iter().map(|i| (i.state.as_str(), i.healthy)).collect::<Vec<_>>(), [("running", true), ("unknown", false)]);
+    assert_eq!(
+        listed.iter().map(|i| (i.state.as_str(), i.healthy)).collect::<Vec<_>>(),
+        [("running", true), ("unknown", false)]
+    );
 }
 
 #[test]
@@ -199,7 +202,13 @@ fn why_says_when_the_beginning_of_a_chain_was_forgotten_and_survives_a_cause_tha
 fn why_knows_nodes_roles_slots_services_and_what_can_be_lost() {
     let sight = sight();
     assert_eq!(why(&sight, "n3").unwrap().because[0].event_index, Some(3));
-    for (asked, subject) in [("lb", "role/lb"), ("lb/0", "role/lb/0"), ("role/lb/2", "role/lb/2"), ("shop/web", "shop/web"), ("voters", "voters")] {
+    for (asked, subject) in [
+        ("lb", "role/lb"),
+        ("lb/0", "role/lb/0"),
+        ("role/lb/2", "role/lb/2"),
+        ("shop/web", "shop/web"),
+        ("voters", "voters"),
+    ] {
         assert_eq!(why(&sight, asked).unwrap().subject, subject);
     }
     assert!(!why(&sight, "can_lose").unwrap().because[0].text.is_empty());

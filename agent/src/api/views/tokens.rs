@@ -1,7 +1,7 @@
 //! `tokens`: what was given out, never the secrets.
 
-use hirsel_model::control::{TokenGrants, TokenRecord};
 use hirsel_model::WallTime;
+use hirsel_model::control::{TokenGrants, TokenRecord};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

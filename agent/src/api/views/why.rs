@@ -155,7 +155,9 @@ fn understand(sight: &Sight, thing: &str) -> Result<Thing, ApiError> {
         [name] if !explicit_role && spec.node_named(name).is_some() => {
             spec.node_named(name).map(|(id, _)| Thing::Node(id))
         }
-        [name] if !explicit_role && spec.apps.keys().any(|app| app.as_str() == *name) => Some(Thing::App((*name).into())),
+        [name] if !explicit_role && spec.apps.keys().any(|app| app.as_str() == *name) => {
+            Some(Thing::App((*name).into()))
+        }
         [name] => role(name).map(Thing::Role),
         [name, slot] if role(name).is_some() => match slot.parse() {
             Ok(slot) => role(name).map(|role| Thing::Slot(role, Slot(slot))),
@@ -171,7 +173,14 @@ fn understand(sight: &Sight, thing: &str) -> Result<Thing, ApiError> {
     };
     let logged = || {
         let spoken_of = |event: &Event| event.subject == thing || event.subject == format!("role/{thing}");
-        sight.state.log.events.iter().rev().find(|event| spoken_of(event)).map(|event| Thing::Past(event.subject.clone()))
+        sight
+            .state
+            .log
+            .events
+            .iter()
+            .rev()
+            .find(|event| spoken_of(event))
+            .map(|event| Thing::Past(event.subject.clone()))
     };
     understood.or_else(logged).ok_or_else(|| not_found(sight, thing))
 }
@@ -220,7 +229,8 @@ fn deciding_event<'a>(sight: &'a Sight, thing: &Thing, subject: &str) -> Option<
 }
 
 fn chain(sight: &Sight, event: &Event) -> Vec<Link> {
-    let next = |event: &&Event| event.cause.filter(|cause| *cause < event.index).and_then(|cause| numbered(sight, cause));
+    let next =
+        |event: &&Event| event.cause.filter(|cause| *cause < event.index).and_then(|cause| numbered(sight, cause));
     let mut links: Vec<Link> = std::iter::successors(Some(event), next).take(CHAIN_MAX).map(link).collect();
     let last = std::iter::successors(Some(event), next).take(CHAIN_MAX).last();
     if let Some(lost) = last.and_then(|last| last.cause).filter(|cause| numbered(sight, *cause).is_none()) {
@@ -246,7 +256,8 @@ fn link(event: &Event) -> Link {
 
 fn afterwards(sight: &Sight, event: &Event) -> Vec<Link> {
     let Some(incident) = event.incident else { return Vec::new() };
-    let later = sight.state.log.events.iter().filter(|later| later.index > event.index && later.incident == Some(incident));
+    let later =
+        sight.state.log.events.iter().filter(|later| later.index > event.index && later.incident == Some(incident));
     later.take(AFTERWARDS_MAX).map(link).collect()
 }
 

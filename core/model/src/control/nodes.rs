@@ -118,7 +118,8 @@ pub(super) fn announce(state: &mut ControlState, context: &Context, said: Announ
     let name = known.name.clone();
     let mut news = Vec::new();
     if said.incarnation != known.incarnation {
-        news.push("its agent started again".to_owned());
+        let first = known.incarnation == Incarnation(0);
+        news.push(if first { "its agent started" } else { "its agent started again" }.to_owned());
     }
     if said.addr != known.addr {
         news.push(format!("it moved from {} to {}", known.addr, said.addr));

@@ -29,7 +29,7 @@ pub trait Agent: Send + Sync + 'static {
         body: Vec<u8>,
         ttl: Duration,
     ) -> BoxFuture<'_, Result<Vec<u8>, String>>;
-    /// The metrics of this node in the text format of Prometheus.
+    /// The metrics that this agent and its roles registered, in the text format of OpenMetrics.
     fn metrics(&self) -> String;
     /// Draws a token of this cluster.
     fn mint(&self) -> Minted;

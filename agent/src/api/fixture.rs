@@ -130,7 +130,7 @@ pub fn state() -> ControlState {
     state.log.events = [
         event(1, EventKind::Happened, "shop", "shop was applied", None),
         event(2, EventKind::Decided, "shop/web/1", "start shop/web/1 on n1", Some(1)),
-        event(3, EventKind::Happened, "n3", "n3 went down: n1, n2 do not hear it", None),
+        event(3, EventKind::Happened, "n3", "n3 is down: n1, n2 do not hear it", None),
         event(4, EventKind::Decided, "shop/web/3", "start shop/web/3 on n2 instead of shop/web/2 on n3", Some(3)),
         event(5, EventKind::Done, "shop/web/3", "n2 runs shop/web/3", Some(4)),
     ]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use hirsel_model::control::{Command, ControlState, Entry, Outcome};
 use hirsel_model::plan::{Phase, Plan};
 use hirsel_model::planner;
+use hirsel_model::spec::Spec;
 use hirsel_model::report::{InstanceFacts, InstanceState, NodeReport, RoleFacts, RoleReport, RoleState};
 use hirsel_model::view::{NodeFacts, RaftFacts, View};
 use hirsel_model::{InstanceId, NodeId, RoleName, Timestamp};
@@ -21,6 +22,10 @@ use super::sight::{Sight, Standing};
 
 /// Most steps planned ahead. A rolling update takes three per instance; beyond this the forecast says that it is not complete.
 const STEPS_MAX: usize = 600;
+/// Fewest steps planned ahead, however large the cluster is.
+const STEPS_MIN: usize = 20;
+/// Steps times instances and nodes: keeps the answer within the time a client waits, at some microseconds for each.
+const WORK_MAX: usize = 500_000;
 /// Time that passes per step: longer than every time the planner waits for in a healthy cluster.
 const STEP: Duration = Duration::from_secs(3_600);
 
@@ -137,21 +142,10 @@ fn without_log(state: &ControlState) -> ControlState {
 
 /// Plans until nothing changes any more; says whether it came to that.
 fn settle(sight: &Sight, state: ControlState) -> (Plan, bool) {
-    let spec = Arc::new(state.spec);
     let mut plan = Arc::new(state.plan);
-    let mut view = View {
-        now: Timestamp(0) + STEP,
-        leading_since: Timestamp(0),
-        leader: sight.leader().unwrap_or(sight.me),
-        spec,
-        spec_index: state.spec_index,
-        plan: plan.clone(),
-        nodes: BTreeMap::new(),
-        draining_for: BTreeMap::new(),
-        unhealthy_for: BTreeMap::new(),
-        losses: Vec::new(),
-    };
-    for _ in 0..STEPS_MAX {
+    let mut view = View { spec_index: state.spec_index, ..view(sight, Arc::new(state.spec), plan.clone()) };
+    let size = plan.instances.len() + view.spec.nodes.len() + 1;
+    for _ in 0..(WORK_MAX / size).clamp(STEPS_MIN, STEPS_MAX) {
         view.nodes = nodes(sight, &plan);
         let draining = plan.instances.iter().filter(|(_, assignment)| assignment.phase == Phase::Draining);
         view.draining_for = draining.map(|(id, _)| (id.clone(), STEP)).collect();
@@ -164,6 +158,22 @@ fn settle(sight: &Sight, state: ControlState) -> (Plan, bool) {
         view.now = view.now + STEP;
     }
     ((*plan).clone(), false)
+}
+
+/// What the planner would look at if it led here.
+pub(super) fn view(sight: &Sight, spec: Arc<Spec>, plan: Arc<Plan>) -> View {
+    View {
+        now: Timestamp(0) + STEP,
+        leading_since: Timestamp(0),
+        leader: sight.leader().unwrap_or(sight.me),
+        spec,
+        spec_index: sight.state.spec_index,
+        nodes: nodes(sight, &plan),
+        plan,
+        draining_for: BTreeMap::new(),
+        unhealthy_for: BTreeMap::new(),
+        losses: Vec::new(),
+    }
 }
 
 /// Every node as it is now, with everything that `plan` puts on it in good order.
@@ -315,5 +325,79 @@ fn flatten(path: &str, value: &Value, values: &mut BTreeMap<String, String>) {
         other => {
             values.insert(path.into(), other.to_string());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hirsel_model::spec::{Availability, Replicas};
+
+    use super::*;
+    use crate::api::fixture::{altered, sight};
+
+    fn of(sight: &Sight, command: Command) -> Forecast {
+        forecast(sight, "test", Entry { at: sight.wall, by: "test".into(), if_index: None, command }).unwrap()
+    }
+
+    fn shop(sight: &Sight) -> hirsel_model::spec::AppSpec {
+        sight.state.spec.apps.values().next().unwrap().clone()
+    }
+
+    #[test]
+    fn what_is_applied_again_changes_nothing() {
+        let sight = sight();
+        let told = of(&sight, Command::ApplyApp { app: "shop".parse().unwrap(), spec: shop(&sight) });
+        assert!(!told.changes && told.complete, "{told:?}");
+    }
+
+    #[test]
+    fn a_new_command_replaces_every_instance_and_comes_to_rest() {
+        let sight = sight();
+        let mut spec = shop(&sight);
+        spec.services.values_mut().for_each(|service| service.command.push("--new".into()));
+        let told = of(&sight, Command::ApplyApp { app: "shop".parse().unwrap(), spec });
+        assert!(told.complete, "{told:?}");
+        assert_eq!((told.start.len(), told.stop.len(), told.counts.len()), (2, 2, 0), "{told:?}");
+        assert_eq!(told.spec.iter().map(|change| change.path.as_str()).collect::<Vec<_>>(), ["apps.shop.services.web.command"]);
+    }
+
+    #[test]
+    fn scaling_starts_or_stops_as_many_as_are_missing() {
+        for (count, start, stop) in [(3, 1, 0), (1, 0, 1), (0, 0, 2)] {
+            let command = Command::Scale {
+                app: "shop".parse().unwrap(),
+                service: "web".parse().unwrap(),
+                replicas: Replicas { min: count, max: count },
+            };
+            let told = of(&sight(), command);
+            assert_eq!((told.start.len(), told.stop.len(), told.complete), (start, stop, true), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn a_restart_replaces_instances_though_nothing_else_is_wanted() {
+        let told = of(&sight(), Command::Restart { app: "shop".parse().unwrap(), service: None });
+        assert_eq!((told.spec.len(), told.start.len(), told.stop.len()), (0, 2, 2), "{told:?}");
+    }
+
+    #[test]
+    fn a_drain_moves_what_the_node_holds() {
+        let command = Command::SetAvailability { node: NodeId(2), availability: Availability::Draining };
+        let told = of(&sight(), command);
+        assert!(told.start.iter().all(|placed| placed.node != "n2") && told.stop.iter().any(|placed| placed.node == "n2"));
+        assert!(told.roles.iter().any(|change| change.before.as_deref() == Some("n2")), "{told:?}");
+    }
+
+    #[test]
+    fn what_would_be_refused_says_so_and_what_happens_anyway_is_not_told() {
+        let command = Command::RemoveApp { app: "nothing".parse().unwrap() };
+        let entry = Entry { at: sight().wall, by: String::new(), if_index: None, command };
+        assert_eq!(forecast(&sight(), "", entry).unwrap_err().code, crate::api::error::Code::NotFound);
+        // An instance is missing, and the planner will place it in any case.
+        let behind = altered(|state| {
+            state.plan.instances.pop_first();
+        });
+        let told = of(&behind, Command::SetWebhook { url: Some("http://127.0.0.1/".into()) });
+        assert_eq!((told.start.len(), told.stop.len(), told.spec.len()), (0, 0, 1), "{told:?}");
     }
 }

@@ -4,8 +4,9 @@
 //! for others has a deadline.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,10 +105,25 @@ fn bind_private(path: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(beside)?;
+    let (_folder, short) = short_path(beside)?;
+    let listener = UnixListener::bind(short)?;
     std::fs::set_permissions(beside, std::fs::Permissions::from_mode(0o600))?;
     std::fs::rename(beside, path)?;
     Ok(listener)
+}
+
+/// Longest path of a socket, with room for a suffix (unix(7): 108 bytes).
+const SOCKET_PATH_BYTES_MAX: usize = 100;
+
+/// A path to the same socket that is short enough for the system, valid while the folder that comes with it is held open.
+pub fn short_path(path: &Path) -> io::Result<(Option<std::fs::File>, PathBuf)> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok((None, path.into())) };
+    if path.as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
+        return Ok((None, path.into()));
+    }
+    let folder = std::fs::File::open(folder)?;
+    let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+    Ok((Some(folder), short))
 }
 
 /// The rights of the file keep others out; this holds even where a file system ignores them.

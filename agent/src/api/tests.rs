@@ -327,7 +327,9 @@ async fn events_are_followed_line_by_line() {
 async fn metrics_and_the_description_are_whole() {
     let agent = StandIn::new(sight());
     let (_, text) = admin(&agent, "GET", "/metrics", "").await;
-    assert!(text.as_str().unwrap().contains("hirsel_nodes{liveness=\"alive\"} 3"), "{text}");
+    let text = text.as_str().unwrap();
+    assert!(text.contains("hirsel_leader 0\n") && text.contains("hirsel_app_instances_healthy{app=\"shop\"} 2\n"), "{text}");
+    assert!(text.ends_with("# EOF\n") && text.matches("# EOF").count() == 1, "{text}");
     let (_, document) = admin(&agent, "GET", "/v1/openapi.json", "").await;
     let described = document["paths"].as_object().unwrap();
     for (_, path, _, _) in
@@ -340,14 +342,18 @@ async fn metrics_and_the_description_are_whole() {
 #[tokio::test]
 async fn a_socket_is_private_and_answers() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("agent.sock");
+    // Longer than the system takes.
+    let deep = folder.path().join("d".repeat(120));
+    std::fs::create_dir(&deep).unwrap();
+    let path = deep.join("agent.sock");
     std::fs::write(&path, "stale").unwrap();
     let stop = tokio_util::sync::CancellationToken::new();
     let server = Server::new(StandIn::new(sight()));
     let (serving, stopped) = (path.clone(), stop.clone());
     let served = tokio::spawn(async move { server.listen_unix(&serving, stopped).await });
     let mut stream = loop {
-        match tokio::net::UnixStream::connect(&path).await {
+        let (_folder, short) = super::server::short_path(&path).unwrap();
+        match tokio::net::UnixStream::connect(short).await {
             Ok(stream) => break stream,
             Err(_) => tokio::task::yield_now().await,
         }

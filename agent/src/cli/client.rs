@@ -1,7 +1,8 @@
 //! Asks an agent: HTTP over its unix socket, or over TLS with the cluster's authority pinned by the token.
 
+use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use tokio::time::timeout;
 
 use crate::api::envelope::Envelope;
 use crate::api::error::{ApiError, Code, ErrorBody};
+use crate::api::server::short_path;
 
 /// An agent that accepts but says nothing for this long is taken as gone. A change may take an election, and ten seconds more.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
@@ -141,9 +143,9 @@ impl Client {
 
     async fn connect(&self) -> Result<BoxStream, ApiError> {
         match &self.target {
-            Target::Socket(path) => match timeout(CONNECT_WITHIN, UnixStream::connect(path)).await {
+            Target::Socket(path) => match timeout(CONNECT_WITHIN, connect_unix(path)).await {
                 Ok(Ok(stream)) => Ok(Box::new(stream)),
-                Ok(Err(error)) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
                     let message = format!("{} is not yours to open", path.display());
                     Err(ApiError::new(Code::Forbidden, message).next("repeat with sudo"))
                 }
@@ -184,6 +186,11 @@ impl Client {
         ApiError::new(Code::Failed, format!("the answer of {} cannot be understood: {why}", self.place()))
             .next("hirsel --version, here and there")
     }
+}
+
+async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    let (_folder, short) = short_path(path)?;
+    UnixStream::connect(short).await
 }
 
 /// The error that came with `status`.

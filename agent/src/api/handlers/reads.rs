@@ -25,7 +25,7 @@ pub async fn healthz() -> Response {
 #[utoipa::path(get, path = "/metrics", responses((status = 200, content_type = "text/plain", body = String)))]
 pub async fn metrics(State(agent): State<AgentState>) -> Response {
     let kind = http::HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-    ([(CONTENT_TYPE, kind)], agent.metrics()).into_response()
+    ([(CONTENT_TYPE, kind)], crate::api::metrics::expose(&agent.metrics(), &agent.sight())).into_response()
 }
 
 /// One screen.

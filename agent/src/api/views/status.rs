@@ -1,8 +1,8 @@
 //! `status`: one screen. Health means that all that this number of nodes allows is met, so one node alone can be healthy.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use hirsel_model::event::EventKind;
+use hirsel_model::event::{Event, EventKind};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -200,21 +200,14 @@ fn health(sight: &Sight, apps: &[App], roles: &[RoleSlot]) -> (&'static str, Vec
     (word, leaderless.into_iter().chain(critical).chain(degraded).collect())
 }
 
-/// The newest chain of events that began with something that happened to a node or to the cluster, not with a wish about an
-/// application.
+/// The newest loss of a node or a zone, and what came of it.
 fn last_incident(sight: &Sight) -> Option<Incident> {
     let events = &sight.state.log.events;
-    let followers =
-        events.iter().rev().filter(|event| event.kind == EventKind::Decided).filter_map(|event| event.incident);
-    let mut tried = BTreeSet::new();
-    let root = followers.filter(|root| tried.insert(*root)).find_map(|root| {
-        let at = events.partition_point(|event| event.index < root);
-        let root = events.get(at).filter(|event| event.index == root)?;
-        let app = root.subject.split('/').next().unwrap_or_default();
-        let of_app = sight.state.spec.apps.keys().any(|name| name.as_str() == app);
-        (root.kind == EventKind::Happened && !of_app).then_some(root)
-    })?;
-    let chain = || events.iter().filter(|event| event.incident == Some(root.index) && event.index != root.index);
+    let newest = events.iter().rev().find(|event| is_loss(event))?;
+    // A node that is lost with its zone belongs to the zone's incident; where the log forgot the zone, the node stands for it.
+    let root = newest.incident.and_then(|root| sight.state.log.get(root)).unwrap_or(newest);
+    let incident = newest.incident.unwrap_or(newest.index);
+    let chain = || events.iter().filter(|event| event.incident == Some(incident) && event.index != root.index);
     Some(Incident {
         index: root.index,
         at: rfc3339(root.at),
@@ -223,4 +216,14 @@ fn last_incident(sight: &Sight) -> Option<Incident> {
         followed: chain().map(|_| 1).sum(),
         verified: chain().any(|event| event.kind == EventKind::Verified),
     })
+}
+
+/// Whether an event tells of a node or a zone that was lost, in the planner's words for verdicts.
+fn is_loss(event: &Event) -> bool {
+    let told = |words: &str| {
+        let rest = event.message.strip_prefix(&event.subject);
+        rest.is_some_and(|rest| rest.trim_start().starts_with(words))
+    };
+    event.kind == EventKind::Happened
+        && (event.subject.starts_with("zone/") || told("is down:") || told("is unfit:"))
 }

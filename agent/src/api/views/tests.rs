@@ -163,7 +163,7 @@ fn events_go_on_after_a_number_or_show_the_last_ones() {
 fn why_follows_the_recorded_causes_to_their_beginning() {
     let why = why(&sight(), "shop/web/3").unwrap();
     assert_eq!(why.because.iter().map(|link| link.event_index).collect::<Vec<_>>(), [Some(4), Some(3)]);
-    assert!(why.because[1].text.contains("n3 went down"));
+    assert!(why.because[1].text.contains("n3 is down"));
     assert_eq!(why.chosen.node.as_deref(), Some("n2"));
     assert_eq!((why.rejected[0].node.as_str(), why.rejected[0].reason.as_str()), ("n1", "has one already"));
     assert_eq!(why.afterwards[0].event_index, Some(5));
@@ -223,6 +223,32 @@ fn why_knows_nodes_roles_slots_services_and_what_can_be_lost() {
 fn the_last_incident_is_the_loss_not_the_deployment() {
     let incident = status(&sight()).last_incident.unwrap();
     assert_eq!((incident.index, incident.subject.as_str(), incident.verified), (3, "n3", false));
+}
+
+#[test]
+fn a_loss_as_the_planner_tells_it_is_an_incident_and_what_the_operator_did_is_none() {
+    let before = altered(|state| state.log = Default::default());
+    let mut lost = before.clone();
+    down(&mut lost, 3);
+    let view = crate::api::forecast::view(&before, before.state.spec.clone().into(), before.state.plan.clone().into());
+    let entry = hirsel_model::control::Entry {
+        at: before.wall,
+        by: "n2".into(),
+        if_index: None,
+        command: hirsel_model::control::Command::Note { events: planner::narrate(&view, &lost.state.plan) },
+    };
+    Arc::make_mut(&mut lost.state).apply(LogIndex(43), entry);
+    let incident = status(&lost).last_incident.expect("a node was lost");
+    assert_eq!(incident.subject, "n3", "{incident:?}");
+    let mut scaled = before;
+    let entry = hirsel_model::control::Entry {
+        at: scaled.wall,
+        by: "admin".into(),
+        if_index: None,
+        command: hirsel_model::control::Command::SetStopped { app: "shop".parse().unwrap(), stopped: true },
+    };
+    Arc::make_mut(&mut scaled.state).apply(LogIndex(43), entry);
+    assert_eq!((scaled.state.log.events.len(), status(&scaled).last_incident), (1, None));
 }
 
 #[test]

@@ -42,8 +42,9 @@ pub fn followup(state: &ControlState, reports: &BTreeMap<NodeId, &NodeReport>) -
     for (incident, settled) in open {
         let Some(first) = recent().find(|event| event.index == incident) else { continue };
         // Decisions after a verification (a late move of the same incident) are verified anew.
-        let last_decided = recent().filter(|e| e.kind == EventKind::Decided && e.incident == Some(incident)).last();
-        let last_verified = recent().filter(|e| e.kind == EventKind::Verified && e.incident == Some(incident)).last();
+        let of = |kind| move |event: &&Event| event.kind == kind && event.incident == Some(incident);
+        let last_decided = recent().rfind(of(EventKind::Decided));
+        let last_verified = recent().rfind(of(EventKind::Verified));
         let verified =
             caused.contains(&(incident, true)) && last_decided.map(|e| e.index) < last_verified.map(|e| e.index);
         if settled && !verified {

@@ -225,7 +225,7 @@ impl Shift<'_, '_> {
 
     /// Lets go of drained instances that nobody uses any more.
     fn release(&mut self) {
-        let stop = self.group.spec.map(|(_, service)| service.stop.clone()).unwrap_or_else(StopSpec::default);
+        let stop = self.group.spec.map(|(_, service)| service.stop.clone()).unwrap_or_default();
         let (needs, routed) = (self.group.needs(), self.group.is_routed());
         let drain = Duration::from_millis(stop.drain_ms);
         let members = std::mem::take(&mut self.group.members);

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod disk;
 pub mod entropy;
 pub mod host;
+pub mod model;
 pub mod net;
 pub mod trace;
 

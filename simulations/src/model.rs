@@ -1,0 +1,114 @@
+//! The model simulator: planner, verdicts, leases, reconciler and control state under faults drawn from a seed, without a network.
+//!
+//! Nodes gossip, ask for leases and follow the log at the level of facts; Raft is abstracted to entries that are committed or lost.
+//! What decides is the production code of `hirsel-model`; what is played here is only what it is told. Checkers look after each
+//! commit, at each step and after everything has healed. One seed is one history.
+
+mod book;
+mod check;
+mod host;
+mod scenario;
+mod world;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+pub use scenario::SCENARIOS;
+
+/// What happened in one run, line by line.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct History {
+    /// What it was drawn from.
+    pub seed: u64,
+    /// What was played.
+    pub scenario: &'static str,
+    /// Faults, elections, commits and decisions, each with its time.
+    pub lines: Vec<String>,
+}
+
+impl History {
+    /// The same for the same history, in every process.
+    pub fn hash(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        Hash::hash(self, &mut hasher);
+        hasher.finish()
+    }
+
+    /// The whole history for people.
+    pub fn text(&self) -> String {
+        self.lines.join("\n")
+    }
+}
+
+/// A checker found something wrong.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Which one.
+    pub checker: &'static str,
+    /// What it found.
+    pub message: String,
+    /// What led there.
+    pub history: History,
+}
+
+/// How much of a history a failure shows.
+const SHOWN: usize = 40;
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let History { seed, scenario, lines } = &self.history;
+        for line in &lines[lines.len().saturating_sub(SHOWN)..] {
+            writeln!(f, "{line}")?;
+        }
+        writeln!(f, "model {scenario}, seed {seed}: {}: {}", self.checker, self.message)?;
+        write!(f, "again: cargo sim --seed {seed} --scenario {scenario}")
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// A mistake planted on purpose, to see that a checker finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bug {
+    /// None: what everybody but the tests runs.
+    None,
+    /// An election does not raise the term.
+    SameTerm,
+    /// A commit raises the generation twice.
+    GenerationSkips,
+    /// The planner finds something to change each time.
+    Restless,
+    /// The planner leaves an instance on a lost node.
+    OnLostNode,
+    /// The leader judges alone.
+    JudgesAlone,
+    /// A node that came back is trusted at once.
+    NoHoldDown,
+    /// A node counts as unheard as soon as messages of it are lost.
+    Jumpy,
+    /// Nodes go on running what the plan dropped.
+    NeverStops,
+}
+
+/// Plays the history of `seed`. Without a scenario the seed picks one. An unknown scenario is a failure of its own.
+pub fn run(seed: u64, scenario: Option<&str>) -> Result<History, Failure> {
+    play(seed, scenario, Bug::None)
+}
+
+fn play(seed: u64, scenario: Option<&str>, bug: Bug) -> Result<History, Failure> {
+    let Some(scenario) = scenario::pick(seed, scenario) else {
+        let message = format!("no scenario {:?}; there are {}", scenario.unwrap_or_default(), SCENARIOS.join(", "));
+        let history = History { seed, scenario: "none", lines: Vec::new() };
+        return Err(Failure { checker: "scenario", message, history });
+    };
+    let mut world = world::World::new(seed, bug);
+    let result = scenario::play(&mut world, scenario);
+    let history = History { seed, scenario, lines: std::mem::take(&mut world.lines) };
+    match result {
+        Ok(()) => Ok(history),
+        Err(found) => Err(Failure { checker: found.checker, message: found.message, history }),
+    }
+}

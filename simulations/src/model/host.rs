@@ -1,0 +1,187 @@
+//! One node as the model knows it: what it hears, what it follows, what it runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hirsel_model::control::ControlState;
+use hirsel_model::order::Work;
+use hirsel_model::plan::Phase;
+use hirsel_model::reconciler;
+use hirsel_model::report::{InstanceFacts, InstanceState, NodeReport, RoleFacts, RoleReport, RoleState};
+use hirsel_model::*;
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+use super::book::Book;
+
+/// A node whose counter has not risen for so long is not heard: what phi 8 amounts to at an interval of 250 ms.
+const MISSED_AFTER: Duration = Duration::from_millis(1_800);
+
+pub(super) struct Host {
+    pub id: NodeId,
+    pub power: Power,
+    pub incarnation: Incarnation,
+    /// What it knows of the control state; on disk, so it outlives its agent.
+    pub state: Arc<ControlState>,
+    pub term: u64,
+    /// When it last heard a leader of its term, and which.
+    pub leader: Option<(NodeId, Timestamp)>,
+    pub book: Option<Book>,
+    /// Counters of others, with when each last rose here.
+    pub beats: BTreeMap<NodeId, (Beat, Timestamp)>,
+    pub beat: u64,
+    pub last_grant: u64,
+    pub next_gossip: Timestamp,
+    pub next_ask: Timestamp,
+    pub next_pass: Timestamp,
+    pub patience: Duration,
+    /// What runs here, and from when on it is healthy.
+    pub runs: BTreeMap<InstanceId, (Revision, Timestamp)>,
+    /// Draining instances that its load balancer still has requests for, until when.
+    busy: BTreeMap<InstanceId, Timestamp>,
+    pub report: Arc<NodeReport>,
+    seen: Option<LogIndex>,
+}
+
+/// A counter that rises with each round of gossip and each start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Beat(pub Incarnation, pub u64);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Power {
+    On,
+    /// Nothing moves until then.
+    Frozen(Timestamp),
+    /// The host is off, and whatever it ran with it.
+    Off,
+    /// Only the agent is gone; what it ran runs on.
+    Orphaned,
+}
+
+impl Host {
+    pub fn new(id: NodeId, state: Arc<ControlState>, now: Timestamp, rng: &mut SmallRng) -> Self {
+        let mut later = |within: u64| now + Duration::from_millis(rng.random_range(0..within));
+        let (next_gossip, next_ask, next_pass) = (later(250), later(400), later(250));
+        Self {
+            id,
+            power: Power::On,
+            incarnation: Incarnation(1),
+            state,
+            term: 0,
+            leader: None,
+            book: None,
+            beats: BTreeMap::new(),
+            beat: 0,
+            last_grant: 0,
+            next_gossip,
+            next_ask,
+            next_pass,
+            patience: Duration::from_millis(rng.random_range(1_200..2_000)),
+            runs: BTreeMap::new(),
+            busy: BTreeMap::new(),
+            report: Arc::new(NodeReport::default()),
+            seen: None,
+        }
+    }
+
+    pub fn is_on(&self) -> bool {
+        self.power == Power::On
+    }
+
+    /// Whether its programs run, agent or not.
+    pub fn has_power(&self) -> bool {
+        self.power != Power::Off
+    }
+
+    pub fn stop(&mut self, power: Power) {
+        self.power = power;
+        self.book = None;
+        self.leader = None;
+        if power == Power::Off {
+            self.runs.clear();
+            self.busy.clear();
+        }
+    }
+
+    pub fn start(&mut self, now: Timestamp) {
+        self.power = Power::On;
+        self.incarnation = self.incarnation.next();
+        self.beats.clear();
+        self.last_grant = 0;
+        self.leader = None;
+        self.seen = None;
+        (self.next_gossip, self.next_ask, self.next_pass) = (now, now, now);
+    }
+
+    /// Members of the spec that it does not hear.
+    pub fn unheard(&self, now: Timestamp) -> BTreeSet<NodeId> {
+        let heard = |node: &NodeId| {
+            *node == self.id || self.beats.get(node).is_some_and(|(_, rose)| now.since(*rose) < MISSED_AFTER)
+        };
+        self.state.spec.nodes.keys().copied().filter(|node| !heard(node)).collect()
+    }
+
+    pub fn hears(&mut self, node: NodeId, beat: Beat, now: Timestamp) {
+        let known = self.beats.entry(node).or_insert((Beat::default(), now));
+        if beat > known.0 {
+            *known = (beat, now);
+        }
+    }
+
+    /// Does what the state it follows asks of it, and says how it stands.
+    pub fn converge(&mut self, now: Timestamp, rng: &mut SmallRng, never_stops: bool) {
+        let changed = self.seen != Some(self.state.applied);
+        let pending = self.runs.values().any(|(_, healthy_at)| *healthy_at + Duration::from_millis(100) >= now);
+        if !changed && !pending && self.busy.is_empty() {
+            return;
+        }
+        self.seen = Some(self.state.applied);
+        let built = [RoleName::compute(), RoleName::lb()];
+        let orders = reconciler::orders(&self.state, self.id, &built);
+        let mut wanted = BTreeMap::new();
+        if let Some(Work::Compute(instances)) = orders.get(&built[0]).map(|order| &order.work) {
+            wanted.extend(instances.iter().map(|(id, order)| (id.clone(), order.revision)));
+        }
+        if !never_stops {
+            self.runs.retain(|id, _| wanted.contains_key(id));
+        }
+        for (id, revision) in wanted {
+            let ready = now + Duration::from_millis(rng.random_range(200..1_500));
+            self.runs.entry(id).or_insert((revision, ready));
+        }
+        let balances = orders.get(&built[1]).is_some_and(|order| !order.is_stop());
+        self.balance(balances, now, rng);
+        self.report = Arc::new(self.tell(balances, now));
+    }
+
+    fn balance(&mut self, balances: bool, now: Timestamp, rng: &mut SmallRng) {
+        let draining = |id: &InstanceId| {
+            self.state.plan.instances.get(id).is_some_and(|assigned| assigned.phase == Phase::Draining)
+        };
+        self.busy.retain(|id, _| balances && draining(id));
+        if balances {
+            let all = self.state.plan.instances.iter().filter(|(_, assigned)| assigned.phase == Phase::Draining);
+            for (id, _) in all {
+                let until = now + Duration::from_millis(rng.random_range(0..2_000));
+                self.busy.entry(id.clone()).or_insert(until);
+            }
+        }
+    }
+
+    fn tell(&self, balances: bool, now: Timestamp) -> NodeReport {
+        let generation = self.state.plan.generation;
+        let role = |facts| RoleReport { state: RoleState::Running, generation, message: None, facts };
+        let runs = self.runs.iter().map(|(id, (revision, healthy_at))| {
+            let healthy = now >= *healthy_at;
+            let state = if healthy { InstanceState::Running } else { InstanceState::Starting };
+            (id.clone(), InstanceFacts { state, healthy, revision: *revision, ..InstanceFacts::default() })
+        });
+        let mut roles = BTreeMap::from([(RoleName::compute(), role(RoleFacts::Compute(runs.collect())))]);
+        if balances {
+            let busy = self.busy.iter().filter(|(_, until)| **until > now).map(|(id, _)| (id.clone(), 1)).collect();
+            roles.insert(RoleName::lb(), role(RoleFacts::Lb(busy)));
+        }
+        NodeReport { version: 0, incarnation: self.incarnation, generation, roles, load: 0 }
+    }
+}

@@ -285,8 +285,8 @@ impl World {
         let host = self.hosts.get_mut(&node).expect("a host");
         host.leader = Some((node, now));
         if deposed {
+            // It waits as long as any voter before it stands again: `leader` keeps when it last knew one.
             host.book = None;
-            host.leader = None;
             self.say(&format!("{node} leads no more"));
         }
     }

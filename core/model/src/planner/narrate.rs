@@ -137,6 +137,8 @@ impl Tale<'_> {
 
     fn roles(&mut self, change: &PlanChange) {
         for (role, slots) in &change.roles {
+            let held = self.new.roles.get(role).into_iter().flat_map(BTreeMap::values);
+            let holders: BTreeSet<NodeId> = held.map(|slot| slot.node).collect();
             for (slot, assignment) in slots {
                 let subject = format!("role/{role}/{slot}");
                 let before = self.view.plan.roles.get(role).and_then(|slots| slots.get(slot)).map(|slot| slot.node);
@@ -146,7 +148,7 @@ impl Tale<'_> {
                         let from = from.map_or_else(String::new, |node| format!(" instead of {}", self.name(node)));
                         let on = self.name(assignment.node);
                         let message = format!("{role}/{slot} on {on}{from}: {}", assignment.reason.text);
-                        let rejected = self.rejected_for_role(role, assignment);
+                        let rejected = self.rejected_for_role(role, &holders, assignment);
                         let cause = self.cause(&assignment.reason, &format!("role/{role}"));
                         self.decided(subject, message, cause, rejected);
                     }
@@ -274,8 +276,7 @@ impl Tale<'_> {
         map
     }
 
-    fn rejected_for_role(&self, role: &RoleName, chosen: &Assignment) -> Vec<Rejected> {
-        let holders: BTreeSet<NodeId> = self.new.roles[role].values().map(|slot| slot.node).collect();
+    fn rejected_for_role(&self, role: &RoleName, holders: &BTreeSet<NodeId>, chosen: &Assignment) -> Vec<Rejected> {
         let others = self.ground.rows.iter().enumerate().filter(|(_, row)| row.id != chosen.node);
         let reasons = others.map(|(at, row)| Rejected {
             node: row.id,

@@ -32,6 +32,9 @@ mod keep;
 mod machine;
 mod source;
 
+#[cfg(test)]
+mod tests;
+
 use frame::Beat;
 
 /// The log, vote and snapshots, in the data folder.
@@ -159,11 +162,13 @@ impl Control {
             state,
             recent,
             leadership: watch::Sender::default(),
-            beat: watch::Sender::new(None),
+            // Too old to say who leads, good enough to know whom to ask.
+            beat: watch::Sender::new(kept.beat.clone().map(|beat| (beat, Instant::now()))),
             started: Instant::now(),
         });
         if let Some(beat) = kept.beat {
-            shared.group.hint(None, beat.voters.clone());
+            shared.leadership.send_modify(|leadership| leadership.term = beat.term);
+            shared.group.hint(None, beat.voters);
         }
         shared.look();
         let stop = CancellationToken::new();

@@ -109,17 +109,20 @@ async fn follow(shared: &Shared, source: NodeId) -> Result<(), Left> {
     let hello = codec::encode(&Hello { applied: state.applied.0 });
     let opened = timeout(STALE_AFTER, shared.calls.open_stream(source, FOLLOW, hello)).await;
     let mut stream = opened.map_err(|_| Left::Silent)??;
+    // What a source has that heard no leader is taken all the same, up to here, before it is left.
+    let mut leave_at: Option<u64> = None;
     loop {
+        if leave_at.is_some_and(|applied| state.applied.0 >= applied) {
+            return Err(Left::Stale);
+        }
         let frame = timeout(STALE_AFTER, frame::read(&mut stream)).await.map_err(|_| Left::Silent)??;
         match frame {
             Frame::Beat(beat) => {
                 let stale = beat.stale_ms.is_none_or(|ms| Duration::from_millis(ms) > STALE_AFTER);
                 shared.group.hint(beat.leader.filter(|_| !stale), beat.voters.clone());
+                leave_at = stale.then_some(beat.applied);
                 shared.beat.send_replace(Some((beat, Instant::now())));
-                if stale {
-                    return Err(Left::Stale);
-                }
-                if shared.has_leader_itself(STALE_AFTER / 2) {
+                if !stale && shared.has_leader_itself(STALE_AFTER / 2) {
                     return Ok(());
                 }
             }

@@ -43,6 +43,8 @@ pub(super) struct Beat {
     pub leader: Option<NodeId>,
     pub voters: BTreeSet<NodeId>,
     pub learners: BTreeSet<NodeId>,
+    /// The last command the source has.
+    pub applied: u64,
     /// How long ago the source heard a leader; none if it never did.
     pub stale_ms: Option<u64>,
 }

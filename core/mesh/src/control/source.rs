@@ -94,6 +94,7 @@ fn beat(shared: &Shared) -> Beat {
         leader: standing.leader,
         voters: standing.voters,
         learners: standing.learners,
+        applied: *shared.recent.applied().borrow(),
         stale_ms: shared.group.heard_ago().map(|ago| ago.as_millis() as u64),
     }
 }

@@ -325,6 +325,16 @@ async fn watch_engine(group: std::sync::Weak<Inner>) {
     }
 }
 
+/// How long ago a majority heard this leader.
+fn obeyed_ago(metrics: &openraft::RaftMetrics<Types>) -> Option<Duration> {
+    // The only voter needs nobody, and the engine does not count its obedience while nothing is written.
+    let alone = metrics.membership_config.membership().voter_ids().eq([metrics.id]);
+    match alone {
+        true => Some(Duration::ZERO),
+        false => metrics.last_quorum_acked.map(|at| at.elapsed()),
+    }
+}
+
 impl Inner {
     /// Reads the engine and publishes what changed.
     fn look(&self) {
@@ -340,7 +350,7 @@ impl Inner {
         let membership = metrics.membership_config.membership();
         let applied = *self.machine.applied().borrow();
         let leads = metrics.running_state.is_ok() && metrics.state == ServerState::Leader;
-        let obeyed = metrics.last_quorum_acked.is_some_and(|at| at.elapsed() < LEASE);
+        let obeyed = obeyed_ago(&metrics).is_some_and(|ago| ago < LEASE);
         let voters: BTreeSet<NodeId> = membership.voter_ids().map(NodeId).collect();
         let learners: BTreeSet<NodeId> = membership.learner_ids().map(NodeId).collect();
         let standing = Standing {
@@ -369,7 +379,7 @@ impl Inner {
     fn heard_ago(&self) -> Option<Duration> {
         let metrics = self.raft.metrics().borrow_watched().clone();
         match metrics.state {
-            ServerState::Leader => metrics.last_quorum_acked.map(|at| at.elapsed()),
+            ServerState::Leader => obeyed_ago(&metrics),
             _ => lock(&self.heard).map(|heard| heard.elapsed()),
         }
     }

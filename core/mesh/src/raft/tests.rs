@@ -209,6 +209,24 @@ async fn the_next_write_is_accepted_soon_after_the_leader_is_killed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_that_nobody_disturbs_leads_without_a_break() {
+    for voters in [1, 2, 3] {
+        let cluster = Cluster::founded(voters).await;
+        let leader = cluster.leader().await;
+        let standing = cluster.members[&leader].group.standing();
+        let before = standing.borrow().clone();
+        let idle = Instant::now();
+        while idle.elapsed() < Duration::from_secs(10) {
+            assert_eq!(*standing.borrow(), before, "{voters} voters");
+            for member in cluster.members.values() {
+                assert!(member.group.heard_ago().unwrap() < Duration::from_millis(400));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cut_off_leader_stops_saying_that_it_leads() {
     let cluster = Cluster::founded(3).await;
     let leader = cluster.leader().await;

@@ -47,6 +47,8 @@ pub(crate) struct ShimState {
     pub boot: String,
     /// The instance it is about.
     pub id: InstanceId,
+    /// The shim itself.
+    pub shim: Option<ProcessKey>,
     /// Value of [`MARK`] in the environment of everything it started.
     pub mark: String,
     /// The program, once it was started.
@@ -142,6 +144,11 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], durability: Durability) -> io::
 pub(crate) fn passable_folder(path: &Path) -> io::Result<()> {
     fs::create_dir_all(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o711))
+}
+
+/// Whether an error of reading says what is on the disk (nothing, or garbage), and not merely that it could not be read now.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
 pub(crate) fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {

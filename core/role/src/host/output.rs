@@ -150,6 +150,14 @@ impl Lines {
 
 /// Reads whole lines of the output in `folder`.
 pub(super) fn read(folder: &Path, from: OutputFrom) -> io::Result<Output> {
+    match read_once(folder, from) {
+        // Rotated between two looks.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => read_once(folder, from),
+        result => result,
+    }
+}
+
+fn read_once(folder: &Path, from: OutputFrom) -> io::Result<Output> {
     let bases = files(folder);
     let Some((first, last)) = bases.first().zip(bases.last()) else { return Ok(Output::default()) };
     let end = last + fs::metadata(path(folder, *last))?.len();

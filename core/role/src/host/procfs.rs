@@ -1,8 +1,8 @@
 //! Reads `/proc`: which processes there are, whose children they are, and when they began. Whatever it says is taken as a hint that
-//! may be gone a moment later; nothing here fails, and a line that looks odd is passed over.
+//! may be gone a moment later, and a line that looks odd is passed over.
 
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize};
 
@@ -49,10 +49,10 @@ pub(crate) fn stat(pid: u32) -> Option<Stat> {
     parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// Every process that can be seen.
-pub(crate) fn all() -> Vec<Stat> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(stat).collect()
+/// Every process that can be seen. Fails rather than to say that there is none.
+pub(crate) fn all() -> io::Result<Vec<Stat>> {
+    let numbers = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    Ok(numbers.filter_map(stat).collect())
 }
 
 /// Those of `all` that descend from `root`, itself not among them.
@@ -84,8 +84,8 @@ pub(crate) fn environ_holds(pid: u32, entry: &str) -> bool {
 }
 
 /// Names this run of the host's kernel.
-pub(crate) fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+pub(crate) fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
 fn parse_stat(bytes: &[u8]) -> Option<Stat> {

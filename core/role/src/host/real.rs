@@ -28,8 +28,11 @@ use processes::Processes;
 
 mod end;
 mod orphan;
+mod power;
 mod processes;
 mod user;
+
+pub use power::running_under;
 
 /// A change is reported without a cause after this time, so that whoever missed one looks again.
 const CHANGED_EVERY: Duration = Duration::from_secs(5);

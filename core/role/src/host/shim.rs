@@ -32,6 +32,9 @@ const END_GRACE: Duration = Duration::from_secs(10);
 const SWEEP_EVERY: Duration = Duration::from_millis(10);
 /// A process that cannot be ended (it waits for a broken disk) must not keep the exit status from the agent for longer.
 const SWEEP_MAX: Duration = Duration::from_secs(10);
+/// How long, and how often, it is tried to write down the end of the program.
+const LAST_WORD_MAX: Duration = Duration::from_secs(5);
+const LAST_WORD_EVERY: Duration = Duration::from_millis(100);
 /// Bytes taken from a stream at once: the size of a pipe.
 const READ_BYTES: usize = 64 << 10;
 
@@ -68,8 +71,9 @@ fn run(folder: &Folder) -> io::Result<()> {
     let launch = folder.launch()?;
     let me = ProcessKey::of(std::process::id());
     let mut state = ShimState {
-        boot: procfs::boot_id(),
+        boot: procfs::boot_id()?,
         id: launch.spec.id.clone(),
+        shim: Some(me),
         mark: format!("{}-{}", me.pid, me.start),
         program: None,
         ended: None,
@@ -88,7 +92,14 @@ fn run(folder: &Folder) -> io::Result<()> {
         Err(message) => ProcessState::Lost { message },
     };
     state.ended = Some(ended);
-    folder.write_state(&state)
+    // A disk that is full for a moment must not cost the exit status.
+    let give_up = Instant::now() + LAST_WORD_MAX;
+    loop {
+        match folder.write_state(&state) {
+            Err(_) if Instant::now() < give_up => std::thread::sleep(LAST_WORD_EVERY),
+            result => return result,
+        }
+    }
 }
 
 /// The agent hands the lock over as standard input. Without it somebody tries this by hand.
@@ -296,7 +307,9 @@ impl Watch {
 
 /// Ends everything below this process. What loses its parent meanwhile becomes a child of this process, and is met again.
 fn kill_descendants() {
-    for process in procfs::descendants(std::process::id(), &procfs::all()) {
+    // What cannot be seen now is met again: this is repeated until there is no child left.
+    let all = procfs::all().unwrap_or_default();
+    for process in procfs::descendants(std::process::id(), &all) {
         if process.runs() {
             sys::kill(process.pid, libc::SIGKILL);
         }

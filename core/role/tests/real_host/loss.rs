@@ -86,3 +86,43 @@ pub async fn what_cannot_be_read_is_removed_and_ended(mut on: Fixture) {
     let folder = on.folder_of(&spec.id);
     eventually("its removal", async || on.host.processes().await.unwrap().is_empty() && !folder.exists()).await;
 }
+
+pub async fn a_node_can_be_switched_off_from_outside(mut on: Fixture) {
+    let entry = format!("STORY=off-{}", std::process::id());
+    let specs = [1, 2].map(|number| {
+        let mut spec = script(&format!("shop/web/{number}"), "(setsid sleep 1000 &); echo up; sleep 1000");
+        spec.env.insert("STORY".into(), entry["STORY=".len()..].into());
+        spec
+    });
+    for spec in &specs {
+        on.host.start(spec.clone()).await.unwrap();
+        on.line(&spec.id, "o up").await;
+    }
+    let running = hirsel_role::host::real::running_under(&on.folder).unwrap();
+    assert_eq!(running.len(), 2 * 4, "shim, shell and two sleepers each");
+    running.into_iter().for_each(kill);
+    let left = || hirsel_role::host::real::running_under(&on.folder).unwrap();
+    eventually("nothing is left", async || left().is_empty() && carriers(&entry).is_empty()).await;
+    on.restart();
+    for spec in &specs {
+        assert!(matches!(on.state(&spec.id).await, Some(ProcessState::Lost { .. })));
+    }
+}
+
+pub async fn a_full_disk_neither_stops_a_program_nor_hides_its_end(on: Fixture) {
+    let disk = on.folder.join("processes");
+    let mounted =
+        std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "none"]).arg(&disk).status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        assert_ne!(std::env::var("HIRSEL_REQUIRE").as_deref(), Ok("all"), "needs to mount a file system");
+        println!("skipped: needs to mount a file system");
+        return;
+    }
+    let spec = script("shop/web/1", "yes 0123456789 | head -c 3000000; echo wrote all >&2; exit 6");
+    let result = on.host.start(spec.clone()).await;
+    let end = if result.is_ok() { Some(on.end(&spec.id).await) } else { None };
+    let freed = std::process::Command::new("umount").arg("-l").arg(&disk).status();
+    assert!(freed.is_ok_and(|status| status.success()));
+    // The status may not fit either; what counts is that the end is seen, and that the program came to it.
+    assert!(matches!(end, Some(ProcessState::Exited { code: 6 } | ProcessState::Lost { .. })), "{result:?} {end:?}");
+}

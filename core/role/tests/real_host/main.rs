@@ -30,7 +30,9 @@ const TESTS: &[Test] = tests! {
         a_program_whose_shim_is_killed_is_ended_and_lost,
         descendants_are_ended_too_when_shim_and_program_are_killed,
         a_shim_told_to_end_asks_its_program_to_stop,
-        what_cannot_be_read_is_removed_and_ended;
+        what_cannot_be_read_is_removed_and_ended,
+        a_node_can_be_switched_off_from_outside,
+        a_full_disk_neither_stops_a_program_nor_hides_its_end;
     surroundings: the_environment_is_exactly_the_given_one,
         nothing_the_agent_has_open_reaches_a_program,
         what_cannot_be_started_says_why_and_is_listed_as_lost,

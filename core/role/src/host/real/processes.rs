@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, PipeReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use rustix::fs::{FlockOperation, Mode};
 use tracing::warn;
 
 use super::{orphan, user};
-use crate::host::folder::{Folder, Launch, ShimState, absent_is_fine, passable_folder};
+use crate::host::folder::{Folder, Launch, ShimState, absent_is_fine, is_damage, passable_folder};
 use crate::host::output;
 use crate::host::procfs;
 use crate::host::{Output, OutputFrom, Process, ProcessSpec, ProcessState};
@@ -31,6 +31,8 @@ const GONE: &str = ".gone-";
 pub(super) struct Processes {
     folder: PathBuf,
     shim: Vec<String>,
+    /// This run of the kernel.
+    boot: String,
     /// Held while locks are tried: two tries at once would each take the other for a shim.
     table: Mutex<Table>,
     /// Process ids of programs that the last scan told to run. Held for moments only: the runtime itself reads it.
@@ -58,7 +60,8 @@ impl Processes {
                 fs::remove_dir_all(entry.path())?;
             }
         }
-        Ok(Self { folder, shim, table: Mutex::default(), watched: Mutex::default() })
+        let boot = procfs::boot_id()?;
+        Ok(Self { folder, shim, boot, table: Mutex::default(), watched: Mutex::default() })
     }
 
     /// Programs to watch for their end.
@@ -75,45 +78,64 @@ impl Processes {
         let id = spec.id.clone();
         let folder = Folder::of(&self.folder, &id);
         let lock = self.lock_for_start(&folder)?;
-        self.prepare(&folder, spec)?;
-        let result = self.start_shim(&folder, &lock);
-        // From here on the lock is held by the shim alone, if there is one.
-        drop(lock);
-        if let Err(error) = result {
-            let message = format!("could not start its shim: {error}");
-            let mark = String::new();
-            let ended = Some(ProcessState::Lost { message: message.clone() });
-            folder.write_state(&ShimState { boot: procfs::boot_id(), id, mark, program: None, ended })?;
-            return Err(io::Error::new(error.kind(), message));
+        if let Err(error) = self.prepare(&folder, spec) {
+            return Err(self.refused(&folder, id, error));
         }
+        if let Err(error) = self.start_shim(&folder, &lock) {
+            // From here on the lock is held by the shim alone, if there is one after all: then it tells how it goes.
+            drop(lock);
+            let _table = self.table();
+            if let Lock::Held = try_lock(&folder)? {
+                return Err(io::Error::new(error.kind(), format!("its shim is slow: {error}")));
+            }
+            return Err(self.refused(&folder, id, io::Error::other(format!("could not start its shim: {error}"))));
+        }
+        drop(lock);
         match folder.state() {
             Ok(ShimState { ended: Some(ProcessState::Lost { message }), .. }) => Err(io::Error::other(message)),
             Ok(ShimState { program: Some(_), .. }) => Ok(()),
             Ok(_) | Err(_) => {
                 let complaint = fs::read_to_string(folder.complaints()).unwrap_or_default();
-                Err(io::Error::other(
-                    format!("its shim ended without a word {}", complaint.trim()).trim_end().to_owned(),
-                ))
+                let message = format!("its shim ended without a word {}", complaint.trim());
+                Err(io::Error::other(message.trim_end().to_owned()))
             }
         }
     }
 
+    /// Writes down why a process could not be started, as far as that can be done.
+    fn refused(&self, folder: &Folder, id: InstanceId, error: io::Error) -> io::Error {
+        let ended = Some(ProcessState::Lost { message: error.to_string() });
+        let state = ShimState { boot: self.boot.clone(), id, shim: None, mark: String::new(), program: None, ended };
+        // On a full disk the caller is told all the same, and the next look finds a start that was cut short.
+        let _ = folder.write_state(&state);
+        error
+    }
+
     fn lock_for_start(&self, folder: &Folder) -> io::Result<File> {
+        {
+            let _table = self.table();
+            passable_folder(folder.path())?;
+        }
+        let (_table, lock) = self.lock_ended(folder)?;
+        // Whoever ran here before is not to meet its successor.
+        match folder.state() {
+            Ok(state) => drop(orphan::end(&state, &self.boot)?),
+            Err(error) if is_damage(&error) => {}
+            Err(error) => return Err(error),
+        }
+        folder.remove_state()?;
+        Ok(lock)
+    }
+
+    /// Takes the lock of a process that is not running. One that told its end is waited for.
+    fn lock_ended(&self, folder: &Folder) -> io::Result<(MutexGuard<'_, Table>, File)> {
         let until = Instant::now() + UNLOCK_MAX;
         loop {
             let table = self.table();
-            passable_folder(folder.path())?;
-            match try_lock(folder)? {
-                Lock::Free(file) => {
-                    // Whoever ran here before is not to meet its successor.
-                    if let Ok(state) = folder.state() {
-                        orphan::end(&state);
-                    }
-                    folder.remove_state()?;
-                    return Ok(file);
-                }
-                Lock::Held => drop(table),
+            if let Lock::Free(file) = try_lock(folder)? {
+                return Ok((table, file));
             }
+            drop(table);
             let ending = folder.state().is_ok_and(|state| state.ended.is_some());
             if !ending || Instant::now() >= until {
                 let message = format!("{} runs already", folder.path().display());
@@ -125,19 +147,14 @@ impl Processes {
 
     /// Writes down what to run. A user that does not exist is found here.
     fn prepare(&self, folder: &Folder, spec: ProcessSpec) -> io::Result<()> {
-        let id = spec.id.clone();
         let identity = spec.user.as_deref().map(user::identity).transpose();
-        let launch = Launch { spec, identity: identity.as_ref().ok().cloned().flatten().flatten() };
+        let (identity, wrong) = match identity {
+            Ok(identity) => (identity.flatten(), None),
+            Err(error) => (None, Some(error)),
+        };
+        let launch = Launch { spec, identity };
         folder.write_launch(&launch)?;
-        if let Err(error) = identity {
-            let ended = Some(ProcessState::Lost { message: error.to_string() });
-            folder.write_state(&ShimState {
-                boot: procfs::boot_id(),
-                id,
-                mark: String::new(),
-                program: None,
-                ended,
-            })?;
+        if let Some(error) = wrong {
             return Err(error);
         }
         fs::create_dir_all(folder.work())?;
@@ -175,13 +192,15 @@ impl Processes {
         let mut found = BTreeMap::new();
         let mut running = BTreeMap::new();
         let _table = self.table();
-        for entry in fs::read_dir(&self.folder)?.flatten() {
-            let Some(id) = entry.file_name().to_str().and_then(Folder::id_of) else { continue };
-            let folder = Folder::new(entry.path());
-            let (state, launch) = match (look(&folder, &id), folder.launch()) {
-                (Ok(state), Ok(launch)) if launch.spec.id == id => (state, launch),
-                (state, launch) => {
-                    give_up(&folder, &id, &state, launch.err());
+        for (id, folder) in folders(&self.folder)? {
+            let state = look(&folder, &id, &self.boot)?;
+            let launch = match folder.launch() {
+                Ok(launch) if launch.spec.id == id => launch,
+                Err(error) if !is_damage(&error) => return Err(error),
+                // Nothing was written yet: it is being started.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && state == STARTING => continue,
+                Ok(_) | Err(_) => {
+                    give_up(&folder, &id, &state);
                     continue;
                 }
             };
@@ -207,11 +226,13 @@ impl Processes {
     pub(super) fn forget(&self, id: &InstanceId) -> io::Result<()> {
         let folder = Folder::of(&self.folder, id);
         let gone = {
-            let mut table = self.table();
             if !folder.path().exists() {
                 return Ok(());
             }
-            if let ProcessState::Running { .. } = look(&folder, id)? {
+            let (mut table, lock) = self.lock_ended(&folder)?;
+            drop(lock);
+            // Ends what an ended shim left, and sees that nothing did start meanwhile.
+            if let ProcessState::Running { .. } = look(&folder, id, &self.boot)? {
                 return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{id} runs and cannot be forgotten")));
             }
             table.removed += 1;
@@ -237,22 +258,31 @@ impl Processes {
     }
 }
 
+/// A process that has its lock but did not tell anything yet.
+const STARTING: ProcessState = ProcessState::Running { pid: 0 };
+
+/// The folders of all processes in `parent`.
+pub(super) fn folders(parent: &Path) -> io::Result<Vec<(InstanceId, Folder)>> {
+    let entry = |entry: fs::DirEntry| Some((Folder::id_of(entry.file_name().to_str()?)?, Folder::new(entry.path())));
+    Ok(fs::read_dir(parent)?.flatten().filter_map(entry).collect())
+}
+
 /// How the process in `folder` is. What runs without a shim is ended. The caller holds the table.
-fn look(folder: &Folder, id: &InstanceId) -> io::Result<ProcessState> {
-    let lock = match try_lock(folder)? {
+fn look(folder: &Folder, id: &InstanceId, boot: &str) -> io::Result<ProcessState> {
+    let _lock = match try_lock(folder)? {
         Lock::Held => {
             return Ok(match folder.state() {
                 Ok(ShimState { ended: Some(ended), .. }) => ended,
                 Ok(ShimState { program: Some(program), .. }) => ProcessState::Running { pid: program.pid },
-                Ok(_) | Err(_) => ProcessState::Running { pid: 0 },
+                Ok(_) | Err(_) => STARTING,
             });
         }
         Lock::Free(lock) => lock,
     };
-    let boot = procfs::boot_id();
     let lost = |message: &str| Ok(ProcessState::Lost { message: message.into() });
     let state = match folder.state() {
         Ok(state) if state.id == *id => state,
+        Err(error) if !is_damage(&error) => return Err(error),
         Ok(_) | Err(_) => return lost("its start was cut short"),
     };
     if let Some(ended) = state.ended {
@@ -261,22 +291,21 @@ fn look(folder: &Folder, id: &InstanceId) -> io::Result<ProcessState> {
     if state.boot != boot {
         return lost("the host was switched off");
     }
-    let message = if orphan::end(&state) {
+    let message = if orphan::end(&state, boot)? {
         "its shim was killed; the program was ended, for nobody watched it"
     } else {
         "its shim was killed"
     };
-    folder.write_state(&ShimState { ended: Some(ProcessState::Lost { message: message.into() }), ..state })?;
-    drop(lock);
+    // If the disk is full, the next look comes to the same.
+    let _ = folder.write_state(&ShimState { ended: Some(ProcessState::Lost { message: message.into() }), ..state });
     lost(message)
 }
 
 /// Removes what cannot be made out, so that nothing runs that nobody knows.
-fn give_up(folder: &Folder, id: &InstanceId, state: &io::Result<ProcessState>, error: Option<io::Error>) {
-    let error = error.map(|error| error.to_string()).unwrap_or_default();
-    warn!(%id, error, "a process whose description cannot be read is removed");
-    if let Ok(ProcessState::Running { .. }) = state {
-        // It is looked at again when it has ended.
+fn give_up(folder: &Folder, id: &InstanceId, state: &ProcessState) {
+    warn!(%id, "a process whose description cannot be read is ended and removed");
+    if let ProcessState::Running { .. } = state {
+        // Removed at the next look.
         let _ = tell(folder, 9);
         return;
     }
@@ -351,7 +380,9 @@ mod tests {
         passable_folder(folder.path()).unwrap();
         folder.write_launch(&Launch { spec: spec(), identity: None }).unwrap();
         let (boot, mark) = (boot.into(), "1-1".into());
-        folder.write_state(&ShimState { boot, id: spec().id, mark, program: Some(program), ended: None }).unwrap();
+        folder
+            .write_state(&ShimState { boot, id: spec().id, shim: None, mark, program: Some(program), ended: None })
+            .unwrap();
         folder
     }
 
@@ -372,7 +403,7 @@ mod tests {
     fn a_number_given_to_another_process_is_not_ended() {
         let (_folder, processes) = processes();
         let me = ProcessKey::of(std::process::id());
-        left(&processes, &procfs::boot_id(), ProcessKey { start: me.start - 1, ..me });
+        left(&processes, &procfs::boot_id().unwrap(), ProcessKey { start: me.start - 1, ..me });
         assert_eq!(only(&processes), ProcessState::Lost { message: "its shim was killed".into() });
         assert_eq!(only(&processes), ProcessState::Lost { message: "its shim was killed".into() });
     }
@@ -380,7 +411,7 @@ mod tests {
     #[test]
     fn a_start_that_was_cut_short_is_lost_and_may_be_forgotten() {
         let (_folder, processes) = processes();
-        left(&processes, &procfs::boot_id(), ProcessKey { pid: 1, start: 1 }).remove_state().unwrap();
+        left(&processes, &procfs::boot_id().unwrap(), ProcessKey { pid: 1, start: 1 }).remove_state().unwrap();
         assert_eq!(only(&processes), ProcessState::Lost { message: "its start was cut short".into() });
         processes.forget(&spec().id).unwrap();
         assert!(processes.scan().unwrap().0.is_empty());

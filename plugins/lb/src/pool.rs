@@ -52,7 +52,8 @@ impl Pool {
                 self.clear_idle_but(upstream, idle_max);
                 return None;
             }
-            if upstream.is_alive() {
+            // Put back at this very moment, it was looked at then.
+            if upstream.idle_since == now && !upstream.pulse.is_lost() || upstream.is_alive() {
                 return Some(upstream);
             }
         }

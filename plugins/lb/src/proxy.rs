@@ -32,7 +32,7 @@ use crate::pages;
 use crate::pool::{FRESH_FOR, IDLE_FOR_MAX};
 use crate::replay::{ANSWER_HELD_BYTES_MAX, BODY_KEPT_BYTES_MAX, Effort, Failure, PATIENCE, Repeatable, is_idempotent};
 use crate::routes::Routes;
-use crate::stream::{AnswerBody, Leg, RequestBody, poll_body};
+use crate::stream::{AnswerBody, Leg, RequestBody};
 use crate::table::{ServiceKey, Way};
 use crate::tunnel;
 use crate::upstream::{Pulse, Upstream};
@@ -357,10 +357,11 @@ async fn hold(upstream: &mut Upstream, incoming: &mut Incoming, leave: impl Fn()
     let mut rest: Option<BytesMut> = None;
     loop {
         let frame = poll_fn(|cx| {
+            upstream.attend(cx);
             if let Some(failure) = upstream.pulse.over() {
                 return Poll::Ready(Some(Err(failure)));
             }
-            match poll_body(upstream, incoming, cx) {
+            match upstream.poll_body(incoming, cx) {
                 Poll::Pending if upstream.pulse.is_lost() && leave() => Poll::Ready(Some(Err(Failure::Lost))),
                 frame => frame.map(|frame| frame.map(|frame| frame.map_err(|_| Failure::Broken))),
             }

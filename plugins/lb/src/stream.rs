@@ -156,11 +156,12 @@ impl Body for AnswerBody {
 impl Passing {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let Some(leg) = &mut self.leg else { return Poll::Ready(None) };
+        leg.upstream.attend(cx);
         if leg.upstream.pulse.over().is_some() {
             self.leg = None;
             return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())));
         }
-        match poll_body(&mut leg.upstream, &mut self.incoming, cx) {
+        match leg.upstream.poll_body(&mut self.incoming, cx) {
             Poll::Ready(None) => {
                 if let Some(leg) = self.leg.take() {
                     leg.finish(self.clock.now());
@@ -183,19 +184,4 @@ impl Passing {
             Poll::Pending => Poll::Pending,
         }
     }
-}
-
-/// Drives the connection and takes the next frame.
-pub fn poll_body(
-    upstream: &mut Upstream,
-    incoming: &mut Incoming,
-    cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-    // The body asks before the connection reads: asked for, the piece is there after one turn.
-    match Pin::new(&mut *incoming).poll_frame(cx) {
-        Poll::Pending => {}
-        ready => return ready,
-    }
-    upstream.drive(cx);
-    Pin::new(incoming).poll_frame(cx)
 }

@@ -5,16 +5,16 @@
 //! open is seen when it is taken from the pool ([`Upstream::is_alive`]).
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
-use futures::task::noop_waker_ref;
+use bytes::Bytes;
 use hirsel_mesh::seam::BoxStream;
 use hirsel_model::Timestamp;
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http1::{Builder, Connection, Parts, SendRequest};
 use hyper_util::rt::TokioIo;
 
@@ -129,35 +129,41 @@ pub struct Upstream {
     /// Whether it carried a request before.
     pub reused: bool,
     ended: bool,
+    /// Wakes the driver, but only from outside a turn.
+    waker: Waker,
 }
+
+/// How a turn of polling came out.
+enum Turn<T> {
+    Ready(T),
+    /// Something moved: another turn may bring it.
+    Again,
+    Still,
+}
+
+/// After so many turns in a row the other tasks come first: tokio's budget for cooperation looks like progress.
+const TURNS_MAX: usize = 8;
 
 impl Upstream {
     /// Speaks HTTP over `stream`.
     pub async fn new(stream: BoxStream, pulse: Arc<Pulse>) -> Result<Box<Self>, hyper::Error> {
         let io = TokioIo::new(Gauged::new(stream, pulse.gauge.clone()));
         let (sender, connection) = Builder::new().max_buf_size(READ_BUFFER_BYTES_MAX).handshake(io).await?;
+        let waker = Waker::from(pulse.gauge.clone());
         let idle_since = Timestamp::default();
-        Ok(Box::new(Self { sender, connection, pulse, idle_since, reused: false, ended: false }))
-    }
-
-    /// Moves the connection on. Once it has ended this does nothing.
-    pub fn drive(&mut self, cx: &mut Context<'_>) {
-        self.pulse.gauge.driven_by(cx);
-        if !self.ended && self.connection.poll_without_shutdown(cx).is_ready() {
-            self.ended = true;
-        }
+        Ok(Box::new(Self { sender, connection, pulse, idle_since, reused: false, ended: false, waker }))
     }
 
     /// Whether an idle connection is still open and has nothing to say, as far as the kernel knows by now.
     pub fn is_alive(&mut self) -> bool {
-        self.settle() && !self.pulse.is_lost()
+        !self.pulse.is_lost() && self.settle()
     }
 
     /// Whether the connection is done with its request and can carry another.
     pub fn settle(&mut self) -> bool {
         // Nobody is to be woken for an idle connection: it is looked at when it is taken.
-        let mut cx = Context::from_waker(noop_waker_ref());
-        self.drive(&mut cx);
+        self.pulse.gauge.driven_by_nobody();
+        let _ = self.turn::<()>(&mut |_| Poll::Pending);
         !self.ended && self.sender.is_ready()
     }
 
@@ -173,7 +179,7 @@ impl Upstream {
         let mut answer = pin!(self.sender.try_send_request(request));
         let mut asked = false;
         let result = poll_fn(|cx| {
-            self.pulse.gauge.driven_by(cx);
+            self.attend(cx);
             if let Some(failure) = self.pulse.over() {
                 return Poll::Ready(Err((failure, None)));
             }
@@ -183,21 +189,18 @@ impl Upstream {
                     return Poll::Ready(Err((Failure::Lost, None)));
                 }
             }
-            if !self.ended && self.connection.poll_without_shutdown(cx).is_ready() {
-                self.ended = true;
-            }
-            let answer = answer.as_mut().poll(cx).map_err(|mut error| {
-                let failure = match error.error() {
-                    error if error.is_parse() => Failure::Garbled,
-                    // What fails on our side of the connection is the body that the client sends.
-                    error if error.is_user() => Failure::ClientGone,
-                    _ => Failure::Broken,
-                };
-                (failure, error.take_message())
-            });
-            match answer {
+            match self.poll_with(cx, &mut |cx| answer.as_mut().poll(cx)) {
+                Poll::Ready(answer) => Poll::Ready(answer.map_err(|mut error| {
+                    let failure = match error.error() {
+                        error if error.is_parse() => Failure::Garbled,
+                        // What fails on our side of the connection is the body that the client sends.
+                        error if error.is_user() => Failure::ClientGone,
+                        _ => Failure::Broken,
+                    };
+                    (failure, error.take_message())
+                })),
                 Poll::Pending if self.ended => Poll::Ready(Err((Failure::Broken, None))),
-                answer => answer,
+                Poll::Pending => Poll::Pending,
             }
         })
         .await;
@@ -206,6 +209,50 @@ impl Upstream {
             let failure = if nothing_written && failure == Failure::Broken { Failure::NotWritten } else { failure };
             SendError { failure, unsent }
         })
+    }
+
+    /// Makes the task of `cx` the one that is woken. To be called before flags are looked at, so that none is missed.
+    pub fn attend(&self, cx: &Context<'_>) {
+        self.pulse.gauge.driven_by(cx);
+    }
+
+    /// Takes the next piece of the body that comes over this connection. After [`Upstream::attend`].
+    pub fn poll_body(
+        &mut self,
+        incoming: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.poll_with(cx, &mut |cx| Pin::new(&mut *incoming).poll_frame(cx))
+    }
+
+    /// Polls `what` comes out of the connection together with the connection, until neither moves the other.
+    fn poll_with<T>(&mut self, cx: &mut Context<'_>, what: &mut dyn FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        for _ in 0..TURNS_MAX {
+            match self.turn(what) {
+                Turn::Ready(value) => return Poll::Ready(value),
+                Turn::Still => return Poll::Pending,
+                Turn::Again => {}
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// One turn: what comes out asks first, so that the connection reads for it, and then takes what was read.
+    fn turn<T>(&mut self, what: &mut dyn FnMut(&mut Context<'_>) -> Poll<T>) -> Turn<T> {
+        let gauge = &self.pulse.gauge;
+        let mut cx = Context::from_waker(&self.waker);
+        gauge.begin_turn();
+        let mut result = what(&mut cx);
+        if result.is_pending() && !self.ended {
+            self.ended = self.connection.poll_without_shutdown(&mut cx).is_ready();
+            result = what(&mut cx);
+        }
+        match (result, gauge.end_turn()) {
+            (Poll::Ready(value), _) => Turn::Ready(value),
+            (Poll::Pending, true) => Turn::Again,
+            (Poll::Pending, false) => Turn::Still,
+        }
     }
 
     /// Waits until the connection has left HTTP after a 101 and returns the bare stream.

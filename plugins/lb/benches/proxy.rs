@@ -2,7 +2,8 @@
 //!
 //! `cargo bench -p hirsel-lb --bench proxy [-- SECONDS]`. Each proxy is a process of its own with one worker thread, in front of the
 //! same backend; load comes from `wrk` where it is installed, else from a client of our own. Processor time is that of the proxy
-//! alone (`/proc/PID/stat`), so that neither load nor backend count; rounds alternate, so that a busy machine is busy for all.
+//! alone (`/proc/PID/stat`), so that neither load nor backend count. Many short rounds alternate and are summed, so that a busy
+//! machine is busy for all.
 #![allow(missing_docs, clippy::print_stdout)]
 
 use std::fs;
@@ -19,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 #[path = "../tests/common/mod.rs"]
 mod common;
 
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 8;
 const CONNECTIONS: usize = 32;
 const BODY_BYTES: usize = 1024;
 
@@ -28,7 +29,7 @@ fn main() {
     match args.iter().map(String::as_str).collect::<Vec<_>>()[1..] {
         ["serve-proxy", listen, backend, threads] => serve_proxy(listen, backend, threads.parse().unwrap()),
         ["serve-backend", listen] => serve_backend(listen),
-        _ => compare(args.iter().find_map(|arg| arg.parse().ok()).unwrap_or(4)),
+        _ => compare(args.iter().find_map(|arg| arg.parse().ok()).unwrap_or(2)),
     }
 }
 
@@ -37,8 +38,22 @@ struct Proxy {
     name: &'static str,
     addr: SocketAddr,
     child: Child,
-    micros: Vec<f64>,
-    per_second: Vec<f64>,
+    requests: u64,
+    seconds: f64,
+    cpu: Cpu,
+}
+
+/// Seconds of processor time.
+#[derive(Clone, Copy, Default)]
+struct Cpu {
+    user: f64,
+    system: f64,
+}
+
+impl Cpu {
+    fn total(self) -> f64 {
+        self.user + self.system
+    }
 }
 
 fn compare(seconds: u64) {
@@ -48,7 +63,7 @@ fn compare(seconds: u64) {
     let mut backend_child = own(&["serve-backend", &backend.to_string()]);
     let mut proxies = Vec::new();
     let mut add = |name, addr: SocketAddr, child: Option<Child>| match child {
-        Some(child) => proxies.push(Proxy { name, addr, child, micros: Vec::new(), per_second: Vec::new() }),
+        Some(child) => proxies.push(Proxy { name, addr, child, requests: 0, seconds: 0.0, cpu: Cpu::default() }),
         None => println!("skipped: needs {name}"),
     };
     let addr = free_addr();
@@ -63,19 +78,20 @@ fn compare(seconds: u64) {
     wait_for(backend);
     for round in 0..=ROUNDS {
         for proxy in &mut proxies {
-            let before = cpu_seconds(proxy.child.id());
+            let before = cpu(proxy.child.id());
             let started = Instant::now();
             // The first round only warms up.
             let requests = load(proxy.addr, if round == 0 { 1 } else { seconds });
-            let took = started.elapsed().as_secs_f64();
-            let cpu = cpu_seconds(proxy.child.id()) - before;
+            let after = cpu(proxy.child.id());
             if round > 0 {
-                proxy.micros.push(cpu * 1e6 / requests as f64);
-                proxy.per_second.push(requests as f64 / took);
+                proxy.requests += requests;
+                proxy.seconds += started.elapsed().as_secs_f64();
+                proxy.cpu.user += after.user - before.user;
+                proxy.cpu.system += after.system - before.system;
             }
         }
     }
-    report(&mut proxies, seconds);
+    report(&proxies, seconds);
     for proxy in &mut proxies {
         proxy.child.kill().unwrap();
         proxy.child.wait().unwrap();
@@ -85,29 +101,31 @@ fn compare(seconds: u64) {
     fs::remove_dir_all(&folder).unwrap();
 }
 
-fn report(proxies: &mut [Proxy], seconds: u64) {
+fn report(proxies: &[Proxy], seconds: u64) {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model =
         cpuinfo.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or("").trim_start_matches([' ', '\t', ':']);
     let cores = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
     let loader = if installed("wrk") { "wrk -t1" } else { "own client" };
-    println!("machine: {cores} cores, {model}");
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    println!("machine: {cores} cores, {model}, load {}", load.split(' ').next().unwrap_or(""));
     println!(
-        "method: {loader}, {CONNECTIONS} connections, {BODY_BYTES} byte answers, HTTP/1.1 kept alive, {ROUNDS} alternating rounds \
-         of {seconds} s, one worker each, CPU of the proxy's process, median"
+        "method: {loader}, {CONNECTIONS} connections, {BODY_BYTES} byte answers, HTTP/1.1 kept alive, one worker each; processor \
+         time of the proxy's process over {ROUNDS} alternating rounds of {seconds} s"
     );
-    let reference = proxies.iter_mut().find(|p| p.name == "haproxy").map(|p| median(&mut p.micros));
-    println!("{:<12}{:>16}{:>14}{:>12}", "proxy", "CPU µs/request", "requests/s", "× haproxy");
+    let micros = |seconds: f64, proxy: &Proxy| seconds * 1e6 / proxy.requests as f64;
+    let reference = proxies.iter().find(|p| p.name == "haproxy").map(|p| micros(p.cpu.total(), p));
+    println!(
+        "{:<12}{:>14}{:>9}{:>9}{:>12}{:>12}",
+        "proxy", "CPU µs/request", "user", "system", "requests/s", "× haproxy"
+    );
     for proxy in proxies {
-        let micros = median(&mut proxy.micros);
-        let ratio = reference.map_or("-".to_owned(), |reference| format!("{:.2}", micros / reference));
-        println!("{:<12}{micros:>16.2}{:>14.0}{ratio:>12}", proxy.name, median(&mut proxy.per_second));
+        let total = micros(proxy.cpu.total(), proxy);
+        let (user, system) = (micros(proxy.cpu.user, proxy), micros(proxy.cpu.system, proxy));
+        let per_second = proxy.requests as f64 / proxy.seconds;
+        let ratio = reference.map_or("-".to_owned(), |reference| format!("{:.2}", total / reference));
+        println!("{:<12}{total:>14.2}{user:>9.2}{system:>9.2}{per_second:>12.0}{ratio:>12}", proxy.name);
     }
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn own(args: &[&str]) -> Child {
@@ -165,13 +183,13 @@ fn wait_for(addr: SocketAddr) {
     }
 }
 
-/// User and system time of a process with all its threads.
-fn cpu_seconds(pid: u32) -> f64 {
+/// Time of a process with all its threads.
+fn cpu(pid: u32) -> Cpu {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the proxy runs");
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
-    let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
     // USER_HZ is 100 on every Linux.
-    ticks / 100.0
+    let seconds = |field: usize| fields[field].parse::<f64>().unwrap() / 100.0;
+    Cpu { user: seconds(11), system: seconds(12) }
 }
 
 /// Loads `addr` and returns the number of answers.

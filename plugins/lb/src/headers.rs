@@ -18,6 +18,9 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 /// Longest host name with port: 253 octets of name (RFC 1035), colon, five digits, and a final dot.
 const HOST_BYTES_MAX: usize = 260;
 
+/// How many lines a head gains on its way at most.
+const LINES_ADDED: usize = 8;
+
 /// Values that are the same for every request of one client connection.
 #[derive(Debug)]
 pub struct ClientLines {
@@ -94,6 +97,8 @@ pub fn prepare_request(parts: &mut Parts, client: &ClientLines, upgrade: Option<
         parts.uri = Uri::from(path);
     }
     parts.version = Version::HTTP_11;
+    // Once for all that is put in below, and not at each doubling.
+    parts.headers.reserve(LINES_ADDED);
     strip(&mut parts.headers);
     let headers = &mut parts.headers;
     headers.remove(EXPECT);

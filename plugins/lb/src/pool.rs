@@ -29,6 +29,7 @@ pub struct Pool {
 /// Idle connections, the one used last on top.
 #[derive(Debug, Default)]
 struct Idle {
+    #[expect(clippy::vec_box, reason = "they move in and out with every request, and are large")]
     stack: Vec<Box<Upstream>>,
     /// None is kept any more: the instance is about to stop.
     closed: bool,

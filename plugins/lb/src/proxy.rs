@@ -131,6 +131,7 @@ impl Proxy {
     }
 
     /// The service a request is for, or the page that says why there is none.
+    #[expect(clippy::result_large_err, reason = "the refusal is the answer itself")]
     fn service_of(&self, head: &Parts) -> Result<Arc<ServiceKey>, Response<AnswerBody>> {
         if head.method == Method::CONNECT {
             return Err(pages::bad_request("CONNECT is not offered here"));

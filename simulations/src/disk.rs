@@ -129,6 +129,11 @@ impl Platter {
         crate::lock(&self.0).power = Power::Doomed;
     }
 
+    /// Takes the doom back.
+    pub fn spare(&self) {
+        crate::lock(&self.0).power = Power::On;
+    }
+
     /// Whether that has happened. The host must lose its power before it acts on it.
     pub fn has_failed(&self) -> bool {
         crate::lock(&self.0).power == Power::Failed

@@ -206,6 +206,7 @@ pub struct SimHost {
     machine: Arc<Machine>,
     net: SimNet,
     disk: Arc<SimDisk>,
+    folder: String,
 }
 
 impl fmt::Debug for SimHost {
@@ -215,15 +216,14 @@ impl fmt::Debug for SimHost {
 }
 
 impl SimHost {
-    /// The host of an agent with this network and this disk.
-    pub fn new(net: SimNet, disk: Arc<SimDisk>) -> Self {
-        Self { machine: net.machine.clone(), net, disk }
+    /// The host of `role` of an agent with this network and this disk. Its files lie beside the agent's own.
+    pub fn new(net: SimNet, disk: Arc<SimDisk>, role: &str) -> Self {
+        Self { machine: net.machine.clone(), net, disk, folder: format!("roles/{role}") }
     }
-}
 
-/// Files of roles lie beside the agent's own on the same disk.
-fn path_of(path: &str) -> String {
-    format!("roles/{path}")
+    fn path_of(&self, path: &str) -> String {
+        format!("{}/{path}", self.folder)
+    }
 }
 
 impl Host for SimHost {
@@ -300,15 +300,15 @@ impl Host for SimHost {
     }
 
     fn read(&self, path: &str) -> io::Result<Option<Vec<u8>>> {
-        self.disk.read(&path_of(path))
+        self.disk.read(&self.path_of(path))
     }
 
     fn write(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
-        self.disk.write(&path_of(path), bytes)
+        self.disk.write(&self.path_of(path), bytes)
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
-        self.disk.remove(&path_of(path))
+        self.disk.remove(&self.path_of(path))
     }
 }
 

@@ -6,13 +6,18 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub mod chance;
+pub mod check;
+pub mod client;
 pub mod clock;
 pub mod disk;
 pub mod entropy;
 pub mod host;
 pub mod model;
 pub mod net;
+pub mod node;
+pub mod scenario;
 pub mod trace;
+pub mod world;
 
 /// Locks; a simulation that panicked is over anyway, and what is left of it is only looked at.
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

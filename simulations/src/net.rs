@@ -10,7 +10,7 @@ use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Waker, ready};
 
 use futures::future::BoxFuture;
@@ -130,6 +130,61 @@ pub struct SimNet {
     pub rng: Arc<Mutex<SmallRng>>,
     /// The history.
     pub trace: Trace,
+    /// What this life opened.
+    pub open: Open,
+}
+
+/// The sockets of one life of an agent. A real process takes them all with it; here something may outlive the tasks (agents hold
+/// themselves in cycles), so the end of a life closes them one by one. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Open(Arc<Mutex<Vec<Weak<dyn Close>>>>);
+
+/// So many closed sockets are kept in the list before it is swept.
+const SWEEP_AT: usize = 256;
+
+trait Close: fmt::Debug + Send + Sync {
+    fn close(&self);
+}
+
+/// A socket, until it is closed from outside.
+struct Slot<T>(Mutex<Option<T>>);
+
+impl<T> fmt::Debug for Slot<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Slot")
+    }
+}
+
+impl<T: Send> Close for Slot<T> {
+    fn close(&self) {
+        let taken = crate::lock(&self.0).take();
+        drop(taken);
+    }
+}
+
+impl<T> Slot<T> {
+    fn with<R>(&self, f: impl FnOnce(&mut T) -> io::Result<R>) -> io::Result<R> {
+        f(crate::lock(&self.0).as_mut().ok_or(io::ErrorKind::BrokenPipe)?)
+    }
+}
+
+impl Open {
+    fn add<T: Send + 'static>(&self, socket: T) -> Arc<Slot<T>> {
+        let slot = Arc::new(Slot(Mutex::new(Some(socket))));
+        let mut all = crate::lock(&self.0);
+        if all.len() >= SWEEP_AT {
+            all.retain(|slot| slot.strong_count() > 0);
+        }
+        let weak: Weak<dyn Close> = Arc::downgrade(&(slot.clone() as Arc<dyn Close>));
+        all.push(weak);
+        slot
+    }
+
+    /// Closes everything. To be called on the simulated host.
+    pub fn close(&self) {
+        let all = std::mem::take(&mut *crate::lock(&self.0));
+        all.iter().filter_map(Weak::upgrade).for_each(|slot| slot.close());
+    }
 }
 
 impl SimNet {
@@ -155,8 +210,8 @@ impl Net for SimNet {
             let local = SocketAddr::new(self.ip, socket.local_addr()?.port());
             // turmoil's socket can be awaited but not polled; a task turns it into a channel, which can.
             let (tx, arrived) = mpsc::channel(UNREAD_MAX);
-            let reader = Arc::downgrade(&socket);
-            let task = tokio::spawn(read_datagrams(reader, tx));
+            let task = tokio::spawn(read_datagrams(socket.clone(), tx));
+            let socket = self.open.add(socket);
             let socket = SimUdp { socket, net: self.clone(), local, arrived: Mutex::new(arrived), task };
             Ok(Arc::new(socket) as Arc<dyn AsyncUdpSocket>)
         })
@@ -170,6 +225,7 @@ impl Net for SimNet {
             self.check(addr)?;
             let listener = turmoil::net::TcpListener::bind(Self::any(addr)).await?;
             let local = SocketAddr::new(self.ip, listener.local_addr()?.port());
+            let listener = self.open.add(Arc::new(listener));
             Ok(Box::new(SimListener { listener, local, net: self.clone() }) as Box<dyn Listener>)
         })
     }
@@ -188,13 +244,9 @@ impl Net for SimNet {
 
 type Arrived = (Vec<u8>, SocketAddr);
 
-/// Ends with the socket, which holds the only strong reference.
-async fn read_datagrams(socket: std::sync::Weak<turmoil::net::UdpSocket>, arrived: mpsc::Sender<Arrived>) {
+async fn read_datagrams(socket: Arc<turmoil::net::UdpSocket>, arrived: mpsc::Sender<Arrived>) {
     let mut buffer = vec![0; 65_536];
-    loop {
-        let Some(open) = socket.upgrade() else { return };
-        let Ok((len, from)) = open.recv_from(&mut buffer).await else { return };
-        drop(open);
+    while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
         match arrived.try_send((buffer[..len].to_vec(), from)) {
             Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => {}
             Err(mpsc::error::TrySendError::Closed(_)) => return,
@@ -203,7 +255,7 @@ async fn read_datagrams(socket: std::sync::Weak<turmoil::net::UdpSocket>, arrive
 }
 
 struct SimUdp {
-    socket: Arc<turmoil::net::UdpSocket>,
+    socket: Arc<Slot<Arc<turmoil::net::UdpSocket>>>,
     net: SimNet,
     local: SocketAddr,
     arrived: Mutex<mpsc::Receiver<Arrived>>,
@@ -234,7 +286,7 @@ impl AsyncUdpSocket for SimUdp {
         self.net.trace.packet(self.local, to, transmit.contents, copies);
         for _ in 0..copies {
             // UDP knows no errors of delivery: an unknown or full receiver loses the datagram.
-            let _ = self.socket.try_send_to(transmit.contents, to);
+            let _ = self.socket.with(|socket| socket.try_send_to(transmit.contents, to));
         }
         Ok(())
     }
@@ -283,7 +335,7 @@ impl UdpPoller for AlwaysWritable {
 }
 
 struct SimListener {
-    listener: turmoil::net::TcpListener,
+    listener: Arc<Slot<Arc<turmoil::net::TcpListener>>>,
     local: SocketAddr,
     net: SimNet,
 }
@@ -291,7 +343,8 @@ struct SimListener {
 impl Listener for SimListener {
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxStream, SocketAddr)>> {
         Box::pin(async move {
-            let (stream, from) = self.listener.accept().await?;
+            let listener = self.listener.with(|listener| Ok(listener.clone()))?;
+            let (stream, from) = listener.accept().await?;
             let stream = SimStream::new(stream, &self.net)?;
             Ok((Box::new(stream) as BoxStream, from))
         })
@@ -304,7 +357,7 @@ impl Listener for SimListener {
 
 /// A stream of turmoil whose bytes enter the history.
 struct SimStream {
-    stream: turmoil::net::TcpStream,
+    stream: Arc<Slot<turmoil::net::TcpStream>>,
     local: SocketAddr,
     peer: SocketAddr,
     links: Links,
@@ -314,30 +367,39 @@ struct SimStream {
 impl SimStream {
     fn new(stream: turmoil::net::TcpStream, net: &SimNet) -> io::Result<Self> {
         let (local, peer) = (stream.local_addr()?, stream.peer_addr()?);
-        Ok(Self { stream, local, peer, links: net.links.clone(), trace: net.trace.clone() })
+        Ok(Self { stream: net.open.add(stream), local, peer, links: net.links.clone(), trace: net.trace.clone() })
+    }
+}
+
+impl SimStream {
+    fn poll<R>(&self, f: impl FnOnce(Pin<&mut turmoil::net::TcpStream>) -> Poll<io::Result<R>>) -> Poll<io::Result<R>> {
+        match crate::lock(&self.stream.0).as_mut() {
+            Some(stream) => f(Pin::new(stream)),
+            None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
     }
 }
 
 impl AsyncRead for SimStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.poll(|stream| stream.poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for SimStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.links.poll_open(self.local.ip(), self.peer.ip(), cx));
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+        let written = ready!(self.poll(|stream| stream.poll_write(cx, buf)))?;
         self.trace.packet(self.local, self.peer, &buf[..written], 1);
         Poll::Ready(Ok(written))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(|stream| stream.poll_flush(cx))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match ready!(Pin::new(&mut self.stream).poll_shutdown(cx)) {
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match ready!(self.poll(|stream| stream.poll_shutdown(cx))) {
             // A second shutdown is no error to a real socket's owner, and TLS asks twice.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
             result => Poll::Ready(result),

@@ -40,8 +40,9 @@ fn on_a_host<F: Future<Output = ()> + 'static>(story: impl FnOnce(Arc<Machine>, 
         machine: machine.clone(),
         rng: Arc::new(Mutex::new(crate::chance::stream(1, "net"))),
         trace: Trace::default(),
+        open: crate::net::Open::default(),
     };
-    let host = SimHost::new(net, Arc::new(Platter::default()).mount());
+    let host = SimHost::new(net, Arc::new(Platter::default()).mount(), "compute");
     sim.client("n1", async move {
         story(machine, host).await;
         Ok(())
@@ -143,9 +144,10 @@ fn processes_outlive_the_agent_and_end_with_the_power() {
         machine: machine.clone(),
         rng: Arc::new(Mutex::new(crate::chance::stream(1, "net"))),
         trace: Trace::default(),
+        open: crate::net::Open::default(),
     };
     sim.host("n1", move || {
-        let host = SimHost::new(net.clone(), platter.mount());
+        let host = SimHost::new(net.clone(), platter.mount(), "compute");
         async move {
             let _ = host.start(spec(1, 20_001, &["sim-web"])).await;
             std::future::pending().await

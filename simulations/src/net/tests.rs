@@ -28,6 +28,7 @@ fn net(sim: &turmoil::Sim<'_>, name: &str, links: &Links, trace: &Trace) -> SimN
         machine: Machine::new(name),
         rng: Arc::new(Mutex::new(stream(1, name))),
         trace: trace.clone(),
+        open: Open::default(),
     }
 }
 
@@ -145,6 +146,33 @@ fn a_cut_takes_datagrams_of_one_direction_and_holds_streams_back() {
         assert_eq!(&bytes, b"held");
         assert!(began.elapsed() > Duration::from_secs(3));
         assert!(receive(&udp).await.is_none());
+        Ok(())
+    });
+    sim.run().unwrap();
+}
+
+/// What an agent leaves behind in a cycle of references must not keep its port.
+#[test]
+fn the_end_of_a_life_closes_what_nobody_drops() {
+    let mut sim = sim(1);
+    let (links, trace) = (Links::default(), Trace::default());
+    let (one, two) = (net(&sim, "n1", &links, &trace), net(&sim, "n2", &links, &trace));
+    let own = SocketAddr::new(one.ip, PORT);
+    sim.client("n1", async move {
+        let mut listener = one.listen(own).await?;
+        let (stream, _) = listener.accept().await?;
+        let kept = (one.udp(own).await?, listener, stream);
+        one.open.close();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        // The reader of the datagrams ends with its task, here with the socket's owner.
+        one.listen(own).await?;
+        drop(kept);
+        Ok(())
+    });
+    sim.client("n2", async move {
+        let mut stream = two.connect(own).await?;
+        let mut bytes = [0; 1];
+        assert_eq!(stream.read(&mut bytes).await.unwrap_or(0), 0);
         Ok(())
     });
     sim.run().unwrap();

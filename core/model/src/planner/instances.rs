@@ -15,7 +15,7 @@ use super::place::Board;
 use super::{Draft, reason};
 use crate::id::*;
 use crate::plan::{Because, InstanceAssignment, Phase};
-use crate::spec::{AppSpec, Capacity, ServiceSpec, StopSpec, UpdateOrder};
+use crate::spec::{AppSpec, Capacity, ServiceSpec, UpdateOrder};
 
 /// A new instance that is not healthy for this long has failed, and its revision with it.
 const FAILED_AFTER: Duration = Duration::from_secs(60);

@@ -1,0 +1,321 @@
+//! A simulated node: machine, disk, and the agents that live on it one after the other. The only file here that names the plugins.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Result;
+use hirsel::birth::Start;
+use hirsel::config::{Config, MESH_PORT};
+use hirsel::roles::Runtimes;
+use hirsel::run::{End, Setup, run};
+use hirsel::shared::Shared;
+use hirsel_mesh::control::Leadership;
+use hirsel_mesh::identity::{Identity, JoinToken};
+use hirsel_mesh::seam::{Disk, World as Seams};
+use hirsel_model::control::{Command, ControlState, Entry, Outcome, TokenGrants, TokenRecord};
+use hirsel_model::report::NodeReport;
+use hirsel_model::spec::Capacity;
+use hirsel_model::{RoleName, WallTime};
+use hirsel_role::{Host, Plugin, RoleConfig};
+use rand::Rng;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::chance::{SimChance, stream};
+use crate::check::Oracle;
+use crate::clock::{SimClock, elapsed};
+use crate::disk::{Platter, SimDisk};
+use crate::host::{Machine, SimHost};
+use crate::net::{Links, Open, SimNet};
+use crate::trace::Trace;
+
+/// A supervisor starts an agent that ended by itself again after so long.
+const RESTART_AFTER: Duration = Duration::from_secs(1);
+/// A wish may take so long until it counts as neither done nor refused.
+const DEED_WITHIN: Duration = Duration::from_secs(4);
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
+/// What all nodes of a simulation share.
+#[derive(Clone)]
+pub struct Common {
+    /// The seed.
+    pub seed: u64,
+    /// Faults of the network.
+    pub links: Links,
+    /// The history.
+    pub trace: Trace,
+    /// The oracle.
+    pub oracle: Arc<Mutex<Oracle>>,
+    /// What lets new nodes in, once the first node has drawn it.
+    pub token: Arc<Mutex<Option<JoinToken>>>,
+}
+
+/// A node and what survives its agents.
+#[derive(Clone)]
+pub struct Node {
+    /// `n1` and so on: also the name of the simulated host.
+    pub name: String,
+    /// Failure domain.
+    pub zone: String,
+    /// Its address.
+    pub ip: IpAddr,
+    /// Its disk.
+    pub platter: Arc<Platter>,
+    /// Its processes.
+    pub machine: Arc<Machine>,
+    /// The agent that lives on it now.
+    pub life: Arc<Mutex<Life>>,
+    common: Common,
+    clock: SimClock,
+    seeds: Vec<IpAddr>,
+}
+
+/// One life of an agent, as the world looks at it.
+#[derive(Default)]
+pub struct Life {
+    /// Counts the lives of the node.
+    pub number: u64,
+    /// What the agent knows and says, once it runs.
+    pub eyes: Option<Eyes>,
+    hand: Option<mpsc::UnboundedSender<Deed>>,
+}
+
+/// What can be seen of a running agent.
+pub struct Eyes {
+    /// Its control state.
+    pub state: watch::Receiver<Arc<ControlState>>,
+    /// Who it thinks leads.
+    pub leadership: watch::Receiver<Leadership>,
+    /// What it reports.
+    pub report: watch::Receiver<Arc<NodeReport>>,
+}
+
+/// What a client asks of an agent.
+#[derive(Clone, Debug)]
+pub enum Deed {
+    /// Leave a mark that must never be lost once it was acknowledged.
+    Mark(String),
+    /// Change the spec.
+    Change(Command),
+}
+
+/// The plugins, as the agent has them.
+fn plugins() -> Vec<Arc<dyn Plugin>> {
+    hirsel::plugins::all()
+}
+
+impl Node {
+    /// Node number `number`, counted from one.
+    pub fn new(number: usize, ip: IpAddr, seeds: Vec<IpAddr>, common: &Common) -> Self {
+        let name = format!("n{number}");
+        let mut rng = stream(common.seed, &format!("clock {name}"));
+        let clock = SimClock {
+            origin_ms: rng.random_range(0..1_000_000),
+            rate_ppm: rng.random_range(-200..=200),
+            wall_offset_ms: rng.random_range(-2_000..=2_000),
+        };
+        Self {
+            zone: ["a", "b", "c"][(number - 1) % 3].into(),
+            ip,
+            platter: Arc::default(),
+            machine: Machine::new(&name),
+            life: Arc::default(),
+            common: common.clone(),
+            clock,
+            seeds,
+            name,
+        }
+    }
+
+    /// The software of the simulated host: one agent after the other, until one leaves for good.
+    pub async fn software(self) -> turmoil::Result {
+        let mut rng = stream(self.common.seed, &format!("start {}", self.name));
+        // Started in the same instant, all agents would gossip and tick in phase for ever.
+        sleep(Duration::from_millis(rng.random_range(0..800))).await;
+        loop {
+            match self.live().await {
+                Ok(End::Left) => {
+                    self.common.trace.note(&self.name, "left");
+                    return Ok(());
+                }
+                Ok(End::Stopped) => self.common.trace.note(&self.name, "stopped"),
+                Err(error) => self.common.trace.note(&self.name, format!("ended: {error:#}")),
+            }
+            sleep(RESTART_AFTER).await;
+        }
+    }
+
+    async fn live(&self) -> Result<End> {
+        let number = {
+            let mut life = crate::lock(&self.life);
+            *life = Life { number: life.number + 1, ..Life::default() };
+            life.number
+        };
+        crate::lock(&self.common.oracle).restarted(&self.name);
+        self.common.trace.note(&self.name, format!("starts, life {number}"));
+        let rng = |purpose: &str| stream(self.common.seed, &format!("{purpose} {} {number}", self.name));
+        let disk = self.platter.mount();
+        let net = SimNet {
+            ip: self.ip,
+            links: self.common.links.clone(),
+            machine: self.machine.clone(),
+            rng: Arc::new(Mutex::new(rng("net"))),
+            trace: self.common.trace.clone(),
+            open: Open::default(),
+        };
+        let stop = CancellationToken::new();
+        let _ending = Ending { net: net.clone(), stop: stop.clone(), life: self.life.clone() };
+        let seams = Seams {
+            net: Arc::new(net.clone()),
+            disk: disk.clone(),
+            clock: Arc::new(self.clock),
+            chance: Arc::new(SimChance::new(rng("chance"))),
+        };
+        let start = self.start(disk.as_ref()).await?;
+        let (ready, is_ready) = oneshot::channel();
+        let node = self.clone();
+        tokio::spawn(async move {
+            if let Ok(shared) = is_ready.await {
+                node.serve(shared).await;
+            }
+        });
+        let setup = Setup {
+            config: self.config(),
+            world: seams,
+            host: host_for(net, disk),
+            load: Arc::new(|| 0.1),
+            start,
+            runtimes: Runtimes::Shared,
+            ready: Some(ready),
+            stop,
+        };
+        Box::pin(run(setup, plugins())).await
+    }
+
+    async fn start(&self, disk: &SimDisk) -> Result<Start> {
+        if Identity::load(disk as &dyn Disk)?.is_some() {
+            return Ok(Start::Resume);
+        }
+        if self.name == "n1" {
+            return Ok(Start::Found);
+        }
+        let seeds = self.seeds.iter().map(|ip| (*ip, MESH_PORT).into()).collect();
+        loop {
+            if let Some(token) = crate::lock(&self.common.token).clone() {
+                return Ok(Start::Join { seeds, token });
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    fn config(&self) -> Config {
+        let word = "names are made here";
+        Config {
+            name: self.name.parse().expect(word),
+            bind: (self.ip, MESH_PORT).into(),
+            advertise: (self.ip, MESH_PORT).into(),
+            public: self.ip,
+            instance_host: [127, 0, 0, 1].into(),
+            zone: self.zone.parse().expect(word),
+            site: "default".parse().expect(word),
+            labels: Default::default(),
+            capacity: Capacity { cpu_millis: 4000, memory_bytes: 8 << 30 },
+            data: format!("/{}", self.name).into(),
+            roles: RoleConfig::default(),
+        }
+    }
+
+    /// Shows the agent to the world, and does for it what a person would.
+    async fn serve(self, shared: Arc<Shared>) {
+        let (hand, mut deeds) = mpsc::unbounded_channel();
+        {
+            let mut life = crate::lock(&self.life);
+            life.eyes = Some(Eyes {
+                state: shared.control.state(),
+                leadership: shared.control.leadership(),
+                report: shared.report.clone(),
+            });
+            life.hand = Some(hand);
+        }
+        self.common.trace.note(&self.name, "runs");
+        while crate::lock(&self.common.token).is_none() && self.name == "n1" {
+            self.give_token(&shared).await;
+        }
+        while let Some(deed) = deeds.recv().await {
+            // A deed may wait for a leader; the next one does not wait for it.
+            tokio::spawn(self.clone().do_deed(shared.clone(), deed));
+        }
+    }
+
+    async fn give_token(&self, shared: &Shared) {
+        let token = JoinToken::create(shared.world.chance.as_ref(), &shared.control.state().borrow().cluster.ca);
+        let record = self.record(token.secret_hash());
+        let command = Command::NewToken { id: token.id.clone(), record };
+        match self.propose(shared, command).await {
+            Ok(Outcome::Done { .. }) => *crate::lock(&self.common.token) = Some(token),
+            other => {
+                self.common.trace.note(&self.name, format!("no token yet: {other:?}"));
+                sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+
+    fn record(&self, secret_hash: Vec<u8>) -> TokenRecord {
+        use hirsel_mesh::seam::Clock;
+        let expires_at = WallTime(self.clock.wall().0 + DAY_MS);
+        TokenRecord { secret_hash, grants: TokenGrants::Join, expires_at, uses_left: None, revoked: false }
+    }
+
+    async fn propose(&self, shared: &Shared, command: Command) -> Result<Outcome, String> {
+        let at = shared.world.clock.wall();
+        let entry = Entry { at, by: format!("admin@{}", self.name), if_index: None, command };
+        shared.control.propose(entry, DEED_WITHIN).await.map_err(|error| error.to_string())
+    }
+
+    async fn do_deed(self, shared: Arc<Shared>, deed: Deed) {
+        let (command, mark) = match deed {
+            Deed::Mark(id) => (Command::NewToken { id: id.clone(), record: self.record(vec![7; 32]) }, Some(id)),
+            Deed::Change(command) => (command, None),
+        };
+        let outcome = self.propose(&shared, command).await;
+        if let (Ok(Outcome::Done { index }), Some(mark)) = (&outcome, &mark) {
+            crate::lock(&self.common.oracle).acknowledged(*index, mark);
+        }
+        let what = mark.unwrap_or_else(|| "change".into());
+        self.common.trace.note(&self.name, format!("{what} at {:?}: {outcome:?}", elapsed()));
+    }
+
+    /// Hands a deed to the agent that lives here. False when none runs.
+    pub fn ask(&self, deed: Deed) -> bool {
+        crate::lock(&self.life).hand.as_ref().is_some_and(|hand| hand.send(deed).is_ok())
+    }
+
+    /// Looks at the agent that lives here.
+    pub fn look<T>(&self, f: impl FnOnce(&mut Eyes) -> T) -> Option<T> {
+        crate::lock(&self.life).eyes.as_mut().map(f)
+    }
+}
+
+fn host_for(net: SimNet, disk: Arc<SimDisk>) -> hirsel::run::HostFor {
+    Arc::new(move |role: &RoleName| {
+        Ok(Arc::new(SimHost::new(net.clone(), disk.clone(), role.as_str())) as Arc<dyn Host>)
+    })
+}
+
+/// Ends what belongs to one life, however it ends.
+struct Ending {
+    net: SimNet,
+    stop: CancellationToken,
+    life: Arc<Mutex<Life>>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.net.open.close();
+        let mut life = crate::lock(&self.life);
+        (life.eyes, life.hand) = (None, None);
+    }
+}

@@ -1,0 +1,402 @@
+//! What happens to a cluster in a simulation. Every scenario forms a cluster, breaks it (safety must hold), mends it, and then gives
+//! it a bound to be well again (liveness).
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Result;
+use hirsel_model::RoleName;
+use hirsel_model::control::Command;
+use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+
+use crate::chance::stream;
+use crate::check::{Rule, Violation};
+use crate::client::HOST_NAME;
+use crate::node::Deed;
+use crate::trace::Note;
+use crate::world::{Power, Trouble, World};
+
+/// Founding, joining, and the first instances.
+const FORM_WITHIN: Duration = Duration::from_secs(40);
+/// After heal everything holds within this. The longest wait of a healthy cluster is the hold-down of a node that came and went; a
+/// few faults in a row double it.
+const HEAL_WITHIN: Duration = Duration::from_secs(90);
+/// A node is lost, or all were off: work is elsewhere, or back, within this.
+const REPLACE_WITHIN: Duration = Duration::from_secs(20);
+/// A cluster that is well comes to rest within this: spares catch up, hold-downs end.
+const REST_WITHIN: Duration = Duration::from_secs(60);
+/// At rest it decides nothing for so long.
+const STILL_FOR: Duration = Duration::from_secs(8);
+/// How long random faults go on.
+const FAULTS_FOR: Duration = Duration::from_secs(45);
+const MINUTES_10: Duration = Duration::from_secs(600);
+
+/// What happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scenario {
+    /// Faults drawn from the seed.
+    Random,
+    /// Nothing.
+    Calm,
+    /// One node loses 30 % of its datagrams for ten minutes.
+    Lossy,
+    /// One node stands still for three seconds.
+    Frozen,
+    /// One node loses and gets power every five seconds for ten minutes.
+    Flapping,
+    /// The leader, then a worker, then the new leader lose power; then all come back in reverse order.
+    Chained,
+    /// All nodes lose power and come back in any order.
+    Blackout,
+}
+
+/// Every scenario, with its name.
+pub const ALL: [(&str, Scenario); 7] = [
+    ("random", Scenario::Random),
+    ("calm", Scenario::Calm),
+    ("lossy", Scenario::Lossy),
+    ("frozen", Scenario::Frozen),
+    ("flapping", Scenario::Flapping),
+    ("chained", Scenario::Chained),
+    ("blackout", Scenario::Blackout),
+];
+
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(ALL.iter().find(|(_, scenario)| scenario == self).map_or("?", |(name, _)| name))
+    }
+}
+
+impl FromStr for Scenario {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = ALL.map(|(name, _)| name).join(", ");
+        let found = ALL.iter().find(|(name, _)| *name == text);
+        found.map(|(_, scenario)| *scenario).ok_or(format!("no scenario {text:?}; there are: {names}"))
+    }
+}
+
+/// What became of one seed.
+#[derive(Clone, Debug)]
+pub struct History {
+    /// Of everything that happened.
+    pub hash: u64,
+    /// Datagrams and pieces of streams.
+    pub pieces: u64,
+    /// Bytes of entropy drawn: the first thing to compare when two histories differ.
+    pub drawn: u64,
+    /// For people.
+    pub notes: Vec<Note>,
+    /// What was found.
+    pub violations: Vec<Violation>,
+    /// How long it took in virtual time.
+    pub length: Duration,
+    /// Answers that were owed.
+    pub requests: u64,
+    /// Commands that were acknowledged.
+    pub acknowledged: usize,
+}
+
+/// Lives through `scenario` with `seed`, on a thread with that seed's entropy. A panic anywhere is a violation.
+pub fn live(seed: u64, scenario: Scenario) -> History {
+    let history = crate::entropy::with_seed(seed, move || {
+        let mut world = World::new(seed, nodes_for(seed, scenario));
+        // A panic of an agent ends up here; what was seen until then is told all the same.
+        let run = std::panic::AssertUnwindSafe(|| Play::new(seed, &mut world).run(scenario));
+        match std::panic::catch_unwind(run) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => world.require(Rule::Alive, Err(format!("{error:#}"))),
+            Err(panic) => world.require(Rule::Alive, Err(format!("panic: {}", words(panic.as_ref())))),
+        }
+        finish(world)
+    });
+    history.unwrap_or_else(|panic| History {
+        hash: 0,
+        pieces: 0,
+        drawn: 0,
+        notes: Vec::new(),
+        violations: vec![Violation { rule: Rule::Alive, at: Duration::ZERO, message: words(panic.as_ref()) }],
+        length: Duration::ZERO,
+        requests: 0,
+        acknowledged: 0,
+    })
+}
+
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("without words").into()
+}
+
+fn finish(world: World) -> History {
+    let (hash, pieces, notes) = world.trace().finish();
+    let (drawn, length) = (crate::entropy::drawn(), world.now());
+    let history = {
+        let oracle = world.oracle();
+        let (violations, requests) = (oracle.violations().to_vec(), oracle.requests);
+        History { hash, pieces, drawn, notes, violations, length, requests, acknowledged: oracle.acknowledgements() }
+    };
+    // Some destructors of a half-broken simulation panic; the history is complete before they run.
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(world)));
+    history
+}
+
+/// Mostly five; three every fourth seed, because quorums of two break differently.
+fn nodes_for(seed: u64, scenario: Scenario) -> usize {
+    if scenario == Scenario::Random && seed.is_multiple_of(4) { 3 } else { 5 }
+}
+
+struct Play<'a> {
+    world: &'a mut World,
+    rng: SmallRng,
+}
+
+impl<'a> Play<'a> {
+    fn new(seed: u64, world: &'a mut World) -> Self {
+        Self { world, rng: stream(seed, "scenario") }
+    }
+
+    fn run(&mut self, scenario: Scenario) -> Result<()> {
+        self.form()?;
+        match scenario {
+            Scenario::Random => self.random()?,
+            Scenario::Calm => {}
+            Scenario::Lossy => self.lossy()?,
+            Scenario::Frozen => self.frozen()?,
+            Scenario::Flapping => self.flapping()?,
+            Scenario::Chained => self.chained()?,
+            Scenario::Blackout => self.blackout()?,
+        }
+        self.world.note("heals");
+        self.world.heal();
+        self.be_well(Rule::Healed, HEAL_WITHIN, "after heal")?;
+        self.be_still(STILL_FOR)
+    }
+
+    fn form(&mut self) -> Result<()> {
+        let count = self.world.nodes.len();
+        let joined = self.world.until(FORM_WITHIN, |world| {
+            let nodes = world.newest().map_or(0, |state| state.spec.nodes.len());
+            if nodes == count { Ok(()) } else { Err(format!("{nodes} of {count} nodes joined")) }
+        })?;
+        self.world.require(Rule::Healed, joined.map(drop));
+        let sample = self.sample();
+        self.world.nodes[0].ask(Deed::Change(sample));
+        self.world
+            .until(FORM_WITHIN, |world| {
+                let applied = world.newest().is_some_and(|state| !state.spec.apps.is_empty());
+                if applied { Ok(()) } else { Err("the application was not applied".into()) }
+            })?
+            .map(drop)
+            .unwrap_or_else(|message| self.world.require(Rule::Healed, Err(message)));
+        self.be_well(Rule::Healed, FORM_WITHIN, "at first")
+    }
+
+    fn sample(&mut self) -> Command {
+        let (start, stop) = (self.rng.random_range(50..400), self.rng.random_range(10..200));
+        let text = format!(
+            "app = \"shop\"\n[service.web]\ncommand = [\"sim-web\", \"start={start}\", \"stop={stop}\"]\nreplicas = 3\n\
+             health = {{ http = \"/healthz\", interval = \"1s\" }}\n[route.\"{HOST_NAME}\"]\nto = \"web\"\n"
+        );
+        let built = [RoleName::lb(), RoleName::compute(), RoleName::mgmt()];
+        let (app, spec) = hirsel_model::manifest::parse(&text, &built).expect("the sample is a sound manifest");
+        Command::ApplyApp { app, spec }
+    }
+
+    /// The cluster is well within `limit`.
+    fn be_well(&mut self, rule: Rule, limit: Duration, when: &str) -> Result<()> {
+        match self.world.until(limit, World::is_well)? {
+            Ok(took) => self.world.note(format!("well {when} within {:.1} s", took.as_secs_f64())),
+            Err(missing) => {
+                let message = format!("{when}, not within {} s: {missing}", limit.as_secs());
+                self.world.require(rule, Err(message));
+            }
+        }
+        Ok(())
+    }
+
+    /// The cluster comes to rest: for `length` it decides nothing, and is well at the end.
+    fn be_still(&mut self, length: Duration) -> Result<()> {
+        let generation = |world: &World| world.newest().map(|state| state.plan.generation);
+        let mut last = (generation(self.world), self.world.now());
+        let rested = self.world.until(REST_WITHIN + length, |world| {
+            let now = generation(world);
+            if now != last.0 {
+                last = (now, world.now());
+            }
+            if world.now() - last.1 >= length {
+                Ok(())
+            } else {
+                Err(format!("the plan went on to {now:?} with nothing to do"))
+            }
+        })?;
+        self.world.require(Rule::Still, rested.map(drop));
+        self.world.require(Rule::Declared, self.world.is_well());
+        Ok(())
+    }
+
+    /// Some node, the leader every second time.
+    fn victim(&mut self) -> usize {
+        let any = self.rng.random_range(0..self.world.nodes.len());
+        if self.rng.random_bool(0.5) { self.world.leader().unwrap_or(any) } else { any }
+    }
+
+    fn random(&mut self) -> Result<()> {
+        let count = self.world.nodes.len();
+        // One seed in eight takes the quorum away: only safety and what follows heal are asked for then.
+        let most = if self.rng.random_bool(0.125) { count } else { (count - 1) / 2 };
+        let ends = self.world.now() + FAULTS_FOR;
+        let mut next = self.world.now();
+        let mut mends = vec![None; count];
+        while self.world.now() < ends {
+            self.world.pass(Duration::from_millis(50))?;
+            if self.rng.random_bool(0.07) {
+                self.world.mark();
+            }
+            let now = self.world.now();
+            for (index, mend) in mends.iter_mut().enumerate() {
+                if mend.is_some_and(|at| at <= now) {
+                    *mend = None;
+                    self.world.set(index, |trouble| *trouble = Trouble::default());
+                }
+            }
+            if now < next {
+                continue;
+            }
+            next = now + Duration::from_millis(self.rng.random_range(300..8_000));
+            let index = self.victim();
+            let busy = mends.iter().filter(|mend| mend.is_some()).count();
+            if mends[index].is_some() || busy >= most {
+                self.kill_an_instance();
+                continue;
+            }
+            mends[index] = Some(now + Duration::from_millis(self.rng.random_range(200..12_000)));
+            let fault = self.fault(now);
+            self.world.set(index, |trouble| *trouble = fault);
+        }
+        Ok(())
+    }
+
+    fn fault(&mut self, now: Duration) -> Trouble {
+        let sound = Trouble::default();
+        match self.rng.random_range(0..8) {
+            0 => Trouble { power: Power::Killed(now), ..sound },
+            1 => Trouble { power: Power::Off, ..sound },
+            2 | 3 => Trouble { power: Power::Doomed, ..sound },
+            4 => Trouble { cut: true, ..sound },
+            5 => Trouble { mute: true, ..sound },
+            6 => Trouble { frozen: true, ..sound },
+            _ => Trouble { loss: self.rng.random_range(0.1..0.6), ..sound },
+        }
+    }
+
+    fn kill_an_instance(&mut self) {
+        let node = &self.world.nodes[self.rng.random_range(0..self.world.nodes.len())];
+        let running: Vec<_> = node.machine.running(self.world.now()).into_keys().collect();
+        if let Some(id) = running.first() {
+            self.world.note(format!("{id} on {} is killed", node.name));
+            node.machine.kill(id, 9);
+        }
+    }
+
+    fn lossy(&mut self) -> Result<()> {
+        let index = self.victim();
+        let before = self.world.newest().map(|state| state.plan.generation);
+        self.world.set(index, |trouble| trouble.loss = 0.3);
+        self.world.pass(MINUTES_10)?;
+        let after = self.world.newest().map(|state| state.plan.generation);
+        if before != after {
+            let message = format!("30 % loss on one node led from plan {before:?} to {after:?}");
+            self.world.require(Rule::Judged, Err(message));
+        }
+        Ok(())
+    }
+
+    fn frozen(&mut self) -> Result<()> {
+        let index = self.victim();
+        let frozen = self.world.nodes[index].name.clone();
+        self.world.set(index, |trouble| trouble.frozen = true);
+        self.judging_only(&frozen, Duration::from_secs(3))?;
+        self.world.set(index, |trouble| trouble.frozen = false);
+        self.judging_only(&frozen, Duration::from_secs(20))
+    }
+
+    fn judging_only(&mut self, victim: &str, length: Duration) -> Result<()> {
+        let until = self.world.now() + length;
+        while self.world.now() < until {
+            self.world.pass(Duration::from_millis(100))?;
+            let Some(state) = self.world.newest() else { continue };
+            let judged: Vec<String> = state.plan.verdicts.keys().map(|node| state.spec.name_of(*node)).collect();
+            if let Some(other) = judged.iter().find(|name| *name != victim) {
+                self.world.require(Rule::Judged, Err(format!("{victim} was in trouble and {other} is judged")));
+            }
+        }
+        Ok(())
+    }
+
+    fn flapping(&mut self) -> Result<()> {
+        let index = self.victim();
+        let name = self.world.nodes[index].name.clone();
+        let ends = self.world.now() + MINUTES_10;
+        let mut moves = 0;
+        let mut before = self.held_by(&name);
+        while self.world.now() < ends {
+            let on = self.world.trouble[index].power == Power::On;
+            self.world.set(index, |trouble| trouble.power = if on { Power::Off } else { Power::On });
+            for _ in 0..50 {
+                self.world.pass(Duration::from_millis(100))?;
+                let now = self.held_by(&name);
+                if now != before {
+                    moves += 1;
+                    before = now;
+                }
+            }
+        }
+        if moves > 2 {
+            self.world.require(Rule::Judged, Err(format!("work of the flapping {name} moved {moves} times")));
+        }
+        self.world.note(format!("work of {name} moved {moves} times"));
+        Ok(())
+    }
+
+    /// Whether the plan gives a node anything.
+    fn held_by(&self, name: &str) -> bool {
+        let Some(state) = self.world.newest() else { return false };
+        let slots = state.plan.roles.values().flat_map(|slots| slots.values().map(|slot| slot.node));
+        let instances = state.plan.instances.values().map(|instance| instance.node);
+        slots.chain(instances).any(|node| state.spec.name_of(node) == name)
+    }
+
+    fn chained(&mut self) -> Result<()> {
+        let mut off = Vec::new();
+        for which in ["leader", "worker", "new leader"] {
+            let leader = self.world.leader().unwrap_or(0);
+            let others: Vec<usize> =
+                (0..self.world.nodes.len()).filter(|index| *index != leader && !off.contains(index)).collect();
+            let victim = if which == "worker" { others[self.rng.random_range(0..others.len())] } else { leader };
+            off.push(victim);
+            self.world.set(victim, |trouble| trouble.power = Power::Off);
+            self.be_well(Rule::Healed, REPLACE_WITHIN, &format!("after the {which} was lost"))?;
+        }
+        for victim in off.into_iter().rev() {
+            self.world.set(victim, |trouble| trouble.power = Power::On);
+            self.be_well(Rule::Healed, HEAL_WITHIN, "after one came back")?;
+        }
+        Ok(())
+    }
+
+    fn blackout(&mut self) -> Result<()> {
+        let mut order: Vec<usize> = (0..self.world.nodes.len()).collect();
+        for step in [Power::Off, Power::On] {
+            order.shuffle(&mut SmallRng::from_rng(&mut self.rng));
+            for index in order.clone() {
+                self.world.set(index, |trouble| trouble.power = step);
+                self.world.pass(Duration::from_millis(self.rng.random_range(0..1_000)))?;
+                self.world.mark();
+            }
+        }
+        self.be_well(Rule::Healed, REPLACE_WITHIN, "after all had been off")
+    }
+}

@@ -1,0 +1,37 @@
+//! The executable under test, built once.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The root of the workspace.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate lies in the workspace")
+}
+
+/// Path of `hirsel`: what `HIRSEL_BIN` names, or built now with the profile and target folder of this test.
+///
+/// # Panics
+/// When it cannot be built.
+pub fn hirsel() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| match std::env::var_os("HIRSEL_BIN") {
+        Some(path) => path.into(),
+        None => build(),
+    })
+}
+
+fn build() -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a path");
+    // TARGET/PROFILE/deps/TEST
+    let profile = test.ancestors().nth(2).expect("tests lie two folders deep");
+    let target = profile.parent().expect("a profile lies in a target folder");
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    cargo.args(["build", "--quiet", "-p", "hirsel", "--target-dir"]).arg(target).current_dir(workspace());
+    if profile.ends_with("release") {
+        cargo.arg("--release");
+    }
+    let status = cargo.status().expect("cargo runs");
+    assert!(status.success(), "cargo build -p hirsel failed");
+    profile.join("hirsel")
+}

@@ -1,0 +1,106 @@
+//! Hosts with a network of their own: namespaces on one bridge. Needs root; cables are cut in an nftables *bridge* table.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Whether this machine can do it.
+pub fn is_possible() -> bool {
+    let has = |program: &str| {
+        ["/usr/sbin", "/sbin", "/usr/bin"].iter().any(|folder| Path::new(folder).join(program).exists())
+    };
+    rustix::process::geteuid().is_root() && has("ip") && has("nft")
+}
+
+/// Hosts on one bridge. Dropping it takes everything away.
+pub struct Network {
+    tag: String,
+    subnet: u8,
+    count: u8,
+}
+
+fn sh(script: &str) {
+    let output = Command::new("sh").args(["-ec", script]).output().expect("sh runs");
+    assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+impl Network {
+    /// A network of `count` hosts, which can also be reached from here.
+    ///
+    /// # Panics
+    /// When the machine does not let us.
+    pub fn new(count: u8) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = std::process::id().wrapping_mul(8).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        // Names of interfaces have 15 bytes at most.
+        let network = Self { tag: format!("h{:x}", number % 0xffff), subnet: (number % 250) as u8 + 1, count };
+        let (tag, gate) = (&network.tag, network.address(254));
+        sh(&format!(
+            "ip link add {tag}br type bridge; ip addr add {gate}/24 dev {tag}br; ip link set {tag}br up; \
+             nft add table bridge {tag}; nft 'add chain bridge {tag} f {{ type filter hook forward priority 0; }}'; \
+             nft 'add chain bridge {tag} i {{ type filter hook input priority 0; }}'; \
+             nft 'add chain bridge {tag} o {{ type filter hook output priority 0; }}'"
+        ));
+        for host in 1..=count {
+            let ip = network.address(host);
+            sh(&format!(
+                "ip netns add {tag}n{host}; ip link add {tag}v{host} type veth peer name eth0 netns {tag}n{host}; \
+                 ip link set {tag}v{host} master {tag}br up; ip -n {tag}n{host} addr add {ip}/24 dev eth0; \
+                 ip -n {tag}n{host} link set eth0 up; ip -n {tag}n{host} link set lo up; \
+                 ip -n {tag}n{host} route add default via {gate}"
+            ));
+        }
+        network
+    }
+
+    /// The address of a host, counted from one.
+    pub fn address(&self, host: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 213, self.subnet, host)
+    }
+
+    /// What a command on this host begins with.
+    pub fn prefix(&self, host: u8) -> Vec<String> {
+        ["ip", "netns", "exec", &format!("{}n{host}", self.tag)].map(str::to_string).to_vec()
+    }
+
+    /// Pulls the cable of a host: nothing is refused, packets vanish.
+    pub fn cut(&self, host: u8) {
+        let tag = &self.tag;
+        sh(&format!(
+            "nft add rule bridge {tag} f iifname {tag}v{host} drop; nft add rule bridge {tag} f oifname {tag}v{host} drop; \
+             nft add rule bridge {tag} i iifname {tag}v{host} drop; nft add rule bridge {tag} o oifname {tag}v{host} drop"
+        ));
+    }
+
+    /// Plugs all cables in.
+    pub fn heal(&self) {
+        sh(&format!("nft flush table bridge {}", self.tag));
+    }
+
+    /// Ports on which processes in this host listen, beyond loopback: `udp 7400` and so on.
+    pub fn listening(&self, host: u8) -> Vec<String> {
+        let output =
+            Command::new("ip").args(["netns", "exec", &format!("{}n{host}", self.tag)]).args(["ss", "-Hlntu"]).output();
+        let text = String::from_utf8_lossy(&output.expect("ss runs").stdout).into_owned();
+        let sockets = text.lines().filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let (ip, port) = fields.get(4)?.rsplit_once(':')?;
+            (!ip.starts_with("127.") && ip != "[::1]").then(|| format!("{} {port}", fields[0]))
+        });
+        let mut sockets: Vec<String> = sockets.collect();
+        sockets.sort();
+        sockets.dedup();
+        sockets
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let tag = &self.tag;
+        let hosts: Vec<String> = (1..=self.count).map(|host| format!("ip netns del {tag}n{host}")).collect();
+        let script = format!("{}; ip link del {tag}br; nft delete table bridge {tag}", hosts.join("; "));
+        // Whatever of it is there.
+        let _ = Command::new("sh").args(["-c", &script]).output();
+    }
+}

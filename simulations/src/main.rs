@@ -1,11 +1,15 @@
 //! `cargo sim`: runs seeds until one fails, and says how to run it again.
 
+use std::fs::File;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use hirsel_sim::model;
 use hirsel_sim::scenario::{self, History, Scenario};
+use hirsel_sim::trace::Trace;
 
 /// Seeds that failed once. They run first, so that what was repaired stays so.
 const KEPT: &str = include_str!("../seeds.txt");
@@ -26,9 +30,10 @@ struct Args {
     /// Run each seed twice and compare the histories
     #[arg(long)]
     twice: bool,
-    /// What happens: random, calm, lossy, frozen, flapping, chained, blackout
-    #[arg(long, default_value_t = Scenario::Random)]
-    scenario: Scenario,
+    /// What happens, to whole agents (random, calm, lossy, frozen, flapping, chained, blackout) or to the model; a name that only
+    /// one of them knows runs only that one
+    #[arg(long)]
+    scenario: Option<String>,
     /// Only the model
     #[arg(long, conflicts_with = "agents_only")]
     model_only: bool,
@@ -38,6 +43,9 @@ struct Args {
     /// Print what happened
     #[arg(long)]
     notes: bool,
+    /// Write every piece of whole agents' histories to FILE.1, and of the second run to FILE.2
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Print the agents' own log, filtered like RUST_LOG
     #[arg(long)]
     log: Option<String>,
@@ -59,36 +67,74 @@ fn main() -> Result<ExitCode> {
         let format = tracing_subscriber::fmt().without_time().with_ansi(false).with_writer(std::io::stderr);
         format.with_env_filter(filter).init();
     }
+    let play = Play::of(&args)?;
     let began = Instant::now();
     let limit = args.minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0));
     let mut seeds = 0;
-    for (seed, scenario) in plan(&args)? {
+    for (seed, play) in plan(&args, play)? {
         if limit.is_some_and(|limit| began.elapsed() > limit) {
             break;
         }
         seeds += 1;
-        if !run(&args, seed, scenario) {
-            eprintln!("run it again with:\n  cargo sim --seed {seed} --scenario {scenario} --notes");
+        if !run(&args, seed, &play)? {
             return Ok(ExitCode::FAILURE);
         }
     }
-    eprintln!("{seeds} histories in {:.1} s, nothing found", began.elapsed().as_secs_f64());
+    eprintln!("{seeds} seeds in {:.1} s, nothing found", began.elapsed().as_secs_f64());
     Ok(ExitCode::SUCCESS)
 }
 
-type Seeds = Box<dyn Iterator<Item = (u64, Scenario)>>;
+/// What is played of each seed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Play {
+    /// The model, in the scenario named or the one that the seed picks.
+    model: Option<Option<String>>,
+    /// Whole agents.
+    agents: Option<Scenario>,
+}
 
-fn plan(args: &Args) -> Result<Seeds> {
-    let scenario = args.scenario;
+impl Play {
+    fn of(args: &Args) -> Result<Self> {
+        let mut play = match &args.scenario {
+            None => Self { model: Some(None), agents: Some(Scenario::Random) },
+            Some(name) => {
+                let agents = name.parse().ok();
+                let model = model::SCENARIOS.contains(&name.as_str()).then(|| Some(name.clone()));
+                if agents.is_none() && model.is_none() {
+                    let agents = scenario::ALL.map(|(name, _)| name).join(", ");
+                    bail!("no scenario {name:?}; whole agents: {agents}; the model: {}", model::SCENARIOS.join(", "));
+                }
+                Self { model, agents }
+            }
+        };
+        if args.model_only {
+            play.agents = None;
+        }
+        if args.agents_only {
+            play.model = None;
+        }
+        if play.model.is_none() && play.agents.is_none() {
+            bail!("nothing is left to play");
+        }
+        Ok(play)
+    }
+}
+
+type Seeds = Box<dyn Iterator<Item = (u64, Play)>>;
+
+fn plan(args: &Args, play: Play) -> Result<Seeds> {
     if let Some(seed) = args.seed {
-        return Ok(Box::new(std::iter::once((seed, scenario))));
+        return Ok(Box::new(std::iter::once((seed, play))));
     }
     let kept = if args.no_kept { Vec::new() } else { kept(KEPT)? };
+    let kept = kept.into_iter().map(|(seed, agents)| (seed, Play { model: None, agents: Some(agents) }));
+    let kept = kept.filter(|_| play.agents.is_some()).collect::<Vec<_>>().into_iter();
     if let Some((first, end)) = args.seeds {
-        return Ok(Box::new(kept.into_iter().chain((first..end).map(move |seed| (seed, scenario)))));
+        return Ok(Box::new(kept.chain((first..end).map(move |seed| (seed, play.clone())))));
     }
-    let new = std::iter::repeat_with(move || (u64::from(rand::random::<u32>()), scenario));
-    Ok(Box::new(kept.into_iter().chain(new)))
+    // Short enough to be typed.
+    let new = std::iter::repeat_with(move || (u64::from(rand::random::<u32>()), play.clone()));
+    Ok(Box::new(kept.chain(new)))
 }
 
 /// `SEED SCENARIO` in each line, then what it found; `#` begins a comment.
@@ -105,25 +151,60 @@ fn kept(text: &str) -> Result<Vec<(u64, Scenario)>> {
 }
 
 /// Runs one seed. False when something was found.
-fn run(args: &Args, seed: u64, scenario: Scenario) -> bool {
-    let began = Instant::now();
-    if args.model_only {
-        return true;
+fn run(args: &Args, seed: u64, play: &Play) -> Result<bool> {
+    let model = play.model.as_ref().is_none_or(|scenario| run_model(args, seed, scenario.as_deref()));
+    Ok(model && play.agents.map_or(Ok(true), |scenario| run_agents(args, seed, scenario))?)
+}
+
+fn run_model(args: &Args, seed: u64, scenario: Option<&str>) -> bool {
+    let history = match model::run(seed, scenario) {
+        Ok(history) => history,
+        Err(failure) => {
+            eprintln!("{failure}");
+            return false;
+        }
+    };
+    if args.notes {
+        eprintln!("{}", history.text());
     }
-    let history = scenario::live(seed, scenario);
+    if args.seed.is_some() {
+        eprintln!("seed {seed} model {}: {:016x}, {} lines", history.scenario, history.hash(), history.lines.len());
+    }
+    let twice = !args.twice || model::run(seed, scenario).is_ok_and(|second| second.hash() == history.hash());
+    if !twice {
+        eprintln!(
+            "seed {seed} of the model has two histories\nrun it again with:\n  cargo sim --seed {seed} --model-only --twice"
+        );
+    }
+    twice
+}
+
+fn run_agents(args: &Args, seed: u64, scenario: Scenario) -> Result<bool> {
+    let began = Instant::now();
+    let history = scenario::live(seed, scenario, trace(args, 1)?);
     let mut sound = tell(args, seed, scenario, &history, began.elapsed());
     if args.twice {
-        let second = scenario::live(seed, scenario);
+        let second = scenario::live(seed, scenario, trace(args, 2)?);
         if second.hash != history.hash {
             eprintln!("seed {seed} has two histories: {:016x} and {:016x}", history.hash, second.hash);
-            let first = history.notes.iter().zip(&second.notes).find(|(a, b)| a != b);
-            if let Some((a, b)) = first {
+            if let Some((a, b)) = history.notes.iter().zip(&second.notes).find(|(a, b)| a != b) {
                 eprintln!("  first difference:\n  {a}\n  {b}");
             }
             sound = false;
         }
     }
-    sound
+    if !sound {
+        let twice = if args.twice { " --twice" } else { "" };
+        eprintln!("run it again with:\n  cargo sim --seed {seed} --scenario {scenario} --agents-only --notes{twice}");
+    }
+    Ok(sound)
+}
+
+fn trace(args: &Args, run: u8) -> Result<Trace> {
+    let Some(path) = &args.trace else { return Ok(Trace::default()) };
+    let path = path.with_extension(run.to_string());
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(Trace::to_file(file))
 }
 
 fn tell(args: &Args, seed: u64, scenario: Scenario, history: &History, took: Duration) -> bool {

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Once;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -16,7 +17,7 @@ use crate::chance::stream;
 use crate::check::{Rule, Violation};
 use crate::client::HOST_NAME;
 use crate::node::Deed;
-use crate::trace::Note;
+use crate::trace::{Note, Trace};
 use crate::world::{Power, Trouble, World};
 
 /// Founding, joining, and the first instances.
@@ -32,6 +33,8 @@ const REST_WITHIN: Duration = Duration::from_secs(60);
 const STILL_FOR: Duration = Duration::from_secs(8);
 /// How long random faults go on.
 const FAULTS_FOR: Duration = Duration::from_secs(45);
+/// Enough for an election, a verdict, and answers through an lb.
+const WARM_UP: Duration = Duration::from_secs(12);
 const MINUTES_10: Duration = Duration::from_secs(600);
 
 /// What happens.
@@ -100,10 +103,28 @@ pub struct History {
     pub acknowledged: usize,
 }
 
+/// Libraries build some things once per process, hash maps among them, and each hash map changes the keys of the next one on its
+/// thread. A first simulation that nobody looks at builds them all, so that a first history equals a second one.
+fn warm_up() {
+    static DONE: Once = Once::new();
+    DONE.call_once(|| {
+        let _ = crate::entropy::with_seed(0, || {
+            let mut world = World::new(0, 3, Trace::default());
+            let mut play = Play::new(0, &mut world);
+            let _ = play.form().and_then(|()| {
+                play.world.set(0, |trouble| trouble.power = Power::Off);
+                play.world.pass(WARM_UP)
+            });
+            finish(world);
+        });
+    });
+}
+
 /// Lives through `scenario` with `seed`, on a thread with that seed's entropy. A panic anywhere is a violation.
-pub fn live(seed: u64, scenario: Scenario) -> History {
+pub fn live(seed: u64, scenario: Scenario, trace: Trace) -> History {
+    warm_up();
     let history = crate::entropy::with_seed(seed, move || {
-        let mut world = World::new(seed, nodes_for(seed, scenario));
+        let mut world = World::new(seed, nodes_for(seed, scenario), trace);
         // A panic of an agent ends up here; what was seen until then is told all the same.
         let run = std::panic::AssertUnwindSafe(|| Play::new(seed, &mut world).run(scenario));
         match std::panic::catch_unwind(run) {

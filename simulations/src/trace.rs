@@ -3,8 +3,10 @@
 
 use std::collections::VecDeque;
 use std::collections::hash_map::DefaultHasher;
-use std::fmt::{self, Write as _};
+use std::fmt;
+use std::fs::File;
 use std::hash::Hasher;
+use std::io::{BufWriter, Write};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -39,11 +41,13 @@ struct Inner {
     pieces: u64,
     notes: VecDeque<Note>,
     closed: bool,
+    /// Everything, line by line, to find where two histories part.
+    file: Option<BufWriter<File>>,
 }
 
 impl Default for Trace {
     fn default() -> Self {
-        let inner = Inner { hash: DefaultHasher::new(), pieces: 0, notes: VecDeque::new(), closed: false };
+        let inner = Inner { hash: DefaultHasher::new(), pieces: 0, notes: VecDeque::new(), closed: false, file: None };
         Self(Arc::new(Mutex::new(inner)))
     }
 }
@@ -54,7 +58,23 @@ impl fmt::Debug for Trace {
     }
 }
 
+impl Inner {
+    fn write(&mut self, line: fmt::Arguments<'_>) {
+        if let Some(file) = &mut self.file {
+            // A trace that cannot be written is seen to be short.
+            let _ = writeln!(file, "{line}");
+        }
+    }
+}
+
 impl Trace {
+    /// A history that is also written to `file`.
+    pub fn to_file(file: File) -> Self {
+        let trace = Self::default();
+        crate::lock(&trace.0).file = Some(BufWriter::new(file));
+        trace
+    }
+
     /// Bytes handed to the network. They go into the hash whole, so equal hashes mean equal ciphertext.
     pub fn packet(&self, from: SocketAddr, to: SocketAddr, bytes: &[u8], copies: u8) {
         let mut inner = crate::lock(&self.0);
@@ -62,11 +82,14 @@ impl Trace {
             return;
         }
         inner.pieces += 1;
-        let mut head = String::new();
-        // Writing to a string cannot fail.
-        let _ = write!(head, "{} {from} {to} {copies} {}", crate::clock::elapsed().as_nanos(), bytes.len());
+        let head = format!("{} {from} {to} {copies} {}", crate::clock::elapsed().as_nanos(), bytes.len());
         inner.hash.write(head.as_bytes());
         inner.hash.write(bytes);
+        if inner.file.is_some() {
+            let mut digest = DefaultHasher::new();
+            digest.write(bytes);
+            inner.write(format_args!("{head} {:016x} {}", digest.finish(), crate::entropy::drawn()));
+        }
     }
 
     /// Something that happened on a host, stamped with virtual time.
@@ -82,6 +105,7 @@ impl Trace {
         }
         let note = Note { at, who: who.into(), what: what.into() };
         inner.hash.write(note.to_string().as_bytes());
+        inner.write(format_args!("{note}"));
         if inner.notes.len() == NOTES_MAX {
             inner.notes.pop_front();
         }
@@ -93,6 +117,8 @@ impl Trace {
     pub fn finish(&self) -> (u64, u64, Vec<Note>) {
         let mut inner = crate::lock(&self.0);
         inner.closed = true;
+        // Written to its end.
+        drop(inner.file.take());
         (inner.hash.finish(), inner.pieces, std::mem::take(&mut inner.notes).into())
     }
 }

@@ -91,7 +91,7 @@ pub struct World {
 
 impl World {
     /// `count` nodes and a client, nothing started yet.
-    pub fn new(seed: u64, count: usize) -> Self {
+    pub fn new(seed: u64, count: usize, trace: Trace) -> Self {
         let mut sim = turmoil::Builder::new()
             .rng_seed(seed)
             .tick_duration(TICK)
@@ -102,13 +102,8 @@ impl World {
             .udp_capacity(4096)
             .tcp_capacity(1024)
             .build();
-        let common = Common {
-            seed,
-            links: Links::new(LOSS, DUPLICATION),
-            trace: Trace::default(),
-            oracle: Arc::default(),
-            token: Arc::default(),
-        };
+        let common =
+            Common { seed, links: Links::new(LOSS, DUPLICATION), trace, oracle: Arc::default(), token: Arc::default() };
         // Looking a name up gives it an address, so addresses follow this order.
         let ips: Vec<IpAddr> = (1..=count).map(|number| sim.lookup(format!("n{number}"))).collect();
         let nodes: Vec<Node> =

@@ -6,5 +6,5 @@ use hirsel_role::Plugin;
 
 /// Every role this build has.
 pub fn all() -> Vec<Arc<dyn Plugin>> {
-    vec![Arc::new(hirsel_lb::Lb::new()), Arc::new(hirsel_compute::Compute::default()), Arc::new(hirsel_mgmt::Mgmt)]
+    vec![Arc::new(hirsel_lb::Lb::new()), Arc::new(hirsel_compute::Compute), Arc::new(hirsel_mgmt::Mgmt)]
 }

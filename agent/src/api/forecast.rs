@@ -9,8 +9,8 @@ use std::time::Duration;
 use hirsel_model::control::{Command, ControlState, Entry, Outcome};
 use hirsel_model::plan::{Phase, Plan};
 use hirsel_model::planner;
-use hirsel_model::spec::Spec;
 use hirsel_model::report::{InstanceFacts, InstanceState, NodeReport, RoleFacts, RoleReport, RoleState};
+use hirsel_model::spec::Spec;
 use hirsel_model::view::{NodeFacts, RaftFacts, View};
 use hirsel_model::{InstanceId, NodeId, RoleName, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -358,7 +358,10 @@ mod tests {
         let told = of(&sight, Command::ApplyApp { app: "shop".parse().unwrap(), spec });
         assert!(told.complete, "{told:?}");
         assert_eq!((told.start.len(), told.stop.len(), told.counts.len()), (2, 2, 0), "{told:?}");
-        assert_eq!(told.spec.iter().map(|change| change.path.as_str()).collect::<Vec<_>>(), ["apps.shop.services.web.command"]);
+        assert_eq!(
+            told.spec.iter().map(|change| change.path.as_str()).collect::<Vec<_>>(),
+            ["apps.shop.services.web.command"]
+        );
     }
 
     #[test]
@@ -384,7 +387,9 @@ mod tests {
     fn a_drain_moves_what_the_node_holds() {
         let command = Command::SetAvailability { node: NodeId(2), availability: Availability::Draining };
         let told = of(&sight(), command);
-        assert!(told.start.iter().all(|placed| placed.node != "n2") && told.stop.iter().any(|placed| placed.node == "n2"));
+        assert!(
+            told.start.iter().all(|placed| placed.node != "n2") && told.stop.iter().any(|placed| placed.node == "n2")
+        );
         assert!(told.roles.iter().any(|change| change.before.as_deref() == Some("n2")), "{told:?}");
     }
 

@@ -24,7 +24,11 @@ fn of_sight(sight: &Sight) -> String {
             let _ = writeln!(text, "hirsel_{name}{labels} {value}");
         }
     };
-    gauge("healthy", "Whether all that this number of nodes allows is met.", &[("", u64::from(status.health == "healthy"))]);
+    gauge(
+        "healthy",
+        "Whether all that this number of nodes allows is met.",
+        &[("", u64::from(status.health == "healthy"))],
+    );
     let apps: Vec<(String, u64, u64)> = status
         .apps
         .iter()

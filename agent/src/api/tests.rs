@@ -328,7 +328,10 @@ async fn metrics_and_the_description_are_whole() {
     let agent = StandIn::new(sight());
     let (_, text) = admin(&agent, "GET", "/metrics", "").await;
     let text = text.as_str().unwrap();
-    assert!(text.contains("hirsel_leader 0\n") && text.contains("hirsel_app_instances_healthy{app=\"shop\"} 2\n"), "{text}");
+    assert!(
+        text.contains("hirsel_leader 0\n") && text.contains("hirsel_app_instances_healthy{app=\"shop\"} 2\n"),
+        "{text}"
+    );
     assert!(text.ends_with("# EOF\n") && text.matches("# EOF").count() == 1, "{text}");
     let (_, document) = admin(&agent, "GET", "/v1/openapi.json", "").await;
     let described = document["paths"].as_object().unwrap();

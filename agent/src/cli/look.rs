@@ -44,7 +44,7 @@ fn warn(warnings: &[String]) {
 
 /// `status`
 pub async fn status(client: &Client, json: bool) -> Result<Done, ApiError> {
-    let answer = show(client, json, "/v1/status", |envelope| print_status(envelope)).await?;
+    let answer = show(client, json, "/v1/status", print_status).await?;
     let status = &answer.envelope.data;
     Ok(if status.health == "healthy" { Done::Well } else { Done::Degraded })
 }

@@ -224,6 +224,5 @@ fn is_loss(event: &Event) -> bool {
         let rest = event.message.strip_prefix(&event.subject);
         rest.is_some_and(|rest| rest.trim_start().starts_with(words))
     };
-    event.kind == EventKind::Happened
-        && (event.subject.starts_with("zone/") || told("is down:") || told("is unfit:"))
+    event.kind == EventKind::Happened && (event.subject.starts_with("zone/") || told("is down:") || told("is unfit:"))
 }

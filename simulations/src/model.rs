@@ -72,6 +72,7 @@ impl std::error::Error for Failure {}
 
 /// A mistake planted on purpose, to see that a checker finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(test), expect(dead_code, reason = "only tests plant mistakes"))]
 pub(crate) enum Bug {
     /// None: what everybody but the tests runs.
     None,

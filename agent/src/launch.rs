@@ -71,9 +71,11 @@ fn token_of(args: &JoinArgs) -> Result<JoinToken> {
 }
 
 /// Runs an agent in the foreground until a signal, or until it left.
-async fn start(config: Config, start: Start) -> Result<()> {
-    let folder = config.data.clone();
-    make_folder(&folder)?;
+async fn start(mut config: Config, start: Start) -> Result<()> {
+    make_folder(&config.data)?;
+    // Programs run in other folders than this process: a relative path would mislead them.
+    let folder = fs::canonicalize(&config.data).context("cannot find the data folder")?;
+    config.data.clone_from(&folder);
     let lock = lock(&folder)?;
     let world = real::world(&folder)?;
     let founded = matches!(start, Start::Found) && Identity::load(world.disk.as_ref())?.is_none();

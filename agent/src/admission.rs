@@ -19,7 +19,7 @@ use hirsel_model::spec::{Availability, Capacity, NodeSpec};
 use hirsel_model::{ClusterId, Incarnation, NodeId, NodeName, RoleName, ZoneName};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::shared::Shared;
@@ -114,6 +114,7 @@ pub async fn join(
 async fn ask(world: &World, seeds: &[SocketAddr], token: &JoinToken, request: &Request) -> Result<Reply> {
     let deadline = Instant::now() + JOIN_WITHIN;
     let body = encode(request);
+    let mut told = false;
     loop {
         let mut last = None;
         for seed in seeds {
@@ -127,10 +128,12 @@ async fn ask(world: &World, seeds: &[SocketAddr], token: &JoinToken, request: &R
         }
         let Some((seed, error)) = last else { bail!("no seed to join; try: hirsel join IP --token TOKEN") };
         if Instant::now() >= deadline {
-            let limit = JOIN_WITHIN.as_secs();
-            return Err(error).with_context(|| {
-                format!("cannot join through {seed} within {limit} s; try on that host: hirsel status")
-            });
+            // The error's own words hold its cause already.
+            bail!("cannot join through {seed} within {} s: {error}", JOIN_WITHIN.as_secs());
+        }
+        if !told {
+            told = true;
+            warn!(%seed, %error, "not joined yet; trying on for {} s", JOIN_WITHIN.as_secs());
         }
         sleep(RETRY_AFTER).await;
     }

@@ -94,6 +94,7 @@ pub struct Eyes {
 
 /// What a client asks of an agent.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a history holds a handful of them")]
 pub enum Deed {
     /// Leave a mark that must never be lost once it was acknowledged.
     Mark(String),

@@ -17,6 +17,8 @@ use crate::lease::{Answer, Ask};
 
 /// How long a lease lasts. A constant of the feature level: every agent counts with the same.
 pub const LEASE: Duration = Duration::from_secs(2);
+/// A leader that has not looked for so long was frozen or starved: what it remembers is too old to judge by, as after an election.
+const LOOKED_AWAY: Duration = Duration::from_millis(1_500);
 /// Losses older than this matter to no decision.
 const LOSSES_KEPT: Duration = Duration::from_secs(120);
 
@@ -26,6 +28,7 @@ pub struct Book {
     /// The term the notes belong to.
     pub term: u64,
     since: Timestamp,
+    looked_at: Timestamp,
     nodes: BTreeMap<NodeId, Page>,
     draining: BTreeMap<InstanceId, Timestamp>,
     unhealthy: BTreeMap<InstanceId, Timestamp>,
@@ -69,6 +72,7 @@ impl Book {
         Self {
             term,
             since: now,
+            looked_at: now,
             nodes: BTreeMap::new(),
             draining: BTreeMap::new(),
             unhealthy: BTreeMap::new(),
@@ -108,6 +112,11 @@ impl Book {
     /// Everything known at `now`.
     pub fn view(&mut self, around: &Surroundings<'_>, now: Timestamp) -> View {
         let state = around.state;
+        if now.since(self.looked_at) > LOOKED_AWAY {
+            self.since = now;
+            self.nodes.values_mut().for_each(|page| page.reachable = None);
+        }
+        self.looked_at = now;
         let known: BTreeSet<NodeId> = state.spec.nodes.keys().copied().collect();
         self.nodes.retain(|id, _| known.contains(id));
         let leased = |page: &Page| page.acknowledged_at.is_some_and(|at| now.since(at) < LEASE);
@@ -232,6 +241,18 @@ mod tests {
         }
         assert!(leased(&mut book, NodeId(2), 1_600));
         assert!(!leased(&mut book, NodeId(2), 3_200));
+    }
+
+    #[test]
+    fn a_leader_that_was_frozen_begins_anew_to_measure() {
+        let state = Arc::new(ControlState::default());
+        let (heard, unheard) = (BTreeMap::new(), BTreeSet::new());
+        let around =
+            Surroundings { me: NodeId(1), state: &state, heard: &heard, unheard: &unheard, raft: BTreeMap::new() };
+        let mut book = Book::new(1, Timestamp(0));
+        assert_eq!(book.view(&around, Timestamp(250)).leading_since, Timestamp(0));
+        assert_eq!(book.view(&around, Timestamp(500)).leading_since, Timestamp(0));
+        assert_eq!(book.view(&around, Timestamp(9_000)).leading_since, Timestamp(9_000));
     }
 
     #[test]

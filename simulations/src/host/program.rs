@@ -126,8 +126,8 @@ async fn next_request(stream: &mut DuplexStream, unread: &mut Vec<u8>) -> io::Re
     let mut lines = head.lines();
     let mut words = lines.next().unwrap_or_default().split(' ');
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let headers = lines.filter_map(|line| line.split_once(':'));
-    let length = headers.filter(|(name, _)| name.eq_ignore_ascii_case("content-length")).last();
+    let mut headers = lines.filter_map(|line| line.split_once(':'));
+    let length = headers.rfind(|(name, _)| name.eq_ignore_ascii_case("content-length"));
     let length: usize = length.and_then(|(_, value)| value.trim().parse().ok()).unwrap_or(0);
     while unread.len() < head_end + length {
         if !read_more(stream, unread).await? {

@@ -113,15 +113,15 @@ fn one_command_makes_a_cluster_that_ctrl_c_ends_and_the_same_command_resumes() {
 
     dev.start();
     dev.until_ready();
-    let resumed = dev.ask(&["members"]).unwrap();
     let identity = |rows: &Value| -> Vec<(String, u64)> {
         array(rows).iter().map(|row| (row["name"].to_string(), row["id"].as_u64().unwrap_or(0))).collect()
     };
-    assert_eq!(identity(&resumed), identity(&members), "the same nodes");
-    assert!(
-        array(&resumed).iter().all(|row| row["incarnation"].as_u64() >= Some(2)),
-        "restarted, not made anew: {resumed}"
-    );
+    // A start is announced a moment after the agent is ready.
+    wait_for("the same nodes, restarted and not made anew", Duration::from_secs(20), || {
+        let resumed = dev.ask(&["members"])?;
+        let restarted = array(&resumed).iter().all(|row| row["incarnation"].as_u64() >= Some(2));
+        if restarted && identity(&resumed) == identity(&members) { Ok(()) } else { Err(resumed.to_string()) }
+    });
     for node in lb_nodes(&dev) {
         wait_for("the sample answers again", Duration::from_secs(20), || {
             let answer = http::get(dev.lb(node), "anything", "/").map_err(|error| error.to_string())?;

@@ -166,8 +166,8 @@ fn a_drain_and_a_redeploy_under_load_cost_no_request_of_any_kind() {
         if now.is_disjoint(&before) && now.len() == 3 { Ok(()) } else { Err(format!("{before:?} {now:?}")) }
     });
     cluster.well(REPLACED_WITHIN);
-    gets.end().assert_sound(500);
-    posts.end().assert_sound(500);
+    gets.end().assert_sound(200);
+    posts.end().assert_sound(200);
 }
 
 #[test]

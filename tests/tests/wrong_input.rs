@@ -43,7 +43,7 @@ fn a_token_that_is_bad_revoked_or_of_another_cluster_lets_nobody_in() {
     refused(&joining(&cluster, folder.path(), &other.nodes[0].token()), &["cluster"]);
 
     let id = token_id(&cluster.nodes[0]);
-    let ran = cluster.nodes[0].ask(["token", "revoke", &id, "--yes"]);
+    let ran = cluster.nodes[0].ask(["token", "revoke", &id]);
     assert_eq!(ran.code, Some(0), "{}", ran.words());
     refused(&joining(&cluster, folder.path(), &token), &["revoked", "hirsel token new"]);
     assert_eq!(cluster.nodes[0].ask(["members"]).data().as_array().unwrap().len(), 1);
@@ -78,7 +78,7 @@ fn a_token_for_one_use_is_used_up() {
 fn a_second_agent_on_a_folder_and_a_taken_port_are_refused() {
     let cluster = Cluster::start(1);
     let node = &cluster.nodes[0];
-    refused(&node.words(None), &["already", "data"]);
+    refused(&node.words(None), &["in use", "hirsel status"]);
     let folder = tempfile::tempdir().unwrap();
     let mut words = node.words(None);
     let at = words.iter().position(|word| word == "--data").unwrap();

@@ -23,6 +23,8 @@ pub struct Load {
     pub path: String,
     /// Method: idempotent ones must never fail; POST only when nothing is lost.
     pub method: &'static str,
+    /// What the program answers when nothing goes wrong.
+    pub status: u16,
     /// Requests per second, in all.
     pub rate: u32,
     /// Connections, in all; each asks one request at a time.
@@ -45,7 +47,7 @@ pub struct Failure {
 /// What came of it.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// Requests that were answered with 200.
+    /// Requests that were answered as they should be.
     pub answered: u64,
     /// The others.
     pub failures: Vec<Failure>,
@@ -168,6 +170,10 @@ impl Asker {
         if may_stay {
             *kept = Some(connection);
         }
-        if answer.status == 200 { Ok(()) } else { Err(format!("status {}: {}", answer.status, answer.text())) }
+        if answer.status == self.load.status {
+            Ok(())
+        } else {
+            Err(format!("status {}: {}", answer.status, answer.text()))
+        }
     }
 }

@@ -59,7 +59,15 @@ fn a_pulled_cable_costs_no_idempotent_request_and_the_node_comes_back() {
         };
         let targets: Vec<_> =
             cluster.lbs().into_iter().filter(|(node, _)| *node != victim).map(|(_, addr)| addr).collect();
-        let load = Load { targets, host: "any".into(), path: "/".into(), method: "GET", rate: 200, connections: 12 };
+        let load = Load {
+            targets,
+            host: "any".into(),
+            path: "/".into(),
+            method: "GET",
+            status: 200,
+            rate: 200,
+            connections: 12,
+        };
         let running = load.start();
         wait_for("the load runs", Duration::from_secs(10), || {
             if running.answered() > 200 { Ok(()) } else { Err(running.answered().to_string()) }

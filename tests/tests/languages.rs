@@ -11,8 +11,16 @@ use hirsel_tests::{http, lacks, wait_for};
 
 fn load(targets: &[SocketAddr], app: &str) -> Running {
     let targets = targets.to_vec();
-    Load { targets, host: format!("{app}.example"), path: "/".into(), method: "GET", rate: 330, connections: 12 }
-        .start()
+    Load {
+        targets,
+        host: format!("{app}.example"),
+        path: "/".into(),
+        method: "GET",
+        status: 200,
+        rate: 330,
+        connections: 12,
+    }
+    .start()
 }
 
 #[test]

@@ -21,6 +21,9 @@ fn hosts(network: &Network, count: u8) -> (Cluster, Vec<Duration>) {
 
 #[test]
 fn three_hosts_join_with_one_token_and_open_one_port_number() {
+    if hirsel_tests::left_to_the_full_tier() {
+        return;
+    }
     if lacks("root with ip and nft", netns::is_possible()) {
         return;
     }
@@ -42,6 +45,9 @@ fn three_hosts_join_with_one_token_and_open_one_port_number() {
 
 #[test]
 fn a_pulled_cable_costs_no_idempotent_request_and_the_node_comes_back() {
+    if hirsel_tests::left_to_the_full_tier() {
+        return;
+    }
     if lacks("root with ip and nft", netns::is_possible()) {
         return;
     }

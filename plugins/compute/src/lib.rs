@@ -9,7 +9,7 @@
 //! - an instance goes on the way it was started: the service is kept beside the process, whatever was applied since;
 //! - `converge` never waits for a process, a check or a slow disk: all of that goes on in the background and wakes the loop.
 //!
-//! What is to be done is decided in [`decide`], a pure function; [`role`] gathers and carries out.
+//! What is to be done is decided in `decide`, a pure function; `role` gathers and carries out.
 
 use hirsel_model::RoleName;
 use hirsel_role::{Context, Plugin, Role};

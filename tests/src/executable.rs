@@ -27,11 +27,15 @@ fn build() -> PathBuf {
     let profile = test.ancestors().nth(2).expect("tests lie two folders deep");
     let target = profile.parent().expect("a profile lies in a target folder");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    cargo.args(["build", "--quiet", "-p", "hirsel", "--target-dir"]).arg(target).current_dir(workspace());
+    // With the features of the whole workspace, as `cargo test --workspace` has built everything but this executable already.
+    cargo
+        .args(["build", "--quiet", "--workspace", "--bin", "hirsel", "--target-dir"])
+        .arg(target)
+        .current_dir(workspace());
     if profile.ends_with("release") {
         cargo.arg("--release");
     }
     let status = cargo.status().expect("cargo runs");
-    assert!(status.success(), "cargo build -p hirsel failed");
+    assert!(status.success(), "cargo build --bin hirsel failed");
     profile.join("hirsel")
 }

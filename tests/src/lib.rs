@@ -32,16 +32,6 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut holds: impl FnMut() -> Resul
     }
 }
 
-/// Whether this test waits for the full tier (`HIRSEL_TIER=full`, which `.ci/run full` sets), and says so when it does. Such a test
-/// runs whole clusters of processes for minutes.
-pub fn left_to_the_full_tier() -> bool {
-    let full = std::env::var("HIRSEL_TIER").as_deref() == Ok("full");
-    if !full {
-        eprintln!("skipped: a long test of a whole cluster; HIRSEL_TIER=full runs it");
-    }
-    !full
-}
-
 /// The rule for what a machine may lack: the test says `skipped: needs X` and ends, unless everything is required.
 ///
 /// # Panics

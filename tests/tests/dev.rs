@@ -89,9 +89,6 @@ fn lb_nodes(dev: &Dev) -> Vec<u8> {
 
 #[test]
 fn one_command_makes_a_cluster_that_ctrl_c_ends_and_the_same_command_resumes() {
-    if hirsel_tests::left_to_the_full_tier() {
-        return;
-    }
     let mut dev = Dev::new();
     dev.start();
     let words = dev.until_ready();
@@ -137,9 +134,6 @@ fn one_command_makes_a_cluster_that_ctrl_c_ends_and_the_same_command_resumes() {
 
 #[test]
 fn the_power_switch_works_without_dev_and_a_node_stays_off_until_it_is_switched_on() {
-    if hirsel_tests::left_to_the_full_tier() {
-        return;
-    }
     let mut dev = Dev::new();
     dev.start();
     dev.until_ready();

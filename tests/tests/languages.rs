@@ -25,9 +25,6 @@ fn load(targets: &[SocketAddr], app: &str) -> Running {
 
 #[test]
 fn python_node_and_go_answer_all_requests_while_nodes_are_lost() {
-    if hirsel_tests::left_to_the_full_tier() {
-        return;
-    }
     type Make = fn(&Path) -> Option<Program>;
     let all: [(&str, Make, &str); 3] = [
         ("flask", programs::flask, "Python with gunicorn and Flask"),

@@ -28,9 +28,6 @@ fn worker(cluster: &Cluster, not: &[&str]) -> String {
 
 #[test]
 fn losing_a_worker_an_lb_and_the_leader_costs_no_idempotent_request() {
-    if hirsel_tests::left_to_the_full_tier() {
-        return;
-    }
     let mut cluster = Cluster::start(5);
     cluster.apply(&sample(3));
     for what in ["a compute node", "an lb node", "the leader"] {
@@ -58,9 +55,6 @@ fn losing_a_worker_an_lb_and_the_leader_costs_no_idempotent_request() {
 
 #[test]
 fn the_leader_then_a_worker_then_the_new_leader_are_lost_and_all_come_back() {
-    if hirsel_tests::left_to_the_full_tier() {
-        return;
-    }
     let mut cluster = Cluster::start(5);
     cluster.apply(&sample(3));
     let mut off = Vec::new();
@@ -83,9 +77,6 @@ fn the_leader_then_a_worker_then_the_new_leader_are_lost_and_all_come_back() {
 
 #[test]
 fn all_agents_stopped_and_started_in_another_order_heal_by_themselves() {
-    if hirsel_tests::left_to_the_full_tier() {
-        return;
-    }
     let mut cluster = Cluster::start(5);
     cluster.apply(&sample(3));
     for index in [2, 0, 4, 1, 3] {
@@ -105,9 +96,6 @@ fn all_agents_stopped_and_started_in_another_order_heal_by_themselves() {
 
 #[test]
 fn an_agent_that_is_killed_alone_finds_its_instances_again_and_they_never_stop() {
-    if hirsel_tests::left_to_the_full_tier() {
-        return;
-    }
     let mut cluster = Cluster::start(3);
     cluster.apply(&sample(3));
     let victim = worker(&cluster, &[]);
@@ -130,9 +118,6 @@ fn an_agent_that_is_killed_alone_finds_its_instances_again_and_they_never_stop()
 
 #[test]
 fn a_frozen_node_loses_its_work_and_nobody_else_is_judged() {
-    if hirsel_tests::left_to_the_full_tier() {
-        return;
-    }
     let cluster = Cluster::start(5);
     cluster.apply(&sample(3));
     let leader = cluster.leader();
@@ -163,9 +148,6 @@ fn a_frozen_node_loses_its_work_and_nobody_else_is_judged() {
 
 #[test]
 fn a_drain_and_a_redeploy_under_load_cost_no_request_of_any_kind() {
-    if hirsel_tests::left_to_the_full_tier() {
-        return;
-    }
     let cluster = Cluster::start(5);
     cluster.apply(&sample(3));
     let victim = worker(&cluster, &[]);
@@ -192,9 +174,6 @@ fn a_drain_and_a_redeploy_under_load_cost_no_request_of_any_kind() {
 
 #[test]
 fn the_reason_of_a_move_names_its_cause() {
-    if hirsel_tests::left_to_the_full_tier() {
-        return;
-    }
     let mut cluster = Cluster::start(3);
     cluster.apply(&sample(3));
     let leader = cluster.leader();
@@ -213,9 +192,6 @@ fn the_reason_of_a_move_names_its_cause() {
 
 #[test]
 fn plan_says_what_apply_then_does() {
-    if hirsel_tests::left_to_the_full_tier() {
-        return;
-    }
     let cluster = Cluster::start(3);
     cluster.apply(&sample(2));
     let path = cluster.folder.path().join("four.toml");

@@ -32,9 +32,6 @@ fn joining(cluster: &Cluster, folder: &Path, token: &str) -> Vec<String> {
 
 #[test]
 fn a_token_that_is_bad_revoked_or_of_another_cluster_lets_nobody_in() {
-    if hirsel_tests::left_to_the_full_tier() {
-        return;
-    }
     let (cluster, other) = (Cluster::start(1), Cluster::start(1));
     let folder = tempfile::tempdir().unwrap();
     let token = cluster.nodes[0].token();
@@ -60,9 +57,6 @@ fn token_id(node: &Node) -> String {
 
 #[test]
 fn a_token_for_one_use_is_used_up() {
-    if hirsel_tests::left_to_the_full_tier() {
-        return;
-    }
     let mut cluster = Cluster::start(1);
     let data = cluster.nodes[0].ask(["token", "new", "--uses", "1"]).data();
     let token = data["token"].as_str().unwrap().to_string();
@@ -82,9 +76,6 @@ fn a_token_for_one_use_is_used_up() {
 
 #[test]
 fn a_second_agent_on_a_folder_and_a_taken_port_are_refused() {
-    if hirsel_tests::left_to_the_full_tier() {
-        return;
-    }
     let cluster = Cluster::start(1);
     let node = &cluster.nodes[0];
     refused(&node.words(None), &["in use", "hirsel status"]);

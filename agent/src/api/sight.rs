@@ -85,9 +85,11 @@ impl Sight {
         self.state.spec.name_of(node)
     }
 
-    /// The names of `nodes`.
+    /// The names of `nodes`, as people sort them.
     pub fn names<'a>(&self, nodes: impl IntoIterator<Item = &'a NodeId>) -> Vec<String> {
-        nodes.into_iter().map(|node| self.name(*node)).collect()
+        let mut names: Vec<String> = nodes.into_iter().map(|node| self.name(*node)).collect();
+        names.sort_by(|one, other| people_order(one, other));
+        names
     }
 
     /// How `node` stands.
@@ -172,4 +174,25 @@ pub fn rfc3339(at: WallTime) -> String {
         .ok()
         .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
         .map_or_else(|| "9999-12-31T23:59:59Z".into(), |at| at.to_string())
+}
+
+/// Names as people sort them: `n2` before `n10`.
+pub fn people_order(one: &str, other: &str) -> std::cmp::Ordering {
+    fn split(name: &str) -> (&str, u64, &str) {
+        let text = name.trim_end_matches(|c: char| c.is_ascii_digit());
+        (text, name[text.len()..].parse().unwrap_or(0), name)
+    }
+    split(one).cmp(&split(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_sorted_as_people_do() {
+        let mut names = ["n10", "web", "n2", "n1", "web-07", "web-6", "n99999999999999999999999"];
+        names.sort_by(|one, other| people_order(one, other));
+        assert_eq!(names, ["n99999999999999999999999", "n1", "n2", "n10", "web", "web-6", "web-07"]);
+    }
 }

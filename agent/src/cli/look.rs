@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 
 use super::args::{EventsArgs, LogsArgs, PlanArgs, PsArgs, WhyArgs};
 use super::client::{Answer, Client};
-use super::output::{self, Colour, ago_or_dash, count, line, note, paint, since, state, table};
+use super::output::{self, Colour, ago_or_dash, any, line, note, paint, since, state, table};
 use super::{Done, read_file, wall};
 use crate::api::envelope::Envelope;
 use crate::api::error::{ApiError, Code};
@@ -66,7 +66,7 @@ fn print_status(envelope: &Envelope<Status>) {
     }
     line(format!("Nodes     {}", standing.join(", ")));
     let can = &status.can_lose;
-    line(format!("Can lose  any {}, any {}", count(can.nodes, "node"), count(can.zones, "zone")));
+    line(format!("Can lose  {}, {}", any(can.nodes, "node"), any(can.zones, "zone")));
     if status.brake {
         line("Brake     on: many nodes were lost at once, so no data moves");
     }

@@ -144,6 +144,11 @@ pub fn count(number: u32, noun: &str) -> String {
     }
 }
 
+/// What may vanish: `any 2 nodes`, `no zone`.
+pub fn any(number: u32, noun: &str) -> String {
+    if number == 0 { format!("no {noun}") } else { format!("any {}", count(number, noun)) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -51,7 +51,7 @@ pub fn followup(state: &ControlState, reports: &BTreeMap<NodeId, &NodeReport>) -
             new.push(NewEvent {
                 kind: EventKind::Verified,
                 subject: first.subject.clone(),
-                message: "everything decided because of this holds".into(),
+                message: format!("everything decided because of event {incident} holds"),
                 cause: Cause::Index(incident),
                 rejected: Vec::new(),
             });
@@ -85,7 +85,7 @@ fn fate(state: &ControlState, reports: &BTreeMap<NodeId, &NodeReport>, event: &E
     let report = reports.get(&assignment.node).and_then(|report| report.roles.get(&role));
     match report {
         Some(report) if report.state == RoleState::Running && report.generation >= event.generation => {
-            Fate::Came(format!("{role} runs on {}", state.spec.name_of(assignment.node)))
+            Fate::Came(format!("{role}/{slot} runs on {}", state.spec.name_of(assignment.node)))
         }
         _ => Fate::Open,
     }
@@ -111,7 +111,7 @@ fn instance_fate(
     };
     match facts {
         Some(facts) if facts.healthy => {
-            Fate::Came(format!("healthy on {} port {}", state.spec.name_of(assignment.node), facts.port))
+            Fate::Came(format!("{id} is healthy on {}, port {}", state.spec.name_of(assignment.node), facts.port))
         }
         _ => Fate::Open,
     }

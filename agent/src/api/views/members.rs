@@ -5,7 +5,7 @@ use hirsel_model::{NodeId, RoleName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::api::sight::Sight;
+use crate::api::sight::{Sight, people_order};
 
 /// A node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -38,9 +38,11 @@ pub struct Member {
     pub note: Option<String>,
 }
 
-/// Every node of the spec, by number.
+/// Every node of the spec, by name.
 pub fn members(sight: &Sight) -> Vec<Member> {
-    sight.state.spec.nodes.keys().map(|id| member(sight, *id)).collect()
+    let mut members: Vec<Member> = sight.state.spec.nodes.keys().map(|id| member(sight, *id)).collect();
+    members.sort_by(|one, other| people_order(&one.name, &other.name));
+    members
 }
 
 fn member(sight: &Sight, id: NodeId) -> Member {
@@ -96,7 +98,10 @@ fn note(sight: &Sight, node: NodeId) -> Option<String> {
         Availability::Leaving => Some("leaving".to_string()),
     };
     let verdict = sight.state.plan.verdicts.get(&node).map(|verdict| verdict.evidence.clone());
-    let flaps = sight.state.plan.flaps.get(&node).map(|times| format!("came and went {times} times"));
+    let flaps = sight.state.plan.flaps.get(&node).map(|times| match times {
+        1 => "came and went once".to_string(),
+        times => format!("came and went {times} times"),
+    });
     let failed = sight.live.nodes.get(&node).into_iter().flat_map(|seen| &seen.roles);
     let failed =
         failed.filter_map(|(role, report)| report.message.as_ref().map(|message| format!("{role}: {message}")));

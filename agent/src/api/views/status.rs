@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::apps::{self, App};
 use super::members::voters;
 use super::roles::{self, RoleSlot};
-use crate::api::sight::{Sight, Standing, rfc3339};
+use crate::api::sight::{Sight, Standing, people_order, rfc3339};
 
 /// The whole cluster on one screen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -152,6 +152,7 @@ fn summarize(slots: &[RoleSlot]) -> Vec<RoleSummary> {
         summary.running += u32::from(slot.state == "running");
         summary.nodes.push(slot.node.clone());
     }
+    summaries.iter_mut().for_each(|summary| summary.nodes.sort_by(|one, other| people_order(one, other)));
     summaries
 }
 

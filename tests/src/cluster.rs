@@ -29,6 +29,8 @@ pub struct Cluster {
     pub folder: tempfile::TempDir,
     /// The nodes, `n1` first.
     pub nodes: Vec<Node>,
+    /// Names of nodes whose cable is out: their agents run, nobody asks them, and nothing should be left with them.
+    pub away: BTreeSet<String>,
     token: Option<String>,
     net: [u8; 3],
 }
@@ -68,7 +70,7 @@ impl Cluster {
     /// When there is no folder to be had.
     pub fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("hirsel-").tempdir().expect("a folder");
-        Self { folder, nodes: Vec::new(), token: None, net: loopback() }
+        Self { folder, nodes: Vec::new(), away: BTreeSet::new(), token: None, net: loopback() }
     }
 
     /// A cluster of `count` nodes over three zones, all of them members.
@@ -121,12 +123,12 @@ impl Cluster {
         self.nodes.iter().position(|node| node.name == name).unwrap_or_else(|| panic!("no node {name}"))
     }
 
-    /// Some node whose agent runs.
+    /// Some node whose agent runs and can be reached.
     ///
     /// # Panics
-    /// When none does.
+    /// When there is none.
     pub fn any(&self) -> &Node {
-        self.nodes.iter().find(|node| node.agent.is_some()).expect("an agent runs")
+        self.running().next().expect("an agent runs")
     }
 
     /// Waits until every node is a member, a leader is known and health is good. Returns how long that took.
@@ -172,9 +174,9 @@ impl Cluster {
         took
     }
 
-    /// Nodes whose agent runs.
+    /// Nodes whose agent runs and can be reached.
     pub fn running(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.iter().filter(|node| node.agent.is_some())
+        self.nodes.iter().filter(|node| node.agent.is_some() && !self.away.contains(&node.name))
     }
 
     /// Who leads, as some running agent knows it.
@@ -200,6 +202,21 @@ impl Cluster {
         let rows = self.any().ask(["ps", app]).data();
         let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_string();
         array(&rows).iter().map(|row| (text(row, "instance"), text(row, "node"))).collect()
+    }
+
+    /// Waits until the plan leaves nothing with `victim` and all of it runs elsewhere. Returns how long it took until it was planned,
+    /// and until it was healthy.
+    pub fn replaced(&self, victim: &str, limit: Duration) -> (Duration, Duration) {
+        let (_, planned) = wait_for(&format!("nothing is left with {victim}"), limit, || {
+            let node = self.any();
+            let mut rows = array(&node.ask(["roles"]).try_data()?).to_vec();
+            for app in array(&node.ask(["apps"]).try_data()?) {
+                let app = app["app"].as_str().unwrap_or_default().to_string();
+                rows.extend_from_slice(array(&node.ask(["ps", &app]).try_data()?));
+            }
+            rows.iter().find(|row| row["node"] == victim).map_or(Ok(()), |row| Err(row.to_string()))
+        });
+        (planned, planned + self.well(limit))
     }
 
     /// Applies a manifest, and waits until its instances are healthy.
@@ -314,16 +331,21 @@ impl Node {
     }
 
     /// Starts its agent.
+    pub fn launch(&mut self, join: Option<(&str, &str)>) {
+        let mut words = vec![hirsel().display().to_string()];
+        words.extend(self.words(join));
+        self.launch_as(&words);
+    }
+
+    /// Starts its agent with this command line.
     ///
     /// # Panics
     /// When it cannot be started.
-    pub fn launch(&mut self, join: Option<(&str, &str)>) {
+    pub fn launch_as(&mut self, command: &[String]) {
         std::fs::create_dir_all(&self.data).expect("a data folder");
         let log = File::options().create(true).append(true).open(self.log()).expect("a log file");
-        let mut words = self.prefix.clone();
-        words.push(hirsel().display().to_string());
-        words.extend(self.words(join));
-        let mut command = Command::new(&words[0]);
+        let words: Vec<&String> = self.prefix.iter().chain(command).collect();
+        let mut command = Command::new(words[0]);
         command.args(&words[1..]).current_dir("/").stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.agent = Some(command.spawn().unwrap_or_else(|error| panic!("cannot run {words:?}: {error}")));

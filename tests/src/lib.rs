@@ -13,6 +13,7 @@ pub mod load;
 pub mod netns;
 pub mod power;
 pub mod programs;
+pub mod unit;
 
 /// Between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(50);

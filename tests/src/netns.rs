@@ -3,7 +3,14 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::LOOK_EVERY;
 
 /// Whether this machine can do it.
 pub fn is_possible() -> bool {
@@ -73,6 +80,36 @@ impl Network {
         ));
     }
 
+    /// Begins to watch what is still sent over TCP towards a host whose cable is cut: attempts to connect, and pieces of data on
+    /// connections that were open. What is only sent again counts once.
+    pub fn watch(&self, host: u8) -> Watch {
+        let (tag, set) = (&self.tag, format!("sent{host}"));
+        // Before the rules that drop. The kernel sends again from the same sequence number, with longer and longer pauses.
+        sh(&format!(
+            "nft 'add set bridge {tag} {set} {{ typeof ip saddr . tcp sport . tcp sequence; size 65535; flags dynamic; }}'; \
+             nft flush set bridge {tag} {set}; \
+             nft 'add chain bridge {tag} w {{ type filter hook forward priority -10; }}'; \
+             nft 'add rule bridge {tag} w oifname {tag}v{host} tcp flags & (syn | ack) == syn add @{set} \
+                  {{ ip saddr . tcp sport . tcp sequence }}'; \
+             nft 'add rule bridge {tag} w oifname {tag}v{host} tcp flags & psh == psh add @{set} \
+                  {{ ip saddr . tcp sport . tcp sequence }}'"
+        ));
+        let (stop, list) = (Arc::new(AtomicBool::new(false)), format!("nft -j list set bridge {tag} {set}"));
+        let (stopped, began) = (stop.clone(), Instant::now());
+        let thread = std::thread::spawn(move || {
+            let mut seen = Seen::default();
+            while !stopped.load(Ordering::Relaxed) {
+                let count = elements(&list);
+                if count > seen.count {
+                    seen = Seen { count, last: began.elapsed() };
+                }
+                std::thread::sleep(LOOK_EVERY);
+            }
+            seen
+        });
+        Watch { stop, thread }
+    }
+
     /// Plugs all cables in.
     pub fn heal(&self) {
         sh(&format!("nft flush table bridge {}", self.tag));
@@ -92,6 +129,40 @@ impl Network {
         sockets.sort();
         sockets.dedup();
         sockets
+    }
+}
+
+/// How many elements the set has that `list` lists.
+fn elements(list: &str) -> usize {
+    let output = Command::new("sh").args(["-ec", list]).output().expect("sh runs");
+    let listed: Value = serde_json::from_slice(&output.stdout).expect("nft lists in JSON");
+    let sets = listed["nftables"].as_array().into_iter().flatten();
+    sets.filter_map(|item| item["set"]["elem"].as_array()).map(Vec::len).sum()
+}
+
+/// What a [`Watch`] saw.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    /// Pieces that were sent.
+    pub count: usize,
+    /// When the last of them was seen, since the watch began.
+    pub last: Duration,
+}
+
+/// Watches what is sent to a host.
+pub struct Watch {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Seen>,
+}
+
+impl Watch {
+    /// Ends the watch.
+    ///
+    /// # Panics
+    /// When the machine stopped letting us look.
+    pub fn end(self) -> Seen {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the watch goes on")
     }
 }
 

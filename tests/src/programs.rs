@@ -1,12 +1,10 @@
 //! Programs in other languages, as people write them: each listens on `$HOST:$PORT` and answers `/` and `/healthz`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A program and how to run it.
 pub struct Program {
-    /// What it needs, for people.
-    pub needs: &'static str,
     /// Command of the manifest.
     pub command: Vec<String>,
     /// A word of its command line that no other process has.
@@ -46,28 +44,35 @@ pub fn flask(folder: &Path) -> Option<Program> {
         "--graceful-timeout",
         "10",
     ];
-    Some(Program { needs: "Python with gunicorn and Flask", command: words(&command), word: "flaskapp:app".into() })
+    Some(Program { command: words(&command), word: "flaskapp:app".into() })
 }
 
-/// node with express; with its own HTTP server where express is not installed. None without node.
+/// Folders in which express may lie: what the environment says, where `.ci/run` puts it, and where distributions do.
+fn express() -> Option<PathBuf> {
+    let from_environment = std::env::var_os("NODE_PATH").unwrap_or_default();
+    let cache = std::env::var_os("HIRSEL_CI_CACHE").map(PathBuf::from);
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/hirsel/ci"));
+    let caches = cache.into_iter().chain(home).map(|cache| cache.join("npm/node_modules"));
+    let shared = ["/usr/lib/node_modules", "/usr/local/lib/node_modules", "/usr/share/nodejs"].map(PathBuf::from);
+    std::env::split_paths(&from_environment)
+        .chain(caches)
+        .chain(shared)
+        .find(|folder| succeeds(Command::new("node").args(["-e", "require('express')"]).env("NODE_PATH", folder)))
+}
+
+/// node with express; none without either of them.
 pub fn node(folder: &Path) -> Option<Program> {
-    if !succeeds(Command::new("node").arg("--version")) {
-        return None;
-    }
-    let source = "let answer = (path) => path === '/healthz' ? 'well' : 'node ' + process.env.HIRSEL_INSTANCE;\n\
-        let server;\n\
-        try { let app = require('express')(); app.all('*', (q, r) => r.send(answer(q.path)));\n\
-              server = app.listen(process.env.PORT, process.env.HOST); }\n\
-        catch (e) { server = require('http').createServer((q, r) => { q.resume(); r.end(answer(q.url)); })\n\
-              .listen(process.env.PORT, process.env.HOST); }\n\
+    let modules = format!("NODE_PATH={}", express()?.display());
+    let source = "const app = require('express')();\n\
+        app.get('/healthz', (request, response) => response.send('well'));\n\
+        app.use((request, response) => response.send('express ' + process.env.HIRSEL_INSTANCE));\n\
+        const server = app.listen(process.env.PORT, process.env.HOST);\n\
         server.keepAliveTimeout = 75000;\n\
         process.on('SIGTERM', () => { server.close(() => process.exit(0)); server.closeIdleConnections(); });\n";
     let path = folder.join("nodeapp.js");
     std::fs::write(&path, source).ok()?;
     let path = path.display().to_string();
-    let command =
-        ["env", "NODE_PATH=/usr/lib/node_modules:/usr/local/lib/node_modules:/usr/share/nodejs", "node", &path];
-    Some(Program { needs: "node", command: words(&command), word: "nodeapp.js".into() })
+    Some(Program { command: words(&["env", &modules, "node", &path]), word: "nodeapp.js".into() })
 }
 
 /// A Go program; none without Go.
@@ -89,7 +94,7 @@ pub fn go(folder: &Path) -> Option<Program> {
     build.args(["build", "-o"]).arg(&program).arg(&path).current_dir(folder);
     build.env("GOFLAGS", "-mod=mod").env("GO111MODULE", "off").env("GOCACHE", folder.join("cache"));
     let command = vec![program.display().to_string()];
-    succeeds(&mut build).then(|| Program { needs: "Go", command, word: "goapp".into() })
+    succeeds(&mut build).then(|| Program { command, word: "goapp".into() })
 }
 
 impl Program {

@@ -1,0 +1,125 @@
+//! Agents that end while their host goes on: stopped by a service manager, or killed at any moment.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hirsel_tests::cluster::{Cluster, array, sample};
+use hirsel_tests::load::Load;
+use hirsel_tests::unit::Unit;
+use hirsel_tests::{cli, wait_for};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+#[test]
+fn the_unit_that_install_writes_restarts_the_agent_and_leaves_its_instances_alone() {
+    let mut cluster = Cluster::start(3);
+    cluster.apply(&sample(3));
+    let (_, node) = cluster.instances("hello").into_iter().next_back().unwrap();
+    let index = cluster.index(&node);
+    // What a shell and a service manager read differently goes through as it is.
+    let start =
+        cluster.nodes[index].words(None).into_iter().chain(["--label", "note=50% of $HOME \"x\""].map(String::from));
+    let path = cluster.folder.path().join("hirsel.service");
+    let words = ["install", "--unit", path.to_str().unwrap(), "--"].map(String::from).into_iter().chain(start.clone());
+    let ran = cli::hirsel(words);
+    assert_eq!(ran.code, Some(0), "{}", ran.words());
+    if let Ok(verified) = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output() {
+        let complaint = String::from_utf8_lossy(&verified.stderr).into_owned();
+        assert!(verified.status.success() && complaint.is_empty(), "{complaint}");
+    } else {
+        eprintln!("systemd-analyze is not here: the unit is read by this test alone");
+    }
+    let unit = Unit::read(&path);
+    for (key, value) in [("Type", "simple"), ("KillMode", "process"), ("Delegate", "yes"), ("Restart", "always")] {
+        assert_eq!(unit.service.get(key).map(String::as_str), Some(value), "{key}");
+    }
+    let command = unit.command();
+    assert_eq!(command[1..], start.collect::<Vec<_>>());
+
+    let before = cluster.nodes[index].programs("sample");
+    assert!(!before.is_empty());
+    let targets = cluster.lbs().into_iter().filter(|(name, _)| *name != node).map(|(_, addr)| addr).collect();
+    let load =
+        Load { targets, host: "any".into(), path: "/".into(), method: "GET", status: 200, rate: 200, connections: 12 };
+    let running = load.start();
+    let answered = |more: u64| {
+        let enough = running.answered() + more;
+        wait_for("the load goes on", Duration::from_secs(30), || {
+            if running.answered() >= enough { Ok(()) } else { Err(format!("{} of {enough}", running.answered())) }
+        });
+    };
+    answered(100);
+    // Twice: what was adopted once is adopted again.
+    for _ in 0..2 {
+        // KillMode=process: the main process alone is asked to end.
+        cluster.nodes[index].stop_agent();
+        assert_eq!(cluster.nodes[index].programs("sample"), before, "they run without the agent");
+        cluster.nodes[index].launch_as(&command);
+        cluster.nodes[index].ready();
+        cluster.whole();
+        cluster.well(Duration::from_secs(30));
+        assert_eq!(cluster.nodes[index].programs("sample"), before, "the same processes");
+        answered(100);
+    }
+    running.end().assert_sound(300);
+}
+
+/// Fewer than the cluster remembers.
+const WRITES_MAX: usize = 900;
+
+#[test]
+fn an_agent_killed_five_times_in_a_row_at_random_moments_loses_nothing_acknowledged() {
+    let seed: u64 = rand::random();
+    eprintln!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut cluster = Cluster::start(3);
+    let folders: Vec<_> = cluster.nodes.iter().map(|node| node.data.clone()).collect();
+    let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::<String>::new())));
+    let writer = std::thread::spawn({
+        let (stop, acknowledged) = (stop.clone(), acknowledged.clone());
+        move || {
+            let mut refused = 0;
+            for data in folders.iter().cycle() {
+                if stop.load(Ordering::Relaxed) || acknowledged.lock().unwrap().len() >= WRITES_MAX {
+                    break;
+                }
+                // Without an answer it may have happened or not; only what was acknowledged is owed.
+                match cli::ask(data, ["token", "new"]).try_data() {
+                    Ok(token) => acknowledged.lock().unwrap().push(token["id"].as_str().unwrap().to_string()),
+                    Err(_) => refused += 1,
+                }
+            }
+            refused
+        }
+    });
+    let count = || acknowledged.lock().unwrap().len();
+    // The same agent each time, so that it is killed while it recovers from the last time too; the leader's, at first.
+    let victim = cluster.index(&cluster.leader());
+    for _ in 0..5 {
+        let enough = count() + rng.random_range(1..12);
+        wait_for("more is acknowledged", Duration::from_secs(60), || {
+            if count() >= enough { Ok(()) } else { Err(format!("{} of {enough}", count())) }
+        });
+        // Nothing is waited for here: this draws the moment within a write.
+        std::thread::sleep(Duration::from_micros(rng.random_range(0..100_000)));
+        cluster.nodes[victim].kill_agent();
+        cluster.nodes[victim].start(None);
+    }
+    cluster.whole();
+    stop.store(true, Ordering::Relaxed);
+    let refused = writer.join().unwrap();
+    let acknowledged: BTreeSet<String> = acknowledged.lock().unwrap().iter().cloned().collect();
+    eprintln!("{} writes were acknowledged, {refused} were not", acknowledged.len());
+    assert!(acknowledged.len() < WRITES_MAX, "the kills came too late to matter");
+    for node in &cluster.nodes {
+        wait_for(&format!("{} has all that was acknowledged", node.name), Duration::from_secs(20), || {
+            let list = node.ask(["token", "list"]).try_data()?;
+            let there: BTreeSet<&str> = array(&list).iter().filter_map(|token| token["id"].as_str()).collect();
+            let lost: Vec<&String> = acknowledged.iter().filter(|id| !there.contains(id.as_str())).collect();
+            if lost.is_empty() { Ok(()) } else { Err(format!("lacks {lost:?}")) }
+        });
+    }
+}

@@ -54,6 +54,7 @@ pub fn service() -> ServiceSpec {
         stop: StopSpec::default(),
         constraints: BTreeMap::new(),
         spread: Spread::Zone,
+        exclusive: false,
     }
 }
 
@@ -123,6 +124,7 @@ pub fn state() -> ControlState {
         phase: Phase::Active,
         reason: reason(because, text),
         since: Generation(since),
+        exclusive: false,
     };
     let applied = Because::Applied { app: shop, revision: Revision(1) };
     plan.instances.insert(instance_id(1), on(1, 2, applied, "spread over zones"));

@@ -172,6 +172,7 @@ pub(super) fn view(sight: &Sight, spec: Arc<Spec>, plan: Arc<Plan>) -> View {
         plan,
         draining_for: BTreeMap::new(),
         unhealthy_for: BTreeMap::new(),
+        granted: BTreeMap::new(),
         losses: Vec::new(),
     }
 }

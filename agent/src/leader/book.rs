@@ -167,6 +167,7 @@ impl Book {
             nodes,
             draining_for: ages(&self.draining, now),
             unhealthy_for: ages(&self.unhealthy, now),
+            granted: BTreeMap::new(),
             losses: self.losses.clone(),
         }
     }

@@ -112,6 +112,7 @@ fn empty(nodes: usize, instances: usize) -> View {
                 stop: StopSpec::default(),
                 constraints: BTreeMap::new(),
                 spread: Spread::Zone,
+                exclusive: false,
             };
             services.insert(format!("service-{service}").parse().unwrap(), described);
         }
@@ -140,6 +141,7 @@ fn empty(nodes: usize, instances: usize) -> View {
         nodes: known,
         draining_for: BTreeMap::new(),
         unhealthy_for: BTreeMap::new(),
+        granted: BTreeMap::new(),
         losses: Vec::new(),
     }
 }

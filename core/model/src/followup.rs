@@ -149,6 +149,7 @@ mod tests {
             phase: Phase::Active,
             reason,
             since: Generation(5),
+            exclusive: false,
         };
         state.plan.instances.insert("a/web/7".parse().unwrap(), assignment);
         state

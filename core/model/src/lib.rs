@@ -9,6 +9,7 @@ pub mod control;
 pub mod duty;
 pub mod event;
 pub mod followup;
+pub mod grant;
 pub mod id;
 pub mod manifest;
 pub mod order;

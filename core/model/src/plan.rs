@@ -22,6 +22,9 @@ pub struct Plan {
     pub roles: BTreeMap<RoleName, BTreeMap<Slot, Assignment>>,
     /// Which instance runs where.
     pub instances: BTreeMap<InstanceId, InstanceAssignment>,
+    /// Exclusive instances that left the plan and may still act.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub letting_go: BTreeMap<InstanceId, LettingGo>,
     /// Who votes in the control group.
     pub voters: BTreeSet<NodeId>,
     /// Who follows the log closely, to replace a voter.
@@ -68,6 +71,23 @@ pub struct InstanceAssignment {
     pub reason: Reason,
     /// The plan that put it there, or last changed its phase.
     pub since: Generation,
+    /// It acts only with a grant (see [`crate::grant`]).
+    #[serde(default, skip_serializing_if = "crate::spec::is_default")]
+    pub exclusive: bool,
+}
+
+/// An exclusive instance that left the plan and may still act. Nothing takes its place before it has let go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LettingGo {
+    /// Where it was.
+    pub node: NodeId,
+    /// The plan that dropped it.
+    pub since: Generation,
+    /// It acted with grants, so it has let go when they have run out, heard or not. Otherwise only the word of its node ends it.
+    pub granted: bool,
+    /// Why it was dropped: the reason of whatever takes its place.
+    pub reason: Reason,
 }
 
 /// Whether an instance takes new requests.

@@ -4,6 +4,7 @@
 //! the view and at what was decided before it. What is decided can open the way for more (a slot given makes a node eligible for
 //! instances), so the steps are repeated until they change nothing: that is what makes planning idempotent.
 
+mod exclusive;
 mod ground;
 mod instances;
 mod narrate;
@@ -16,7 +17,9 @@ pub mod change;
 
 pub use narrate::narrate;
 
-use crate::id::Generation;
+use std::collections::BTreeMap;
+
+use crate::id::{AppName, Generation, ServiceName};
 use crate::plan::Because;
 use crate::plan::{Plan, Reason, Unmet};
 use crate::view::View;
@@ -35,9 +38,11 @@ pub fn plan(view: &View) -> Plan {
         generation: view.plan.generation.next(),
         touched: false,
         unmet: Vec::new(),
+        let_go: BTreeMap::new(),
     };
     draft.plan.next_instance = draft.plan.next_instance.max(1);
     verdicts::judge(view, &mut draft);
+    exclusive::clear(view, &mut draft);
     let ground = Ground::new(view, &draft.plan);
     for _ in 0..ROUNDS_MAX {
         draft.touched = false;
@@ -49,6 +54,7 @@ pub fn plan(view: &View) -> Plan {
             break;
         }
     }
+    exclusive::remember(&ground, &mut draft);
     let mut next = draft.plan;
     next.unmet = draft.unmet;
     next.unmet.sort();
@@ -69,6 +75,8 @@ struct Draft {
     /// Something was changed in this round.
     touched: bool,
     unmet: Vec<Unmet>,
+    /// Services whose last exclusive instance has let go now, and why it was dropped.
+    let_go: BTreeMap<(AppName, ServiceName), Reason>,
 }
 
 impl Draft {

@@ -1,5 +1,5 @@
-//! How much may vanish at once: the largest n such that *any* n nodes (or zones) may be lost and the cluster still has its quorum and
-//! one healthy instance of each service.
+//! How much may vanish at once: the largest n such that *any* n nodes (or zones) may be lost and the cluster still has its quorum, one
+//! healthy instance of each service, and a node to take over each exclusive one.
 //!
 //! Each of these wishes tolerates losses on its own, whatever the others tolerate, and the worst loss of n is the n nodes (zones) that
 //! carry most of it. So counting is exact: no set of victims has to be tried.
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::control::ControlState;
 use crate::id::*;
 use crate::plan::Phase;
+use crate::spec::ServiceSpec;
 use crate::view::Liveness;
 
 /// What can be lost, and what limits it.
@@ -68,8 +69,19 @@ fn least<D: Ord>(
 ) -> Tolerance {
     let mut least = quorum(state, &domain);
     for (app, spec) in state.spec.apps.iter().filter(|(_, spec)| !spec.stopped) {
-        for (service, _) in spec.services.iter().filter(|(_, service)| service.replicas.min > 0) {
+        for (service, described) in spec.services.iter().filter(|(_, service)| service.replicas.min > 0) {
             let mut domains = BTreeSet::new();
+            if described.exclusive {
+                let able = able(state, described).filter(|node| live.contains_key(node));
+                domains.extend(able.filter_map(&domain));
+                let lost = domains.len().saturating_sub(1);
+                if lost < least.lost {
+                    let s = if domains.len() == 1 { "" } else { "s" };
+                    let words = format!("{app}/{service} can run on {} {what}{s}, one at a time", domains.len());
+                    least = Tolerance { lost, words };
+                }
+                continue;
+            }
             let instance = |number| InstanceId { app: app.clone(), service: service.clone(), number };
             for id in healthy.range(instance(0)..=instance(u64::MAX)) {
                 let planned = state.plan.instances.get(id).filter(|planned| planned.phase == Phase::Active);
@@ -87,6 +99,15 @@ fn least<D: Ord>(
         }
     }
     least
+}
+
+/// Nodes that hold a slot of compute and have the labels that the service asks for.
+fn able(state: &ControlState, service: &ServiceSpec) -> impl Iterator<Item = NodeId> {
+    let slots = state.plan.roles.get(&RoleName::compute()).into_iter().flat_map(BTreeMap::values);
+    slots.map(|slot| slot.node).filter(|node| {
+        let spec = state.spec.nodes.get(node);
+        spec.is_some_and(|spec| service.constraints.iter().all(|(label, value)| spec.has_label(label, value)))
+    })
 }
 
 /// The most domains that may vanish, however unlucky, with a majority of the voters left.
@@ -122,7 +143,8 @@ mod tests {
 
     use super::*;
     use crate::control::samples::{app, cluster, instance, named, place, service};
-    use crate::plan::{Verdict, VerdictKind};
+    use crate::duty::Duty;
+    use crate::plan::{Assignment, Because, Reason, Verdict, VerdictKind};
 
     /// Nodes `n1`… each in a zone by letter; voters; and the nodes on which shop/web is healthy.
     fn herd(zones: &str, voters: &[u64], web: &[u64]) -> (ControlState, BTreeSet<InstanceId>) {
@@ -171,6 +193,26 @@ mod tests {
         let (nodes, zones, limit) = told(&herd("abcab", &[1, 2, 3, 4, 5], &[2, 2, 2]));
         assert_eq!((nodes, zones), (0, 0));
         assert_eq!(limit, "nodes: shop/web is healthy on one node only; zones: shop/web is healthy on one zone only");
+    }
+
+    #[test]
+    fn an_exclusive_service_needs_nodes_that_could_run_it() {
+        let mut herd = herd("abcab", &[1, 2, 3, 4, 5], &[1]);
+        let app = herd.0.spec.apps.get_mut(&named::<AppName>("shop")).expect("the herd has a shop");
+        app.services.values_mut().for_each(|service| service.exclusive = true);
+        let held = |node| Assignment {
+            node: NodeId(node),
+            duty: Duty::Replica,
+            reason: Reason { because: Because::Wanted, text: String::new() },
+            since: Generation(1),
+        };
+        let slots = |nodes: &[u64]| (0..).map(Slot).zip(nodes.iter().copied().map(held)).collect();
+        herd.0.plan.roles.insert(RoleName::compute(), slots(&[1, 2, 3, 4, 5]));
+        assert_eq!(told(&herd), (2, 1, "quorum: 3 of 5 voters are needed, 5 live".into()));
+        herd.0.plan.roles.insert(RoleName::compute(), slots(&[1, 4]));
+        let limit =
+            "nodes: shop/web can run on 2 nodes, one at a time; zones: shop/web can run on 1 zone, one at a time";
+        assert_eq!(told(&herd), (1, 0, limit.into()));
     }
 
     #[test]

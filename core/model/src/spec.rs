@@ -60,6 +60,23 @@ pub struct NodeSpec {
     pub version: String,
 }
 
+impl NodeSpec {
+    /// Whether it has this label; `zone`, `site` and `node` are labels too.
+    pub fn has_label(&self, label: &str, value: &str) -> bool {
+        match label {
+            "zone" => self.zone.as_str() == value,
+            "site" => self.site.as_str() == value,
+            "node" => self.name.as_str() == value,
+            _ => self.labels.get(label).is_some_and(|found| found == value),
+        }
+    }
+}
+
+/// What is as it always was is not written, so that older agents can read it.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 mod serde_key {
     use serde::{Deserialize, Deserializer, Serializer};
     pub fn serialize<S: Serializer>(key: &[u8; 32], to: S) -> Result<S::Ok, S::Error> {
@@ -147,6 +164,9 @@ pub struct ServiceSpec {
     pub constraints: BTreeMap<String, String>,
     /// What copies keep apart from each other.
     pub spread: Spread,
+    /// Never two at once: an instance acts only while its node holds a grant for it (see [`crate::grant`]).
+    #[serde(default, skip_serializing_if = "crate::spec::is_default")]
+    pub exclusive: bool,
 }
 
 /// Lower and upper count of instances.

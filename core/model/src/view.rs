@@ -34,6 +34,8 @@ pub struct View {
     pub draining_for: BTreeMap<InstanceId, Duration>,
     /// For how long each instance that is not healthy has been so, as measured by this leader.
     pub unhealthy_for: BTreeMap<InstanceId, Duration>,
+    /// How long ago this leader last granted each exclusive instance to its node; one that it never granted is missing.
+    pub granted: BTreeMap<InstanceId, Duration>,
     /// When nodes were last judged, by this leader's clock: the brake looks at how many fell within a time.
     pub losses: Vec<(Timestamp, NodeId)>,
 }

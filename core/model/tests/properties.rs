@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hirsel_model::duty::Duty;
+use hirsel_model::grant::GRANT_OVER;
 use hirsel_model::plan::*;
 use hirsel_model::planner::change::change;
 use hirsel_model::planner::{narrate, plan};
@@ -58,6 +59,7 @@ fn any_view(seed: u64) -> View {
         nodes: BTreeMap::new(),
         draining_for: BTreeMap::new(),
         unhealthy_for: BTreeMap::new(),
+        granted: BTreeMap::new(),
         losses: (0..rng.random_range(0..5))
             .map(|_| (Timestamp(990_000), NodeId(rng.random_range(1..=nodes))))
             .collect(),
@@ -67,7 +69,10 @@ fn any_view(seed: u64) -> View {
         let facts = any_facts(&mut rng, &view.plan, node, nodes);
         view.nodes.insert(node, facts);
     }
-    for id in view.plan.instances.keys() {
+    for id in view.plan.instances.keys().chain(view.plan.letting_go.keys()) {
+        if rng.random_bool(0.5) {
+            view.granted.insert(id.clone(), Duration::from_millis(rng.random_range(0..4_000)));
+        }
         if rng.random_bool(0.3) {
             view.draining_for.insert(id.clone(), Duration::from_secs(rng.random_range(0..60)));
         }
@@ -102,7 +107,13 @@ fn any_app(rng: &mut SmallRng) -> AppSpec {
             stop: StopSpec::default(),
             constraints: BTreeMap::new(),
             spread: if rng.random_bool(0.7) { Spread::Zone } else { Spread::Node },
+            exclusive: false,
         };
+        if rng.random_bool(0.3) {
+            service.exclusive = true;
+            service.update.order = UpdateOrder::StopFirst;
+            service.replicas = Replicas { min: min.min(1), max: min.min(1) };
+        }
         if rng.random_bool(0.2) {
             service.constraints.insert("zone".into(), "a".into());
         }
@@ -143,10 +154,18 @@ fn any_plan(rng: &mut SmallRng, nodes: u64) -> Plan {
             phase: if rng.random_bool(0.2) { Phase::Draining } else { Phase::Active },
             reason: Reason { because, text: "before".into() },
             since: Generation(rng.random_range(1..=20)),
+            exclusive: rng.random_bool(0.2),
         };
         plan.instances.insert(InstanceId { app, service, number }, assigned);
     }
-    plan.next_instance = 20;
+    for number in 30..rng.random_range(30..34) {
+        let app = ["blog", "shop", "gone"][rng.random_range(0..3)].parse().unwrap();
+        let service = ["api", "web"][rng.random_range(0..2)].parse().unwrap();
+        let since = Generation(rng.random_range(1..=20));
+        let (node, granted, reason) = (any_node(rng), rng.random_bool(0.8), reason.clone());
+        plan.letting_go.insert(InstanceId { app, service, number }, LettingGo { node, since, granted, reason });
+    }
+    plan.next_instance = 40;
     plan.voters = (0..rng.random_range(0..6)).map(|_| any_node(rng)).collect();
     plan.spares = (0..rng.random_range(0..3)).map(|_| any_node(rng)).collect();
     for _ in 0..rng.random_range(0..3) {
@@ -205,7 +224,15 @@ proptest! {
         let first = plan(&view);
         prop_assert_eq!(&first, &plan(&view));
         view.plan = Arc::new(first.clone());
-        let second = plan(&view);
+        let mut first = first;
+        let mut second = plan(&view);
+        // What an exclusive service had is dropped by one plan and followed by the next, even if it can act no more.
+        if second.letting_go != first.letting_go {
+            prop_assert!(second.letting_go.keys().all(|id| first.letting_go.contains_key(id)));
+            view.plan = Arc::new(second.clone());
+            first = second;
+            second = plan(&view);
+        }
         prop_assert!(change(&first, &second).is_empty(), "{:#?}", change(&first, &second));
         prop_assert_eq!(first, second);
     }
@@ -258,6 +285,37 @@ proptest! {
             if before.is_some_and(|before| before.phase == Phase::Draining) {
                 prop_assert_eq!(assigned.phase, Phase::Draining, "{} takes requests again", id);
             }
+        }
+    }
+
+    #[test]
+    fn an_exclusive_instance_follows_only_when_no_other_can_act(seed: u64) {
+        let view = any_view(seed);
+        let new = plan(&view);
+        let of = |app: &AppName, service: &ServiceName, id: &InstanceId| id.app == *app && id.service == *service;
+        for (app, spec) in &view.spec.apps {
+            for (service, _) in spec.services.iter().filter(|(_, service)| service.exclusive) {
+                let added = new.instances.keys().filter(|id| of(app, service, id) && !view.plan.instances.contains_key(id));
+                let added = added.count();
+                let others = view.plan.instances.keys().filter(|id| of(app, service, id)).count();
+                let letting = new.letting_go.keys().filter(|id| of(app, service, id)).count();
+                prop_assert!(added <= 1 && (added == 0 || others + letting == 0), "{app}/{service}: {added}, {others}, {letting}");
+            }
+        }
+        // None is forgotten before it has let go.
+        for (id, assigned) in view.plan.instances.iter().filter(|(_, assigned)| assigned.exclusive) {
+            prop_assert!(new.instances.contains_key(id) || new.letting_go.get(id).is_some_and(|it| it.node == assigned.node));
+        }
+        for (id, letting) in view.plan.letting_go.iter().filter(|(_, letting)| letting.granted) {
+            let led = view.now.since(view.leading_since) >= GRANT_OVER;
+            let over = led && view.granted.get(id).is_none_or(|ago| *ago >= GRANT_OVER);
+            let report = view.nodes.get(&letting.node).and_then(|facts| facts.report.clone());
+            let compute = report.and_then(|report| report.roles.get(&RoleName::compute()).cloned());
+            let said = compute.is_some_and(|compute| compute.generation >= letting.since && match compute.facts {
+                RoleFacts::Compute(all) => all.get(id).is_none_or(|facts| facts.state == InstanceState::Ended),
+                _ => compute.state == RoleState::Stopped,
+            });
+            prop_assert!(new.letting_go.contains_key(id) || over || said, "{id}");
         }
     }
 

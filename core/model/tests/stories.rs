@@ -180,12 +180,17 @@ fn app_described(name: &str, services: &[&str]) -> AppSpec {
             stop: StopSpec::default(),
             constraints: BTreeMap::new(),
             spread: Spread::Zone,
+            exclusive: false,
         };
         for (key, value) in parts.map(|part| part.split_once('=').unwrap_or((part, ""))) {
             match key {
                 "command" => service.command = vec![value.into()],
                 "order" if value == "stop-first" => service.update.order = UpdateOrder::StopFirst,
                 "parallel" => service.update.parallel = value.parse().unwrap(),
+                "exclusive" => {
+                    service.exclusive = true;
+                    service.update.order = UpdateOrder::StopFirst;
+                }
                 "auto-revert" => service.update.auto_revert = true,
                 "cpu" => service.resources.cpu_millis = value.parse().unwrap(),
                 _ => drop(service.constraints.insert(key.into(), value.into())),
@@ -239,6 +244,9 @@ fn show(town: &Town) -> String {
     }
     if plan.brake {
         let _ = writeln!(out, "brake");
+    }
+    for (id, letting) in &plan.letting_go {
+        let _ = writeln!(out, "{id} on {} may still act: {}", name(letting.node), letting.reason.text);
     }
     for wish in &plan.unmet {
         let _ = writeln!(out, "unmet {}: {}", wish.subject, wish.reason);

@@ -118,6 +118,7 @@ mod tests {
             stop: StopSpec::default(),
             constraints: BTreeMap::new(),
             spread: Spread::default(),
+            exclusive: false,
         };
         let me = Me {
             id: NodeId(3),

@@ -116,6 +116,7 @@ impl Book {
             nodes,
             draining_for: ages(&self.draining),
             unhealthy_for: ages(&self.unhealthy),
+            granted: BTreeMap::new(),
             losses: self.losses.clone(),
         };
         for (node, reachable) in view.reachable() {

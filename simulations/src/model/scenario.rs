@@ -91,6 +91,7 @@ fn app(name: &str, service: &str, count: u32, command: &str) -> AppSpec {
         stop: StopSpec { drain_ms: 5_000, ..StopSpec::default() },
         constraints: BTreeMap::new(),
         spread: Spread::Zone,
+        exclusive: false,
     };
     let routes = vec![RouteSpec { host: format!("{name}.example.com"), path: "/".into(), to: service.clone() }];
     AppSpec { revision: Revision(0), services: [(service, described)].into(), routes, stopped: false }

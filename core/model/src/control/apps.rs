@@ -69,9 +69,10 @@ fn runs_alike(old: &ServiceSpec, new: &ServiceSpec) -> bool {
         stop,
         constraints: _,
         spread: _,
+        exclusive,
     } = new;
-    (command, workdir, env, user, resources, health, stop)
-        == (&old.command, &old.workdir, &old.env, &old.user, &old.resources, &old.health, &old.stop)
+    (command, workdir, env, user, resources, health, stop, exclusive)
+        == (&old.command, &old.workdir, &old.env, &old.user, &old.resources, &old.health, &old.stop, &old.exclusive)
 }
 
 /// Whether the planner went back from `revision`. Applying the same again then means: try again.
@@ -96,6 +97,9 @@ pub(super) fn scale(
     check_replicas(service.as_str(), replicas)?;
     let spec = state.spec.apps.get_mut(&app).ok_or_else(|| not_found("app", &app))?;
     let found = spec.services.get_mut(&service).ok_or_else(|| not_found("service", format!("{app}/{service}")))?;
+    if found.exclusive && replicas.max > 1 {
+        return Err(Refusal::Unsafe(format!("{app}/{service} is exclusive: never two at once")));
+    }
     let old = std::mem::replace(&mut found.replicas, replicas);
     if old == replicas {
         return Ok(context.done());

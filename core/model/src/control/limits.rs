@@ -129,6 +129,12 @@ fn check_service(name: &str, service: &ServiceSpec) -> Result<(), Refusal> {
             }
         }
     }
+    if service.exclusive && service.replicas.max > 1 {
+        return wrong("an exclusive service has one instance");
+    }
+    if service.exclusive && service.update.order == crate::spec::UpdateOrder::StartFirst {
+        return wrong("an instance of an exclusive service is gone before the next one starts");
+    }
     if !(1..=COUNT_MAX).contains(&service.update.parallel) {
         return wrong("1 to 1000 instances are replaced at a time");
     }

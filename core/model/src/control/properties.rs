@@ -99,6 +99,7 @@ fn plan_change() -> impl Strategy<Value = PlanChange> {
             phase: if active { Phase::Active } else { Phase::Draining },
             reason: reason(),
             since: Generation(1),
+            exclusive: false,
         })
     });
     let verdict = option::of(any::<bool>()).prop_map(|verdict| {

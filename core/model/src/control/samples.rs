@@ -71,6 +71,7 @@ pub(crate) fn service(command: &str) -> ServiceSpec {
         stop: StopSpec::default(),
         constraints: BTreeMap::new(),
         spread: Spread::Zone,
+        exclusive: false,
     }
 }
 
@@ -87,6 +88,7 @@ pub(crate) fn place(node: u64, revision: u64) -> InstanceAssignment {
         phase: Phase::Active,
         reason: Reason { because: Because::Wanted, text: "wanted".into() },
         since: Generation(1),
+        exclusive: false,
     }
 }
 

@@ -68,6 +68,7 @@ pub(super) fn read(block: &Block<'_>, errors: &mut Errors) -> Option<(ServiceNam
         stop: below(table, "stop", errors).map(|table| stop(&table, errors)).unwrap_or_default(),
         constraints: constraints(table, errors),
         spread: table.choice("spread", &[("zone", Spread::Zone), ("node", Spread::Node)], errors).unwrap_or_default(),
+        exclusive: false,
     };
     Some((name?, service))
 }

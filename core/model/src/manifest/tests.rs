@@ -80,6 +80,7 @@ to = "worker"
         stop: StopSpec { signal: 2, grace_ms: 5_000, drain_ms: 120_000 },
         constraints: BTreeMap::from([("disk".into(), "SSD".into()), ("zone".into(), "a".into())]),
         spread: Spread::Node,
+        exclusive: false,
     };
     assert_eq!(*web, expected);
     let worker = &spec.services[&named::<crate::id::ServiceName>("worker")];

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::id::*;
-use crate::plan::{Assignment, InstanceAssignment, Plan, Unmet, Verdict};
+use crate::plan::{Assignment, InstanceAssignment, LettingGo, Plan, Unmet, Verdict};
 
 /// What turns one plan into the next. `None` under a key means removal; fields that are `None` as a whole did not change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,9 @@ pub struct PlanChange {
     pub roles: BTreeMap<RoleName, BTreeMap<Slot, Option<Assignment>>>,
     /// Instances.
     pub instances: BTreeMap<InstanceId, Option<InstanceAssignment>>,
+    /// Exclusive instances that may still act.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub letting_go: BTreeMap<InstanceId, Option<LettingGo>>,
     /// Voters.
     pub voters: Option<BTreeSet<NodeId>>,
     /// Spares.
@@ -39,9 +42,22 @@ pub struct PlanChange {
 impl PlanChange {
     /// Whether it changes nothing: then there is nothing to adopt.
     pub fn is_empty(&self) -> bool {
-        let Self { roles, instances, voters, spares, verdicts, flaps, brake, reverted, unmet, next_instance } = self;
+        let Self {
+            roles,
+            instances,
+            letting_go,
+            voters,
+            spares,
+            verdicts,
+            flaps,
+            brake,
+            reverted,
+            unmet,
+            next_instance,
+        } = self;
         roles.is_empty()
             && instances.is_empty()
+            && letting_go.is_empty()
             && voters.is_none()
             && spares.is_none()
             && verdicts.is_empty()
@@ -68,6 +84,7 @@ pub fn change(old: &Plan, new: &Plan) -> PlanChange {
     PlanChange {
         roles,
         instances: keyed(&old.instances, &new.instances),
+        letting_go: keyed(&old.letting_go, &new.letting_go),
         voters: whole(&old.voters, &new.voters),
         spares: whole(&old.spares, &new.spares),
         verdicts: keyed(&old.verdicts, &new.verdicts),
@@ -83,14 +100,26 @@ impl Plan {
     /// Carries out `change`. A role without slots disappears. The generation rises by one; the spec index is given
     /// by whoever adopts it, as it travels beside the change.
     pub fn apply(&mut self, change: PlanChange) {
-        let PlanChange { roles, instances, voters, spares, verdicts, flaps, brake, reverted, unmet, next_instance } =
-            change;
+        let PlanChange {
+            roles,
+            instances,
+            letting_go,
+            voters,
+            spares,
+            verdicts,
+            flaps,
+            brake,
+            reverted,
+            unmet,
+            next_instance,
+        } = change;
         self.generation = self.generation.next();
         for (role, slots) in roles {
             patch(self.roles.entry(role).or_default(), slots);
         }
         self.roles.retain(|_, slots| !slots.is_empty());
         patch(&mut self.instances, instances);
+        patch(&mut self.letting_go, letting_go);
         replace(&mut self.voters, voters);
         replace(&mut self.spares, spares);
         patch(&mut self.verdicts, verdicts);

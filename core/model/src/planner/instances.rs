@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::ground::{Ground, Health};
 use super::place::Board;
-use super::{Draft, reason};
+use super::{Draft, exclusive, reason};
 use crate::id::*;
 use crate::plan::{Because, InstanceAssignment, Phase};
 use crate::spec::{AppSpec, Capacity, ServiceSpec, UpdateOrder};
@@ -440,7 +440,7 @@ impl Shift<'_, '_> {
         let Some((app, service)) = self.group.spec else { return };
         let (want, tally) = (self.group.want(), self.tally());
         let need = want.saturating_sub(tally.good);
-        if need == 0 {
+        if need == 0 || (service.exclusive && !self.is_clear()) {
             return;
         }
         let parallel = usize::try_from(service.update.parallel.max(1)).unwrap_or(usize::MAX);
@@ -475,6 +475,18 @@ impl Shift<'_, '_> {
         }
     }
 
+    /// Whether no instance of an exclusive service can act besides those that are listed. Says what is waited for.
+    fn is_clear(&mut self) -> bool {
+        let (app, service) = (&self.group.app, &self.group.service);
+        let members = &self.group.members;
+        let listed = |id: &InstanceId| members.iter().any(|member| member.id == *id);
+        let in_the_way = exclusive::in_the_way(self.ground.view, &self.draft.plan, (app, service), listed);
+        let Some((id, node)) = in_the_way.first_key_value() else { return true };
+        let reason = format!("waits until {id} on {} can act no more", self.ground.name(*node));
+        self.draft.unmet(format!("{app}/{service}"), reason);
+        false
+    }
+
     /// Why instances are missing that nothing stands in for: lost with their node, replaced after a stop, or never started.
     fn because_missing(&self, app: &AppSpec, service: &ServiceSpec, missing: usize) -> Vec<(Because, String)> {
         let lost = self.group.lost.iter();
@@ -488,7 +500,10 @@ impl Shift<'_, '_> {
                 member.assigned.revision != revision
                     || matches!(because, Because::Updated { revision: to, .. } if *to == revision)
             });
-        let rest = if self.is_reverted() || updated {
+        let let_go = self.draft.let_go.get(&(name.clone(), self.group.service.clone()));
+        let rest = if let Some(why) = let_go {
+            (why.because.clone(), why.text.clone())
+        } else if self.is_reverted() || updated {
             self.because_updated()
         } else {
             let text = format!("{}/{} runs on {}", self.group.app, self.group.service, self.group.want());
@@ -511,6 +526,7 @@ impl Shift<'_, '_> {
             phase: Phase::Active,
             reason: reason(because, text),
             since: self.draft.generation,
+            exclusive: self.group.spec.is_some_and(|(_, service)| service.exclusive),
         };
         self.board.add(row, self.group.needs());
         self.board.mark(row);

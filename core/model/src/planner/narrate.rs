@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::change::{PlanChange, change};
+use super::exclusive::{self, LetGo};
 use super::ground::Ground;
 use super::place::Board;
 use crate::event::{Cause, EventKind, NewEvent, REJECTED_MAX, Rejected};
@@ -31,6 +32,7 @@ pub fn narrate(view: &View, new: &Plan) -> Vec<NewEvent> {
     tale.voters(&change);
     tale.roles(&change);
     tale.reverts();
+    tale.let_go(&change);
     tale.instances(&change);
     tale.unmet(&change);
     tale.events
@@ -179,6 +181,20 @@ impl Tale<'_> {
                     self.decided(format!("{app}/{service}"), message, Cause::Subject(app.to_string()), Vec::new());
                 }
             }
+        }
+    }
+
+    fn let_go(&mut self, change: &PlanChange) {
+        for (id, _) in change.letting_go.iter().filter(|(_, letting)| letting.is_none()) {
+            let Some(letting) = self.view.plan.letting_go.get(id) else { continue };
+            let node = self.name(letting.node);
+            let message = match exclusive::how_it_let_go(self.view, id, letting) {
+                None => continue,
+                Some(LetGo::Confirmed) => format!("{id} has ended on {node}"),
+                Some(LetGo::RanOut) => format!("{id} can act no more: every grant of {node} for it has run out"),
+                Some(LetGo::Gone) => format!("{id} is taken for ended: {node} is no member any more"),
+            };
+            self.happened(id.to_string(), message, Cause::Subject(id.to_string()));
         }
     }
 

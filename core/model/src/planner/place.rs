@@ -213,14 +213,8 @@ enum Obstacle {
 
 /// The first constraint that the node does not meet.
 fn unmatched<'s>(node: &Row, service: &'s ServiceSpec) -> Option<(&'s str, &'s str)> {
-    let meets = |key: &str, value: &str| match key {
-        "zone" => node.spec.zone.as_str() == value,
-        "site" => node.spec.site.as_str() == value,
-        "node" => node.spec.name.as_str() == value,
-        _ => node.spec.labels.get(key).is_some_and(|label| label == value),
-    };
     let mut constraints = service.constraints.iter();
-    constraints.find(|(key, value)| !meets(key, value)).map(|(key, value)| (key.as_str(), value.as_str()))
+    constraints.find(|(key, value)| !node.spec.has_label(key, value)).map(|(key, value)| (key.as_str(), value.as_str()))
 }
 
 /// An amount for people: `500 millicpu and 256 MiB`.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hirsel_model::control::{ClusterInfo, Command, ControlState, Entry, Outcome, TokenGrants, TokenRecord};
+use hirsel_model::grant::grantable;
 use hirsel_model::plan::{Phase, Plan};
 use hirsel_model::planner::{self, change::change};
 use hirsel_model::report::{InstanceFacts, InstanceState, NodeReport, RoleFacts, RoleReport, RoleState};
@@ -53,6 +54,7 @@ pub struct Town {
     draining: BTreeMap<InstanceId, Timestamp>,
     unhealthy: BTreeMap<InstanceId, Timestamp>,
     losses: Vec<(Timestamp, NodeId)>,
+    granted: BTreeMap<InstanceId, Timestamp>,
     index: u64,
 }
 
@@ -90,6 +92,7 @@ impl Town {
             draining: BTreeMap::new(),
             unhealthy: BTreeMap::new(),
             losses: Vec::new(),
+            granted: BTreeMap::new(),
             index: 0,
         };
         let cluster = ClusterInfo { id: ClusterId("town".into()), ..ClusterInfo::default() };
@@ -185,6 +188,7 @@ impl Town {
             nodes: self.houses.iter().map(|(node, house)| (*node, facts(node, house))).collect(),
             draining_for: since(&self.draining),
             unhealthy_for: since(&self.unhealthy),
+            granted: since(&self.granted),
             losses: self.losses.clone(),
         }
     }
@@ -230,6 +234,7 @@ impl Town {
         self.leader = *next.unwrap();
         self.leading_since = self.now;
         self.losses.clear();
+        self.granted.clear();
         for times in [&mut self.draining, &mut self.unhealthy] {
             times.values_mut().for_each(|since| *since = self.now);
         }
@@ -240,6 +245,7 @@ impl Town {
     fn follow(&mut self) {
         let plan = self.state.plan.clone();
         let compute = RoleName::compute();
+        let leads = self.houses[&self.leader].alive && self.has_quorum();
         for (node, house) in self.houses.iter_mut().filter(|(_, house)| house.alive) {
             let mine = plan.instances.iter().filter(|(_, assigned)| assigned.node == *node);
             let mine: BTreeMap<&InstanceId, Revision> = mine.map(|(id, assigned)| (id, assigned.revision)).collect();
@@ -263,6 +269,10 @@ impl Town {
                     RoleName::lb(),
                     RoleReport { state, generation, message: None, facts: RoleFacts::Lb(busy) },
                 );
+            }
+            if leads {
+                let asked = grantable(&self.state, *node).into_iter().map(|id| (id, self.now));
+                self.granted.extend(asked);
             }
             house.follows = plan.generation;
             let (incarnation, load) = (house.incarnation, 0);

@@ -228,6 +228,7 @@ fn service(command: &str, path: &str) -> ServiceSpec {
         stop: StopSpec::default(),
         constraints: BTreeMap::new(),
         spread: Spread::default(),
+        exclusive: false,
     }
 }
 

@@ -186,6 +186,7 @@ pub fn service(command: &str) -> ServiceSpec {
         stop: StopSpec::default(),
         constraints: BTreeMap::new(),
         spread: Spread::default(),
+        exclusive: false,
     }
 }
 

@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use hirsel_mesh::identity::SealingKey;
 use hirsel_mesh::seam::BoxStream;
 use hirsel_mesh::transport::Transport;
+use hirsel_model::book::Granted;
 use hirsel_model::codec::{decode, encode};
 use hirsel_model::{InstanceId, NodeId};
 use hirsel_role::Doors;
@@ -19,7 +20,7 @@ use tracing::{debug, info, warn};
 
 use crate::admission::{self, ADMIT_CALL};
 use crate::leader::Desk;
-use crate::lease::{Ask, LEASE_CALL};
+use crate::lease::{Answer, Ask, LEASE_CALL};
 use crate::run::REPEAT;
 use crate::shared::Shared;
 
@@ -60,7 +61,8 @@ fn grant(shared: &Shared, desk: &Desk, from: NodeId, body: &[u8]) -> Result<Vec<
     if changed {
         desk.bell.notify_one();
     }
-    Ok(encode(&answer))
+    let Granted { grant, report_version, .. } = granted;
+    Ok(encode(&Answer { term: leadership.term, grant, report_version }))
 }
 
 fn sealing_key(shared: &Shared, from: NodeId) -> Result<Vec<u8>, String> {

@@ -11,22 +11,19 @@ use std::time::Duration;
 use hirsel_mesh::control::{Control, Leadership};
 use hirsel_mesh::gossip::Heard;
 use hirsel_model::NodeId;
+use hirsel_model::book::{Book, Surroundings};
 use hirsel_model::control::{Command, ControlState, Entry, Outcome};
 use hirsel_model::event::NewEvent;
 use hirsel_model::followup::followup;
 use hirsel_model::planner;
 use hirsel_model::spec::Availability;
-use hirsel_model::view::RaftFacts;
+use hirsel_model::view::{RaftFacts, View};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::shared::Shared;
-
-pub mod book;
-
-use book::{Book, Surroundings};
 
 /// A pass is made at least this often: some decisions wait for time alone.
 const TICK: Duration = Duration::from_millis(250);
@@ -109,28 +106,16 @@ impl Pass<'_> {
 
     /// What to adopt, if the plan in force is not the one for what is seen.
     fn decide(&self, heard: &BTreeMap<NodeId, Heard>, unheard: &BTreeSet<NodeId>) -> Option<(Command, Summary)> {
+        let heard = heard.iter().map(|(id, heard)| (*id, (heard.liveness, heard.incarnation))).collect();
         let around = Surroundings {
             me: self.shared.node,
             state: self.state,
-            heard,
+            heard: &heard,
             unheard,
             raft: self.shared.control.raft_facts(),
         };
         let now = self.shared.world.clock.now();
-        let view = self.desk.book.lock().expect("no panic under the lock").view(&around, now);
-        let plan = planner::plan(&view);
-        let change = planner::change::change(&self.state.plan, &plan);
-        if change.is_empty() && self.state.plan.spec_index == self.state.spec_index {
-            return None;
-        }
-        let summary = Summary {
-            moves: change.instances.len() + change.roles.values().map(BTreeMap::len).sum::<usize>(),
-            verdicts: change.verdicts.len(),
-        };
-        let events = planner::narrate(&view, &plan);
-        let command =
-            Command::Adopt { base: self.state.plan.generation, spec_index: self.state.spec_index, change, events };
-        Some((command, summary))
+        adoption(&self.desk.book.lock().expect("no panic under the lock").view(&around, now))
     }
 
     fn came_true(&self) -> Vec<NewEvent> {
@@ -168,6 +153,22 @@ impl Pass<'_> {
             Err(error) => debug!(%error, "plan not adopted"),
         }
     }
+}
+
+/// The plan for `view` as a command; none when the one in force is it. A change of the spec that asks for nothing else (a node is
+/// cordoned that holds nothing, an agent started again) is not adopted for its own sake: each adoption is a write on every node.
+fn adoption(view: &View) -> Option<(Command, Summary)> {
+    let plan = planner::plan(view);
+    let change = planner::change::change(&view.plan, &plan);
+    if change.is_empty() {
+        return None;
+    }
+    let summary = Summary {
+        moves: change.instances.len() + change.roles.values().map(BTreeMap::len).sum::<usize>(),
+        verdicts: change.verdicts.len(),
+    };
+    let events = planner::narrate(view, &plan);
+    Some((Command::Adopt { base: view.plan.generation, spec_index: view.spec_index, change, events }, summary))
 }
 
 #[derive(Default)]
@@ -219,4 +220,37 @@ async fn step(control: &Control, me: NodeId, voters: BTreeSet<NodeId>, spares: B
         return control.transfer_leadership(next).await;
     }
     control.set_membership(voters, spares).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use hirsel_model::control::ControlState;
+    use hirsel_model::{LogIndex, Timestamp};
+
+    use super::*;
+    use crate::testing::node_spec;
+
+    #[test]
+    fn a_change_of_the_spec_that_asks_for_no_other_plan_is_not_adopted() {
+        let mut state = ControlState { applied: LogIndex(1), spec_index: LogIndex(1), ..ControlState::default() };
+        state.spec.nodes.insert(NodeId(1), node_spec(1));
+        let (heard, unheard) = (BTreeMap::new(), BTreeSet::new());
+        let mut book = Book::new(1, Timestamp(0));
+        let mut pass = |state: &ControlState, now| {
+            let around = Surroundings { me: NodeId(1), state, heard: &heard, unheard: &unheard, raft: BTreeMap::new() };
+            adoption(&book.view(&around, Timestamp(now))).map(|(command, _)| command)
+        };
+        let mut adopted = 0;
+        while let Some(command) = pass(&state, 250 * adopted) {
+            adopted += 1;
+            assert!(adopted < 20, "it goes on for ever: {command:?}");
+            let entry = Entry { at: Default::default(), by: String::new(), if_index: None, command };
+            state.apply(state.applied.next(), entry);
+        }
+        assert!(adopted > 0);
+        state.spec_index = LogIndex(state.applied.0 + 1);
+        assert_eq!(pass(&state, 250 * adopted + 250), None);
+    }
 }

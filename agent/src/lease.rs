@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hirsel_mesh::control::Control;
 use hirsel_mesh::transport::Transport;
+use hirsel_model::book::Asked;
 use hirsel_model::codec::{decode, encode};
 use hirsel_model::report::NodeReport;
 use hirsel_model::{Generation, Incarnation, NodeId};
@@ -39,6 +40,13 @@ pub struct Ask {
     pub report: Option<NodeReport>,
     /// The newest plan at which it holds nothing exclusive.
     pub released: Generation,
+}
+
+impl From<Ask> for Asked {
+    fn from(ask: Ask) -> Self {
+        let Ask { incarnation, last_grant, unheard, report, released } = ask;
+        Self { incarnation, last_grant, unheard, report: report.map(Arc::new), released }
+    }
 }
 
 /// What the leader answers.

@@ -13,6 +13,7 @@ use hirsel_mesh::gossip::Gossip;
 use hirsel_mesh::identity::Identity;
 use hirsel_mesh::seam::World;
 use hirsel_mesh::transport::{Peer, Peers, Transport, TransportConfig};
+use hirsel_model::book::Book;
 use hirsel_model::control::{Command, ControlState, Entry};
 use hirsel_model::order::{Order, Work};
 use hirsel_model::report::NodeReport;
@@ -28,7 +29,6 @@ use tracing::{debug, info, warn};
 
 use crate::birth::{self, Start};
 use crate::config::Config;
-use crate::leader::book::Book;
 use crate::leader::{Desk, lead};
 use crate::lease;
 use crate::roles::{self, Runtimes};

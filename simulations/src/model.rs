@@ -4,7 +4,6 @@
 //! What decides is the production code of `hirsel-model`; what is played here is only what it is told. Checkers look after each
 //! commit, at each step and after everything has healed. One seed is one history.
 
-mod book;
 mod check;
 mod host;
 mod scenario;

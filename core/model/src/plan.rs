@@ -16,7 +16,8 @@ use crate::id::*;
 pub struct Plan {
     /// Number of this plan.
     pub generation: Generation,
-    /// The log index of the last change of the spec that this plan takes into account.
+    /// The last change of the spec, by its log index, when this plan was adopted. Later ones that asked for no other plan are not
+    /// adopted, so this says which spec the plan was made from, never that a newer one was overlooked.
     pub spec_index: LogIndex,
     /// Who holds which slot of which role.
     pub roles: BTreeMap<RoleName, BTreeMap<Slot, Assignment>>,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hirsel_model::book::Book;
 use hirsel_model::control::ControlState;
 use hirsel_model::order::Work;
 use hirsel_model::plan::Phase;
@@ -12,8 +13,6 @@ use hirsel_model::report::{InstanceFacts, InstanceState, NodeReport, RoleFacts, 
 use hirsel_model::*;
 use rand::Rng;
 use rand::rngs::SmallRng;
-
-use super::book::Book;
 
 /// A node whose counter has not risen for so long is not heard: what phi 8 amounts to at an interval of 250 ms.
 const MISSED_AFTER: Duration = Duration::from_millis(1_800);

@@ -4,17 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hirsel_model::book::{Asked, Book, Surroundings};
 use hirsel_model::control::{ClusterInfo, Command, ControlState, Entry, Outcome, TokenGrants, TokenRecord};
 use hirsel_model::plan::{Plan, Verdict, VerdictKind};
 use hirsel_model::planner::{self, change::change};
 use hirsel_model::spec::{Availability, Capacity, NodeSpec};
-use hirsel_model::view::{RaftFacts, View};
+use hirsel_model::view::{Liveness, RaftFacts, View};
 use hirsel_model::*;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::Bug;
-use super::book::{Around, Ask, Book};
 use super::check::{Checks, Found};
 use super::host::{Beat, Host, Power};
 
@@ -162,10 +162,6 @@ impl World {
             && until <= now
         {
             host.power = Power::On;
-            // An agent that finds that it was frozen trusts none of its older measurements.
-            if let Some(book) = &mut host.book {
-                book.since = now;
-            }
             self.say(&format!("{node} thaws"));
         }
     }
@@ -257,7 +253,7 @@ impl World {
         let now = self.now;
         let host = self.hosts.get_mut(&node).expect("a host");
         host.term = term;
-        host.book = Some(Book::new(now));
+        host.book = Some(Book::new(term, now));
         host.leader = Some((node, now));
         self.quorum_seen.insert(node, now);
         self.say(&format!("{node} leads term {term}"));
@@ -313,8 +309,13 @@ impl World {
         let host = self.hosts.get_mut(&node).expect("a host");
         host.next_ask = now + ASK;
         let Some((leader, _)) = host.leader else { return };
-        let ask =
-            Ask { incarnation: host.incarnation, last_grant: host.last_grant, unheard, report: host.report.clone() };
+        let asked = Asked {
+            incarnation: host.incarnation,
+            last_grant: host.last_grant,
+            unheard,
+            report: Some(host.report.clone()),
+            released: Generation(0),
+        };
         // A call is sent again until it is through or late, so it survives a lost datagram.
         let through = leader == node || (self.arrives_by_call(node, leader) && self.arrives_by_call(leader, node));
         let arrived = leader == node || self.arrives_by_call(node, leader);
@@ -322,7 +323,7 @@ impl World {
             return;
         }
         let Some(book) = &mut self.hosts.get_mut(&leader).expect("a host").book else { return };
-        let grant = book.asked(node, ask, now);
+        let grant = book.asked(node, asked, now).grant;
         if through {
             self.hosts.get_mut(&node).expect("a host").last_grant = grant;
         }
@@ -350,10 +351,11 @@ impl World {
         let (raft, unheard) = (self.raft_facts(node), self.unheard(node));
         let host = self.hosts.get_mut(&node).expect("a host");
         host.next_pass = now + PASS;
-        let mut incarnations: BTreeMap<_, _> = host.beats.iter().map(|(node, (beat, _))| (*node, beat.0)).collect();
-        incarnations.insert(node, host.incarnation);
+        let says = |other: &NodeId| if unheard.contains(other) { Liveness::Suspect } else { Liveness::Alive };
+        let beats = host.beats.iter().map(|(other, (beat, _))| (*other, (says(other), beat.0)));
+        let heard = beats.chain([(node, (Liveness::Alive, host.incarnation))]).collect();
         let state = host.state.clone();
-        let around = Around { me: node, state: &state, unheard: &unheard, incarnations, raft };
+        let around = Surroundings { me: node, state: &state, heard: &heard, unheard: &unheard, raft };
         let Some(book) = &mut host.book else { return Ok(()) };
         let mut view = book.view(&around, now);
         self.spoil_view(&mut view);
@@ -365,11 +367,6 @@ impl World {
             let lines: Vec<String> = events.iter().map(|event| format!("    {}", event.message)).collect();
             let (base, spec_index) = (view.plan.generation, view.spec_index);
             if self.commit(node, Command::Adopt { base, spec_index, change: difference, events })? {
-                let fallen: Vec<NodeId> =
-                    new.verdicts.keys().filter(|node| !view.plan.verdicts.contains_key(node)).copied().collect();
-                if let Some(book) = &mut self.hosts.get_mut(&node).expect("a host").book {
-                    fallen.into_iter().for_each(|node| book.lost(node, now));
-                }
                 self.say(&format!("{node} adopts plan {}", self.committed.plan.generation));
                 lines.iter().for_each(|line| self.say(line));
             }

@@ -1,0 +1,361 @@
+//! What the leader knows of the nodes: soft, measured on its own clock, begun anew with each term.
+//!
+//! The book only takes notes and shows them as a [`View`]; what they mean is decided by the planner, down to whether a node counts as
+//! reachable ([`View::reachable`]): the book only measures for how long it has. It is told the time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::control::ControlState;
+use crate::id::*;
+use crate::plan::Phase;
+use crate::report::{NodeReport, RoleFacts};
+use crate::time::Timestamp;
+use crate::view::{Liveness, NodeFacts, RaftFacts, View};
+
+/// How long a lease lasts. A constant of the feature level: every agent counts with the same.
+pub const LEASE: Duration = Duration::from_secs(2);
+/// A leader that has not looked for so long was frozen or starved: what it remembers is too old to judge by, as after an election.
+const LOOKED_AWAY: Duration = Duration::from_millis(1_500);
+/// Losses older than this matter to no decision.
+const LOSSES_KEPT: Duration = Duration::from_secs(120);
+
+/// Notes of one term.
+#[derive(Debug)]
+pub struct Book {
+    /// The term the notes belong to.
+    pub term: u64,
+    since: Timestamp,
+    looked_at: Timestamp,
+    nodes: BTreeMap<NodeId, Page>,
+    draining: BTreeMap<InstanceId, Timestamp>,
+    unhealthy: BTreeMap<InstanceId, Timestamp>,
+    losses: Vec<(Timestamp, NodeId)>,
+    /// Verdicts that were seen already; none before the first look.
+    judged: Option<BTreeMap<NodeId, Generation>>,
+}
+
+/// Notes on one node.
+#[derive(Debug, Default)]
+struct Page {
+    /// When it last asked with a fresh acknowledgement.
+    acknowledged_at: Option<Timestamp>,
+    /// Grants sent to it.
+    grants: u64,
+    /// The last grant it named.
+    named: u64,
+    incarnation: Incarnation,
+    unheard: BTreeSet<NodeId>,
+    report: Option<Arc<NodeReport>>,
+    released: Generation,
+    reachable: Option<(bool, Timestamp)>,
+}
+
+/// A question for a lease, and what comes with it.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// Which start of the asker's agent.
+    pub incarnation: Incarnation,
+    /// The last grant it received in this term: an acknowledgement. Zero for none.
+    pub last_grant: u64,
+    /// Nodes it does not hear.
+    pub unheard: BTreeSet<NodeId>,
+    /// Its report, when it is newer than the one here.
+    pub report: Option<Arc<NodeReport>>,
+    /// The newest plan at which it holds nothing exclusive.
+    pub released: Generation,
+}
+
+/// The answer to a question for a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// Counts the grants of this term for this node.
+    pub grant: u64,
+    /// The version of the report that is here.
+    pub report_version: u64,
+    /// Something changed that a plan may depend on.
+    pub changed: bool,
+}
+
+/// What the book does not measure itself.
+pub struct Surroundings<'a> {
+    /// The leader's node.
+    pub me: NodeId,
+    /// The control state.
+    pub state: &'a ControlState,
+    /// What gossip says here of each node it knows.
+    pub heard: &'a BTreeMap<NodeId, (Liveness, Incarnation)>,
+    /// What this node itself does not hear.
+    pub unheard: &'a BTreeSet<NodeId>,
+    /// Places in the control group.
+    pub raft: BTreeMap<NodeId, RaftFacts>,
+}
+
+impl Book {
+    /// An empty book for `term`, begun at `now`.
+    pub fn new(term: u64, now: Timestamp) -> Self {
+        Self {
+            term,
+            since: now,
+            looked_at: now,
+            nodes: BTreeMap::new(),
+            draining: BTreeMap::new(),
+            unhealthy: BTreeMap::new(),
+            losses: Vec::new(),
+            judged: None,
+        }
+    }
+
+    /// Takes down a question and answers it.
+    pub fn asked(&mut self, node: NodeId, asked: Asked, now: Timestamp) -> Granted {
+        let page = self.nodes.entry(node).or_default();
+        let again = page.incarnation == asked.incarnation;
+        // An answer that never arrives is silence, though the questions do arrive: a cut in one direction.
+        let acknowledged = !again || page.acknowledged_at.is_none() || asked.last_grant > page.named;
+        if acknowledged {
+            page.acknowledged_at = Some(now);
+        }
+        page.named = if again { page.named.max(asked.last_grant) } else { asked.last_grant };
+        page.grants += 1;
+        page.released = asked.released;
+        let changed = !again || page.unheard != asked.unheard || asked.report.is_some();
+        page.incarnation = asked.incarnation;
+        page.unheard = asked.unheard;
+        if asked.report.is_some() {
+            page.report = asked.report;
+        }
+        let report_version = page.report.as_ref().map_or(0, |report| report.version);
+        Granted { grant: page.grants, report_version, changed }
+    }
+
+    /// Reports of all nodes.
+    pub fn reports(&self) -> BTreeMap<NodeId, Arc<NodeReport>> {
+        self.nodes.iter().filter_map(|(id, page)| Some((*id, page.report.clone()?))).collect()
+    }
+
+    /// Everything known at `now`.
+    pub fn view(&mut self, around: &Surroundings<'_>, now: Timestamp) -> View {
+        let state = around.state;
+        if now.since(self.looked_at) > LOOKED_AWAY {
+            self.since = now;
+            self.nodes.values_mut().for_each(|page| page.reachable = None);
+        }
+        self.looked_at = now;
+        let known: BTreeSet<NodeId> = state.spec.nodes.keys().copied().collect();
+        self.nodes.retain(|id, _| known.contains(id));
+        let leased = |page: &Page| page.acknowledged_at.is_some_and(|at| now.since(at) < LEASE);
+        let mut observers: BTreeMap<NodeId, BTreeSet<NodeId>> = self
+            .nodes
+            .iter()
+            .filter(|(id, page)| **id != around.me && leased(page))
+            .map(|(id, page)| (*id, page.unheard.clone()))
+            .collect();
+        observers.insert(around.me, around.unheard.clone());
+        let mut nodes = BTreeMap::new();
+        for id in &known {
+            let page = self.nodes.entry(*id).or_default();
+            let others = observers.iter().filter(|(observer, _)| *observer != id);
+            let unheard_by: BTreeSet<NodeId> =
+                others.filter(|(_, unheard)| unheard.contains(id)).map(|(observer, _)| *observer).collect();
+            let heard = around.heard.get(id);
+            let alive = *id == around.me || heard.is_some_and(|(liveness, _)| *liveness == Liveness::Alive);
+            nodes.insert(
+                *id,
+                NodeFacts {
+                    liveness: if alive { Liveness::Alive } else { Liveness::Suspect },
+                    leased: leased(page),
+                    unheard_by,
+                    steady_for: Duration::ZERO,
+                    incarnation: page.incarnation.max(heard.map_or(Incarnation(0), |(_, incarnation)| *incarnation)),
+                    released: page.released,
+                    raft: around.raft.get(id).copied().unwrap_or_default(),
+                    report: page.report.clone(),
+                },
+            );
+        }
+        self.note_instances(state, now);
+        self.note_verdicts(state, now);
+        let mut view = View {
+            now,
+            leading_since: self.since,
+            leader: around.me,
+            spec: Arc::new(state.spec.clone()),
+            spec_index: state.spec_index,
+            plan: Arc::new(state.plan.clone()),
+            nodes,
+            draining_for: ages(&self.draining, now),
+            unhealthy_for: ages(&self.unhealthy, now),
+            granted: BTreeMap::new(),
+            losses: self.losses.clone(),
+        };
+        self.note_reach(&mut view);
+        view
+    }
+
+    /// Measures for how long each node has been, or not been, what the planner calls reachable.
+    fn note_reach(&mut self, view: &mut View) {
+        for (node, reachable) in view.reachable() {
+            let page = self.nodes.entry(node).or_default();
+            let since = match page.reachable {
+                Some((before, since)) if before == reachable => since,
+                Some(_) | None => view.now,
+            };
+            page.reachable = Some((reachable, since));
+            if let Some(facts) = view.nodes.get_mut(&node) {
+                facts.steady_for = view.now.since(since);
+            }
+        }
+    }
+
+    fn note_instances(&mut self, state: &ControlState, now: Timestamp) {
+        let instances = &state.plan.instances;
+        self.draining.retain(|id, _| instances.get(id).is_some_and(|it| it.phase == Phase::Draining));
+        self.unhealthy.retain(|id, _| instances.contains_key(id));
+        for (id, assignment) in instances {
+            if assignment.phase == Phase::Draining {
+                self.draining.entry(id.clone()).or_insert(now);
+            }
+            let report = self.nodes.get(&assignment.node).and_then(|page| page.report.as_ref());
+            let healthy = match report.and_then(|report| report.roles.get(&RoleName::compute())).map(|role| &role.facts)
+            {
+                Some(RoleFacts::Compute(facts)) => facts.get(id).is_some_and(|facts| facts.healthy),
+                _ => false,
+            };
+            if healthy {
+                self.unhealthy.remove(id);
+            } else {
+                self.unhealthy.entry(id.clone()).or_insert(now);
+            }
+        }
+    }
+
+    fn note_verdicts(&mut self, state: &ControlState, now: Timestamp) {
+        let verdicts = &state.plan.verdicts;
+        // Those in force when the term began are older than it: this leader did not see the nodes fall, and not all at once.
+        let judged =
+            self.judged.get_or_insert_with(|| verdicts.iter().map(|(id, verdict)| (*id, verdict.since)).collect());
+        for (id, verdict) in verdicts {
+            if judged.insert(*id, verdict.since) != Some(verdict.since) {
+                self.losses.push((now, *id));
+            }
+        }
+        judged.retain(|id, _| verdicts.contains_key(id));
+        self.losses.retain(|(at, _)| now.since(*at) < LOSSES_KEPT);
+    }
+}
+
+fn ages(since: &BTreeMap<InstanceId, Timestamp>, now: Timestamp) -> BTreeMap<InstanceId, Duration> {
+    since.iter().map(|(id, at)| (id.clone(), now.since(*at))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::samples;
+    use crate::plan::{Verdict, VerdictKind};
+
+    /// A leader, node 1, among `nodes`.
+    struct Desk {
+        book: Book,
+        state: ControlState,
+        heard: BTreeMap<NodeId, (Liveness, Incarnation)>,
+        unheard: BTreeSet<NodeId>,
+    }
+
+    impl Desk {
+        fn new(nodes: u8) -> Self {
+            let (book, state) = (Book::new(1, Timestamp(0)), samples::cluster(nodes));
+            Self { book, state, heard: BTreeMap::new(), unheard: BTreeSet::new() }
+        }
+
+        fn view(&mut self, now: u64) -> View {
+            let (state, heard, unheard) = (&self.state, &self.heard, &self.unheard);
+            let around = Surroundings { me: NodeId(1), state, heard, unheard, raft: BTreeMap::new() };
+            self.book.view(&around, Timestamp(now))
+        }
+
+        fn facts(&mut self, node: u64, now: u64) -> NodeFacts {
+            self.view(now).nodes[&NodeId(node)].clone()
+        }
+
+        /// `node` asks, names `last_grant`, and says whom it does not hear.
+        fn ask(&mut self, node: u64, last_grant: u64, unheard: &[u64], now: u64) -> Granted {
+            let unheard = unheard.iter().copied().map(NodeId).collect();
+            let asked = Asked { incarnation: Incarnation(1), last_grant, unheard, ..Asked::default() };
+            self.book.asked(NodeId(node), asked, Timestamp(now))
+        }
+    }
+
+    #[test]
+    fn who_asks_and_acknowledges_has_a_lease() {
+        let mut desk = Desk::new(2);
+        for (now, grant) in [(0, 0), (400, 1), (800, 2), (1200, 3)] {
+            assert_eq!(desk.ask(2, grant, &[], now).grant, grant + 1);
+        }
+        assert!(desk.facts(2, 1_600).leased);
+        assert!(!desk.facts(2, 3_200).leased);
+    }
+
+    #[test]
+    fn a_leader_that_was_frozen_begins_anew_to_measure() {
+        let mut desk = Desk::new(2);
+        assert_eq!(desk.view(250).leading_since, Timestamp(0));
+        assert_eq!(desk.view(500).leading_since, Timestamp(0));
+        assert_eq!(desk.view(9_000).leading_since, Timestamp(9_000));
+    }
+
+    #[test]
+    fn questions_whose_answers_never_arrive_are_silence() {
+        let mut desk = Desk::new(2);
+        for now in (0..4_000).step_by(400) {
+            desk.ask(2, 1, &[], now);
+        }
+        assert!(!desk.facts(2, 4_000).leased);
+    }
+
+    #[test]
+    fn a_node_whose_lease_is_gone_is_steady_only_from_its_return() {
+        let mut desk = Desk::new(6);
+        let mut now = 0;
+        let mut go = |desk: &mut Desk, until: u64, answers_arrive: bool| {
+            while now < until {
+                for node in 2..=5 {
+                    desk.ask(node, now / 400 + 1, if node <= 3 && !answers_arrive { &[6] } else { &[] }, now);
+                }
+                // Its questions arrive all the time; the answers, and so its acknowledgements, only when the cut is mended.
+                desk.ask(6, if answers_arrive { now / 400 + 1 } else { 1 }, &[], now);
+                desk.view(now);
+                now += 400;
+            }
+            desk.facts(6, now)
+        };
+        // Two observers of five do not hear it: not most of them, but with the lease gone enough for a verdict.
+        let cut = go(&mut desk, 20_000, false);
+        assert!(!cut.leased && cut.unheard_by.len() == 2);
+        assert!(!desk.view(20_000).is_reachable(NodeId(6)));
+        let back = go(&mut desk, 20_800, true);
+        assert!(back.leased);
+        assert!(
+            back.steady_for <= Duration::from_secs(2),
+            "steady for {:?} when it has just come back",
+            back.steady_for
+        );
+        assert!(go(&mut desk, 32_000, true).steady_for >= Duration::from_secs(10));
+    }
+
+    #[test]
+    fn verdicts_of_an_earlier_term_are_no_losses_of_this_one() {
+        let mut desk = Desk::new(6);
+        let verdict = |since| Verdict {
+            kind: VerdictKind::Down,
+            incarnation: Incarnation(1),
+            since: Generation(since),
+            evidence: String::new(),
+        };
+        desk.state.plan.verdicts = (3..=6).map(|id| (NodeId(id), verdict(id))).collect();
+        assert_eq!(desk.view(100).losses, []);
+        desk.state.plan.verdicts.insert(NodeId(2), verdict(9));
+        assert_eq!(desk.view(200).losses, [(Timestamp(200), NodeId(2))]);
+    }
+}

@@ -112,11 +112,7 @@ impl Agent for Interface {
     }
 
     fn metrics(&self) -> String {
-        let mut text = String::new();
-        let registry = self.0.metrics.lock().expect("no panic under the lock");
-        // Writing into a String cannot fail.
-        let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
-        text
+        self.0.metrics.text()
     }
 
     fn mint(&self) -> Minted {

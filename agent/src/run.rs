@@ -20,7 +20,6 @@ use hirsel_model::report::NodeReport;
 use hirsel_model::{Generation, NodeId, RoleName, reconciler};
 use hirsel_role::host::Host;
 use hirsel_role::{Context, Live, Me, Plugin};
-use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +30,7 @@ use crate::birth::{self, Start};
 use crate::config::Config;
 use crate::leader::{Desk, lead};
 use crate::lease;
+use crate::metrics::Registries;
 use crate::roles::{self, Runtimes};
 use crate::senses::{self, Senses};
 use crate::shared::Shared;
@@ -130,7 +130,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
         unheard: unheard_seen.clone(),
         silent_since: silent_seen,
         report: report_seen.clone(),
-        metrics: Arc::new(Mutex::new(Registry::default())),
+        metrics: Registries::default(),
         hosts,
         built,
         config,

@@ -1,7 +1,7 @@
 //! What every interface of a running agent may look at.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use hirsel_mesh::control::Control;
 use hirsel_mesh::gossip::Heard;
@@ -11,11 +11,11 @@ use hirsel_model::report::NodeReport;
 use hirsel_model::{ClusterId, Incarnation, NodeId, RoleName, Timestamp};
 use hirsel_role::host::Host;
 use hirsel_role::{Live, Me};
-use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::metrics::Registries;
 
 /// A running agent, seen from its interfaces.
 pub struct Shared {
@@ -44,7 +44,7 @@ pub struct Shared {
     /// This node's own report.
     pub report: watch::Receiver<Arc<NodeReport>>,
     /// Metrics of this agent and its roles.
-    pub metrics: Arc<Mutex<Registry>>,
+    pub metrics: Registries,
     /// Hosts of the roles, by role: instances' output is read through compute's.
     pub hosts: BTreeMap<RoleName, Arc<dyn Host>>,
     /// Roles this build has.

@@ -4,9 +4,7 @@ use std::fmt::Write;
 
 use super::sight::Sight;
 use super::views::status::status;
-
-/// The mark at the end of an exposition in the format of OpenMetrics.
-const END: &str = "# EOF\n";
+use crate::metrics::END;
 
 /// What is `registered`, and what the sight amounts to, in the text format of OpenMetrics.
 pub fn expose(registered: &str, sight: &Sight) -> String {

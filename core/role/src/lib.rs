@@ -57,7 +57,8 @@ pub struct Context {
     pub spawner: Spawner,
     /// Asks for another `converge` now, because something changed.
     pub wake: Arc<Notify>,
-    /// Where the role's metrics are registered. Names begin with `hirsel_ROLE_`.
+    /// Where the role's metrics are registered: empty at each start, and exposed beside those of the agent and the other roles. Names
+    /// begin with `hirsel_ROLE_`.
     pub metrics: Arc<std::sync::Mutex<Registry>>,
     /// The role's part of the agent's configuration.
     pub config: RoleConfig,

@@ -29,26 +29,12 @@ const SWEEP_EVERY: Duration = Duration::from_millis(500);
 
 /// The load balancer plugin.
 #[derive(Debug, Default)]
-pub struct Lb {
-    /// Registered once, though the role may start again after a panic.
-    metrics: Mutex<Option<Metrics>>,
-}
+pub struct Lb;
 
 impl Lb {
     /// The plugin.
     pub fn new() -> Self {
-        Self::default()
-    }
-
-    fn metrics(&self, context: &Context) -> Metrics {
-        let mut metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
-        metrics
-            .get_or_insert_with(|| {
-                let metrics = Metrics::new();
-                metrics.register(&mut context.metrics.lock().unwrap_or_else(PoisonError::into_inner));
-                metrics
-            })
-            .clone()
+        Self
     }
 }
 
@@ -58,7 +44,8 @@ impl Plugin for Lb {
     }
 
     fn start(&self, context: Context) -> Box<dyn Role> {
-        let metrics = self.metrics(&context);
+        let metrics = Metrics::new();
+        metrics.register(&mut context.metrics.lock().unwrap_or_else(PoisonError::into_inner));
         Box::new(LbRole::new(context, metrics))
     }
 }

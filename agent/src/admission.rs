@@ -161,10 +161,7 @@ pub async fn admit(shared: Arc<Shared>, body: Vec<u8>) -> Result<Vec<u8>, String
     }
     let state = shared.control.state().borrow().clone();
     check_token(&state, &request, shared.world.clock.wall().0)?;
-    let sealing = SealingKey::load(shared.world.disk.as_ref()).map_err(|error| error.to_string())?;
-    let Some(sealing) = sealing else { return Err(format!("{LATER}the leader waits for the cluster's sealing key")) };
-    let authority = Authority::unseal(&sealing, &state.cluster.ca, &state.cluster.sealed_ca_key)
-        .map_err(|error| error.to_string())?;
+    let authority = authority(&shared, &state)?;
     let key: [u8; 32] = request.key.clone().try_into().map_err(|_| "key of wrong length".to_owned())?;
     let node = NodeSpec {
         name: request.name,
@@ -192,6 +189,13 @@ pub async fn admit(shared: Arc<Shared>, body: Vec<u8>) -> Result<Vec<u8>, String
     let state = shared.control.state().borrow().clone();
     let peers = state.spec.nodes.iter().map(|(id, spec)| (*id, spec.addr, spec.key.to_vec())).collect();
     Ok(encode(&Reply { cluster: state.cluster.id.clone(), node: id, name, ca: state.cluster.ca.clone(), cert, peers }))
+}
+
+/// The cluster's authority, where this node holds the key that unseals it.
+pub fn authority(shared: &Shared, state: &ControlState) -> Result<Authority, String> {
+    let sealing = SealingKey::load(shared.world.disk.as_ref()).map_err(|error| error.to_string())?;
+    let Some(sealing) = sealing else { return Err(format!("{LATER}this node waits for the cluster's sealing key")) };
+    Authority::unseal(&sealing, &state.cluster.ca, &state.cluster.sealed_ca_key).map_err(|error| error.to_string())
 }
 
 fn check_token(state: &ControlState, request: &Request, wall_ms: u64) -> Result<(), String> {

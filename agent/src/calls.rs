@@ -21,6 +21,7 @@ use tracing::{debug, info, warn};
 use crate::admission::{self, ADMIT_CALL};
 use crate::leader::Desk;
 use crate::lease::{Answer, Ask, LEASE_CALL};
+use crate::renewal::{self, RENEW_CALL};
 use crate::run::REPEAT;
 use crate::shared::Shared;
 
@@ -44,6 +45,11 @@ pub fn serve(shared: &Arc<Shared>, desk: &Desk) {
         let answer = sealing_key(&agent, from);
         async move { answer }.boxed()
     });
+    let agent = shared.clone();
+    shared.transport.serve(RENEW_CALL, move |from, body| {
+        let answer = renewal::issue(&agent, from, &body);
+        async move { answer }.boxed()
+    });
 }
 
 /// Answers a question for a lease.
@@ -57,8 +63,8 @@ fn grant(shared: &Shared, desk: &Desk, from: NodeId, body: &[u8]) -> Result<Vec<
     if book.term != leadership.term {
         return Err("this node has just been elected".into());
     }
-    let (answer, changed) = book.asked(from, ask, shared.world.clock.now());
-    if changed {
+    let granted = book.asked(from, ask.into(), shared.world.clock.now());
+    if granted.changed {
         desk.bell.notify_one();
     }
     let Granted { grant, report_version, .. } = granted;

@@ -18,6 +18,7 @@ pub mod leader;
 pub mod lease;
 pub mod metrics;
 pub mod plugins;
+pub mod renewal;
 pub mod roles;
 pub mod run;
 pub mod sample;

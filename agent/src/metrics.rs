@@ -65,6 +65,7 @@ struct Gauges {
     instances: Number,
     unmet: Number,
     voters: Number,
+    certificate_s: Number,
 }
 
 /// Registers the metrics and keeps them current until the agent stops.
@@ -93,6 +94,11 @@ fn register(shared: &Shared, gauges: &Gauges) {
         ("hirsel_instances_planned", "Instances in the plan", &gauges.instances),
         ("hirsel_unmet", "Wishes that could not be met", &gauges.unmet),
         ("hirsel_voters", "Voters of the control group", &gauges.voters),
+        (
+            "hirsel_certificate_left_seconds",
+            "How long this node's certificate is good; it is renewed after a third of its life",
+            &gauges.certificate_s,
+        ),
     ];
     for (name, help, gauge) in rows {
         registry.register(name, help, gauge.clone());
@@ -116,6 +122,7 @@ fn read(shared: &Shared, gauges: &Gauges) {
     set(&gauges.instances, state.plan.instances.len() as u64);
     set(&gauges.unmet, state.plan.unmet.len() as u64);
     set(&gauges.voters, leadership.voters.len() as u64);
+    set(&gauges.certificate_s, shared.transport.certificate().left(shared.world.clock.wall()).as_secs());
 }
 
 #[cfg(test)]

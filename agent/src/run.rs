@@ -34,7 +34,7 @@ use crate::metrics::Registries;
 use crate::roles::{self, Runtimes};
 use crate::senses::{self, Senses};
 use crate::shared::Shared;
-use crate::{admission, calls, digest, metrics};
+use crate::{admission, calls, digest, metrics, renewal};
 
 /// Handing leadership over and saying goodbye may take so long; then the agent stops anyway.
 const FAREWELL_MAX: Duration = Duration::from_secs(3);
@@ -156,6 +156,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     tasks.spawn(lead(shared.clone(), desk, gossip.heard(), unheard_seen, stop.clone()));
     tasks.spawn(announce(shared.clone(), identity.clone()));
     tasks.spawn(calls::keep_sealing_key(shared.clone()));
+    tasks.spawn(renewal::keep(shared.clone(), identity.clone()));
     tasks.spawn(metrics::keep(shared.clone()));
     let mut orders = BTreeMap::new();
     for plugin in plugins {
@@ -213,7 +214,7 @@ fn contexts(shared: Arc<Shared>, role: RoleName) -> impl Fn(hirsel_role::Spawner
         chance: shared.world.chance.clone(),
         spawner,
         wake: Arc::new(Notify::new()),
-        metrics: shared.metrics.clone(),
+        metrics: shared.metrics.begin(&role),
         config: shared.config.roles.clone(),
     }
 }

@@ -34,6 +34,8 @@ pub enum Rule {
     Still,
     /// Nobody is judged, and nothing moves, without a reason.
     Judged,
+    /// Certificates are renewed long before they end.
+    Renewed,
     /// No agent panics or ends by itself.
     Alive,
 }

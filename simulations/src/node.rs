@@ -1,7 +1,8 @@
 //! A simulated node: machine, disk, and the agents that live on it one after the other. The only file here that names the plugins.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -13,6 +14,7 @@ use hirsel::shared::Shared;
 use hirsel_mesh::control::Leadership;
 use hirsel_mesh::identity::{Identity, JoinToken};
 use hirsel_mesh::seam::{Disk, World as Seams};
+use hirsel_mesh::transport::Transport;
 use hirsel_model::control::{Command, ControlState, Entry, Outcome, TokenGrants, TokenRecord};
 use hirsel_model::report::NodeReport;
 use hirsel_model::spec::Capacity;
@@ -50,6 +52,8 @@ pub struct Common {
     pub oracle: Arc<Mutex<Oracle>>,
     /// What lets new nodes in, once the first node has drawn it.
     pub token: Arc<Mutex<Option<JoinToken>>>,
+    /// How far all wall clocks leapt, in milliseconds.
+    pub leapt_ms: Arc<AtomicU64>,
 }
 
 /// A node and what survives its agents.
@@ -90,6 +94,15 @@ pub struct Eyes {
     pub leadership: watch::Receiver<Leadership>,
     /// What it reports.
     pub report: watch::Receiver<Arc<NodeReport>>,
+    /// What it shows of itself; its own end closes it.
+    pub transport: Weak<Transport>,
+}
+
+impl Eyes {
+    /// When the certificate ends that the agent shows, in seconds since 1970.
+    pub fn certificate_ends(&self) -> Option<u64> {
+        Some(self.transport.upgrade()?.certificate().not_after)
+    }
 }
 
 /// What a client asks of an agent.
@@ -116,6 +129,7 @@ impl Node {
             origin_ms: rng.random_range(0..1_000_000),
             rate_ppm: rng.random_range(-200..=200),
             wall_offset_ms: rng.random_range(-2_000..=2_000),
+            leapt_ms: common.leapt_ms.clone(),
         };
         Self {
             zone: ["a", "b", "c"][(number - 1) % 3].into(),
@@ -171,7 +185,7 @@ impl Node {
         let seams = Seams {
             net: Arc::new(net.clone()),
             disk: disk.clone(),
-            clock: Arc::new(self.clock),
+            clock: Arc::new(self.clock.clone()),
             chance: Arc::new(SimChance::new(rng("chance"))),
         };
         let start = self.start(disk.as_ref()).await?;
@@ -237,6 +251,7 @@ impl Node {
                 state: shared.control.state(),
                 leadership: shared.control.leadership(),
                 report: shared.report.clone(),
+                transport: Arc::downgrade(&shared.transport),
             });
             life.hand = Some(hand);
         }

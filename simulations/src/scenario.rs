@@ -35,6 +35,11 @@ const STILL_FOR: Duration = Duration::from_secs(8);
 const FAULTS_FOR: Duration = Duration::from_secs(45);
 /// Enough for an election, a verdict, and answers through an lb.
 const WARM_UP: Duration = Duration::from_secs(12);
+/// Longer than a third of a certificate's life.
+const DAYS_12: Duration = Duration::from_secs(12 * 86_400);
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+/// Agents look at the age of their certificates every minute.
+const RENEW_WITHIN: Duration = Duration::from_secs(120);
 const MINUTES_10: Duration = Duration::from_secs(600);
 
 /// What happens.
@@ -54,10 +59,12 @@ pub enum Scenario {
     Chained,
     /// All nodes lose power and come back in any order.
     Blackout,
+    /// Months in leaps, then a year without power: certificates are renewed, and expired ones hold nobody up.
+    Years,
 }
 
 /// Every scenario, with its name.
-pub const ALL: [(&str, Scenario); 7] = [
+pub const ALL: [(&str, Scenario); 8] = [
     ("random", Scenario::Random),
     ("calm", Scenario::Calm),
     ("lossy", Scenario::Lossy),
@@ -65,6 +72,7 @@ pub const ALL: [(&str, Scenario); 7] = [
     ("flapping", Scenario::Flapping),
     ("chained", Scenario::Chained),
     ("blackout", Scenario::Blackout),
+    ("years", Scenario::Years),
 ];
 
 impl fmt::Display for Scenario {
@@ -189,6 +197,7 @@ impl<'a> Play<'a> {
             Scenario::Flapping => self.flapping()?,
             Scenario::Chained => self.chained()?,
             Scenario::Blackout => self.blackout()?,
+            Scenario::Years => self.years()?,
         }
         self.world.note("heals");
         self.world.heal();
@@ -405,6 +414,54 @@ impl<'a> Play<'a> {
             self.world.set(victim, |trouble| trouble.power = Power::On);
             self.be_well(Rule::Healed, HEAL_WITHIN, "after one came back")?;
         }
+        Ok(())
+    }
+
+    fn years(&mut self) -> Result<()> {
+        let before = self.world.newest().map(|state| state.plan.generation);
+        for _ in 0..4 {
+            self.world.leap(DAYS_12);
+            self.renewed()?;
+        }
+        if before != self.world.newest().map(|state| state.plan.generation) {
+            self.world.require(Rule::Judged, Err("renewing certificates changed the plan".into()));
+        }
+        // Who renewed before a restart shows the same after it, and asks for none.
+        let index = self.victim();
+        let ends = self.world.nodes[index].look(|eyes| eyes.certificate_ends()).flatten();
+        self.world.set(index, |trouble| trouble.power = Power::Off);
+        self.be_well(Rule::Healed, REPLACE_WITHIN, "after one was lost")?;
+        self.world.set(index, |trouble| trouble.power = Power::On);
+        self.be_well(Rule::Healed, HEAL_WITHIN, "after it came back")?;
+        let after = self.world.nodes[index].look(|eyes| eyes.certificate_ends()).flatten();
+        if ends.is_none() || ends != after {
+            self.world.require(Rule::Renewed, Err(format!("a certificate that ends at {ends:?} became {after:?}")));
+        }
+        for index in 0..self.world.nodes.len() {
+            self.world.set(index, |trouble| trouble.power = Power::Off);
+        }
+        self.world.leap(YEAR);
+        for index in 0..self.world.nodes.len() {
+            self.world.set(index, |trouble| trouble.power = Power::On);
+        }
+        self.be_well(Rule::Healed, REPLACE_WITHIN, "after a year without power")?;
+        self.renewed()
+    }
+
+    /// Soon all running agents show certificates that are good for most of their life.
+    fn renewed(&mut self) -> Result<()> {
+        let renewed = self.world.until(RENEW_WITHIN, |world| {
+            let now = world.wall_s();
+            let shown = world.nodes.iter().map(|node| (&node.name, node.look(|eyes| eyes.certificate_ends())));
+            for (name, ends) in shown {
+                let left = ends.flatten().unwrap_or(0).saturating_sub(now);
+                if left < 25 * 86_400 {
+                    return Err(format!("{name} shows a certificate that is good for {left} s"));
+                }
+            }
+            Ok(())
+        })?;
+        self.world.require(Rule::Renewed, renewed.map(drop));
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use rand::rngs::SmallRng;
 use crate::chance::stream;
 use crate::check::{Oracle, Rule, undeclared};
 use crate::client::{self, Sight};
+use crate::clock::EPOCH_MS;
 use crate::net::Links;
 use crate::node::{Common, Deed, Node};
 use crate::trace::Trace;
@@ -102,8 +104,14 @@ impl World {
             .udp_capacity(4096)
             .tcp_capacity(1024)
             .build();
-        let common =
-            Common { seed, links: Links::new(LOSS, DUPLICATION), trace, oracle: Arc::default(), token: Arc::default() };
+        let common = Common {
+            seed,
+            links: Links::new(LOSS, DUPLICATION),
+            trace,
+            oracle: Arc::default(),
+            token: Arc::default(),
+            leapt_ms: Arc::default(),
+        };
         // Looking a name up gives it an address, so addresses follow this order.
         let ips: Vec<IpAddr> = (1..=count).map(|number| sim.lookup(format!("n{number}"))).collect();
         let nodes: Vec<Node> =
@@ -149,6 +157,17 @@ impl World {
     /// Writes into the history.
     pub fn note(&self, what: impl Into<String>) {
         self.common.trace.note_at(self.now(), "world", what);
+    }
+
+    /// What an exact wall clock shows, in seconds since 1970.
+    pub fn wall_s(&self) -> u64 {
+        (EPOCH_MS + self.now().as_millis() as u64 + self.common.leapt_ms.load(Ordering::Relaxed)) / 1000
+    }
+
+    /// All wall clocks go ahead at once.
+    pub fn leap(&self, length: Duration) {
+        self.common.leapt_ms.fetch_add(length.as_millis() as u64, Ordering::Relaxed);
+        self.note(format!("{} days later", length.as_secs() / 86_400));
     }
 
     /// Goes on for `length`.

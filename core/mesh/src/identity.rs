@@ -17,7 +17,7 @@ mod seal;
 mod token;
 
 pub use authority::{Authority, CERTIFICATE_LIFE, NodeKey};
-pub use certificate::{Certified, certified, common_name, valid_from};
+pub use certificate::{Age, Certified, certified, common_name, valid_from};
 pub use seal::SealingKey;
 pub use token::{JoinToken, TokenError};
 

@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::identity::{Certified, Identity, IdentityError, common_name};
+use crate::identity::{Certified, Identity, IdentityError, certified, common_name};
 use crate::seam::{BoxStream, World};
 
 mod call;
@@ -286,11 +286,31 @@ impl Transport {
         self.shared.peers.clone()
     }
 
-    /// Shows this certificate of the same key from now on. Connections that are up stay up.
-    pub fn renew(&self, certificate: Vec<u8>) -> Result<(), TransportError> {
-        let renewed = Identity { cert: certificate, ..self.shared.identity.clone() };
+    /// What the certificate says that this node shows now, on all of its ports.
+    pub fn certificate(&self) -> Certified {
+        self.shared.tls.shown().expect("only checked certificates are shown")
+    }
+
+    /// Whether `certificate` may follow the one that is shown: of this node and its key, signed by the cluster's authority, and good
+    /// for longer, unless the present one is not good by this node's clock.
+    pub fn check_renewal(&self, certificate: &[u8]) -> Result<Certified, TransportError> {
+        let renewed = Identity { cert: certificate.to_vec(), ..self.shared.identity.clone() };
         renewed.check()?;
-        self.shared.tls.present(&renewed)
+        self.shared.tls.is_signed(certificate)?;
+        let (now, next) = (self.certificate(), certified(certificate, &self.shared.identity.cluster)?);
+        let second = self.shared.world.clock.wall().0 / 1000;
+        if (now.not_before..=now.not_after).contains(&second) && next.not_after <= now.not_after {
+            let why = format!("it ends at {}, the present one at {}", next.not_after, now.not_after);
+            return Err(IdentityError::Certificate(why).into());
+        }
+        Ok(next)
+    }
+
+    /// Shows this certificate from now on, if [`Transport::check_renewal`] lets it. Connections that are up stay up.
+    pub fn renew(&self, certificate: Vec<u8>) -> Result<Certified, TransportError> {
+        let said = self.check_renewal(&certificate)?;
+        self.shared.tls.present(&Identity { cert: certificate, ..self.shared.identity.clone() })?;
+        Ok(said)
     }
 
     /// Asks `to`. The whole call, dialing included, takes at most `ttl`; the other side drops its work then, too.

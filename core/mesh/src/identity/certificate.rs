@@ -1,6 +1,8 @@
 //! What a node's certificate says. Reading it proves nothing: whether it was signed by the authority is asked by whoever meets it.
 
-use hirsel_model::{ClusterId, NodeId};
+use std::time::Duration;
+
+use hirsel_model::{ClusterId, NodeId, WallTime};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::IdentityError;
@@ -21,6 +23,41 @@ pub struct Certified {
     pub not_before: u64,
     /// Last second of validity, since 1970.
     pub not_after: u64,
+}
+
+/// How far a certificate is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Age {
+    /// There is nothing to do.
+    Fresh,
+    /// A third of its life is over, or it has not begun by this clock: time for a new one.
+    Due,
+    /// A tenth of its life is left: people should know.
+    Late,
+    /// Its life is over. It is accepted as long as its key is pinned.
+    Expired,
+}
+
+impl Certified {
+    /// How far it is at `wall`.
+    pub fn age(&self, wall: WallTime) -> Age {
+        let life = self.not_after.saturating_sub(self.not_before);
+        let left = self.left(wall).as_secs();
+        if left == 0 {
+            Age::Expired
+        } else if left < life / 10 {
+            Age::Late
+        } else if left < life / 3 * 2 || wall.0 / 1000 < self.not_before {
+            Age::Due
+        } else {
+            Age::Fresh
+        }
+    }
+
+    /// How long its dates hold from `wall` on; zero when they do not any more.
+    pub fn left(&self, wall: WallTime) -> Duration {
+        Duration::from_secs(self.not_after.saturating_sub(wall.0 / 1000))
+    }
 }
 
 /// The name in the certificate of a node: `n3.CLUSTER.hirsel`.

@@ -64,6 +64,18 @@ fn a_certificate_names_node_cluster_and_key() {
 }
 
 #[test]
+fn a_certificate_is_due_after_a_third_of_its_life_and_late_in_its_last_tenth() {
+    let authority = Authority::create(&cluster(), &Counting::from(1), WALL);
+    let said = certified(&identity(&authority, 1).cert, &cluster()).unwrap();
+    let after = |days: u64| said.age(hirsel_model::WallTime(WALL.0 + days * DAY_MS));
+    assert_eq!([0, 8, 10, 26, 27, 29, 30, 400].map(after), {
+        use Age::{Due, Expired, Fresh, Late};
+        [Fresh, Fresh, Due, Due, Late, Late, Expired, Expired]
+    });
+    assert_eq!(said.age(hirsel_model::WallTime(WALL.0 - 2 * DAY_MS)), Age::Due, "made by a clock that was ahead");
+}
+
+#[test]
 fn a_request_that_was_altered_is_refused() {
     let authority = Authority::create(&cluster(), &Counting::from(1), WALL);
     let csr = NodeKey::generate(&Counting::from(2)).csr();

@@ -102,6 +102,18 @@ impl Tls {
         Ok(())
     }
 
+    /// What the certificate says that is shown now.
+    pub(super) fn shown(&self) -> Option<Certified> {
+        self.owner(&self.presenter.current.borrow().cert)
+    }
+
+    /// Whether the cluster's authority signed this certificate, whatever its dates say.
+    pub(super) fn is_signed(&self, certificate: &[u8]) -> Result<(), TransportError> {
+        let now = UnixTime::since_unix_epoch(Duration::from_millis(self.clock.0.wall().0));
+        let signed = signed_by(&CertificateDer::from(certificate), &self.verifier.roots, &self.provider, now);
+        signed.map(drop).map_err(|error| TransportError::Tls(error.to_string()))
+    }
+
     /// Both halves of the UDP port.
     pub(super) fn mesh(&self) -> Result<(Arc<ServerConfig>, ClientConfig), Error> {
         let (provider, clock) = (&self.provider, &self.clock);

@@ -104,6 +104,39 @@ async fn expired_but_pinned_certificates_are_accepted() {
     }
 }
 
+#[tokio::test]
+async fn only_a_newer_certificate_of_the_same_authority_is_shown() {
+    let herd = Herd::new(29);
+    let nodes = herd.nodes(2).await;
+    nodes.iter().for_each(Node::serve_echo);
+    let (me, transport) = (&nodes[0].identity, &nodes[0].transport);
+    let csr = NodeKey::from_pkcs8(&me.key).unwrap().csr();
+    assert_eq!(nodes[1].echo(NodeId(1), "x").await.unwrap(), "2:x");
+    let connection = nodes[1].transport.shared.connection(NodeId(1)).await.unwrap();
+
+    let issued = |authority: &Authority, wall| authority.issue(NodeId(1), &herd.cluster, &csr, wall).unwrap();
+    let earlier = WallTime(herd.clock.wall().0 - 5 * 86_400_000);
+    assert!(transport.renew(issued(&herd.authority, earlier)).is_err(), "it ends earlier");
+    herd.clock.0.fetch_add(11 * 86_400_000, Ordering::Relaxed);
+    let before = transport.certificate();
+    let other = Authority::create(&herd.cluster, &*herd.chance, herd.clock.wall());
+    assert!(transport.renew(issued(&other, herd.clock.wall())).is_err(), "signed by somebody else");
+    assert_eq!(transport.certificate(), before);
+    let after = transport.renew(issued(&herd.authority, herd.clock.wall())).unwrap();
+    assert_eq!(after.not_after - before.not_after, 11 * 86_400);
+    assert_eq!(transport.certificate(), after);
+
+    assert_eq!(connection.close_reason(), None, "what is up stays up");
+    assert_eq!(nodes[1].echo(NodeId(1), "x").await.unwrap(), "2:x");
+    let client = tokio_rustls::TlsConnector::from(nodes[1].transport.shared.tls.https_client());
+    let stream = tokio::net::TcpStream::connect(transport.advertise()).await.unwrap();
+    let name = common_name(&herd.cluster, NodeId(1)).try_into().unwrap();
+    transport.serve_https(|_| Box::pin(std::future::pending()));
+    let stream = within(client.connect(name, stream)).await.unwrap();
+    let shown = stream.get_ref().1.peer_certificates().unwrap();
+    assert_eq!(certified(&shown[0], &herd.cluster).unwrap(), after, "HTTPS shows it, too");
+}
+
 /// A node on a runtime of its own, which can be killed as a process is: without a word.
 fn start_apart(herd: &Herd, identity: Identity, port: u16) -> (tokio::runtime::Runtime, Node) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

@@ -15,6 +15,7 @@ use hirsel_model::view::{NodeFacts, RaftFacts, View};
 use hirsel_model::{InstanceId, NodeId, RoleName, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::task::yield_now;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
@@ -98,8 +99,9 @@ pub struct Count {
     pub after: u32,
 }
 
-/// What `command` would do, or why it would be refused.
-pub fn forecast(sight: &Sight, words: &str, entry: Entry) -> Result<Forecast, ApiError> {
+/// What `command` would do, or why it would be refused. Planning ahead takes a while on a large cluster: after each step, which takes
+/// no longer than one of a leader, others get their turn.
+pub async fn forecast(sight: &Sight, words: &str, entry: Entry) -> Result<Forecast, ApiError> {
     let mut after = without_log(&sight.state);
     let rolls = matches!(entry.command, Command::Restart { .. });
     if let Outcome::Refused(refusal) = after.apply(sight.state.applied.next(), entry) {
@@ -108,8 +110,8 @@ pub fn forecast(sight: &Sight, words: &str, entry: Entry) -> Result<Forecast, Ap
     let spec = differences(&sight.state, &after);
     let nothing_wanted = spec.is_empty() && !rolls;
     // What would happen anyway is not what this change does: both futures are planned and compared.
-    let (still, _) = settle(sight, without_log(&sight.state));
-    let (then, complete) = if nothing_wanted { (still.clone(), true) } else { settle(sight, after) };
+    let (still, _) = settle(sight, without_log(&sight.state)).await;
+    let (then, complete) = if nothing_wanted { (still.clone(), true) } else { settle(sight, after).await };
     let (start, stop) = placements(sight, &still, &then);
     let roles = slot_changes(sight, &still, &then);
     let unmet = then.unmet.iter().map(|unmet| format!("{}: {}", unmet.subject, unmet.reason)).collect();
@@ -141,7 +143,7 @@ fn without_log(state: &ControlState) -> ControlState {
 }
 
 /// Plans until nothing changes any more; says whether it came to that.
-fn settle(sight: &Sight, state: ControlState) -> (Plan, bool) {
+async fn settle(sight: &Sight, state: ControlState) -> (Plan, bool) {
     let mut plan = Arc::new(state.plan);
     let mut view = View { spec_index: state.spec_index, ..view(sight, Arc::new(state.spec), plan.clone()) };
     let size = plan.instances.len() + view.spec.nodes.len() + 1;
@@ -156,6 +158,7 @@ fn settle(sight: &Sight, state: ControlState) -> (Plan, bool) {
         plan = Arc::new(next);
         view.plan = plan.clone();
         view.now = view.now + STEP;
+        yield_now().await;
     }
     ((*plan).clone(), false)
 }
@@ -336,27 +339,27 @@ mod tests {
     use super::*;
     use crate::api::fixture::{altered, sight};
 
-    fn of(sight: &Sight, command: Command) -> Forecast {
-        forecast(sight, "test", Entry { at: sight.wall, by: "test".into(), if_index: None, command }).unwrap()
+    async fn of(sight: &Sight, command: Command) -> Forecast {
+        forecast(sight, "test", Entry { at: sight.wall, by: "test".into(), if_index: None, command }).await.unwrap()
     }
 
     fn shop(sight: &Sight) -> hirsel_model::spec::AppSpec {
         sight.state.spec.apps.values().next().unwrap().clone()
     }
 
-    #[test]
-    fn what_is_applied_again_changes_nothing() {
+    #[tokio::test]
+    async fn what_is_applied_again_changes_nothing() {
         let sight = sight();
-        let told = of(&sight, Command::ApplyApp { app: "shop".parse().unwrap(), spec: shop(&sight) });
+        let told = of(&sight, Command::ApplyApp { app: "shop".parse().unwrap(), spec: shop(&sight) }).await;
         assert!(!told.changes && told.complete, "{told:?}");
     }
 
-    #[test]
-    fn a_new_command_replaces_every_instance_and_comes_to_rest() {
+    #[tokio::test]
+    async fn a_new_command_replaces_every_instance_and_comes_to_rest() {
         let sight = sight();
         let mut spec = shop(&sight);
         spec.services.values_mut().for_each(|service| service.command.push("--new".into()));
-        let told = of(&sight, Command::ApplyApp { app: "shop".parse().unwrap(), spec });
+        let told = of(&sight, Command::ApplyApp { app: "shop".parse().unwrap(), spec }).await;
         assert!(told.complete, "{told:?}");
         assert_eq!((told.start.len(), told.stop.len(), told.counts.len()), (2, 2, 0), "{told:?}");
         assert_eq!(
@@ -365,45 +368,62 @@ mod tests {
         );
     }
 
-    #[test]
-    fn scaling_starts_or_stops_as_many_as_are_missing() {
+    #[tokio::test]
+    async fn scaling_starts_or_stops_as_many_as_are_missing() {
         for (count, start, stop) in [(3, 1, 0), (1, 0, 1), (0, 0, 2)] {
             let command = Command::Scale {
                 app: "shop".parse().unwrap(),
                 service: "web".parse().unwrap(),
                 replicas: Replicas { min: count, max: count },
             };
-            let told = of(&sight(), command);
+            let told = of(&sight(), command).await;
             assert_eq!((told.start.len(), told.stop.len(), told.complete), (start, stop, true), "{told:?}");
         }
     }
 
-    #[test]
-    fn a_restart_replaces_instances_though_nothing_else_is_wanted() {
-        let told = of(&sight(), Command::Restart { app: "shop".parse().unwrap(), service: None });
+    #[tokio::test]
+    async fn a_restart_replaces_instances_though_nothing_else_is_wanted() {
+        let told = of(&sight(), Command::Restart { app: "shop".parse().unwrap(), service: None }).await;
         assert_eq!((told.spec.len(), told.start.len(), told.stop.len()), (0, 2, 2), "{told:?}");
     }
 
-    #[test]
-    fn a_drain_moves_what_the_node_holds() {
+    #[tokio::test]
+    async fn a_drain_moves_what_the_node_holds() {
         let command = Command::SetAvailability { node: NodeId(2), availability: Availability::Draining };
-        let told = of(&sight(), command);
+        let told = of(&sight(), command).await;
         assert!(
             told.start.iter().all(|placed| placed.node != "n2") && told.stop.iter().any(|placed| placed.node == "n2")
         );
         assert!(told.roles.iter().any(|change| change.before.as_deref() == Some("n2")), "{told:?}");
     }
 
-    #[test]
-    fn what_would_be_refused_says_so_and_what_happens_anyway_is_not_told() {
+    #[tokio::test]
+    async fn what_would_be_refused_says_so_and_what_happens_anyway_is_not_told() {
         let command = Command::RemoveApp { app: "nothing".parse().unwrap() };
         let entry = Entry { at: sight().wall, by: String::new(), if_index: None, command };
-        assert_eq!(forecast(&sight(), "", entry).unwrap_err().code, crate::api::error::Code::NotFound);
+        assert_eq!(forecast(&sight(), "", entry).await.unwrap_err().code, crate::api::error::Code::NotFound);
         // An instance is missing, and the planner will place it in any case.
         let behind = altered(|state| {
             state.plan.instances.pop_first();
         });
-        let told = of(&behind, Command::SetWebhook { url: Some("http://127.0.0.1/".into()) });
+        let told = of(&behind, Command::SetWebhook { url: Some("http://127.0.0.1/".into()) }).await;
         assert_eq!((told.start.len(), told.stop.len(), told.spec.len()), (0, 0, 1), "{told:?}");
     }
 }
+
+    #[tokio::test]
+    async fn others_get_their_turn_while_it_is_planned_ahead() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let turns = Arc::new(AtomicUsize::new(0));
+        let counted = turns.clone();
+        // On one thread, as in simulation.
+        let other = tokio::spawn(async move {
+            loop {
+                counted.fetch_add(1, Ordering::Relaxed);
+                yield_now().await;
+            }
+        });
+        of(&sight(), Command::Restart { app: "shop".parse().unwrap(), service: None }).await;
+        assert!(turns.load(Ordering::Relaxed) > 2, "{turns:?}");
+        other.abort();
+    }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::args::{ApplyArgs, ChangeArgs, ScaleArgs, TokenNewArgs, WebhookVerb};
+use super::args::{ApplyArgs, ChangeArgs, ScaleArgs, TokenNewArgs, TokenRevokeArgs, WebhookVerb};
 use super::client::{Answer, Client};
 use super::look::{escape, in_file, print_forecast};
 use super::output::{self, Colour, line, note, paint, since};
@@ -180,14 +180,13 @@ pub async fn role(client: &Client, json: bool, verb: &str, args: &super::args::P
 
 /// `webhook set|rm`
 pub async fn webhook(client: &Client, json: bool, verb: &WebhookVerb) -> Result<Done, ApiError> {
-    let url = match verb {
-        WebhookVerb::Set { url } => Some(url),
-        WebhookVerb::Rm => None,
+    let (url, flags) = match verb {
+        WebhookVerb::Set { url, change } => (Some(url), change),
+        WebhookVerb::Rm(change) => (None, change),
     };
-    let flags = ChangeArgs::default();
     let request = Request {
         method: Method::PUT,
-        ..post("/v1/webhook".into(), Some(json!({ "url": url })), Goal::Nothing, &flags)
+        ..post("/v1/webhook".into(), Some(json!({ "url": url })), Goal::Nothing, flags)
     };
     change(client, json, request).await
 }
@@ -201,7 +200,12 @@ pub async fn new_token(client: &Client, json: bool, args: &TokenNewArgs) -> Resu
         _ => "join",
     };
     let fields = json!({ "grants": grants, "uses": args.uses, "ttl_s": args.ttl.map(|ttl| ttl.as_secs()) });
-    let answer = client.ask::<NewToken>(Method::POST, "/v1/tokens", fields.to_string().into_bytes()).await?;
+    let (path, body) = (with_flags("/v1/tokens", &args.change), fields.to_string().into_bytes());
+    if args.change.plan {
+        return Ok(print_forecast(&client.ask::<Forecast>(Method::POST, &path, body).await?, json));
+    }
+    // A token is good as soon as it is there: there is nothing to wait for.
+    let answer = client.ask::<NewToken>(Method::POST, &path, body).await?;
     if json {
         output::raw(&answer.text);
         return Ok(Done::Well);
@@ -220,10 +224,9 @@ pub async fn new_token(client: &Client, json: bool, args: &TokenNewArgs) -> Resu
 }
 
 /// `token revoke`
-pub async fn revoke(client: &Client, json: bool, id: &str) -> Result<Done, ApiError> {
-    let flags = ChangeArgs::default();
-    let request =
-        Request { method: Method::DELETE, ..post(format!("/v1/tokens/{}", escape(id)), None, Goal::Nothing, &flags) };
+pub async fn revoke(client: &Client, json: bool, args: &TokenRevokeArgs) -> Result<Done, ApiError> {
+    let path = format!("/v1/tokens/{}", escape(&args.id));
+    let request = Request { method: Method::DELETE, ..post(path, None, Goal::Nothing, &args.change) };
     change(client, json, request).await
 }
 

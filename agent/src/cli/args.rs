@@ -66,14 +66,8 @@ More about a verb:      hirsel VERB --help";
 #[derive(Args, Clone, Debug, Default)]
 pub struct AskArgs {
     /// Agent to ask: a node of the development cluster, or an address logged in to [default: the agent on this host]
-    #[arg(
-        long = "node",
-        id = "ask-node",
-        global = true,
-        env = "HIRSEL_NODE",
-        value_name = "NODE|ADDR",
-        hide_env = true
-    )]
+    // Its variable, HIRSEL_NODE, is read by `target`: clap cannot tell a person's from the one that each instance is given.
+    #[arg(long = "node", id = "ask-node", global = true, value_name = "NODE|ADDR")]
     pub node: Option<String>,
     /// Data folder of the agent to ask, or folder of a development cluster
     #[arg(long, global = true, env = "HIRSEL_DATA", value_name = "DIR", hide_env = true)]
@@ -113,8 +107,8 @@ pub enum Verb {
     #[command(after_help = "Example: hirsel status --json\nExit status: 0 healthy, 3 not healthy")]
     Status,
     /// Show one line per node
-    #[command(after_help = "Example: hirsel members --node 10.0.0.2")]
-    Members,
+    #[command(after_help = "Example: hirsel members --node 10.0.0.2\n         hirsel members --all")]
+    Members(MembersArgs),
     /// Show one line per role and slot, with the reason
     #[command(after_help = "Example: hirsel roles")]
     Roles,
@@ -335,6 +329,9 @@ pub struct TokenNewArgs {
     /// How long it is good [default: 1h to join, 30d for people]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub ttl: Option<Duration>,
+    /// As for every change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
 }
 
 /// `token revoke`
@@ -342,6 +339,9 @@ pub struct TokenNewArgs {
 pub struct TokenRevokeArgs {
     /// Public part of the token, or the whole of it
     pub id: String,
+    /// As for every change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
 }
 
 /// `login`
@@ -352,6 +352,14 @@ pub struct LoginArgs {
     /// Token for people, from `hirsel token new --viewer|--operator|--admin`
     #[arg(long, env = "HIRSEL_TOKEN", hide_env = true)]
     pub token: String,
+}
+
+/// `members`
+#[derive(Args, Clone, Debug)]
+pub struct MembersArgs {
+    /// Show nodes that left, too
+    #[arg(long, short)]
+    pub all: bool,
 }
 
 /// `ps`
@@ -515,9 +523,12 @@ pub enum WebhookVerb {
     Set {
         /// `http://` or `https://`
         url: String,
+        /// As for every change.
+        #[command(flatten)]
+        change: ChangeArgs,
     },
     /// Post nowhere
-    Rm,
+    Rm(ChangeArgs),
 }
 
 /// `completions`

@@ -3,7 +3,7 @@
 use http::Method;
 use serde::de::DeserializeOwned;
 
-use super::args::{EventsArgs, LogsArgs, PlanArgs, PsArgs, WhyArgs};
+use super::args::{EventsArgs, LogsArgs, MembersArgs, PlanArgs, PsArgs, WhyArgs};
 use super::client::{Answer, Client};
 use super::output::{self, Colour, ago_or_dash, any, line, note, paint, since, state, table};
 use super::{Done, read_file, wall};
@@ -97,8 +97,9 @@ fn print_status(envelope: &Envelope<Status>) {
 }
 
 /// `members`
-pub async fn members(client: &Client, json: bool) -> Result<Done, ApiError> {
-    show(client, json, "/v1/members", |envelope: &Envelope<Vec<Member>>| {
+pub async fn members(client: &Client, json: bool, args: &MembersArgs) -> Result<Done, ApiError> {
+    let path = if args.all { "/v1/members?all=true" } else { "/v1/members" };
+    show(client, json, path, |envelope: &Envelope<Vec<Member>>| {
         let row = |member: &Member| {
             vec![
                 member.name.clone(),

@@ -80,7 +80,7 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
     let client = target::find(&cli.ask).await?;
     match &cli.verb {
         Verb::Status => look::status(&client, json).await,
-        Verb::Members => look::members(&client, json).await,
+        Verb::Members(args) => look::members(&client, json, args).await,
         Verb::Roles => look::roles(&client, json).await,
         Verb::Apps => look::apps(&client, json).await,
         Verb::Ps(args) => look::ps(&client, json, args).await,
@@ -107,7 +107,7 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
         Verb::Token(token) => match &token.verb {
             TokenVerb::New(args) => act::new_token(&client, json, args).await,
             TokenVerb::List => look::tokens(&client, json).await,
-            TokenVerb::Revoke(args) => act::revoke(&client, json, &args.id).await,
+            TokenVerb::Revoke(args) => act::revoke(&client, json, args).await,
         },
         Verb::Up(_) | Verb::Join(_) | Verb::Dev(_) | Verb::Shim(_) | Verb::Sample(_) => {
             Err(ApiError::new(Code::Failed, "a verb that starts something was taken for one that asks"))

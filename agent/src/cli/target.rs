@@ -28,6 +28,18 @@ const DEV_ANSWERS_WITHIN: Duration = Duration::from_millis(300);
 
 /// Finds the agent to ask.
 pub async fn find(ask: &AskArgs) -> Result<Client, ApiError> {
+    let node = named(ask.node.clone(), |variable| std::env::var(variable).ok());
+    find_named(&AskArgs { node, ..ask.clone() }).await
+}
+
+/// The node to ask: as the flag says, else as `HIRSEL_NODE` says. An instance is given that variable to know where it runs, not whom
+/// to ask; a program that calls `hirsel` there asks the agent of its host, as it would anywhere else.
+fn named(flag: Option<String>, variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let in_instance = variable("HIRSEL_INSTANCE").is_some();
+    flag.or_else(|| variable("HIRSEL_NODE").filter(|node| !node.is_empty() && !in_instance))
+}
+
+async fn find_named(ask: &AskArgs) -> Result<Client, ApiError> {
     if let Some(folder) = &ask.data {
         return in_folder(folder, ask.node.as_deref()).await;
     }
@@ -195,6 +207,21 @@ mod tests {
         assert_eq!((named("n3"), named("10.0.0.1"), named("../n1"), named("n")), (None, None, None, None));
         let order: Vec<String> = dev_sockets(folder.path()).into_iter().map(|(name, _)| name).collect();
         assert_eq!(order, ["n1", "n2", "n10"]);
+    }
+
+    #[test]
+    fn the_node_that_an_instance_runs_on_is_not_the_one_that_is_asked() {
+        let person = |variable: &str| (variable == "HIRSEL_NODE").then(|| "10.0.0.2".to_owned());
+        let instance = |variable: &str| match variable {
+            "HIRSEL_NODE" => Some("3".to_owned()),
+            "HIRSEL_INSTANCE" => Some("shop/web/17".to_owned()),
+            _ => None,
+        };
+        assert_eq!(named(None, person).as_deref(), Some("10.0.0.2"));
+        assert_eq!(named(Some("n1".into()), person).as_deref(), Some("n1"), "flags beat the environment");
+        assert_eq!(named(None, instance), None);
+        assert_eq!(named(Some("n1".into()), instance).as_deref(), Some("n1"));
+        assert_eq!(named(None, |_| Some(String::new())), None);
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 //! cannot be carried out is refused with a reason and changes nothing. An unknown field or command is an error of decoding, which
 //! stops the replica: it was written by a newer hirsel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,21 @@ pub struct ControlState {
     pub next_node: NodeId,
     /// The last command applied.
     pub applied: LogIndex,
+    /// The nodes that were removed last, the newest one at the end: people ask what became of them.
+    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
+    pub left: VecDeque<LeftNode>,
+}
+
+/// A node that is no member any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeftNode {
+    /// Its number, which no other node ever gets.
+    pub id: NodeId,
+    /// When it was removed.
+    pub at: WallTime,
+    /// As it was known.
+    pub spec: NodeSpec,
 }
 
 /// Who the cluster is.

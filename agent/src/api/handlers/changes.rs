@@ -64,15 +64,8 @@ pub(super) async fn carry_out(
     if params.plan {
         let sight = agent.sight();
         let entry = entry(agent, caller, params, change.command).await?;
-        let did = change.did;
-        // Planning ahead takes a while on a large cluster: not on a thread that others wait for.
-        let (sight, shown) = tokio::task::spawn_blocking(move || {
-            let shown = forecast::forecast(&sight, &did, entry);
-            (sight, shown)
-        })
-        .await
-        .map_err(|error| ApiError::new(Code::Failed, format!("planning ahead failed: {error}")))?;
-        return Ok(answer(&sight, shown?));
+        let shown = forecast::forecast(&sight, &change.did, entry).await?;
+        return Ok(answer(&sight, shown));
     }
     let index = propose(agent, caller, params, change.command).await?;
     Ok(answer(&agent.sight(), Changed { did: change.did, undo: change.undo, index: index.0 }))

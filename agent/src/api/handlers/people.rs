@@ -51,9 +51,6 @@ pub async fn new_token(
     if fields.uses == Some(0) {
         return Err(ApiError::new(Code::Usage, "a token without uses is good for nothing"));
     }
-    if params.plan {
-        return Err(ApiError::new(Code::Usage, "nothing is planned because of a token"));
-    }
     let minted = agent.mint();
     let expires_at = WallTime(agent.sight().wall.0.saturating_add(ttl_s * 1000));
     let record = TokenRecord {
@@ -63,7 +60,12 @@ pub async fn new_token(
         uses_left: fields.uses,
         revoked: false,
     };
-    propose(&agent, &caller, &params, Command::NewToken { id: minted.id.clone(), record }).await?;
+    let command = Command::NewToken { id: minted.id.clone(), record };
+    if params.plan {
+        let did = format!("a token for {}", grants_word(fields.grants));
+        return carry_out(&agent, &caller, &params, Change { command, did, undo: None }).await;
+    }
+    propose(&agent, &caller, &params, command).await?;
     let made = NewToken {
         id: minted.id,
         token: minted.word,

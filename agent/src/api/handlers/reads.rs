@@ -35,11 +35,23 @@ pub async fn status(State(agent): State<AgentState>) -> Response {
     answer(&sight, status::status(&sight))
 }
 
+/// Which nodes to list.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MembersParams {
+    all: bool,
+}
+
 /// One entry per node.
-#[utoipa::path(get, path = "/v1/members", responses((status = 200, body = Envelope<Vec<Member>>)))]
-pub async fn members(State(agent): State<AgentState>) -> Response {
+#[utoipa::path(get, path = "/v1/members", params(("all" = bool, Query, description = "those that left too")),
+    responses((status = 200, body = Envelope<Vec<Member>>)))]
+pub async fn members(State(agent): State<AgentState>, Params(params): Params<MembersParams>) -> Response {
     let sight = agent.sight();
-    answer(&sight, members::members(&sight))
+    let mut listed = members::members(&sight);
+    if params.all {
+        listed.extend(members::left(&sight));
+    }
+    answer(&sight, listed)
 }
 
 /// One entry per role and slot.

@@ -1,11 +1,12 @@
 //! `members`: one line per node.
 
+use hirsel_model::control::LeftNode;
 use hirsel_model::spec::Availability;
 use hirsel_model::{NodeId, RoleName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::api::sight::{Sight, people_order};
+use crate::api::sight::{Sight, people_order, rfc3339};
 
 /// A node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -20,7 +21,7 @@ pub struct Member {
     pub zone: String,
     /// Data centre.
     pub site: String,
-    /// `alive`, `suspect`, `unfit`, `down`.
+    /// `alive`, `suspect`, `unfit`, `down`; with those that are no members any more also `left`.
     pub liveness: String,
     /// Roles it holds by the plan.
     pub roles: Vec<String>,
@@ -43,6 +44,30 @@ pub fn members(sight: &Sight) -> Vec<Member> {
     let mut members: Vec<Member> = sight.state.spec.nodes.keys().map(|id| member(sight, *id)).collect();
     members.sort_by(|one, other| people_order(&one.name, &other.name));
     members
+}
+
+/// The nodes that were removed last, the newest one at the end.
+pub fn left(sight: &Sight) -> Vec<Member> {
+    sight.state.left.iter().map(gone).collect()
+}
+
+fn gone(left: &LeftNode) -> Member {
+    let LeftNode { id, at, spec } = left;
+    Member {
+        id: id.0,
+        name: spec.name.to_string(),
+        addr: spec.addr.to_string(),
+        zone: spec.zone.to_string(),
+        site: spec.site.to_string(),
+        liveness: "left".into(),
+        roles: Vec::new(),
+        raft: "none".into(),
+        version: spec.version.clone(),
+        incarnation: spec.incarnation.0,
+        load: None,
+        seen_ms: None,
+        note: Some(format!("no member since {}", rfc3339(*at))),
+    }
 }
 
 fn member(sight: &Sight, id: NodeId) -> Member {

@@ -271,3 +271,18 @@ fn views_of_an_empty_state_do_not_fail() {
     assert!(events(&sight, 0, None).is_empty() && tokens(&sight).is_empty());
     assert!(why(&sight, "n1").is_err());
 }
+
+#[test]
+fn a_node_that_left_is_remembered_and_no_member() {
+    let sight = altered(|state| {
+        let spec = state.spec.nodes.remove(&NodeId(3)).unwrap();
+        state.left.push_back(hirsel_model::control::LeftNode { id: NodeId(3), at: crate::api::fixture::NOON, spec });
+    });
+    assert!(members(&sight).iter().all(|member| member.name != "n3"));
+    let gone = super::members::left(&sight);
+    assert_eq!(
+        gone.iter().map(|node| (node.name.as_str(), node.liveness.as_str())).collect::<Vec<_>>(),
+        [("n3", "left")]
+    );
+    assert!(gone[0].note.as_ref().is_some_and(|note| note.starts_with("no member since 20")), "{gone:?}");
+}

@@ -9,6 +9,8 @@ use crate::spec::{AppSpec, NodeSpec, Replicas, ServiceSpec};
 
 /// Nodes of a cluster: what the planner is measured with.
 pub const NODES_MAX: usize = 10_000;
+/// Nodes that are no members any more and are still known: what was removed since anybody last looked.
+pub const LEFT_MAX: usize = 100;
 /// Applications of a cluster.
 pub const APPS_MAX: usize = 1_000;
 /// Services of an application.

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use super::limits::{NODES_MAX, ROLES_MAX, at_most, check_node, check_version};
-use super::{ClusterInfo, Context, ControlState, Outcome, Refusal, TokenGrants, not_found};
+use super::limits::{LEFT_MAX, NODES_MAX, ROLES_MAX, at_most, check_node, check_version};
+use super::{ClusterInfo, Context, ControlState, LeftNode, Outcome, Refusal, TokenGrants, not_found};
 use crate::id::*;
 use crate::spec::{Availability, Capacity, NodeSpec};
 
@@ -185,7 +185,12 @@ pub(super) fn remove(state: &mut ControlState, context: &Context, node: NodeId) 
     {
         return Err(Refusal::Unsafe(format!("{name} still has {held}; try: hirsel drain {name}")));
     }
-    state.spec.nodes.remove(&node);
+    if let Some(spec) = state.spec.nodes.remove(&node) {
+        state.left.push_back(LeftNode { id: node, at: context.at, spec });
+        while state.left.len() > LEFT_MAX {
+            state.left.pop_front();
+        }
+    }
     for role in state.spec.roles.values_mut() {
         role.pins.remove(&node);
     }

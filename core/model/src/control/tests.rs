@@ -193,6 +193,8 @@ fn a_node_is_removed_when_nothing_is_left_on_it_or_when_it_was_judged() {
         plan.verdicts.insert(NodeId(3), verdict);
     });
     done(&mut state, Command::RemoveNode { node: NodeId(3) });
+    let left = state.left.back().expect("it is remembered");
+    assert_eq!((left.id, left.spec.name.as_str()), (NodeId(3), "n3"));
     assert_eq!(last(&state), ("n3", "n3 was removed: it is no member any more (by admin@n1)"));
 }
 

@@ -1,8 +1,9 @@
 //! Who votes in the control group, and who stands ready to.
 //!
 //! Invariants: 1, 2, 3 or 5 voters by the number of live nodes; only a caught-up learner becomes a voter; the next change waits until
-//! Raft has made the last one, unless a voter was lost meanwhile. A lost voter goes at once, with one exception: three with one lost
-//! stay three when nobody can take its place, for two can lose no more than they, and the third may come back.
+//! Raft has made the last one, unless a voter was lost meanwhile. A lost voter goes at once when another can take its place, or when
+//! fewer voters can lose more than those that are left. Otherwise it keeps its vote: three with one lost can lose no less than two,
+//! and five with one lost no less than three. It may come back, and until it does nothing is gained by two changes of the group.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -33,6 +34,11 @@ fn wanted(live: usize) -> usize {
         3..=4 => 3,
         _ => 5,
     }
+}
+
+/// Two vote only where there are no more; four can lose no more than three.
+fn is_sound(size: usize) -> bool {
+    matches!(size, 1 | 2 | 3 | 5)
 }
 
 fn is_lost(ground: &Ground, node: NodeId) -> bool {
@@ -71,7 +77,7 @@ fn vote(ground: &Ground, draft: &mut Draft) {
     let want = wanted(live).max(1);
     let mut candidates: Vec<usize> = (0..ground.rows.len()).filter(|row| is_candidate(&ground.rows[*row])).collect();
     candidates.retain(|row| !voters.contains(&ground.rows[*row].id));
-    let size = (1..=want).rev().find(|size| matches!(size, 1 | 2 | 3 | 5) && group.len() + candidates.len() >= *size);
+    let size = (1..=want).rev().find(|size| is_sound(*size) && group.len() + candidates.len() >= *size);
     let size = size.unwrap_or(1);
     while group.len() < size
         && let Some(row) = most_apart(ground, &group, &candidates)
@@ -86,7 +92,7 @@ fn vote(ground: &Ground, draft: &mut Draft) {
     }
     let staying: BTreeSet<NodeId> = voters.iter().copied().filter(|node| !goes(ground, *node)).collect();
     let gains = tolerance(group.len(), group.len()) > tolerance(staying.len(), kept.len());
-    if group.len() < 3 && group.len() < staying.len() && !gains {
+    if group.len() < staying.len() && is_sound(staying.len()) && !gains {
         group = staying;
     }
     if group.is_empty() {

@@ -173,6 +173,7 @@ pub(super) fn view(sight: &Sight, spec: Arc<Spec>, plan: Arc<Plan>) -> View {
         spec_index: sight.state.spec_index,
         nodes: nodes(sight, &plan),
         plan,
+        former: Arc::new(sight.state.former.clone()),
         draining_for: BTreeMap::new(),
         unhealthy_for: BTreeMap::new(),
         granted: BTreeMap::new(),
@@ -409,7 +410,6 @@ mod tests {
         let told = of(&behind, Command::SetWebhook { url: Some("http://127.0.0.1/".into()) }).await;
         assert_eq!((told.start.len(), told.stop.len(), told.spec.len()), (0, 0, 1), "{told:?}");
     }
-}
 
     #[tokio::test]
     async fn others_get_their_turn_while_it_is_planned_ahead() {
@@ -427,3 +427,4 @@ mod tests {
         assert!(turns.load(Ordering::Relaxed) > 2, "{turns:?}");
         other.abort();
     }
+}

@@ -138,6 +138,7 @@ fn empty(nodes: usize, instances: usize) -> View {
         spec: Arc::new(spec),
         spec_index: LogIndex(1),
         plan: Arc::default(),
+        former: Arc::default(),
         nodes: known,
         draining_for: BTreeMap::new(),
         unhealthy_for: BTreeMap::new(),

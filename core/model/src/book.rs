@@ -183,6 +183,7 @@ impl Book {
             spec: Arc::new(state.spec.clone()),
             spec_index: state.spec_index,
             plan: Arc::new(state.plan.clone()),
+            former: Arc::new(state.former.clone()),
             nodes,
             draining_for: ages(&self.draining, now),
             unhealthy_for: ages(&self.unhealthy, now),

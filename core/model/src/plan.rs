@@ -38,6 +38,10 @@ pub struct Plan {
     pub brake: bool,
     /// Services whose `auto_revert` found the newest revision wanting.
     pub reverted: BTreeMap<AppName, BTreeMap<ServiceName, Revision>>,
+    /// The last revision that all wanted instances of a service were healthy with, for services with `auto_revert`: where to go back
+    /// to. A revision in here has not failed, whatever befalls its instances later.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub proven: BTreeMap<AppName, BTreeMap<ServiceName, Revision>>,
     /// What could not be met, and why.
     pub unmet: Vec<Unmet>,
     /// The number of the next instance.

@@ -225,7 +225,8 @@ pub struct UpdateSpec {
     pub order: UpdateOrder,
     /// How many are replaced at a time.
     pub parallel: u32,
-    /// Go back to the revision before when new instances do not become healthy.
+    /// Go back when new instances do not become healthy: to an older revision that still runs, and where none does (they are stopped
+    /// first, or their nodes fell) to the last one that all wanted instances were healthy with. A first deployment has none.
     pub auto_revert: bool,
 }
 

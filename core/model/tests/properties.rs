@@ -64,6 +64,7 @@ fn any_view(seed: u64) -> View {
             .map(|_| (Timestamp(990_000), NodeId(rng.random_range(1..=nodes))))
             .collect(),
         plan: Arc::new(plan),
+        former: Arc::default(),
     };
     for node in (1..=nodes).map(NodeId).filter(|_| rng.random_bool(0.95)).collect::<Vec<_>>() {
         let facts = any_facts(&mut rng, &view.plan, node, nodes);

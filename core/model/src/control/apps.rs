@@ -204,7 +204,8 @@ fn keep_former(state: &mut ControlState, app: &AppName, old: AppSpec) {
     forget_former(state);
 }
 
-/// Drops former descriptions that no instance runs by any more. The newest former one of a service stays, to go back to.
+/// Drops former descriptions that no instance runs by any more. The newest former one of a service stays, and the one that was seen to
+/// work, to go back to.
 pub(super) fn forget_former(state: &mut ControlState) {
     if state.former.is_empty() {
         return;
@@ -215,9 +216,13 @@ pub(super) fn forget_former(state: &mut ControlState) {
         for (service, revisions) in services.iter_mut() {
             let declared = state.spec.apps.get(app).is_some_and(|spec| spec.services.contains_key(service));
             let newest = revisions.keys().next_back().copied().filter(|_| declared);
-            revisions.retain(|revision, _| Some(*revision) == newest || in_use.contains(&(app, service, *revision)));
-            while revisions.len() > FORMER_MAX {
-                revisions.pop_first();
+            let proven = state.plan.proven.get(app).and_then(|proven| proven.get(service)).filter(|_| declared);
+            let stays = |revision: &Revision| Some(*revision) == newest || Some(revision) == proven;
+            revisions.retain(|revision, _| stays(revision) || in_use.contains(&(app, service, *revision)));
+            while revisions.len() > FORMER_MAX
+                && let Some(oldest) = revisions.keys().find(|revision| Some(*revision) != proven).copied()
+            {
+                revisions.remove(&oldest);
             }
         }
         services.retain(|_, revisions| !revisions.is_empty());

@@ -33,6 +33,9 @@ pub struct PlanChange {
     pub brake: Option<bool>,
     /// Reverted revisions.
     pub reverted: Option<BTreeMap<AppName, BTreeMap<ServiceName, Revision>>>,
+    /// Revisions that were seen to work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proven: Option<BTreeMap<AppName, BTreeMap<ServiceName, Revision>>>,
     /// What could not be met.
     pub unmet: Option<Vec<Unmet>>,
     /// The number of the next instance.
@@ -52,6 +55,7 @@ impl PlanChange {
             flaps,
             brake,
             reverted,
+            proven,
             unmet,
             next_instance,
         } = self;
@@ -64,6 +68,7 @@ impl PlanChange {
             && flaps.is_empty()
             && brake.is_none()
             && reverted.is_none()
+            && proven.is_none()
             && unmet.is_none()
             && next_instance.is_none()
     }
@@ -91,6 +96,7 @@ pub fn change(old: &Plan, new: &Plan) -> PlanChange {
         flaps: keyed(&old.flaps, &new.flaps),
         brake: whole(&old.brake, &new.brake),
         reverted: whole(&old.reverted, &new.reverted),
+        proven: whole(&old.proven, &new.proven),
         unmet: whole(&old.unmet, &new.unmet),
         next_instance: whole(&old.next_instance, &new.next_instance),
     }
@@ -110,6 +116,7 @@ impl Plan {
             flaps,
             brake,
             reverted,
+            proven,
             unmet,
             next_instance,
         } = change;
@@ -126,6 +133,7 @@ impl Plan {
         patch(&mut self.flaps, flaps);
         replace(&mut self.brake, brake);
         replace(&mut self.reverted, reverted);
+        replace(&mut self.proven, proven);
         replace(&mut self.unmet, unmet);
         replace(&mut self.next_instance, next_instance);
     }

@@ -31,6 +31,7 @@ const BALANCE_STEADY: Duration = Duration::from_secs(60);
 /// Brings every service to its count, revision and spread, as far as may be done now.
 pub(super) fn settle(ground: &Ground, draft: &mut Draft) {
     forget_reverted(ground, draft);
+    forget_proven(ground, draft);
     let stop_first = |app: &AppSpec| app.services.values().any(|s| s.update.order == UpdateOrder::StopFirst);
     let ghosts =
         if ground.view.spec.apps.values().any(stop_first) { ground.ghosts(&draft.plan) } else { BTreeMap::new() };
@@ -66,6 +67,16 @@ fn forget_reverted(ground: &Ground, draft: &mut Draft) {
         services.retain(|name, revision| now.and_then(|s| s.get(name)).is_some_and(|s| s.revision == *revision));
     }
     draft.plan.reverted.retain(|_, services| !services.is_empty());
+}
+
+/// What works is remembered as long as the service is described and wants to go back.
+fn forget_proven(ground: &Ground, draft: &mut Draft) {
+    let apps = &ground.view.spec.apps;
+    for (app, services) in &mut draft.plan.proven {
+        let now = apps.get(app).map(|app| &app.services);
+        services.retain(|name, _| now.and_then(|s| s.get(name)).is_some_and(|s| s.update.auto_revert));
+    }
+    draft.plan.proven.retain(|_, services| !services.is_empty());
 }
 
 /// One service with its instances.
@@ -207,6 +218,7 @@ struct Shift<'a, 'w> {
 impl Shift<'_, '_> {
     fn work(&mut self, balancing: &mut usize) {
         self.release();
+        self.prove();
         self.revert();
         self.target = self.wanted_revision();
         self.board.begin();
@@ -243,12 +255,40 @@ impl Shift<'_, '_> {
         }
     }
 
-    /// The described one; after a revert the newest former one that still runs.
+    /// Notes that the newest revision works: as many as wanted run by it, are ready, and are all there is.
+    fn prove(&mut self) {
+        let Some((app, service)) = self.group.spec else { return };
+        let works = |member: &Member| member.is_ready() && member.assigned.revision == service.revision;
+        let all = self.group.members.len();
+        if service.update.auto_revert
+            && !app.stopped
+            && (all > 0 && all >= self.group.want())
+            && self.group.members.iter().all(works)
+            && self.proven() != Some(service.revision)
+        {
+            let services = self.draft.plan.proven.entry(self.group.app.clone()).or_default();
+            services.insert(self.group.service.clone(), service.revision);
+            self.draft.touched = true;
+        }
+    }
+
+    fn proven(&self) -> Option<Revision> {
+        self.draft.plan.proven.get(&self.group.app).and_then(|services| services.get(&self.group.service)).copied()
+    }
+
+    /// The revision that worked last, where it is another than the newest and still known how to run.
+    fn resort(&self) -> Option<Revision> {
+        let (_, service) = self.group.spec?;
+        let former = self.ground.view.former.get(&self.group.app)?.get(&self.group.service)?;
+        self.proven().filter(|revision| *revision != service.revision && former.contains_key(revision))
+    }
+
+    /// The described one; after a revert the newest former one that still runs, or the one that worked last.
     fn wanted_revision(&self) -> Revision {
         let Some((_, service)) = self.group.spec else { return Revision::default() };
         let former = self.group.members.iter().filter(|m| m.is_active() && m.assigned.revision < service.revision);
         let former = former.map(|member| member.assigned.revision).max();
-        match former {
+        match former.or_else(|| self.resort()) {
             Some(former) if self.is_reverted() => former,
             Some(_) | None => service.revision,
         }
@@ -259,13 +299,13 @@ impl Shift<'_, '_> {
         services.is_some_and(|services| services.contains_key(&self.group.service))
     }
 
-    /// Finds the newest revision wanting when one of its instances failed while older ones are still there to go back to.
+    /// Finds the newest revision wanting when one of its instances failed before it ever worked, and there is something to go back to.
     fn revert(&mut self) {
         let Some((_, service)) = self.group.spec else { return };
         let members = || self.group.members.iter().filter(|member| member.is_active());
         if !service.update.auto_revert
             || self.is_reverted()
-            || !members().any(|member| member.assigned.revision < service.revision)
+            || !(members().any(|member| member.assigned.revision < service.revision) || self.resort().is_some())
         {
             return;
         }

@@ -185,6 +185,7 @@ impl Town {
             spec: Arc::new(self.state.spec.clone()),
             spec_index: self.state.spec_index,
             plan: Arc::new(self.state.plan.clone()),
+            former: Arc::new(self.state.former.clone()),
             nodes: self.houses.iter().map(|(node, house)| (*node, facts(node, house))).collect(),
             draining_for: since(&self.draining),
             unhealthy_for: since(&self.unhealthy),

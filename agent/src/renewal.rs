@@ -7,11 +7,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hirsel_mesh::identity::{Age, Certified, Identity, NodeKey, certified};
-use hirsel_model::NodeId;
+use hirsel_mesh::identity::{Age, Authority, Certified, Identity, NodeKey, certified};
 use hirsel_model::codec::{decode, encode};
-use hirsel_model::control::{Command, Entry};
+use hirsel_model::control::{Command, ControlState, Entry};
 use hirsel_model::event::{Cause, EventKind, NewEvent};
+use hirsel_model::{NodeId, WallTime};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
@@ -57,17 +57,27 @@ struct Reply {
 pub fn issue(shared: &Shared, from: NodeId, body: &[u8]) -> Result<Vec<u8>, String> {
     let request: Request = decode(body).map_err(|error| error.to_string())?;
     let state = shared.control.state().borrow().clone();
-    let node = state.spec.nodes.get(&from).ok_or_else(|| format!("node {from} is no member"))?;
     let authority = admission::authority(shared, &state)?;
-    let certificate = authority
-        .issue(from, &state.cluster.id, &request.csr, shared.world.clock.wall())
-        .map_err(|error| error.to_string())?;
-    let said = certified(&certificate, &state.cluster.id).map_err(|error| error.to_string())?;
+    let certificate = certify(&state, &authority, from, &request.csr, shared.world.clock.wall())?;
+    debug!(node = %from, "certificate issued");
+    Ok(encode(&Reply { certificate }))
+}
+
+fn certify(
+    state: &ControlState,
+    authority: &Authority,
+    from: NodeId,
+    csr: &[u8],
+    wall: WallTime,
+) -> Result<Vec<u8>, String> {
+    let node = state.spec.nodes.get(&from).ok_or_else(|| format!("node {from} is no member"))?;
+    let cluster = &state.cluster.id;
+    let certificate = authority.issue(from, cluster, csr, wall).map_err(|error| error.to_string())?;
+    let said = certified(&certificate, cluster).map_err(|error| error.to_string())?;
     if said.key != node.key {
         return Err(format!("the request is for another key than the one pinned for {}", node.name));
     }
-    debug!(node = %node.name, "certificate issued");
-    Ok(encode(&Reply { certificate }))
+    Ok(certificate)
 }
 
 /// Keeps this node's certificate fresh until the agent stops.
@@ -140,7 +150,7 @@ impl Trouble {
         debug!(error = words, "certificate not renewed yet");
         let pause = backoff(self.failures);
         self.failures += 1;
-        if age >= Age::Late && self.failures >= TELL_AFTER && !self.told {
+        if self.is_worth_telling(age) {
             let words = if age == Age::Expired {
                 format!("certificate has expired and cannot be renewed: {words}; it works as long as its key is pinned")
             } else {
@@ -151,6 +161,10 @@ impl Trouble {
             self.told = tell(shared, &words).await;
         }
         pause
+    }
+
+    fn is_worth_telling(&self, age: Age) -> bool {
+        age >= Age::Late && self.failures >= TELL_AFTER && !self.told
     }
 
     async fn ends(&mut self, shared: &Shared) {
@@ -181,7 +195,40 @@ async fn tell(shared: &Shared, words: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use hirsel_mesh::identity::draw_cluster_id;
+    use hirsel_mesh::seam::real;
+
     use super::*;
+    use crate::testing::node_spec;
+
+    #[test]
+    fn only_the_pinned_key_of_a_member_is_certified() {
+        let folder = tempfile::tempdir().unwrap();
+        let chance = real::world(folder.path()).unwrap().chance;
+        let chance = chance.as_ref();
+        let wall = WallTime(1_800_000_000_000);
+        let mut state = ControlState::default();
+        state.cluster.id = draw_cluster_id(chance);
+        let authority = Authority::create(&state.cluster.id, chance, wall);
+        let (mine, other) = (NodeKey::generate(chance), NodeKey::generate(chance));
+        let mut node = node_spec(3);
+        node.key = mine.public();
+        state.spec.nodes.insert(NodeId(3), node);
+        let certify = |node, key: &NodeKey| certify(&state, &authority, NodeId(node), &key.csr(), wall);
+        let said = certified(&certify(3, &mine).unwrap(), &state.cluster.id).unwrap();
+        assert_eq!((said.node, said.key, said.age(wall)), (NodeId(3), mine.public(), Age::Fresh));
+        assert!(certify(3, &other).unwrap_err().contains("another key"));
+        assert!(certify(4, &mine).unwrap_err().contains("no member"));
+    }
+
+    #[test]
+    fn people_are_told_once_and_only_when_trouble_lasts() {
+        let trouble = |failures, told| Trouble { failures, told };
+        assert!(!trouble(TELL_AFTER, false).is_worth_telling(Age::Due), "there are weeks left");
+        assert!(!trouble(TELL_AFTER - 1, false).is_worth_telling(Age::Expired), "a leader may just be elected");
+        assert!(trouble(TELL_AFTER, false).is_worth_telling(Age::Late));
+        assert!(!trouble(TELL_AFTER + 9, true).is_worth_telling(Age::Expired));
+    }
 
     #[test]
     fn failures_are_repeated_ever_more_slowly_but_at_least_hourly() {

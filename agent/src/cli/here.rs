@@ -44,8 +44,10 @@ pub fn man(args: &ManArgs) -> Result<Done, ApiError> {
 /// `login`
 pub async fn login(json: bool, args: &LoginArgs) -> Result<Done, ApiError> {
     let addr = parse_addr(&args.addr).map_err(|error| ApiError::new(Code::Usage, format!("{error:#}")))?;
-    let token: JoinToken =
-        args.token.trim().parse().map_err(|error: TokenError| ApiError::new(Code::Usage, error.to_string()))?;
+    let token: JoinToken = args.token.trim().parse().map_err(|error: TokenError| {
+        ApiError::new(Code::Usage, error.to_string())
+            .next("on a host of the cluster: hirsel token new --viewer (or --operator, --admin)")
+    })?;
     let client = Client::new(Target::Network { addr, token: token.to_string() });
     let envelope = client.get::<Status>("/v1/status").await?.envelope;
     let path =

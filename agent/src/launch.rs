@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -36,6 +37,8 @@ pub const SOCKET: &str = "agent.sock";
 const LOCK_FILE: &str = "agent.lock";
 /// What an agent in the background prints.
 const LOG_FILE: &str = "agent.log";
+/// Set when an agent starts itself anew: its words may say `join`, and it is a member by now.
+const ANEW: &str = "HIRSEL_STARTED_ANEW";
 /// An agent that goes into the background is ready within this, or what it printed is shown.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
@@ -72,6 +75,7 @@ fn token_of(args: &JoinArgs) -> Result<JoinToken> {
 
 /// Runs an agent in the foreground until a signal, or until it left.
 async fn start(mut config: Config, start: Start) -> Result<()> {
+    let start = if std::env::var_os(ANEW).is_some() { Start::Resume } else { start };
     make_folder(&config.data)?;
     // Programs run in other folders than this process: a relative path would mislead them.
     let folder = fs::canonicalize(&config.data).context("cannot find the data folder")?;
@@ -104,6 +108,12 @@ async fn start(mut config: Config, start: Start) -> Result<()> {
     drop(lock);
     match end? {
         End::Stopped => Ok(()),
+        End::Again => {
+            // The same process, so that whoever supervises it sees none end.
+            let me = std::env::current_exe().context("cannot find this executable")?;
+            let error = Command::new(me).args(std::env::args_os().skip(1)).env(ANEW, "1").exec();
+            Err(error).context("cannot start the agent anew")
+        }
         End::Left => {
             let kept = folder.with_extension("left");
             let _ = fs::remove_dir_all(&kept);

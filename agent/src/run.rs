@@ -43,6 +43,13 @@ pub const REPEAT: Duration = Duration::from_millis(500);
 /// The load is looked at so often.
 const LOAD_EVERY: Duration = Duration::from_secs(2);
 
+/// A disk that took no more is tried again so often.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+/// What it is tried with: more than the space that a log frees and fills as it goes.
+const PROBE_BYTES: usize = 1 << 20;
+/// In the data folder, for a moment.
+const PROBE_FILE: &str = "probe";
+
 /// What an agent is made of.
 pub struct Setup {
     /// Its configuration.
@@ -73,6 +80,8 @@ pub enum End {
     Stopped,
     /// It is no member any more.
     Left,
+    /// Its log could not be written, and its disk takes writes again: it is to be started anew.
+    Again,
 }
 
 /// Runs an agent until it is told to stop or has left.
@@ -174,7 +183,9 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     }
     let end = tokio::select! {
         () = stop.cancelled() => End::Stopped,
-        _ = has_left.wait_for(|left| *left) => End::Left,
+        // The task that would say so ends with the others: that it is gone does not mean that this node is no member.
+        Ok(_) = has_left.wait_for(|left| *left) => End::Left,
+        () = mended(&shared) => End::Again,
     };
     farewell(&shared, &gossip, end).await;
     stop.cancel();
@@ -184,6 +195,26 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     control.shutdown().await;
     transport.close().await;
     Ok(end)
+}
+
+/// Returns when the log failed because of the disk, and the disk takes writes again. Until then this node serves with what it knows,
+/// and follows as one that has no log.
+async fn mended(shared: &Shared) {
+    let mut stopped = shared.control.stopped();
+    let failed = |words: &Option<String>| words.is_some() && shared.control.is_disk_to_blame();
+    if stopped.wait_for(failed).await.is_err() {
+        // The replica ends with everything else.
+        return std::future::pending().await;
+    }
+    loop {
+        sleep(PROBE_EVERY).await;
+        let disk = shared.world.disk.clone();
+        let probe = move || disk.write(PROBE_FILE, &[0; PROBE_BYTES]).and_then(|()| disk.remove(PROBE_FILE));
+        match shared.world.disk.run(Box::new(probe)).await {
+            Ok(()) => return,
+            Err(error) => debug!(%error, "the disk still takes nothing"),
+        }
+    }
 }
 
 /// A planned stop costs no election: leadership is handed over first.
@@ -200,6 +231,7 @@ async fn farewell(shared: &Shared, gossip: &Gossip, end: End) {
     match end {
         End::Stopped => info!("agent stops; its instances go on"),
         End::Left => info!("this node left the cluster"),
+        End::Again => info!("the disk takes writes again; the agent starts anew"),
     }
 }
 

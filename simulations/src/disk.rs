@@ -30,6 +30,8 @@ struct Inner {
     files: BTreeMap<String, File>,
     syncs: u64,
     full: bool,
+    /// Added to each piece of durable work.
+    slow: Duration,
     power: Power,
 }
 
@@ -144,6 +146,17 @@ impl Platter {
         crate::lock(&self.0).full = full;
     }
 
+    /// Makes every piece of durable work take so much longer.
+    pub fn set_slow(&self, slow: Duration) {
+        crate::lock(&self.0).slow = slow;
+    }
+
+    /// Whether it takes and keeps what is written.
+    pub fn is_sound(&self) -> bool {
+        let inner = crate::lock(&self.0);
+        !inner.full && inner.power == Power::On
+    }
+
     /// How often something was made safe.
     pub fn syncs(&self) -> u64 {
         crate::lock(&self.0).syncs
@@ -223,7 +236,8 @@ impl Disk for SimDisk {
 
     fn run<'a>(&'a self, work: Box<dyn FnOnce() -> io::Result<()> + Send + 'static>) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
-            tokio::time::sleep(SYNC_TIME).await;
+            let slow = crate::lock(&self.platter.0).slow;
+            tokio::time::sleep(SYNC_TIME + slow).await;
             let result = work();
             if self.is_gone() {
                 // Without power nobody learns how it went.

@@ -21,20 +21,23 @@ thread_local! {
 /// A simulated agent is a deep stack of futures, deeper still without optimization.
 const STACK_BYTES: usize = 64 << 20;
 
-/// Runs `f` on a **fresh** thread whose entropy is a function of `seed`. `Err` holds the payload of a panic.
+/// Runs `f` on a **fresh** thread whose entropy is a function of `seed`. `Err` holds the words of a panic.
 ///
 /// The thread must be fresh: `rand::rng()` and the hash keys of std are thread-local and keep their state, so a reused thread would
 /// start the second run elsewhere.
-pub fn with_seed<T: Send + 'static>(seed: u64, f: impl FnOnce() -> T + Send + 'static) -> std::thread::Result<T> {
+pub fn with_seed<T: Send + 'static>(seed: u64, f: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     // Naming the symbols here makes the linker take this object whenever a simulation is linked.
     std::hint::black_box((getrandom as *const (), syscall as *const ()));
+    let (tell, told) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new().name(format!("sim-{seed}")).stack_size(STACK_BYTES).spawn(move || {
+        let words = tell.clone();
+        crate::panics::watch(move |panic| drop(words.send(Err(panic))));
         STATE.set(Some(seed));
-        f()
+        let _ = tell.send(Ok(f()));
     });
     match thread {
-        Ok(thread) => thread.join(),
-        Err(error) => Err(Box::new(format!("could not start a thread: {error}"))),
+        Ok(_) => told.recv().unwrap_or(Err("ended without a word".into())),
+        Err(error) => Err(format!("could not start a thread: {error}")),
     }
 }
 

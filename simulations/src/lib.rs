@@ -5,6 +5,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub mod bug;
 pub mod chance;
 pub mod check;
 pub mod client;
@@ -15,6 +16,7 @@ pub mod host;
 pub mod model;
 pub mod net;
 pub mod node;
+pub mod panics;
 pub mod scenario;
 pub mod trace;
 pub mod world;

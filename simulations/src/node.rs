@@ -17,7 +17,7 @@ use hirsel_mesh::seam::{Disk, World as Seams};
 use hirsel_mesh::transport::Transport;
 use hirsel_model::control::{Command, ControlState, Entry, Outcome, TokenGrants, TokenRecord};
 use hirsel_model::report::NodeReport;
-use hirsel_model::spec::Capacity;
+use hirsel_model::spec::{Availability, Capacity};
 use hirsel_model::{RoleName, WallTime};
 use hirsel_role::{Host, Plugin, RoleConfig};
 use rand::Rng;
@@ -25,8 +25,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::bug::{self, Bug};
 use crate::chance::{SimChance, stream};
-use crate::check::Oracle;
+use crate::check::{Oracle, Rule};
 use crate::clock::{SimClock, elapsed};
 use crate::disk::{Platter, SimDisk};
 use crate::host::{Machine, SimHost};
@@ -35,6 +36,8 @@ use crate::trace::Trace;
 
 /// A supervisor starts an agent that ended by itself again after so long.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
+/// One process makes room for another.
+const ANEW_AFTER: Duration = Duration::from_millis(100);
 /// A wish may take so long until it counts as neither done nor refused.
 const DEED_WITHIN: Duration = Duration::from_secs(4);
 const DAY_MS: u64 = 24 * 3600 * 1000;
@@ -44,6 +47,8 @@ const DAY_MS: u64 = 24 * 3600 * 1000;
 pub struct Common {
     /// The seed.
     pub seed: u64,
+    /// A mistake planted into the agents.
+    pub bug: Bug,
     /// Faults of the network.
     pub links: Links,
     /// The history.
@@ -84,6 +89,7 @@ pub struct Life {
     /// What the agent knows and says, once it runs.
     pub eyes: Option<Eyes>,
     hand: Option<mpsc::UnboundedSender<Deed>>,
+    ended: bool,
 }
 
 /// What can be seen of a running agent.
@@ -116,8 +122,11 @@ pub enum Deed {
 }
 
 /// The plugins, as the agent has them.
-fn plugins() -> Vec<Arc<dyn Plugin>> {
-    hirsel::plugins::all()
+fn plugins(planted: bool) -> Vec<Arc<dyn Plugin>> {
+    let idle = |plugin: Arc<dyn Plugin>| -> Arc<dyn Plugin> {
+        if planted && plugin.role() == RoleName::compute() { Arc::new(bug::Idle(plugin)) } else { plugin }
+    };
+    hirsel::plugins::all().into_iter().map(idle).collect()
 }
 
 impl Node {
@@ -144,22 +153,27 @@ impl Node {
         }
     }
 
-    /// The software of the simulated host: one agent after the other, until one leaves for good.
+    /// The software of the simulated host: one agent, until it ends.
     pub async fn software(self) -> turmoil::Result {
         let mut rng = stream(self.common.seed, &format!("start {}", self.name));
         // Started in the same instant, all agents would gossip and tick in phase for ever.
         sleep(Duration::from_millis(rng.random_range(0..800))).await;
-        loop {
-            match self.live().await {
-                Ok(End::Left) => {
-                    self.common.trace.note(&self.name, "left");
-                    return Ok(());
-                }
-                Ok(End::Stopped) => self.common.trace.note(&self.name, "stopped"),
-                Err(error) => self.common.trace.note(&self.name, format!("ended: {error:#}")),
-            }
-            sleep(RESTART_AFTER).await;
+        let (end, pause) = match self.live().await {
+            Ok(End::Left) => ("left".to_string(), RESTART_AFTER),
+            Ok(End::Again) => ("starts anew".to_string(), ANEW_AFTER),
+            Ok(End::Stopped) => ("stopped".to_string(), RESTART_AFTER),
+            Err(error) => (format!("ended: {error:#}"), RESTART_AFTER),
+        };
+        self.common.trace.note(&self.name, end.clone());
+        // Nobody here asks a node to leave, or stops an agent but by force. One that cannot work without its disk may say so and end.
+        if pause == RESTART_AFTER && self.platter.is_sound() {
+            let message = format!("the agent of {} {end}", self.name);
+            crate::lock(&self.common.oracle).violated(Rule::Alive, elapsed(), message);
         }
+        sleep(pause).await;
+        crate::lock(&self.life).ended = true;
+        // The end of a process is the end of its tasks and sockets: the world sees to that, and starts the next one.
+        std::future::pending().await
     }
 
     async fn live(&self) -> Result<End> {
@@ -200,13 +214,44 @@ impl Node {
             config: self.config(),
             world: seams,
             host: host_for(net, disk),
-            load: Arc::new(|| 0.1),
+            load: self.load(),
             start,
             runtimes: Runtimes::Shared,
             ready: Some(ready),
             stop,
         };
-        Box::pin(run(setup, plugins())).await
+        Box::pin(run(setup, plugins(self.common.bug == Bug::Forgetful && number > 1))).await
+    }
+
+    /// What the machine says of its load.
+    fn load(&self) -> Arc<dyn Fn() -> f64 + Send + Sync> {
+        let panics = self.common.bug == Bug::Panics && self.name == bug::WHERE;
+        Arc::new(move || {
+            assert!(!panics || elapsed() < bug::WHEN, "a planted mistake");
+            0.1
+        })
+    }
+
+    /// Does what a planted mistake does by itself.
+    async fn misbehave(self, shared: Arc<Shared>) {
+        if self.name != bug::WHERE {
+            return;
+        }
+        match self.common.bug {
+            Bug::None | Bug::Forgetful | Bug::Contagious | Bug::Panics => {}
+            Bug::Ends => {
+                sleep(bug::WHEN).await;
+                shared.stop.cancel();
+            }
+            Bug::Restless => {
+                for availability in [Availability::Draining, Availability::Open].into_iter().cycle() {
+                    sleep(bug::RESTLESS_EVERY).await;
+                    let command = Command::SetAvailability { node: shared.node, availability };
+                    // The next one comes anyway.
+                    let _ = self.propose(&shared, command).await;
+                }
+            }
+        }
     }
 
     async fn start(&self, disk: &SimDisk) -> Result<Start> {
@@ -256,6 +301,7 @@ impl Node {
             life.hand = Some(hand);
         }
         self.common.trace.note(&self.name, "runs");
+        tokio::spawn(self.clone().misbehave(shared.clone()));
         while crate::lock(&self.common.token).is_none() && self.name == "n1" {
             self.give_token(&shared).await;
         }
@@ -306,6 +352,11 @@ impl Node {
     /// Hands a deed to the agent that lives here. False when none runs.
     pub fn ask(&self, deed: Deed) -> bool {
         crate::lock(&self.life).hand.as_ref().is_some_and(|hand| hand.send(deed).is_ok())
+    }
+
+    /// Whether the agent ended by itself and another one is to be started. Says so once.
+    pub fn take_ended(&self) -> bool {
+        std::mem::take(&mut crate::lock(&self.life).ended)
     }
 
     /// Looks at the agent that lives here.

@@ -13,6 +13,7 @@ use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
+use crate::bug::Bug;
 use crate::chance::stream;
 use crate::check::{Rule, Violation};
 use crate::client::HOST_NAME;
@@ -40,6 +41,10 @@ const DAYS_12: Duration = Duration::from_secs(12 * 86_400);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 /// Agents look at the age of their certificates every minute.
 const RENEW_WITHIN: Duration = Duration::from_secs(120);
+/// How long a disk is full or slow.
+const DISK_FOR: Duration = Duration::from_secs(30);
+/// What a slow disk takes for a piece of durable work: longer than an election.
+const SLOW: Duration = Duration::from_millis(600);
 const MINUTES_10: Duration = Duration::from_secs(600);
 
 /// What happens.
@@ -61,10 +66,14 @@ pub enum Scenario {
     Blackout,
     /// Months in leaps, then a year without power: certificates are renewed, and expired ones hold nobody up.
     Years,
+    /// The disk of one node takes nothing more for a while.
+    Full,
+    /// The disk of one node takes a while for everything.
+    Slow,
 }
 
 /// Every scenario, with its name.
-pub const ALL: [(&str, Scenario); 8] = [
+pub const ALL: [(&str, Scenario); 10] = [
     ("random", Scenario::Random),
     ("calm", Scenario::Calm),
     ("lossy", Scenario::Lossy),
@@ -73,6 +82,8 @@ pub const ALL: [(&str, Scenario); 8] = [
     ("chained", Scenario::Chained),
     ("blackout", Scenario::Blackout),
     ("years", Scenario::Years),
+    ("full", Scenario::Full),
+    ("slow", Scenario::Slow),
 ];
 
 impl fmt::Display for Scenario {
@@ -117,7 +128,7 @@ fn warm_up() {
     static DONE: Once = Once::new();
     DONE.call_once(|| {
         let _ = crate::entropy::with_seed(0, || {
-            let mut world = World::new(0, 3, Trace::default());
+            let mut world = World::new(0, 3, Trace::default(), Bug::None);
             let mut play = Play::new(0, &mut world);
             let _ = play.form().and_then(|()| {
                 play.world.set(0, |trouble| trouble.power = Power::Off);
@@ -130,33 +141,26 @@ fn warm_up() {
 
 /// Lives through `scenario` with `seed`, on a thread with that seed's entropy. A panic anywhere is a violation.
 pub fn live(seed: u64, scenario: Scenario, trace: Trace) -> History {
+    live_with(seed, scenario, trace, Bug::None)
+}
+
+/// As [`live`], with a mistake planted.
+pub fn live_with(seed: u64, scenario: Scenario, trace: Trace, bug: Bug) -> History {
     warm_up();
+    let seen = trace.clone();
     let history = crate::entropy::with_seed(seed, move || {
-        let mut world = World::new(seed, nodes_for(seed, scenario), trace);
-        // A panic of an agent ends up here; what was seen until then is told all the same.
-        let run = std::panic::AssertUnwindSafe(|| Play::new(seed, &mut world).run(scenario));
-        match std::panic::catch_unwind(run) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => world.require(Rule::Alive, Err(format!("{error:#}"))),
-            Err(panic) => world.require(Rule::Alive, Err(format!("panic: {}", words(panic.as_ref())))),
+        let mut world = World::new(seed, nodes_for(seed, scenario), trace, bug);
+        if let Err(error) = Play::new(seed, &mut world).run(scenario) {
+            world.require(Rule::Alive, Err(format!("{error:#}")));
         }
         finish(world)
     });
-    history.unwrap_or_else(|panic| History {
-        hash: 0,
-        pieces: 0,
-        drawn: 0,
-        notes: Vec::new(),
-        violations: vec![Violation { rule: Rule::Alive, at: Duration::ZERO, message: words(panic.as_ref()) }],
-        length: Duration::ZERO,
-        requests: 0,
-        acknowledged: 0,
+    history.unwrap_or_else(|message| {
+        let (hash, pieces, notes) = seen.finish();
+        let length = notes.last().map_or(Duration::ZERO, |note| note.at);
+        let violations = vec![Violation { rule: Rule::Alive, at: length, message }];
+        History { hash, pieces, drawn: 0, notes, violations, length, requests: 0, acknowledged: 0 }
     })
-}
-
-fn words(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("without words").into()
 }
 
 fn finish(world: World) -> History {
@@ -167,6 +171,7 @@ fn finish(world: World) -> History {
         let (violations, requests) = (oracle.violations().to_vec(), oracle.requests);
         History { hash, pieces, drawn, notes, violations, length, requests, acknowledged: oracle.acknowledgements() }
     };
+    crate::panics::forgive();
     // Some destructors of a half-broken simulation panic; the history is complete before they run.
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(world)));
     history
@@ -198,6 +203,8 @@ impl<'a> Play<'a> {
             Scenario::Chained => self.chained()?,
             Scenario::Blackout => self.blackout()?,
             Scenario::Years => self.years()?,
+            Scenario::Full => self.disk(|trouble| trouble.full = true)?,
+            Scenario::Slow => self.disk(|trouble| trouble.slow = SLOW)?,
         }
         self.world.note("heals");
         self.world.heal();
@@ -311,13 +318,15 @@ impl<'a> Play<'a> {
 
     fn fault(&mut self, now: Duration) -> Trouble {
         let sound = Trouble::default();
-        match self.rng.random_range(0..8) {
+        match self.rng.random_range(0..10) {
             0 => Trouble { power: Power::Killed(now), ..sound },
             1 => Trouble { power: Power::Off, ..sound },
             2 | 3 => Trouble { power: Power::Doomed, ..sound },
             4 => Trouble { cut: true, ..sound },
             5 => Trouble { mute: true, ..sound },
             6 => Trouble { frozen: true, ..sound },
+            7 => Trouble { full: true, ..sound },
+            8 => Trouble { slow: Duration::from_millis(self.rng.random_range(20..800)), ..sound },
             _ => Trouble { loss: self.rng.random_range(0.1..0.6), ..sound },
         }
     }
@@ -465,6 +474,29 @@ impl<'a> Play<'a> {
         Ok(())
     }
 
+    /// Something is wrong with the disk of one node: the others take changes all the time.
+    fn disk(&mut self, wrong: fn(&mut Trouble)) -> Result<()> {
+        let index = self.victim();
+        self.world.set(index, wrong);
+        let ends = self.world.now() + DISK_FOR;
+        let (mut before, mut since) = (self.world.oracle().acknowledgements(), self.world.now());
+        while self.world.now() < ends {
+            self.world.mark();
+            self.world.pass(Duration::from_millis(self.rng.random_range(50..500)))?;
+            let (acknowledged, now) = (self.world.oracle().acknowledgements(), self.world.now());
+            if acknowledged > before {
+                (before, since) = (acknowledged, now);
+            }
+            if now - since > REPLACE_WITHIN {
+                let name = &self.world.nodes[index].name;
+                let message = format!("nothing was acknowledged any more because of the disk of {name}");
+                self.world.require(Rule::Healed, Err(message));
+                since = now;
+            }
+        }
+        Ok(())
+    }
+
     fn blackout(&mut self) -> Result<()> {
         let mut order: Vec<usize> = (0..self.world.nodes.len()).collect();
         for step in [Power::Off, Power::On] {
@@ -476,5 +508,49 @@ impl<'a> Play<'a> {
             }
         }
         self.be_well(Rule::Healed, REPLACE_WITHIN, "after all had been off")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Which checkers speak when `bug` is planted.
+    fn found(bug: Bug, scenario: Scenario) -> Vec<Violation> {
+        live_with(1, scenario, Trace::default(), bug).violations
+    }
+
+    fn is_found(bug: Bug, scenario: Scenario, rule: Rule, says: &str) {
+        let violations = found(bug, scenario);
+        let fires = violations.iter().any(|violation| violation.rule == rule && violation.message.contains(says));
+        assert!(fires, "{bug:?} in {scenario}: {violations:?}");
+        // And nothing is found where nothing is planted.
+        let sound = found(Bug::None, scenario);
+        assert!(sound.is_empty(), "{scenario}: {sound:?}");
+    }
+
+    #[test]
+    fn agents_that_forget_their_instances_are_found() {
+        is_found(Bug::Forgetful, Scenario::Blackout, Rule::Healed, "does not run what the plan lists");
+    }
+
+    #[test]
+    fn a_cluster_that_never_rests_is_found() {
+        is_found(Bug::Restless, Scenario::Calm, Rule::Still, "with nothing to do");
+    }
+
+    #[test]
+    fn a_judged_bystander_is_found() {
+        is_found(Bug::Contagious, Scenario::Frozen, Rule::Judged, "is judged");
+    }
+
+    #[test]
+    fn an_agent_that_panics_is_found() {
+        is_found(Bug::Panics, Scenario::Calm, Rule::Alive, "panic");
+    }
+
+    #[test]
+    fn an_agent_that_ends_by_itself_is_found() {
+        is_found(Bug::Ends, Scenario::Calm, Rule::Alive, "n2 stopped");
     }
 }

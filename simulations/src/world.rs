@@ -15,6 +15,7 @@ use hirsel_model::{InstanceId, RoleName};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
+use crate::bug::Bug;
 use crate::chance::stream;
 use crate::check::{Oracle, Rule, undeclared};
 use crate::client::{self, Sight};
@@ -61,6 +62,10 @@ pub struct Trouble {
     pub frozen: bool,
     /// Share of datagrams its wire loses.
     pub loss: f64,
+    /// Its disk is full.
+    pub full: bool,
+    /// So much longer each piece of durable work takes.
+    pub slow: Duration,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,7 +98,7 @@ pub struct World {
 
 impl World {
     /// `count` nodes and a client, nothing started yet.
-    pub fn new(seed: u64, count: usize, trace: Trace) -> Self {
+    pub fn new(seed: u64, count: usize, trace: Trace, bug: Bug) -> Self {
         let mut sim = turmoil::Builder::new()
             .rng_seed(seed)
             .tick_duration(TICK)
@@ -106,6 +111,7 @@ impl World {
             .build();
         let common = Common {
             seed,
+            bug,
             links: Links::new(LOSS, DUPLICATION),
             trace,
             oracle: Arc::default(),
@@ -202,6 +208,11 @@ impl World {
             match self.trouble[index].power {
                 Power::Doomed if self.nodes[index].platter.has_failed() => self.lose_power(index),
                 Power::Killed(at) if self.now() == at + LAST_WORDS => self.relink(),
+                Power::On | Power::Doomed if self.nodes[index].take_ended() => {
+                    self.nodes[index].platter.unmount();
+                    self.sim.crash(self.nodes[index].name.as_str());
+                    self.sim.bounce(self.nodes[index].name.as_str());
+                }
                 _ => {}
             }
         }
@@ -297,6 +308,8 @@ impl World {
         }
         self.note(format!("{} {after:?}", self.nodes[index].name));
         self.common.links.set_loss(self.nodes[index].ip, after.loss);
+        self.nodes[index].platter.set_full(after.full);
+        self.nodes[index].platter.set_slow(after.slow);
         // At once, so that no request which begins now is owed an answer.
         self.look_around();
         match (before.power, after.power) {
@@ -347,7 +360,13 @@ impl World {
 
     /// Makes every link what the troubles at its ends say.
     fn relink(&mut self) {
-        let ends: Vec<(IpAddr, Trouble)> = self.nodes.iter().map(|node| node.ip).zip(self.trouble.clone()).collect();
+        let mut troubles = self.trouble.clone();
+        if self.common.bug == Bug::Contagious {
+            for (trouble, next) in troubles.iter_mut().zip(self.trouble.iter().cycle().skip(1)) {
+                trouble.frozen |= next.frozen;
+            }
+        }
+        let ends: Vec<(IpAddr, Trouble)> = self.nodes.iter().map(|node| node.ip).zip(troubles).collect();
         let ends: Vec<_> = ends.into_iter().chain([(self.client, Trouble::default())]).collect();
         for (index, (a, trouble_a)) in ends.iter().enumerate() {
             for (b, trouble_b) in &ends[index + 1..] {

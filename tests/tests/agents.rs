@@ -1,6 +1,7 @@
 //! Agents that end while their host goes on: stopped by a service manager, or killed at any moment.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,7 +10,7 @@ use std::time::Duration;
 use hirsel_tests::cluster::{Cluster, array, sample};
 use hirsel_tests::load::Load;
 use hirsel_tests::unit::Unit;
-use hirsel_tests::{cli, wait_for};
+use hirsel_tests::{cli, lacks, wait_for};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -122,4 +123,81 @@ fn an_agent_killed_five_times_in_a_row_at_random_moments_loses_nothing_acknowled
             if lost.is_empty() { Ok(()) } else { Err(format!("lacks {lost:?}")) }
         });
     }
+}
+
+/// A small file system of its own for a data folder. Dropping it takes it away.
+struct Small(std::path::PathBuf);
+
+impl Small {
+    fn mount(at: &Path) -> Self {
+        let small = Self(at.into());
+        std::fs::create_dir_all(at).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m,mode=0711", "small"]).arg(at).status();
+        assert!(mounted.unwrap().success(), "cannot mount a tmpfs on {}", at.display());
+        small
+    }
+
+    /// Fills what is left.
+    fn fill(&self) -> std::path::PathBuf {
+        let path = self.0.join("filler");
+        let mut file = std::fs::File::create(&path).unwrap();
+        let full = loop {
+            match std::io::Write::write(&mut file, &[7; 4096]) {
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull, "{full}");
+        path
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        // Lazily: an agent may still look at it.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn an_agent_whose_disk_was_full_votes_again_once_there_is_room() {
+    let can_mount = rustix::process::geteuid().is_root() && Command::new("mount").arg("-V").output().is_ok();
+    if lacks("root with mount", can_mount) {
+        return;
+    }
+    let mut cluster = Cluster::new();
+    cluster.add();
+    cluster.add();
+    let disk = Small::mount(&cluster.folder.path().join("n3"));
+    cluster.add();
+    cluster.whole();
+    cluster.apply(&sample(3));
+    let node = cluster.node("n3");
+    let (agent, before) = (node.agent_pid(), node.programs("sample"));
+    let filler = disk.fill();
+    let writes = |node: &hirsel_tests::cluster::Node| node.ask(["token", "new"]).try_data();
+    let log = || std::fs::read_to_string(node.log()).unwrap_or_default();
+    wait_for("the log is stopped by the full disk", Duration::from_secs(60), || {
+        // The others go on all the time.
+        writes(&cluster.nodes[0]).unwrap();
+        if log().contains("takes no more writes") {
+            Ok(())
+        } else {
+            Err(log().lines().last().unwrap_or("").to_string())
+        }
+    });
+    assert_eq!(node.programs("sample"), before, "its instances go on");
+    std::fs::remove_file(filler).unwrap();
+    wait_for("the agent starts anew", Duration::from_secs(60), || {
+        if log().contains("the agent starts anew") {
+            Ok(())
+        } else {
+            Err(log().lines().last().unwrap_or("").to_string())
+        }
+    });
+    cluster.well(Duration::from_secs(60));
+    assert_eq!(cluster.node("n3").agent_pid(), agent, "no supervisor had to see it end");
+    // A majority needs it now.
+    cluster.nodes[1].off();
+    wait_for("its vote counts", Duration::from_secs(30), || writes(&cluster.nodes[0]));
 }

@@ -225,6 +225,11 @@ impl Control {
         self.shared.group.stopped()
     }
 
+    /// Whether the replica stopped because the disk did not take its log. A start from what is on disk is then worth a try.
+    pub fn is_disk_to_blame(&self) -> bool {
+        matches!(self.store.failed(), Some(StoreError::Disk { .. }))
+    }
+
     /// Waits until the state shown here holds every change that was confirmed to anyone before this call, and returns its index.
     ///
     /// # Errors

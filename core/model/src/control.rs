@@ -13,7 +13,7 @@ use crate::event::{EventLog, NewEvent};
 use crate::id::*;
 use crate::plan::Plan;
 use crate::planner::change::PlanChange;
-use crate::spec::{AppSpec, Availability, NodeSpec, Replicas, RoleSpec, ServiceSpec, Spec};
+use crate::spec::{AppSpec, Availability, Former, NodeSpec, Replicas, RoleSpec, ServiceSpec, Spec};
 use crate::time::WallTime;
 
 mod apply;
@@ -42,7 +42,7 @@ pub struct ControlState {
     /// What the leader decided.
     pub plan: Plan,
     /// How services were described before, for the instances that still run that way.
-    pub former: BTreeMap<AppName, BTreeMap<ServiceName, BTreeMap<Revision, ServiceSpec>>>,
+    pub former: Former,
     /// What happened, and why.
     pub log: EventLog,
     /// Tokens that were given out.

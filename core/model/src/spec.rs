@@ -217,6 +217,9 @@ pub enum Check {
     Tcp,
 }
 
+/// How services were described before, by revision.
+pub type Former = BTreeMap<AppName, BTreeMap<ServiceName, BTreeMap<Revision, ServiceSpec>>>;
+
 /// How instances are replaced.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

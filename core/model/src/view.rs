@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::*;
 use crate::plan::Plan;
 use crate::report::NodeReport;
-use crate::spec::{ServiceSpec, Spec};
+use crate::spec::{Former, Spec};
 use crate::time::Timestamp;
 
 /// Everything the planner decides from.
@@ -29,7 +29,7 @@ pub struct View {
     /// The plan in force.
     pub plan: Arc<Plan>,
     /// How services were described before, as far as it is still known: what can be gone back to.
-    pub former: Arc<BTreeMap<AppName, BTreeMap<ServiceName, BTreeMap<Revision, ServiceSpec>>>>,
+    pub former: Arc<Former>,
     /// What is known of each node of the spec, heard or not. A node that is missing is neither judged nor given work.
     pub nodes: BTreeMap<NodeId, NodeFacts>,
     /// For how long each draining instance has been so, as measured by this leader.

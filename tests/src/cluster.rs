@@ -85,9 +85,7 @@ impl Cluster {
 
     /// Adds a node on an address of its own: the first one founds the cluster, the others join it.
     pub fn add(&mut self) -> &mut Node {
-        let number = self.nodes.len() + 1;
-        let [a, b, c] = self.net;
-        let ip = Ipv4Addr::new(a, b, c, number as u8);
+        let ip = self.next_ip();
         self.add_at(ip, Vec::new())
     }
 
@@ -96,6 +94,23 @@ impl Cluster {
     /// # Panics
     /// When it does not become ready.
     pub fn add_at(&mut self, ip: Ipv4Addr, prefix: Vec<String>) -> &mut Node {
+        let node = self.launch_at(ip, prefix);
+        node.ready();
+        node
+    }
+
+    /// Adds a node like [`Cluster::add`], without waiting for anything.
+    pub fn launch(&mut self) -> &mut Node {
+        let ip = self.next_ip();
+        self.launch_at(ip, Vec::new())
+    }
+
+    fn next_ip(&self) -> Ipv4Addr {
+        let [a, b, c] = self.net;
+        Ipv4Addr::new(a, b, c, (self.nodes.len() + 1) as u8)
+    }
+
+    fn launch_at(&mut self, ip: Ipv4Addr, prefix: Vec<String>) -> &mut Node {
         let number = self.nodes.len() + 1;
         let name = format!("n{number}");
         let data = self.folder.path().join(&name);
@@ -105,7 +120,7 @@ impl Cluster {
             let token = self.token.get_or_insert_with(|| self.nodes[0].token()).clone();
             (self.nodes[0].addr(MESH_PORT).to_string(), token)
         });
-        node.start(join.as_ref().map(|(seed, token)| (seed.as_str(), token.as_str())));
+        node.launch(join.as_ref().map(|(seed, token)| (seed.as_str(), token.as_str())));
         self.nodes.push(node);
         self.nodes.last_mut().expect("just added")
     }

@@ -20,7 +20,7 @@ pub enum Api {
 pub struct Etcd {
     folder: PathBuf,
     ports: Vec<(u16, u16)>,
-    members: Vec<Option<Child>>,
+    members: Vec<Child>,
 }
 
 impl Etcd {
@@ -32,13 +32,13 @@ impl Etcd {
         let port = |nth: usize| held[nth].local_addr().unwrap().port();
         let ports = (0..3).map(|nth| (port(2 * nth), port(2 * nth + 1))).collect();
         drop(held);
-        let mut etcd = Self { folder: folder.into(), ports, members: (0..3).map(|_| None).collect() };
-        (0..3).for_each(|nth| etcd.spawn(nth, "new"));
+        let mut etcd = Self { folder: folder.into(), ports, members: Vec::new() };
+        (0..3).for_each(|nth| etcd.spawn(nth));
         etcd.leader();
         Some(etcd)
     }
 
-    fn spawn(&mut self, nth: usize, state: &str) {
+    fn spawn(&mut self, nth: usize) {
         let (client, peer) = self.ports[nth];
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let cluster: Vec<String> = (0..3).map(|nth| format!("e{nth}={}", url(self.ports[nth].1))).collect();
@@ -48,20 +48,19 @@ impl Etcd {
             .arg(self.folder.join(format!("etcd{nth}")))
             .args(["--listen-client-urls", &url(client), "--advertise-client-urls", &url(client)])
             .args(["--listen-peer-urls", &url(peer), "--initial-advertise-peer-urls", &url(peer)])
-            .args(["--initial-cluster", &cluster.join(","), "--initial-cluster-state", state])
+            .args(["--initial-cluster", &cluster.join(","), "--initial-cluster-state", "new"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        self.members[nth] = Some(child.unwrap());
+        self.members.push(child.unwrap());
     }
 
     fn leader(&self) -> usize {
         wait_for(|| {
             let leads = |nth: &usize| {
-                self.members[*nth].is_some()
-                    && connect(self.ports[*nth].0)
-                        .and_then(|mut stream| request(&mut stream, "GET", "/v2/stats/self", "", ""))
-                        .is_some_and(|(_, body)| body.contains("StateLeader"))
+                connect(self.ports[*nth].0)
+                    .and_then(|mut stream| request(&mut stream, "GET", "/v2/stats/self", "", ""))
+                    .is_some_and(|(_, body)| body.contains("StateLeader"))
             };
             (0..3).find(leads)
         })
@@ -93,32 +92,11 @@ impl Etcd {
         threads.into_iter().for_each(|thread| thread.unwrap().join().unwrap());
         rate
     }
-
-    pub fn failovers(&mut self, rounds: usize) -> Vec<Duration> {
-        let mut times = Vec::new();
-        for round in 0..rounds {
-            let leader = self.leader();
-            let survivor = self.ports[(leader + 1 + round % 2) % 3].0;
-            assert!(put(&mut connect(survivor).unwrap(), Api::V3, 0, 0));
-            std::thread::sleep(Duration::from_millis(500 + 37 * round as u64 % 200));
-            let mut victim = self.members[leader].take().unwrap();
-            victim.kill().unwrap();
-            let killed = Instant::now();
-            wait_for(|| put(&mut connect(survivor)?, Api::V3, 0, 1).then_some(()));
-            times.push(killed.elapsed());
-            victim.wait().unwrap();
-            self.spawn(leader, "existing");
-            let port = self.ports[leader].0;
-            wait_for(|| put(&mut connect(port)?, Api::V3, 0, 2).then_some(()));
-        }
-        times.sort();
-        times
-    }
 }
 
 impl Drop for Etcd {
     fn drop(&mut self) {
-        for member in self.members.iter_mut().flatten() {
+        for member in &mut self.members {
             let _ = member.kill();
             let _ = member.wait();
         }

@@ -1,12 +1,12 @@
-//! Durable control writes per second, and leader lost to next accepted write; next to etcd where `etcd` is installed.
+//! Durable control writes per second; next to etcd where `etcd` is installed. It takes about a minute.
 //!
 //! Three members in this process, each with a runtime, a data folder on a real disk and a real transport on loopback. A write is a
-//! change that was answered: on two disks, applied, and confirmed to the writer. A leader is lost by ending its runtime at once, which
-//! closes its sockets as a killed process does. etcd runs as three processes on loopback with its defaults, data beside ours; writes
-//! go over kept HTTP/1.1 connections to its leader: v2 keys (handled directly) and v3 (through its JSON gateway, which costs it more
-//! CPU than gRPC would). Its leader is lost by SIGKILL.
+//! change that was answered: on two disks, applied, and confirmed to the writer. etcd runs as three processes on loopback with its
+//! defaults, data beside ours; writes go over kept HTTP/1.1 connections to its leader: v2 keys (handled directly) and v3 (through its
+//! JSON gateway, which costs it more CPU than gRPC would). What the loss of a leader costs is measured with real processes, in the
+//! bench `cluster` of `hirsel-tests`.
 //!
-//! `cargo bench -p hirsel-mesh --bench control_writes [-- writes|failover]`
+//! `cargo bench -p hirsel-mesh --bench control_writes`
 
 #![allow(clippy::print_stdout, reason = "a benchmark reports on the terminal")]
 #![allow(missing_docs)]
@@ -30,7 +30,6 @@ mod etcd;
 
 const CONCURRENCY: [usize; 3] = [1, 16, 256];
 const MEASURE: Duration = Duration::from_secs(5);
-const FAILOVERS: usize = 25;
 const TTL: Duration = Duration::from_secs(20);
 
 struct Member {
@@ -163,32 +162,6 @@ fn writes_per_second(herd: &Herd, writers: usize) -> f64 {
     rate
 }
 
-fn failovers(herd: &mut Herd) -> Vec<Duration> {
-    let mut times = Vec::new();
-    for round in 0..FAILOVERS {
-        let leader = herd.leader();
-        let survivor = (leader + 1 + round % 2) % 3;
-        let writer = herd.member(survivor);
-        let write = |text: String| writer.runtime.block_on(writer.control.propose(entry(&text), TTL)).unwrap();
-        write(format!("http://before/{round}"));
-        // Not in step with the heartbeats.
-        std::thread::sleep(Duration::from_millis(500 + 37 * round as u64 % 200));
-        let victim = herd.members[leader].take().unwrap();
-        let killed = Instant::now();
-        victim.runtime.shutdown_background();
-        let writer = herd.member(survivor);
-        writer.runtime.block_on(writer.control.propose(entry(&format!("http://after/{round}")), TTL)).unwrap();
-        times.push(killed.elapsed());
-        drop((victim.control, victim._transport));
-        herd.start(leader);
-        // Until it is level again, so that the next round has a majority.
-        let applied = herd.member(survivor).control.state().borrow().applied;
-        wait_for(|| (herd.member(leader).control.state().borrow().applied >= applied).then_some(()));
-    }
-    times.sort();
-    times
-}
-
 /// Syncs per second of one file, as a log does them.
 fn syncs_per_second(folder: &Path) -> f64 {
     let mut file = std::fs::File::create(folder.join("syncs")).unwrap();
@@ -199,21 +172,6 @@ fn syncs_per_second(folder: &Path) -> f64 {
         count += 1;
     }
     f64::from(count) / began.elapsed().as_secs_f64()
-}
-
-fn report_times(who: &str, times: &[Duration]) {
-    if times.is_empty() {
-        return;
-    }
-    let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_millis();
-    println!(
-        "  {who:<22} min {:>5} ms  p50 {:>5} ms  p90 {:>5} ms  max {:>5} ms  ({} runs)",
-        at(0.0),
-        at(0.5),
-        at(0.9),
-        at(1.0),
-        times.len()
-    );
 }
 
 fn machine() -> String {
@@ -229,10 +187,8 @@ fn machine() -> String {
 }
 
 fn main() {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let want = |what: &str| wanted.is_empty() || wanted.iter().any(|word| word == what);
     println!("machine: {}", machine());
-    let mut herd = Herd::founded();
+    let herd = Herd::founded();
     println!(
         "disk: {:.0} syncs/s of one file under {}",
         syncs_per_second(herd.folder.path()),
@@ -242,25 +198,16 @@ fn main() {
     if etcd.is_none() {
         println!("skipped: needs etcd (Debian: apt install etcd-server); only our own numbers follow");
     }
-    if want("writes") {
-        println!("durable control writes per second, 3 members, through the leader:");
-        println!("  {:>7}  {:>8}  {:>8}  {:>8}  {:>9}", "writers", "hirsel", "etcd v2", "etcd v3", "ratio(v2)");
-        for writers in CONCURRENCY {
-            let ours = writes_per_second(&herd, writers);
-            let theirs = etcd.as_ref().map(|etcd| {
-                (etcd.writes_per_second(writers, etcd::Api::V2), etcd.writes_per_second(writers, etcd::Api::V3))
-            });
-            match theirs {
-                Some((v2, v3)) => println!("  {writers:>7}  {ours:>8.0}  {v2:>8.0}  {v3:>8.0}  {:>9.2}", ours / v2),
-                None => println!("  {writers:>7}  {ours:>8.0}"),
-            }
-        }
-    }
-    if want("failover") {
-        println!("leader lost to next accepted write, written through a survivor:");
-        report_times("hirsel (100/400-800)", &failovers(&mut herd));
-        if let Some(mut etcd) = etcd {
-            report_times("etcd (100/1000)", &etcd.failovers(FAILOVERS));
+    println!("durable control writes per second, 3 members, through the leader:");
+    println!("  {:>7}  {:>8}  {:>8}  {:>8}  {:>9}", "writers", "hirsel", "etcd v2", "etcd v3", "ratio(v2)");
+    for writers in CONCURRENCY {
+        let ours = writes_per_second(&herd, writers);
+        let theirs = etcd.as_ref().map(|etcd| {
+            (etcd.writes_per_second(writers, etcd::Api::V2), etcd.writes_per_second(writers, etcd::Api::V3))
+        });
+        match theirs {
+            Some((v2, v3)) => println!("  {writers:>7}  {ours:>8.0}  {v2:>8.0}  {v3:>8.0}  {:>9.2}", ours / v2),
+            None => println!("  {writers:>7}  {ours:>8.0}"),
         }
     }
 }

@@ -1,0 +1,45 @@
+//! Whole clusters of real processes: how fast they join and heal, and what they cost while nothing happens.
+//!
+//! `cargo bench -p hirsel-tests --bench cluster -- [SECTION...] [RUNS]`; sections are `join`, `idle`, `heal` and `leader`. Ten runs make
+//! a distribution, unless a number among the words, or `HIRSEL_BENCH_RUNS`, says otherwise. `HIRSEL_BIN` names another executable.
+//!
+//! Agents are release builds on loopback addresses of their own, all on this machine. A node is lost as a host whose processes die:
+//! everything of it is stopped and killed at once, and its kernel closes what was open. Peers that are installed run in the same
+//! session, one after the other, on the same machine: serf for what gossip costs, etcd for a write after the leader is lost.
+
+#![allow(clippy::print_stdout, reason = "a benchmark reports on the terminal")]
+#![allow(missing_docs)]
+
+mod etcd;
+mod figures;
+mod heal;
+mod idle;
+mod join;
+mod leader;
+mod recorder;
+mod serf;
+mod usage;
+
+/// Runs of each distribution, unless fewer are asked for.
+const RUNS: usize = 10;
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let asked = words.iter().find_map(|word| word.parse().ok());
+    let asked = asked.or_else(|| std::env::var("HIRSEL_BENCH_RUNS").ok()?.parse().ok());
+    let runs: usize = asked.unwrap_or(RUNS).max(1);
+    let sections: Vec<&str> = words.iter().map(String::as_str).filter(|word| word.parse::<usize>().is_err()).collect();
+    let all: [(&str, fn(usize)); 4] =
+        [("join", join::report), ("idle", idle::report), ("heal", heal::report), ("leader", leader::report)];
+    if let Some(unknown) = sections.iter().find(|word| all.iter().all(|(name, _)| name != *word)) {
+        eprintln!("no section {unknown:?}; there are: join, idle, heal, leader");
+        std::process::exit(2);
+    }
+    println!("machine: {}", figures::machine());
+    println!("hirsel:  {}", hirsel_tests::executable::hirsel().display());
+    for (name, report) in all {
+        if sections.is_empty() || sections.contains(&name) {
+            report(runs);
+        }
+    }
+}

@@ -3,7 +3,6 @@
 //! Every holder of a slot watches; the one in slot 0 tells. A holder that gets slot 0 because its former holder fell tells what
 //! nobody could tell meanwhile, so a drop is told at least once, and twice only when its teller falls within a minute.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -116,12 +115,11 @@ impl Role for Holder {
 }
 
 async fn deliver(context: Context, mut queue: mpsc::Receiver<(String, Message)>, told: Counter, failed: Counter) {
-    let tls = Arc::new(post::tls());
     while let Some((url, message)) = queue.recv().await {
         let body = serde_json::to_vec(&message).unwrap_or_default();
         let mut pause = RETRY_AFTER;
         for attempt in 1..=TRIES {
-            match post::post(context.host.as_ref(), &tls, &url, &body).await {
+            match post::post(context.host.as_ref(), &url, &body).await {
                 Ok(()) => {
                     told.inc();
                     info!(url, can_lose = message.can_lose_nodes, "webhook told");

@@ -16,8 +16,9 @@ use tokio_rustls::TlsConnector;
 /// The whole exchange takes at most this.
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// What checks the other side of `https://`: the roots this host trusts, or why there are none.
-pub fn tls() -> Result<TlsConnector, String> {
+/// What checks the other side of `https://`: the roots this host trusts, or why there are none. Read anew for each post: those are
+/// rare, the roots take a quarter of a megabyte, and a host may learn of new ones.
+fn tls() -> Result<TlsConnector, String> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
@@ -31,12 +32,12 @@ pub fn tls() -> Result<TlsConnector, String> {
 }
 
 /// Posts `body` to `url`; anything but a 2xx answer is an error, in words.
-pub async fn post(host: &dyn Host, tls: &Result<TlsConnector, String>, url: &str, body: &[u8]) -> Result<(), String> {
+pub async fn post(host: &dyn Host, url: &str, body: &[u8]) -> Result<(), String> {
     let limit = WITHIN.as_secs();
-    timeout(WITHIN, exchange(host, tls, url, body)).await.map_err(|_| format!("no answer within {limit} s"))?
+    timeout(WITHIN, exchange(host, url, body)).await.map_err(|_| format!("no answer within {limit} s"))?
 }
 
-async fn exchange(host: &dyn Host, tls: &Result<TlsConnector, String>, url: &str, body: &[u8]) -> Result<(), String> {
+async fn exchange(host: &dyn Host, url: &str, body: &[u8]) -> Result<(), String> {
     let uri: Uri = url.parse().map_err(|error| format!("{url:?} is no URL: {error}"))?;
     let name = uri.host().ok_or("the URL names no host")?.to_owned();
     let secure = match uri.scheme_str() {
@@ -50,9 +51,8 @@ async fn exchange(host: &dyn Host, tls: &Result<TlsConnector, String>, url: &str
     let addr = addrs.first().ok_or_else(|| format!("{bare} has no address"))?;
     let mut stream = host.connect(*addr).await.map_err(|error| format!("cannot reach {addr}: {error}"))?;
     if secure {
-        let connector = tls.as_ref().map_err(Clone::clone)?;
         let server = ServerName::try_from(bare).map_err(|error| error.to_string())?;
-        let inside = connector.connect(server, stream).await.map_err(|error| format!("TLS with {addr}: {error}"))?;
+        let inside = tls()?.connect(server, stream).await.map_err(|error| format!("TLS with {addr}: {error}"))?;
         stream = Box::new(inside);
     }
     send(stream, &uri, body).await

@@ -27,14 +27,17 @@ use crate::seam::World;
 
 /// A leader says this often that it is there.
 const HEARTBEAT: Duration = Duration::from_millis(100);
-/// Who hears nothing for a time drawn from here stands for election: several heartbeats may get lost, and the draw keeps candidates
-/// apart.
-const ELECTION: std::ops::Range<Duration> = Duration::from_millis(400)..Duration::from_millis(800);
+/// Who hears nothing for the leader's lease, which is the end of this range, and then for a time drawn from it, stands for election:
+/// 0.9 to 1.2 s after the last heartbeat. So nine heartbeats in a row must be lost or late, and the processors of a busy host must
+/// withhold an agent for that long, before a leader that lives is doubted. The draw keeps candidates apart: a round of votes takes
+/// some milliseconds, of which the range holds dozens. A shorter range gains less than the half second after which traffic avoids
+/// the node anyway, and every election costs the leader's notes.
+const ELECTION: std::ops::Range<Duration> = Duration::from_millis(300)..Duration::from_millis(600);
 /// The engine lets a leader lead this long after a majority last heard it.
 pub(super) const LEASE: Duration = ELECTION.end;
 /// A leader that lost its majority is silent and speaks up in turns of this length, so that those who still hear it get to elect
 /// another one (the engine asks for at least lease and election timeout together).
-const QUORUM_LOSS_PROBE: Duration = Duration::from_millis(1600);
+const QUORUM_LOSS_PROBE: Duration = Duration::from_millis(1200);
 /// Entries between two snapshots. Applying them again at a restart takes less than a second.
 const SNAPSHOT_EVERY: u64 = 5_000;
 /// Entries kept behind a snapshot, for members that are a little behind.
@@ -310,14 +313,17 @@ async fn watch_engine(group: std::sync::Weak<Inner>) {
     else {
         return;
     };
+    let mut leads = false;
     loop {
         tokio::select! {
             changed = server.changed() => if changed.is_err() { break },
             changed = applied.changed() => if changed.is_err() { break },
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            // Elsewhere nothing changes by time alone.
+            () = tokio::time::sleep(LOOK_EVERY), if leads => {}
         }
         let Some(group) = group.upgrade() else { return };
         group.look();
+        leads = group.is_leader();
     }
     // The engine has ended.
     if let Some(group) = group.upgrade() {
@@ -339,6 +345,8 @@ impl Inner {
     /// Reads the engine and publishes what changed.
     fn look(&self) {
         let metrics = self.raft.metrics().borrow_watched().clone();
+        // What wakes us is told before the rest, which therefore may be older.
+        let server = self.raft.server_metrics().borrow_watched().clone();
         if let Err(fatal) = &metrics.running_state {
             let words = self.words(fatal);
             self.stopped.send_if_modified(|stopped| {
@@ -347,16 +355,20 @@ impl Inner {
                 first
             });
         }
-        let membership = metrics.membership_config.membership();
-        let applied = *self.machine.applied().borrow();
-        let leads = metrics.running_state.is_ok() && metrics.state == ServerState::Leader;
-        let obeyed = obeyed_ago(&metrics).is_some_and(|ago| ago < LEASE);
+        let membership = server.membership_config.membership();
         let voters: BTreeSet<NodeId> = membership.voter_ids().map(NodeId).collect();
         let learners: BTreeSet<NodeId> = membership.learner_ids().map(NodeId).collect();
+        // Fifty times a second the engine asks itself whether to stand for election or to speak as a leader, and who cannot vote never
+        // does either.
+        self.raft.runtime_config().tick(voters.contains(&self.me) || server.state == ServerState::Leader);
+        let applied = *self.machine.applied().borrow();
+        let leads = metrics.running_state.is_ok() && server.state == ServerState::Leader;
+        let obeyed = obeyed_ago(&metrics).is_some_and(|ago| ago < LEASE);
+        let term = server.vote.leader_id.term;
         let standing = Standing {
-            term: metrics.current_term,
-            leader: metrics.current_leader.map(NodeId).filter(|_| metrics.running_state.is_ok()),
-            mine: leads && obeyed && applied.term == metrics.current_term,
+            term,
+            leader: server.current_leader.map(NodeId).filter(|_| metrics.running_state.is_ok()),
+            mine: leads && obeyed && applied.term == term,
             place: match (voters.contains(&self.me), learners.contains(&self.me)) {
                 (true, _) => Place::Voter,
                 (false, true) => Place::Learner,
@@ -398,7 +410,7 @@ impl Inner {
     }
 
     fn is_leader(&self) -> bool {
-        self.raft.metrics().borrow_watched().state == ServerState::Leader
+        self.raft.server_metrics().borrow_watched().state == ServerState::Leader
     }
 
     /// Where to send proposals: whom this replica heard within the lease, else what it was told.

@@ -13,6 +13,7 @@ use hirsel_mesh::seam::BoxStream;
 use hirsel_mesh::transport::Transport;
 use hirsel_model::book::Granted;
 use hirsel_model::codec::{decode, encode};
+use hirsel_model::grant::{Grant, grantable};
 use hirsel_model::{InstanceId, NodeId};
 use hirsel_role::Doors;
 use tokio::time::sleep;
@@ -27,14 +28,16 @@ use crate::shared::Shared;
 
 /// The kind of call by which voters and spares fetch the key that seals the authority's key.
 const SEALING_KEY_CALL: &str = "sealing-key";
+/// A majority answers within this, or nothing exclusive is granted this time.
+const CONFIRM_WITHIN: Duration = Duration::from_millis(500);
 const SEALING_KEY_WITHIN: Duration = Duration::from_secs(1);
 
 /// Registers everything this agent answers.
 pub fn serve(shared: &Arc<Shared>, desk: &Desk) {
     let (agent, desk) = (shared.clone(), desk.clone());
     shared.transport.serve(LEASE_CALL, move |from, body| {
-        let answer = grant(&agent, &desk, from, &body);
-        async move { answer }.boxed()
+        let (agent, desk) = (agent.clone(), desk.clone());
+        async move { lease(&agent, &desk, from, &body).await }.boxed()
     });
     let agent = shared.clone();
     shared.transport.serve(ADMIT_CALL, move |_, body| admission::admit(agent.clone(), body).boxed());
@@ -52,23 +55,37 @@ pub fn serve(shared: &Arc<Shared>, desk: &Desk) {
     });
 }
 
-/// Answers a question for a lease.
-fn grant(shared: &Shared, desk: &Desk, from: NodeId, body: &[u8]) -> Result<Vec<u8>, String> {
+/// Answers a question for a lease. Whoever may let something exclusive act is answered after a majority has confirmed, since the
+/// question came, that this node leads.
+async fn lease(shared: &Shared, desk: &Desk, from: NodeId, body: &[u8]) -> Result<Vec<u8>, String> {
     let ask: Ask = decode(body).map_err(|error| error.to_string())?;
-    let leadership = shared.control.leadership().borrow().clone();
-    if !leadership.mine {
+    let leadership = shared.control.leadership();
+    if !leadership.borrow().mine {
         return Err("this node does not lead".into());
+    }
+    let asks_much = !grantable(&shared.control.state().borrow(), from).is_empty();
+    let leads = asks_much && shared.control.read_barrier(CONFIRM_WITHIN).await.is_ok();
+    let leadership = leadership.borrow().clone();
+    if !leadership.mine {
+        return Err("this node does not lead any more".into());
     }
     let mut book = desk.book.lock().expect("no panic under the lock");
     if book.term != leadership.term {
         return Err("this node has just been elected".into());
     }
-    let granted = book.asked(from, ask.into(), shared.world.clock.now());
+    let now = shared.world.clock.now();
+    let granted = book.asked(from, ask.into(), now);
+    // Read under the lock: a pass that drops an instance then knows of every grant for it.
+    let exclusive = match leads {
+        true => book.grant(&shared.control.state().borrow(), from, now),
+        false => Grant::default(),
+    };
+    drop(book);
     if granted.changed {
         desk.bell.notify_one();
     }
     let Granted { grant, report_version, .. } = granted;
-    Ok(encode(&Answer { term: leadership.term, grant, report_version }))
+    Ok(encode(&Answer { term: leadership.term, grant, report_version, exclusive }))
 }
 
 fn sealing_key(shared: &Shared, from: NodeId) -> Result<Vec<u8>, String> {

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hirsel_mesh::control::Control;
+use hirsel_mesh::seam::Clock;
 use hirsel_mesh::transport::Transport;
 use hirsel_model::book::Asked;
 use hirsel_model::codec::{decode, encode};
+use hirsel_model::control::ControlState;
+use hirsel_model::grant::{ASK_EVERY, Grant, Holdings, grantable};
 use hirsel_model::report::NodeReport;
-use hirsel_model::{Generation, Incarnation, NodeId};
+use hirsel_model::{Generation, Incarnation, NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -19,8 +22,6 @@ use tracing::debug;
 
 /// The kind of call by which leases are asked for.
 pub const LEASE_CALL: &str = "lease";
-/// Time between two questions.
-pub const ASK_EVERY: Duration = Duration::from_millis(400);
 /// A question that is not answered by then was lost; the next one follows at once.
 const ANSWER_WITHIN: Duration = Duration::from_millis(700);
 /// Changes of the report follow each other at least so far apart.
@@ -59,17 +60,34 @@ pub struct Answer {
     pub grant: u64,
     /// The report the leader has.
     pub report_version: u64,
+    /// What the node may let act. Empty as well when the leader could not make sure in time that it still leads.
+    pub exclusive: Grant,
+}
+
+/// What the questions are made of, and where the answers go.
+pub struct Asker {
+    /// To reach the leader.
+    pub transport: Arc<Transport>,
+    /// Knows who leads.
+    pub control: Arc<Control>,
+    /// Grants run on this clock.
+    pub clock: Arc<dyn Clock>,
+    /// This node.
+    pub me: NodeId,
+    /// This start of its agent.
+    pub incarnation: Incarnation,
+    /// What this node does not hear.
+    pub unheard: watch::Receiver<BTreeSet<NodeId>>,
+    /// What it reports.
+    pub report: watch::Receiver<Arc<NodeReport>>,
+    /// Until when its exclusive instances may act.
+    pub grants: watch::Sender<Arc<Holdings>>,
 }
 
 /// Asks for leases until `stop`.
-pub async fn ask(
-    transport: Arc<Transport>,
-    control: Arc<Control>,
-    incarnation: Incarnation,
-    unheard: watch::Receiver<BTreeSet<NodeId>>,
-    mut report: watch::Receiver<Arc<NodeReport>>,
-    stop: CancellationToken,
-) {
+pub async fn ask(asker: Asker, stop: CancellationToken) {
+    let Asker { transport, control, clock, me, incarnation, unheard, mut report, grants } = asker;
+    let state = control.state();
     let mut last: Option<(NodeId, Answer)> = None;
     let mut leadership = control.leadership();
     loop {
@@ -86,9 +104,13 @@ pub async fn ask(
                 report: (mine.version != known.report_version).then(|| (*mine).clone()),
                 released: mine.generation,
             };
+            let asked = clock.now();
             match transport.call(leader, LEASE_CALL, encode(&ask), ANSWER_WITHIN).await {
                 Ok(bytes) => match decode::<Answer>(&bytes) {
-                    Ok(answer) => last = Some((leader, answer)),
+                    Ok(answer) => {
+                        receive(&grants, &state.borrow(), me, &answer.exclusive, asked);
+                        last = Some((leader, answer));
+                    }
                     Err(error) => debug!(%error, "answer to a lease question is unreadable"),
                 },
                 Err(error) => {
@@ -106,4 +128,18 @@ pub async fn ask(
             () = stop.cancelled() => return,
         }
     }
+}
+
+/// Takes a grant, and lets go of what the plan that this node follows does not list any more.
+fn receive(grants: &watch::Sender<Arc<Holdings>>, state: &ControlState, me: NodeId, grant: &Grant, asked: Timestamp) {
+    grants.send_if_modified(|held| {
+        let mut next = (**held).clone();
+        next.dropped(state.plan.generation, &grantable(state, me));
+        next.receive(grant, asked);
+        let changed = **held != next;
+        if changed {
+            *held = Arc::new(next);
+        }
+        changed
+    });
 }

@@ -29,7 +29,7 @@ use tracing::{debug, info, warn};
 use crate::birth::{self, Start};
 use crate::config::Config;
 use crate::leader::{Desk, lead};
-use crate::lease;
+use crate::lease::{self, Asker};
 use crate::metrics::Registries;
 use crate::roles::{self, Runtimes};
 use crate::senses::{self, Senses};
@@ -118,6 +118,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     let (silent_since, silent_seen) = watch::channel(BTreeMap::new());
     let (report, report_seen) = watch::channel(Arc::new(NodeReport::default()));
     let (reports, reports_seen) = watch::channel(BTreeMap::new());
+    let (grants, grants_seen) = watch::channel(Arc::default());
     let hosts = built.iter().map(|role| Ok((role.clone(), host(role)?))).collect::<Result<_>>()?;
     let shared = Arc::new(Shared {
         node: identity.node,
@@ -135,6 +136,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
         control: control.clone(),
         transport: transport.clone(),
         live: live_seen,
+        grants: grants_seen,
         heard: gossip.heard(),
         unheard: unheard_seen.clone(),
         silent_since: silent_seen,
@@ -154,14 +156,17 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     tasks.spawn(keep_peers(shared.clone(), peers, left));
     tasks.spawn(senses::watch(shared.clone(), gossip.heard(), Senses { live, unheard, silent_since }));
     tasks.spawn(keep_report(shared.clone(), gossip.clone(), reports_seen, report, load));
-    tasks.spawn(lease::ask(
-        transport.clone(),
-        control.clone(),
-        identity.incarnation,
-        unheard_seen.clone(),
-        report_seen,
-        stop.clone(),
-    ));
+    let asker = Asker {
+        transport: transport.clone(),
+        control: control.clone(),
+        clock: shared.world.clock.clone(),
+        me: identity.node,
+        incarnation: identity.incarnation,
+        unheard: unheard_seen.clone(),
+        report: report_seen,
+        grants,
+    };
+    tasks.spawn(lease::ask(asker, stop.clone()));
     tasks.spawn(lead(shared.clone(), desk, gossip.heard(), unheard_seen, stop.clone()));
     tasks.spawn(announce(shared.clone(), identity.clone()));
     tasks.spawn(calls::keep_sealing_key(shared.clone()));
@@ -241,6 +246,7 @@ fn contexts(shared: Arc<Shared>, role: RoleName) -> impl Fn(hirsel_role::Spawner
         me: shared.me.clone(),
         host: shared.hosts[&role].clone(),
         live: shared.live.clone(),
+        grants: shared.grants.clone(),
         doors: Arc::new(calls::MeshDoors(shared.transport.clone())),
         clock: shared.world.clock.clone(),
         chance: shared.world.chance.clone(),

@@ -7,6 +7,7 @@ use hirsel_mesh::control::Control;
 use hirsel_mesh::gossip::Heard;
 use hirsel_mesh::seam::World;
 use hirsel_mesh::transport::Transport;
+use hirsel_model::grant::Holdings;
 use hirsel_model::report::NodeReport;
 use hirsel_model::{ClusterId, Incarnation, NodeId, RoleName, Timestamp};
 use hirsel_role::host::Host;
@@ -35,6 +36,8 @@ pub struct Shared {
     pub transport: Arc<Transport>,
     /// What is heard of all nodes, as roles see it.
     pub live: watch::Receiver<Arc<Live>>,
+    /// Until when exclusive instances of this node may act.
+    pub grants: watch::Receiver<Arc<Holdings>>,
     /// What gossip hears.
     pub heard: watch::Receiver<Arc<BTreeMap<NodeId, Heard>>>,
     /// Nodes this one does not hear.

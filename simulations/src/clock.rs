@@ -24,6 +24,18 @@ pub struct SimClock {
 }
 
 impl SimClock {
+    /// What it shows after `elapsed` of true time.
+    pub fn at(&self, elapsed: Duration) -> Timestamp {
+        Timestamp(self.monotonic_ms(elapsed))
+    }
+
+    /// The true time at which it shows `moment`, or at most some microseconds later.
+    pub fn when(&self, moment: Timestamp) -> Duration {
+        let own_us = i128::from(moment.0.saturating_sub(self.origin_ms)) * 1000;
+        let true_us = own_us * 1_000_000 / i128::from(1_000_000 + self.rate_ppm) + 1;
+        Duration::from_micros(u64::try_from(true_us).unwrap_or(u64::MAX))
+    }
+
     fn monotonic_ms(&self, elapsed: Duration) -> u64 {
         let true_us = elapsed.as_micros() as i128;
         let own_us = true_us + true_us * i128::from(self.rate_ppm) / 1_000_000;
@@ -33,7 +45,7 @@ impl SimClock {
 
 impl Clock for SimClock {
     fn now(&self) -> Timestamp {
-        Timestamp(self.monotonic_ms(elapsed()))
+        self.at(elapsed())
     }
 
     fn wall(&self) -> WallTime {
@@ -56,6 +68,16 @@ mod tests {
         let minute = Duration::from_secs(60);
         let at = |rate_ppm| SimClock { origin_ms: 5, rate_ppm, ..SimClock::default() }.monotonic_ms(minute);
         assert_eq!((at(0), at(10_000), at(-10_000)), (60_005, 60_605, 59_405));
+    }
+
+    #[test]
+    fn when_a_moment_comes_the_clock_shows_it() {
+        for rate_ppm in [-200, 0, 137, 200, 10_000] {
+            let clock = SimClock { origin_ms: 77, rate_ppm, ..SimClock::default() };
+            for moment in [78, 1_000, 2_345, 999_999].map(Timestamp) {
+                assert_eq!(clock.at(clock.when(moment)), moment, "at {rate_ppm}");
+            }
+        }
     }
 
     #[test]

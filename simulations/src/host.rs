@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use hirsel_mesh::seam::{BoxStream, Disk, Listener, Net};
-use hirsel_model::InstanceId;
+use hirsel_model::{InstanceId, Timestamp};
 use hirsel_role::Host;
 use hirsel_role::host::{Output, OutputFrom, Process, ProcessSpec, ProcessState};
 use tokio::sync::{Notify, watch};
 
-use crate::clock::elapsed;
+use crate::clock::{SimClock, elapsed};
 use crate::disk::SimDisk;
 use crate::net::SimNet;
 
@@ -37,6 +37,8 @@ const SIGKILL: i32 = 9;
 pub struct Machine {
     /// For the answers of its programs.
     name: String,
+    /// Deadlines of processes are moments of it.
+    clock: SimClock,
     inner: Mutex<Inner>,
     ended: Notify,
 }
@@ -55,6 +57,8 @@ struct Entry {
     listens_at: Duration,
     /// When and how it ends, as far as that is known.
     ends: Option<(Duration, ProcessState)>,
+    /// When its shim ends it by force.
+    deadline: Option<Duration>,
     /// Falls when it ends: connections end with it.
     alive: watch::Sender<bool>,
     output: Vec<u8>,
@@ -75,9 +79,16 @@ impl Entry {
         self.output.extend_from_slice(line.as_bytes());
     }
 
+    /// When and how it ends if nothing else happens.
+    fn next_end(&self) -> Option<(Duration, ProcessState)> {
+        let late = self.deadline.map(|at| (at, ProcessState::Lost { message: "its grant ran out".into() }));
+        self.ends.clone().into_iter().chain(late).min_by_key(|(at, _)| *at)
+    }
+
     fn end(&mut self, state: ProcessState) {
         self.process.state = state;
         self.ends = None;
+        self.deadline = None;
         self.alive.send_replace(false);
     }
 }
@@ -87,7 +98,7 @@ impl Inner {
     fn settle(&mut self, now: Duration) -> bool {
         let mut any = false;
         for entry in self.processes.values_mut() {
-            if let Some((at, state)) = entry.ends.clone()
+            if let Some((at, state)) = entry.next_end()
                 && at <= now
                 && entry.is_running()
             {
@@ -102,8 +113,8 @@ impl Inner {
 
 impl Machine {
     /// A machine without processes.
-    pub fn new(name: &str) -> Arc<Self> {
-        Arc::new(Self { name: name.into(), inner: Mutex::default(), ended: Notify::new() })
+    pub fn new(name: &str, clock: SimClock) -> Arc<Self> {
+        Arc::new(Self { name: name.into(), clock, inner: Mutex::default(), ended: Notify::new() })
     }
 
     /// Ends every process at once. What ran is found as lost afterwards.
@@ -174,9 +185,10 @@ impl Machine {
         } else {
             program.crash_after.map(|after| (now + after, ProcessState::Exited { code: program.exit_code }))
         };
+        let deadline = spec.deadline.map(|at| self.clock.when(at));
         let process = Process { spec, state: ProcessState::Running { pid } };
-        let mut entry =
-            Entry { process, program, listens_at, ends, alive: watch::Sender::new(true), output: Vec::new() };
+        let (alive, output) = (watch::Sender::new(true), Vec::new());
+        let mut entry = Entry { process, program, listens_at, ends, deadline, alive, output };
         entry.say(now, 'o', "started");
         inner.processes.insert(id, entry);
         // Whoever waits for an end must learn of one that is scheduled earlier than those it knows.
@@ -196,8 +208,18 @@ impl Machine {
         self.ended.notify_one();
     }
 
+    fn prolong(&self, id: &InstanceId, until: Timestamp) {
+        let mut inner = crate::lock(&self.inner);
+        inner.settle(elapsed());
+        if let Some(entry) = inner.processes.get_mut(id).filter(|entry| entry.is_running() && entry.deadline.is_some())
+        {
+            entry.deadline = Some(self.clock.when(until));
+            self.ended.notify_one();
+        }
+    }
+
     fn next_end(&self) -> Option<Duration> {
-        crate::lock(&self.inner).processes.values().filter_map(|entry| entry.ends.as_ref().map(|(at, _)| *at)).min()
+        crate::lock(&self.inner).processes.values().filter_map(|entry| entry.next_end().map(|(at, _)| at)).min()
     }
 }
 
@@ -245,6 +267,13 @@ impl Host for SimHost {
     fn signal<'a>(&'a self, id: &'a InstanceId, signal: i32) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
             self.machine.signal(id, signal);
+            Ok(())
+        })
+    }
+
+    fn prolong<'a>(&'a self, id: &'a InstanceId, until: Timestamp) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            self.machine.prolong(id, until);
             Ok(())
         })
     }

@@ -144,7 +144,7 @@ impl Node {
             zone: ["a", "b", "c"][(number - 1) % 3].into(),
             ip,
             platter: Arc::default(),
-            machine: Machine::new(&name),
+            machine: Machine::new(&name, clock.clone()),
             life: Arc::default(),
             common: common.clone(),
             clock,

@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::control::ControlState;
+use crate::grant::{GRANT_OVER, Grant, LEASE, grantable};
 use crate::id::*;
 use crate::plan::Phase;
 use crate::report::{NodeReport, RoleFacts};
 use crate::time::Timestamp;
 use crate::view::{Liveness, NodeFacts, RaftFacts, View};
 
-/// How long a lease lasts. A constant of the feature level: every agent counts with the same.
-pub const LEASE: Duration = Duration::from_secs(2);
 /// A leader that has not looked for so long was frozen or starved: what it remembers is too old to judge by, as after an election.
 const LOOKED_AWAY: Duration = Duration::from_millis(1_500);
 /// Losses older than this matter to no decision.
@@ -34,6 +33,8 @@ pub struct Book {
     losses: Vec<(Timestamp, NodeId)>,
     /// Verdicts that were seen already; none before the first look.
     judged: Option<BTreeMap<NodeId, Generation>>,
+    /// When each exclusive instance was last granted.
+    granted: BTreeMap<InstanceId, Timestamp>,
 }
 
 /// Notes on one node.
@@ -104,7 +105,15 @@ impl Book {
             unhealthy: BTreeMap::new(),
             losses: Vec::new(),
             judged: None,
+            granted: BTreeMap::new(),
         }
+    }
+
+    /// Grants `node` what the plan gives it, and takes that down.
+    pub fn grant(&mut self, state: &ControlState, node: NodeId, now: Timestamp) -> Grant {
+        let covers = grantable(state, node);
+        self.granted.extend(covers.iter().map(|id| (id.clone(), now)));
+        Grant { term: self.term, generation: state.plan.generation, covers }
     }
 
     /// Takes down a question and answers it.
@@ -187,7 +196,7 @@ impl Book {
             nodes,
             draining_for: ages(&self.draining, now),
             unhealthy_for: ages(&self.unhealthy, now),
-            granted: BTreeMap::new(),
+            granted: ages(&self.granted, now),
             losses: self.losses.clone(),
         };
         self.note_reach(&mut view);
@@ -211,6 +220,8 @@ impl Book {
 
     fn note_instances(&mut self, state: &ControlState, now: Timestamp) {
         let instances = &state.plan.instances;
+        // By age alone: the plan at hand may be older than the one that was granted by.
+        self.granted.retain(|_, at| now.since(*at) < GRANT_OVER);
         self.draining.retain(|id, _| instances.get(id).is_some_and(|it| it.phase == Phase::Draining));
         self.unhealthy.retain(|id, _| instances.contains_key(id));
         for (id, assignment) in instances {
@@ -254,7 +265,7 @@ fn ages(since: &BTreeMap<InstanceId, Timestamp>, now: Timestamp) -> BTreeMap<Ins
 mod tests {
     use super::*;
     use crate::control::samples;
-    use crate::plan::{Verdict, VerdictKind};
+    use crate::plan::{InstanceAssignment, Verdict, VerdictKind};
 
     /// A leader, node 1, among `nodes`.
     struct Desk {
@@ -304,6 +315,22 @@ mod tests {
         assert_eq!(desk.view(250).leading_since, Timestamp(0));
         assert_eq!(desk.view(500).leading_since, Timestamp(0));
         assert_eq!(desk.view(9_000).leading_since, Timestamp(9_000));
+    }
+
+    #[test]
+    fn what_was_granted_is_remembered_until_it_is_over_whatever_plan_is_at_hand() {
+        let mut desk = Desk::new(3);
+        let id = samples::instance("shop/one/1");
+        let mut state = desk.state.clone();
+        state.plan.instances.insert(id.clone(), InstanceAssignment { exclusive: true, ..samples::place(2, 1) });
+        assert!(desk.book.grant(&state, NodeId(3), Timestamp(500)).covers.is_empty(), "it is not there");
+        let grant = desk.book.grant(&state, NodeId(2), Timestamp(1_000));
+        assert_eq!((grant.term, grant.covers.contains(&id)), (1, true));
+        // The pass that looks now has an older plan at hand, or one that has dropped the instance.
+        let mut ago = |now| desk.view(now).granted.get(&id).copied();
+        assert_eq!(ago(1_500), Some(Duration::from_millis(500)));
+        assert_eq!(ago(3_099), Some(Duration::from_millis(2_099)));
+        assert_eq!(ago(3_100), None, "over on every clock");
     }
 
     #[test]

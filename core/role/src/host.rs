@@ -7,9 +7,10 @@ use std::net::SocketAddr;
 
 use futures::future::BoxFuture;
 use hirsel_mesh::seam::{BoxStream, Listener};
-use hirsel_model::{InstanceId, Revision};
+use hirsel_model::{InstanceId, Revision, Timestamp};
 use serde::{Deserialize, Serialize};
 
+mod deadline;
 mod folder;
 mod output;
 mod procfs;
@@ -30,6 +31,9 @@ pub trait Host: Send + Sync {
     fn processes(&self) -> BoxFuture<'_, io::Result<BTreeMap<InstanceId, Process>>>;
     /// Sends `signal` to the whole group of the process (9 ends every descendant). No error when it has ended.
     fn signal<'a>(&'a self, id: &'a InstanceId, signal: i32) -> BoxFuture<'a, io::Result<()>>;
+    /// Moves the moment at which the process is ended by force ([`ProcessSpec::deadline`]) to `until`, earlier or later. No error when
+    /// it has ended.
+    fn prolong<'a>(&'a self, id: &'a InstanceId, until: Timestamp) -> BoxFuture<'a, io::Result<()>>;
     /// Forgets an ended process with its status and output. Refuses while it runs.
     fn forget<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, io::Result<()>>;
     /// Completes when some process that [`Host::processes`] told to run has ended (or spuriously).
@@ -85,6 +89,10 @@ pub struct ProcessSpec {
     pub stop_signal: i32,
     /// The port it was given.
     pub port: u16,
+    /// When it is ended by force unless that is put off ([`Host::prolong`]), whether an agent runs or not: a moment of the host's
+    /// clock (`CLOCK_BOOTTIME`), so that time during which the host sleeps counts. None for never.
+    #[serde(default)]
+    pub deadline: Option<Timestamp>,
     /// Whatever the role wants to find again at adoption.
     pub note: Vec<u8>,
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use hirsel_mesh::seam::{BoxStream, Chance, Clock};
+use hirsel_model::grant::Holdings;
 use hirsel_model::order::Order;
 use hirsel_model::report::{RoleFacts, RoleReport};
 use hirsel_model::resilience::CanLose;
@@ -47,6 +48,8 @@ pub struct Context {
     pub host: Arc<dyn Host>,
     /// What is heard of all nodes now.
     pub live: watch::Receiver<Arc<Live>>,
+    /// Until when exclusive instances of this node may act.
+    pub grants: watch::Receiver<Arc<Holdings>>,
     /// Ways to instances on other nodes.
     pub doors: Arc<dyn Doors>,
     /// Time.

@@ -11,6 +11,7 @@ use hirsel_role::host::{OutputFrom, ProcessSpec};
 use hirsel_role::{Context, Host, Spawner};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tracing::warn;
 
 /// Changes that follow each other more closely than this are looked at together.
 const CHANGES_EVERY: Duration = Duration::from_millis(10);
@@ -36,6 +37,8 @@ pub(crate) struct Background {
     done: Arc<Mutex<Vec<Done>>>,
     /// Wakes the loop when a process ended.
     _watcher: Task,
+    /// Wakes the loop when a grant came.
+    _grants: Task,
     /// Wakes the loop at the next moment something is due.
     timer: Option<(Timestamp, Task)>,
 }
@@ -60,7 +63,13 @@ impl Background {
                 tokio::time::sleep(CHANGES_EVERY).await;
             }
         });
-        Self { done: Arc::default(), _watcher: Task(watcher), timer: None }
+        let (mut grants, wake) = (context.grants.clone(), Arc::clone(&context.wake));
+        let grants = context.spawner.spawn(async move {
+            while grants.changed().await.is_ok() {
+                wake.notify_one();
+            }
+        });
+        Self { done: Arc::default(), _watcher: Task(watcher), _grants: Task(grants), timer: None }
     }
 
     /// What became of things since the last time.
@@ -82,6 +91,16 @@ impl Background {
             let result = host.signal(&id, signal).await;
             Done::Acted(id, result)
         });
+    }
+
+    /// A deadline that is not told holds: the process ends sooner.
+    pub(crate) fn prolong(&self, context: &Context, id: InstanceId, until: Timestamp) {
+        let host = Arc::clone(&context.host);
+        drop(context.spawner.spawn(async move {
+            if let Err(error) = host.prolong(&id, until).await {
+                warn!(instance = %id, %error, "the end of its grant could not be told");
+            }
+        }));
     }
 
     pub(crate) fn forget(&self, context: &Context, id: InstanceId) {

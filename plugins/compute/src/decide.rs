@@ -21,6 +21,8 @@ const KILL_AGAIN: Duration = Duration::from_secs(1);
 pub(crate) struct Wanted {
     pub revision: Revision,
     pub phase: Phase,
+    /// It is not exclusive, or its node holds a grant for it that is good for a while.
+    pub may_act: bool,
 }
 
 /// What the host says of it.
@@ -93,6 +95,8 @@ fn start(wanted: Wanted, past: &Past, now: Timestamp) -> Step {
     match (wanted.phase, past.start_at) {
         // Its requests are gone with it; another one takes its place.
         (Phase::Draining, _) => Step::Wait { until: None },
+        // A grant wakes whoever waits for it. What runs without one is ended by its shim.
+        (Phase::Active, _) if !wanted.may_act => Step::Wait { until: None },
         (Phase::Active, Some(at)) if at > now => Step::Wait { until: Some(at) },
         (Phase::Active, _) => Step::Start,
     }
@@ -121,7 +125,7 @@ mod tests {
     const WAIT: Step = Step::Wait { until: None };
 
     fn wanted(phase: Phase) -> Option<Wanted> {
-        Some(Wanted { revision: Revision(2), phase })
+        Some(Wanted { revision: Revision(2), phase, may_act: true })
     }
 
     fn found(state: &ProcessState) -> Option<Found<'_>> {

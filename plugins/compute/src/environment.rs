@@ -16,6 +16,8 @@ pub(crate) struct Facts<'a> {
     pub id: &'a InstanceId,
     pub revision: Revision,
     pub port: u16,
+    /// Rises with every start of an exclusive instance, wherever that is.
+    pub fence: Option<u64>,
     pub own_folder: Option<String>,
     pub executable: Option<String>,
 }
@@ -66,6 +68,7 @@ fn contract(facts: &Facts<'_>) -> BTreeMap<String, String> {
         ("HIRSEL_REVISION", facts.revision.to_string()),
     ];
     let mut all: BTreeMap<String, String> = pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    all.extend(facts.fence.map(|fence| ("HIRSEL_FENCE".to_owned(), fence.to_string())));
     all.extend(facts.executable.clone().map(|path| ("HIRSEL_EXE".to_owned(), path)));
     all
 }
@@ -135,6 +138,7 @@ mod tests {
                 id: &id,
                 revision: Revision(4),
                 port: 20_117,
+                fence: Some(77),
                 own_folder: Some("/data/17".into()),
                 executable: Some("/usr/bin/hirsel".into()),
             },
@@ -145,7 +149,7 @@ mod tests {
     fn an_instance_is_told_where_to_listen_and_who_it_is() {
         let (env, command) = compose_for(&["serve", "--bind", "${HOST}:${PORT}"], &[]).unwrap();
         assert_eq!(command, ["serve", "--bind", "127.0.0.3:20117"]);
-        let expected = "HIRSEL_APP=shop HIRSEL_EXE=/usr/bin/hirsel HIRSEL_INSTANCE=shop/web/17 HIRSEL_NODE=3 HIRSEL_NODE_NAME=n3 \
+        let expected = "HIRSEL_APP=shop HIRSEL_EXE=/usr/bin/hirsel HIRSEL_FENCE=77 HIRSEL_INSTANCE=shop/web/17 HIRSEL_NODE=3 HIRSEL_NODE_NAME=n3 \
             HIRSEL_REVISION=4 HIRSEL_SERVICE=web HIRSEL_ZONE=b HOME=/data/17 HOST=127.0.0.3 LANG=C.UTF-8 \
             PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PORT=20117";
         let found: Vec<String> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();

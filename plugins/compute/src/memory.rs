@@ -51,6 +51,8 @@ pub(crate) struct Instance {
     pub port: u16,
     /// The port seemed taken: it gets another one.
     pub avoid_port: bool,
+    /// The deadline its shim was last told.
+    pub deadline: Option<Timestamp>,
     /// Its process.
     pub run: Option<Run>,
     /// How it ended, once that was taken note of.

@@ -13,6 +13,9 @@ use crate::memory::Instance;
 /// How many failing instances the message of the role names.
 const NAMED_MAX: usize = 3;
 
+/// Why an exclusive instance is not started.
+const NO_GRANT: &str = "waits for a grant: it may act only while the leader says so";
+
 /// Facts of one instance.
 pub(crate) fn facts(instance: &Instance, process: Option<&Process>, wanted: Option<Wanted>) -> InstanceFacts {
     let health = instance.run.as_ref().map(super::memory::Run::health).unwrap_or_default();
@@ -21,6 +24,8 @@ pub(crate) fn facts(instance: &Instance, process: Option<&Process>, wanted: Opti
         (Some(_), _) if health.passed => InstanceState::Running,
         (Some(_), _) => InstanceState::Starting,
         (None, Some(Wanted { phase: Phase::Active, .. })) => InstanceState::Waiting,
+        // A start that is under way may still succeed.
+        (None, _) if instance.past.busy => InstanceState::Stopping,
         (None, Some(Wanted { phase: Phase::Draining, .. }) | None) => InstanceState::Ended,
     };
     InstanceFacts {
@@ -32,7 +37,10 @@ pub(crate) fn facts(instance: &Instance, process: Option<&Process>, wanted: Opti
             .map(|process| process.spec.revision)
             .or(wanted.map(|wanted| wanted.revision))
             .unwrap_or(Revision(0)),
-        message: health.failure.or_else(|| instance.message.clone()),
+        message: match (state, wanted) {
+            (InstanceState::Waiting, Some(Wanted { may_act: false, .. })) => Some(NO_GRANT.into()),
+            _ => health.failure.or_else(|| instance.message.clone()),
+        },
     }
 }
 

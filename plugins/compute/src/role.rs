@@ -26,6 +26,10 @@ use crate::{port, report};
 
 /// A look at the host takes some milliseconds; one that hangs must not make `converge` miss its second.
 const LOOK_MAX: Duration = Duration::from_millis(700);
+/// A grant that ends sooner is not worth a start.
+const GRANT_LEFT_MIN: Duration = Duration::from_millis(500);
+/// Restarts of one instance that raise its fence: more than it can make in a year of crashing at once.
+const FENCE_RESTART_BITS: u32 = 24;
 /// File that tells which processes passed a check, so that a role that starts anew need not take them for unhealthy.
 const PASSED_FILE: &str = "passed";
 
@@ -82,10 +86,9 @@ impl ComputeRole {
             Work::Compute(orders) => orders.clone(),
             Work::None | Work::Lb(_) => BTreeMap::new(),
         };
-        let wanted: BTreeMap<InstanceId, Wanted> = orders
-            .iter()
-            .map(|(id, order)| (id.clone(), Wanted { revision: order.revision, phase: order.phase }))
-            .collect();
+        let wanted: BTreeMap<InstanceId, Wanted> =
+            orders.iter().map(|(id, order)| (id.clone(), self.wanted(id, order, now))).collect();
+        self.prolong(processes, now);
         for id in wanted.keys().chain(processes.keys()) {
             self.instances.entry(id.clone()).or_default();
         }
@@ -178,6 +181,27 @@ impl ComputeRole {
         }
     }
 
+    fn wanted(&self, id: &InstanceId, order: &InstanceOrder, now: Timestamp) -> Wanted {
+        // What is not worth starting for is left to the next grant.
+        let granted = || self.context.grants.borrow().until(id, now + GRANT_LEFT_MIN).is_some();
+        let may_act = !order.service.exclusive || granted();
+        Wanted { revision: order.revision, phase: order.phase, may_act }
+    }
+
+    /// Hands the end of each new grant to the shims of exclusive instances, which end what is granted no longer.
+    fn prolong(&mut self, processes: &BTreeMap<InstanceId, Process>, now: Timestamp) {
+        let grants = self.context.grants.borrow().clone();
+        for (id, process) in processes {
+            let runs = matches!(process.state, ProcessState::Running { .. });
+            let Some(deadline) = process.spec.deadline.filter(|_| runs) else { continue };
+            let (Some(until), Some(instance)) = (grants.until(id, now), self.instances.get_mut(id)) else { continue };
+            if until > instance.deadline.unwrap_or(deadline) {
+                instance.deadline = Some(until);
+                self.background.prolong(&self.context, id.clone(), until);
+            }
+        }
+    }
+
     /// Takes the next step of an instance. When the one after it is due, if that is known.
     fn carry_out(
         &mut self,
@@ -187,8 +211,8 @@ impl ComputeRole {
         processes: &BTreeMap<InstanceId, Process>,
         now: Timestamp,
     ) -> Option<Timestamp> {
+        let wanted = order.map(|order| self.wanted(id, order, now));
         let instance = self.instances.get_mut(id)?;
-        let wanted = order.map(|order| Wanted { revision: order.revision, phase: order.phase });
         let found = process.map(|process| Found { revision: process.spec.revision, state: &process.state });
         let stop = instance.stop();
         match decide::step(wanted, found, &instance.past, &stop, now) {
@@ -224,7 +248,7 @@ impl ComputeRole {
         processes: &BTreeMap<InstanceId, Process>,
         now: Timestamp,
     ) -> Option<Timestamp> {
-        let prepared = self.prepare(id, order, processes);
+        let prepared = self.prepare(id, order, processes, now);
         let instance = self.instances.get_mut(id)?;
         match prepared {
             Ok((spec, note)) => {
@@ -233,6 +257,7 @@ impl ComputeRole {
                 instance.restarts = note.restarts;
                 instance.avoid_port = false;
                 instance.begin_start(spec.port, Arc::new(note.service));
+                instance.deadline = spec.deadline;
                 self.background.start(&self.context, spec);
             }
             Err(message) => {
@@ -250,21 +275,29 @@ impl ComputeRole {
         id: &InstanceId,
         order: &InstanceOrder,
         processes: &BTreeMap<InstanceId, Process>,
+        now: Timestamp,
     ) -> Result<(ProcessSpec, Note), String> {
         let instance = self.instances.get(id).ok_or("not known")?;
         let service = way(id, order, processes);
         let port = self.port(id, instance)?;
+        let again = instance.failures > 0 || processes.contains_key(id);
+        let restarts = instance.restarts + u32::from(again);
+        let exclusive = service.exclusive;
+        let deadline = match exclusive {
+            true => Some(self.context.grants.borrow().until(id, now).ok_or("its grant has just run out")?),
+            false => None,
+        };
         let facts = Facts {
             me: &self.context.me,
             id,
             revision: order.revision,
             port,
+            fence: exclusive.then(|| fence(id, restarts)),
             own_folder: self.context.host.own_folder(id),
             executable: self.context.host.executable(),
         };
         let (env, command) = environment::compose(&service, &facts)?;
-        let again = instance.failures > 0 || processes.contains_key(id);
-        let note = Note { restarts: instance.restarts + u32::from(again), service };
+        let note = Note { restarts, service };
         let spec = ProcessSpec {
             id: id.clone(),
             revision: order.revision,
@@ -274,6 +307,7 @@ impl ComputeRole {
             user: note.service.user.clone().or_else(|| self.context.config.run_as.clone()),
             stop_signal: note.service.stop.signal,
             port,
+            deadline,
             note: note.encode(),
         };
         Ok((spec, note))
@@ -345,6 +379,11 @@ impl ComputeRole {
         self.metrics.healthy.set(count(&|facts| facts.healthy));
         report::report(order.generation, wanted, facts, &self.instances, order.is_stop())
     }
+}
+
+/// Numbers of instances rise over the whole cluster, and restarts on their node.
+fn fence(id: &InstanceId, restarts: u32) -> u64 {
+    (id.number << FENCE_RESTART_BITS) + u64::from(restarts.min((1 << FENCE_RESTART_BITS) - 1)) + 1
 }
 
 /// How an instance is run: as ordered when the order knows its revision, else as this node knows it from before.

@@ -1,9 +1,10 @@
 //! Processes on a simulated machine.
 
-use hirsel_model::Revision;
+use hirsel_model::{Revision, Timestamp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::clock::{SimClock, elapsed};
 use crate::disk::Platter;
 use crate::net::Links;
 use crate::trace::Trace;
@@ -18,6 +19,7 @@ fn spec(number: u64, port: u16, command: &[&str]) -> ProcessSpec {
         user: None,
         stop_signal: 15,
         port,
+        deadline: None,
         note: b"note".to_vec(),
     }
 }
@@ -33,7 +35,7 @@ async fn get(host: &SimHost, port: u16, path: &str) -> io::Result<String> {
 /// Runs `story` on a simulated host, twice in a row on the same machine when it asks for `lives` 2.
 fn on_a_host<F: Future<Output = ()> + 'static>(story: impl FnOnce(Arc<Machine>, SimHost) -> F + 'static) {
     let mut sim = turmoil::Builder::new().rng_seed(1).build();
-    let machine = Machine::new("n1");
+    let machine = Machine::new("n1", SimClock::default());
     let net = SimNet {
         ip: sim.lookup("n1"),
         links: Links::default(),
@@ -137,7 +139,7 @@ fn what_no_program_is_cannot_be_started() {
 #[test]
 fn processes_outlive_the_agent_and_end_with_the_power() {
     let mut sim = turmoil::Builder::new().rng_seed(1).build();
-    let (machine, platter) = (Machine::new("n1"), Arc::new(Platter::default()));
+    let (machine, platter) = (Machine::new("n1", SimClock::default()), Arc::new(Platter::default()));
     let net = SimNet {
         ip: sim.lookup("n1"),
         links: Links::default(),
@@ -163,4 +165,26 @@ fn processes_outlive_the_agent_and_end_with_the_power() {
     assert_eq!(machine.running(sim.elapsed()).len(), 1, "found again, not started twice");
     machine.lose_power();
     assert!(machine.running(sim.elapsed()).is_empty());
+}
+
+#[test]
+fn a_process_with_a_deadline_ends_at_it_on_the_clock_of_its_host() {
+    on_a_host(|machine, host| async move {
+        let granted = |number, at| ProcessSpec {
+            deadline: Some(Timestamp(at)),
+            ..spec(number, 20_000 + number as u16, &["sim-web"])
+        };
+        let (one, two) = (granted(1, 1_000), granted(2, 1_000));
+        host.start(one.clone()).await.unwrap();
+        host.start(two.clone()).await.unwrap();
+        host.prolong(&two.id, Timestamp(2_500)).await.unwrap();
+        host.changed().await;
+        tokio::time::sleep(Duration::from_millis(1_001).saturating_sub(elapsed())).await;
+        assert_eq!(machine.running(elapsed()).into_keys().collect::<Vec<_>>(), [two.id.clone()]);
+        assert!(matches!(host.processes().await.unwrap()[&one.id].state, ProcessState::Lost { .. }));
+        tokio::time::sleep(Duration::from_millis(2_490).saturating_sub(elapsed())).await;
+        assert!(machine.running(elapsed()).contains_key(&two.id));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(machine.running(elapsed()).is_empty());
+    });
 }

@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::chance::stream;
+use crate::clock::SimClock;
 
 const PORT: u16 = 7400;
 
@@ -25,7 +26,7 @@ fn net(sim: &turmoil::Sim<'_>, name: &str, links: &Links, trace: &Trace) -> SimN
     SimNet {
         ip: sim.lookup(name),
         links: links.clone(),
-        machine: Machine::new(name),
+        machine: Machine::new(name, SimClock::default()),
         rng: Arc::new(Mutex::new(stream(1, name))),
         trace: trace.clone(),
         open: Open::default(),

@@ -50,10 +50,18 @@ pub(super) fn read(block: &Block<'_>, errors: &mut Errors) -> Option<(ServiceNam
     let name = Word { text: block.word.clone(), span: block.key.clone() };
     let name = name.parsed(errors);
     table.check_keys(&KEYS, &LATER, errors);
-    if table.boolean("exclusive", errors) == Some(true) {
-        let message =
-            format!("exclusive in {} is not built yet: nothing keeps a service from running twice", table.path());
-        errors.at(table.key_span("exclusive"), message);
+    let exclusive = table.boolean("exclusive", errors).unwrap_or_default();
+    let replicas = replicas(table, errors).unwrap_or(Replicas { min: 1, max: 1 });
+    if exclusive && replicas.max > 1 {
+        let message = format!("{} is exclusive, never two at once: replicas = 1", table.path());
+        errors.at(table.key_span("replicas"), message);
+    }
+    let order = if exclusive { UpdateOrder::StopFirst } else { UpdateOrder::StartFirst };
+    let update = below(table, "update", errors).map(|table| update(&table, order, errors));
+    let update = update.unwrap_or(UpdateSpec { order, ..UpdateSpec::default() });
+    if exclusive && update.order == UpdateOrder::StartFirst {
+        let message = format!("{} is exclusive, never two at once: order = \"stop-first\"", table.path());
+        errors.at(table.key_span("update"), message);
     }
     let service = ServiceSpec {
         revision: Default::default(),
@@ -61,14 +69,14 @@ pub(super) fn read(block: &Block<'_>, errors: &mut Errors) -> Option<(ServiceNam
         workdir: workdir(table, errors),
         env: env(table, errors),
         user: table.text("user", "a string", user, errors),
-        replicas: replicas(table, errors).unwrap_or(Replicas { min: 1, max: 1 }),
+        replicas,
         resources: below(table, "resources", errors).map(|table| resources(&table, errors)).unwrap_or_default(),
         health: below(table, "health", errors).and_then(|table| health(&table, block, errors)),
-        update: below(table, "update", errors).map(|table| update(&table, errors)).unwrap_or_default(),
+        update,
         stop: below(table, "stop", errors).map(|table| stop(&table, errors)).unwrap_or_default(),
         constraints: constraints(table, errors),
         spread: table.choice("spread", &[("zone", Spread::Zone), ("node", Spread::Node)], errors).unwrap_or_default(),
-        exclusive: false,
+        exclusive,
     };
     Some((name?, service))
 }
@@ -292,14 +300,14 @@ fn time(table: &Table<'_>, key: &str, range: std::ops::RangeInclusive<u64>, erro
     table.text(key, "a duration like \"1s\"", within, errors)
 }
 
-fn update(table: &Table<'_>, errors: &mut Errors) -> UpdateSpec {
+fn update(table: &Table<'_>, order: UpdateOrder, errors: &mut Errors) -> UpdateSpec {
     const ORDERS: [(&str, UpdateOrder); 2] =
         [("start-first", UpdateOrder::StartFirst), ("stop-first", UpdateOrder::StopFirst)];
     let later = [("canary", "every instance of an update is treated alike; use parallel = 1")];
     table.check_keys(&["order", "parallel", "auto_revert"], &later, errors);
     let default = UpdateSpec::default();
     UpdateSpec {
-        order: table.choice("order", &ORDERS, errors).unwrap_or(default.order),
+        order: table.choice("order", &ORDERS, errors).unwrap_or(order),
         parallel: table.count("parallel", 1, COUNT_MAX, errors).unwrap_or(default.parallel),
         auto_revert: table.boolean("auto_revert", errors).unwrap_or(default.auto_revert),
     }

@@ -92,6 +92,19 @@ to = "worker"
 }
 
 #[test]
+fn an_exclusive_service_is_one_and_goes_before_it_comes() {
+    let one = service("exclusive = true");
+    assert!(one.exclusive && one.replicas.max == 1 && one.update.order == UpdateOrder::StopFirst);
+    assert_eq!(service("exclusive = true\nupdate = { parallel = 2 }").update.order, UpdateOrder::StopFirst);
+    let text = "app = \"shop\"\n[service.web]\ncommand = [\"serve\"]\nexclusive = true\nreplicas = 2\nupdate = { order = \"start-first\" }\n";
+    let expected = [
+        "5:1 [service.web] is exclusive, never two at once: replicas = 1",
+        "6:1 [service.web] is exclusive, never two at once: order = \"stop-first\"",
+    ];
+    assert_eq!(wrong(text), expected);
+}
+
+#[test]
 fn what_a_service_does_not_say_has_a_default() {
     let web = service("");
     assert_eq!((web.replicas, web.resources), (Replicas { min: 1, max: 1 }, Capacity::default()));
@@ -110,7 +123,7 @@ comand = ["serve"]
 replicas = "three"
 resources = { cpu = 0.5, memory = "256MB5" }
 health = { http = "healthz", interval = "1x" }
-exclusive = true
+exclusive = "yes"
 stop = { signal = "TREM" }
 
 [route."shop.test"]
@@ -129,7 +142,7 @@ engine = "auto"
         r#"6:35 memory in [service.web.resources]: "256MB5" is not a size: write for example 64KiB, 256MiB or 2GiB"#,
         r#"7:19 http in [service.web.health]: "healthz" is no path of a request: it begins with '/' and has no blanks"#,
         r#"7:41 interval in [service.web.health]: "1x" is not a duration: write for example 250ms, 1s, 2m or 1h"#,
-        r#"8:1 exclusive in [service.web] is not built yet: nothing keeps a service from running twice"#,
+        r#"8:13 exclusive in [service.web] is a string; expected true or false"#,
         r#"9:19 signal in [service.web.stop]: unknown signal "TREM"; did you mean "TERM"?"#,
         r#"12:6 unknown service "webb"; did you mean "web"?"#,
         r#"14:5 [db.main] needs the role db, which this hirsel does not have (it has compute, lb, mgmt)"#,

@@ -19,7 +19,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::{BoxFuture, select_all};
 use hirsel_mesh::seam::{BoxStream, Listener, Net};
-use hirsel_model::InstanceId;
+use hirsel_model::{InstanceId, Timestamp};
 use tokio::sync::Notify;
 
 use super::folder::{Durability, absent_is_fine, passable_folder, replace};
@@ -121,6 +121,11 @@ impl Host for RealHost {
     fn signal<'a>(&'a self, id: &'a InstanceId, signal: i32) -> BoxFuture<'a, io::Result<()>> {
         let id = id.clone();
         self.blocking(move |processes| processes.signal(&id, signal)).boxed()
+    }
+
+    fn prolong<'a>(&'a self, id: &'a InstanceId, until: Timestamp) -> BoxFuture<'a, io::Result<()>> {
+        let id = id.clone();
+        self.blocking(move |processes| processes.prolong(&id, until)).boxed()
     }
 
     fn forget<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, io::Result<()>> {

@@ -19,6 +19,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FlockOperation;
 
 use super::ProcessState;
+use super::deadline::{self, Deadline, Message, Messages};
 use super::folder::{Folder, Launch, MARK, ShimState};
 use super::output::{Lines, Writer};
 use super::procfs::{self, ProcessKey};
@@ -82,12 +83,13 @@ fn run(folder: &Folder) -> io::Result<()> {
     folder.write_state(&state)?;
 
     let stop_signal = launch.spec.stop_signal;
+    let deadline = Deadline::new(launch.spec.deadline)?;
     let ended = match start(folder, launch, &state.mark) {
         Ok(program) => {
             state.program = Some(ProcessKey::of(program.pid));
             folder.write_state(&state)?;
             sys::close_stdout()?;
-            Watch::new(folder, program, signals, control, stop_signal).until_the_end()
+            Watch::new(folder, program, signals, control, stop_signal, deadline).until_the_end()
         }
         Err(message) => ProcessState::Lost { message },
     };
@@ -124,6 +126,9 @@ fn start(folder: &Folder, launch: Launch, mark: &str) -> Result<Program, String>
     let Some((program, arguments)) = spec.command.split_first() else {
         return Err("could not start: the command is empty".into());
     };
+    if spec.deadline.is_some_and(|deadline| deadline::now() >= deadline) {
+        return Err(deadline::PASSED.into());
+    }
     let workdir = spec.workdir.map_or_else(|| folder.work(), Into::into);
     // Entered with the rights of the shim, and inherited: a user need not be able to reach its own folder by its path.
     std::env::set_current_dir(&workdir)
@@ -156,10 +161,21 @@ struct Watch {
     childless: bool,
     /// When everything is ended by force: `None` is never.
     kill_at: Option<Instant>,
+    /// When it may act no more, told by the agent.
+    deadline: Deadline,
+    /// Begun messages of the agent.
+    told: Messages,
 }
 
 impl Watch {
-    fn new(folder: &Folder, program: Program, signals: OwnedFd, control: File, stop_signal: i32) -> Self {
+    fn new(
+        folder: &Folder,
+        program: Program,
+        signals: OwnedFd,
+        control: File,
+        stop_signal: i32,
+        deadline: Deadline,
+    ) -> Self {
         Self {
             program: program.pid,
             stop_signal,
@@ -170,6 +186,8 @@ impl Watch {
             status: None,
             childless: false,
             kill_at: None,
+            deadline,
+            told: Messages::default(),
         }
     }
 
@@ -181,7 +199,12 @@ impl Watch {
                 kill_descendants();
                 self.kill_at = Some(Instant::now() + SWEEP_EVERY);
             }
+            if self.deadline.has_passed() {
+                kill_descendants();
+                self.kill_at = Some(Instant::now() + SWEEP_EVERY);
+            }
         }
+        let too_late = self.deadline.has_passed();
         let give_up = Instant::now() + SWEEP_MAX;
         while !self.childless && Instant::now() < give_up {
             kill_descendants();
@@ -191,6 +214,9 @@ impl Watch {
         while self.wait(Some(Duration::ZERO), &mut buffer) {}
         for stream in 0..self.streams.len() {
             self.end_stream(stream);
+        }
+        if too_late {
+            return ProcessState::Lost { message: deadline::PASSED.into() };
         }
         match self.status {
             Some(status) => match (status.code(), status.signal()) {
@@ -208,13 +234,15 @@ impl Watch {
             tv_sec: i64::try_from(length.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: length.subsec_nanos().into(),
         });
-        let sources: [Option<BorrowedFd<'_>>; 4] = [
+        let sources: [Option<BorrowedFd<'_>>; 5] = [
             Some(self.signals.as_fd()),
             Some(self.control.as_fd()),
             self.streams[0].as_ref().map(|(pipe, _)| pipe.as_fd()),
             self.streams[1].as_ref().map(|(pipe, _)| pipe.as_fd()),
+            // It only ends the waiting: what it means is asked afterwards.
+            self.deadline.timer(),
         ];
-        let mut ready = [false; 4];
+        let mut ready = [false; 5];
         let mut polled: Vec<PollFd<'_>> =
             sources.iter().flatten().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
         if poll(&mut polled, timeout.as_ref()).is_ok() {
@@ -269,13 +297,14 @@ impl Watch {
         }
     }
 
-    /// Passes on the signals the agent asks for.
+    /// Passes on the signals the agent asks for, and takes its deadlines.
     fn obey(&mut self, buffer: &mut [u8]) {
         let count = (&self.control).read(buffer).unwrap_or(0);
-        for byte in &buffer[..count] {
-            match i32::from(*byte) {
-                libc::SIGKILL => kill_descendants(),
-                signal => sys::kill_group(self.program, signal),
+        for message in self.told.take(&buffer[..count]) {
+            match message {
+                Message::Signal(libc::SIGKILL) => kill_descendants(),
+                Message::Signal(signal) => sys::kill_group(self.program, signal),
+                Message::Deadline(until) => self.deadline.put_off(until),
             }
         }
     }

@@ -138,6 +138,7 @@ pub fn command(name: &str, command: &[&str]) -> ProcessSpec {
         user: None,
         stop_signal: 15,
         port: 20_017,
+        deadline: None,
         note: vec![1, 2, 3],
     }
 }

@@ -1,7 +1,11 @@
 //! Start, signal, end, forget.
 
+use std::time::Duration;
+
+use hirsel_mesh::seam::Clock;
+use hirsel_mesh::seam::real::OsClock;
 use hirsel_role::Host;
-use hirsel_role::host::{OutputFrom, ProcessState};
+use hirsel_role::host::{OutputFrom, ProcessSpec, ProcessState};
 
 use crate::fixture::{Fixture, carriers, eventually, id, runs, script};
 
@@ -105,6 +109,33 @@ pub async fn what_is_forgotten_leaves_nothing_behind(on: Fixture) {
     assert_eq!(std::fs::read_dir(on.folder.join("processes")).unwrap().count(), 0);
     on.host.forget(&spec.id).await.expect("again is no error");
     assert!(on.host.output(&spec.id, OutputFrom::Tail(10)).await.is_err());
+}
+
+/// The agent need not run for it: here nothing asks the host while the time passes.
+pub async fn at_its_deadline_a_program_ends_with_all_its_descendants_unless_it_is_put_off(on: Fixture) {
+    let after = |ms| OsClock.now() + Duration::from_millis(ms);
+    // One child has left the session, and none wants to end.
+    let text = "trap '' TERM; MARKED=yes setsid sleep 1000 & MARKED=yes sleep 1000";
+    let begun = after(0);
+    let short = ProcessSpec { deadline: Some(after(700)), ..script("shop/one/1", text) };
+    let put_off = ProcessSpec { deadline: Some(after(700)), ..script("shop/one/2", "sleep 1000") };
+    on.host.start(short.clone()).await.unwrap();
+    on.host.start(put_off.clone()).await.unwrap();
+    on.host.prolong(&put_off.id, after(3_600_000)).await.unwrap();
+    let ended = on.end(&short.id).await;
+    assert!(matches!(&ended, ProcessState::Lost { message } if message.contains("grant")), "{ended:?}");
+    let took = OsClock.now().since(begun);
+    assert!(took >= Duration::from_millis(700), "{took:?}");
+    assert!(carriers("MARKED=yes").is_empty());
+    assert!(matches!(on.state(&put_off.id).await, Some(ProcessState::Running { pid: 1.. })));
+    // A deadline can also be moved nearer.
+    on.host.prolong(&put_off.id, after(0)).await.unwrap();
+    assert!(matches!(on.end(&put_off.id).await, ProcessState::Lost { .. }));
+
+    let late = ProcessSpec { deadline: Some(after(0)), ..script("shop/one/3", "sleep 1000") };
+    let error = on.host.start(late.clone()).await.unwrap_err().to_string();
+    assert!(error.contains("grant"), "{error}");
+    on.host.prolong(&late.id, after(1_000)).await.expect("what has ended needs no deadline");
 }
 
 pub fn kill(pid: u32) {

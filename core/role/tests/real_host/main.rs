@@ -24,7 +24,8 @@ const TESTS: &[Test] = tests! {
         a_kill_reaches_descendants_that_left_the_session,
         an_id_runs_once_and_again_after_its_end_with_its_output_going_on,
         a_start_that_nobody_waits_for_goes_on,
-        what_is_forgotten_leaves_nothing_behind;
+        what_is_forgotten_leaves_nothing_behind,
+        at_its_deadline_a_program_ends_with_all_its_descendants_unless_it_is_put_off;
     loss: an_agent_that_starts_anew_adopts_what_runs_and_learns_how_it_ends,
         an_end_while_no_agent_runs_is_learned_by_the_next,
         a_program_whose_shim_is_killed_is_ended_and_lost,

@@ -198,6 +198,7 @@ fn start(folder: &Path) -> (Arc<RealHost>, Box<dyn Role>, Arc<Notify>) {
         me,
         host: host.clone(),
         live: watch::channel(Arc::default()).1,
+        grants: watch::channel(Arc::default()).1,
         doors: Arc::new(NoDoors(Mutex::default())),
         clock: Arc::clone(&world.clock),
         chance: Arc::clone(&world.chance),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use hirsel_mesh::seam::{BoxStream, Listener};
-use hirsel_model::InstanceId;
+use hirsel_model::{InstanceId, Timestamp};
 use hirsel_role::Host;
 use hirsel_role::host::{Output, OutputFrom, Process, ProcessSpec, ProcessState};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -198,6 +198,16 @@ impl Host for FakeHost {
                     tokio::time::sleep(Duration::from_millis(30)).await;
                     host.finish(&id, None, ProcessState::Killed { signal });
                 });
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn prolong<'a>(&'a self, id: &'a InstanceId, until: Timestamp) -> BoxFuture<'a, io::Result<()>> {
+        async move {
+            if let Some(process) = self.inner().processes.get_mut(id) {
+                process.spec.deadline = Some(until);
             }
             Ok(())
         }

@@ -10,6 +10,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use hirsel_compute::Compute;
 use hirsel_mesh::seam::{BoxStream, Chance, Clock};
+use hirsel_model::grant::{Grant, Holdings};
 use hirsel_model::order::{InstanceOrder, Order, Work};
 use hirsel_model::plan::Phase;
 use hirsel_model::report::{InstanceFacts, InstanceState, RoleFacts, RoleReport};
@@ -33,26 +34,36 @@ pub struct Node {
     pub woken: u32,
     role: Box<dyn Role>,
     wake: Arc<Notify>,
+    grants: watch::Sender<Arc<Holdings>>,
     begun: Instant,
 }
 
 impl Node {
     pub fn new() -> Self {
         let (host, doors, wake) = (FakeHost::new(), FakeDoors::default(), Arc::new(Notify::new()));
-        let role = start(&host, &doors, &wake);
+        let grants = watch::Sender::new(Arc::default());
+        let role = start(&host, &doors, &wake, &grants);
         let order = Order {
             role: RoleName::compute(),
             generation: Generation(1),
             slots: BTreeMap::new(),
             work: Work::Compute(BTreeMap::new()),
         };
-        Self { host, doors, order, report: RoleReport::default(), woken: 0, role, wake, begun: Instant::now() }
+        Self { host, doors, order, report: RoleReport::default(), woken: 0, role, wake, grants, begun: Instant::now() }
+    }
+
+    /// The leader lets the instance act for one lease from now on.
+    pub fn grant(&self, name: &str) {
+        let now = Timestamp(u64::try_from(self.begun.elapsed().as_millis()).unwrap());
+        let grant = Grant { term: 1, generation: Generation(1), covers: [id(name)].into() };
+        self.grants.send_modify(|held| Arc::make_mut(held).receive(&grant, now));
     }
 
     /// The role panicked, or the agent ended: another one starts on the same host.
     pub fn restart(&mut self) {
         self.wake = Arc::new(Notify::new());
-        self.role = start(&self.host, &self.doors, &self.wake);
+        self.grants = watch::Sender::new(Arc::default());
+        self.role = start(&self.host, &self.doors, &self.wake, &self.grants);
     }
 
     fn orders(&mut self) -> &mut BTreeMap<InstanceId, InstanceOrder> {
@@ -146,7 +157,12 @@ impl Node {
     }
 }
 
-fn start(host: &FakeHost, doors: &FakeDoors, wake: &Arc<Notify>) -> Box<dyn Role> {
+fn start(
+    host: &FakeHost,
+    doors: &FakeDoors,
+    wake: &Arc<Notify>,
+    grants: &watch::Sender<Arc<Holdings>>,
+) -> Box<dyn Role> {
     let me = Me {
         id: NodeId(9),
         name: "n9".parse().unwrap(),
@@ -158,6 +174,7 @@ fn start(host: &FakeHost, doors: &FakeDoors, wake: &Arc<Notify>) -> Box<dyn Role
         me,
         host: Arc::new(host.clone()),
         live: watch::channel(Arc::default()).1,
+        grants: grants.subscribe(),
         doors: Arc::new(doors.clone()),
         clock: Arc::new(VirtualClock(Instant::now())),
         chance: Arc::new(Counted(AtomicU64::new(5))),

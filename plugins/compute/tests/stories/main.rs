@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use hirsel_model::Timestamp;
 use hirsel_model::plan::Phase;
 use hirsel_model::report::{InstanceState, RoleState};
+use hirsel_model::spec::ServiceSpec;
 use hirsel_role::host::ProcessState;
 
 mod fake;
@@ -331,4 +333,72 @@ async fn a_quiet_node_is_quiet() {
     on.run_for(Duration::from_secs(60)).await;
     assert_eq!((on.host.writes(), on.doors.published()), (writes, published));
     assert_eq!(on.woken, woken, "nothing woke the loop");
+}
+
+/// Only one at a time: it runs while it is granted, and a grant that is renewed reaches its shim.
+#[tokio::test(start_paused = true)]
+async fn an_exclusive_instance_starts_with_a_grant_and_its_deadline_moves_with_it() {
+    let mut on = Node::new();
+    on.order(WEB, ServiceSpec { exclusive: true, ..service("mute") });
+    on.run_for(Duration::from_secs(5)).await;
+    assert_eq!((on.state(WEB), on.host.starts(WEB)), (InstanceState::Waiting, 0));
+    assert!(on.facts(WEB).message.unwrap().contains("waits for a grant"));
+    on.grant(WEB);
+    on.until("it runs", |now| now.state(WEB) == InstanceState::Running).await;
+    let first = on.host.spec(WEB);
+    assert_eq!(first.env["HIRSEL_FENCE"], ((1u64 << 24) + 1).to_string());
+    assert_eq!(first.deadline, Some(Timestamp(7_000)), "two seconds after the question");
+    on.run_for(Duration::from_millis(400)).await;
+    on.grant(WEB);
+    on.until("its shim was told", |now| now.host.spec(WEB).deadline > first.deadline).await;
+    assert!(on.facts(WEB).healthy && on.host.starts(WEB) == 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exclusive_instance_that_lost_its_grant_starts_again_with_the_next_one_and_a_higher_fence() {
+    let mut on = Node::new();
+    on.order(WEB, ServiceSpec { exclusive: true, ..service("mute") });
+    on.grant(WEB);
+    on.until("it runs", |now| now.state(WEB) == InstanceState::Running).await;
+    let fence = |on: &Node| on.host.spec(WEB).env["HIRSEL_FENCE"].parse::<u64>().unwrap();
+    let before = fence(&on);
+    // Nobody renews it, and its shim ends it.
+    on.run_for(Duration::from_secs(2)).await;
+    on.host.end(WEB, ProcessState::Lost { message: "nobody renewed its grant".into() });
+    on.run_for(Duration::from_secs(60)).await;
+    assert_eq!((on.state(WEB), on.host.starts(WEB)), (InstanceState::Waiting, 1), "not without a grant");
+    on.restart();
+    on.grant(WEB);
+    on.until("it runs again", |now| now.state(WEB) == InstanceState::Running).await;
+    assert!(fence(&on) > before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_starts_anew_leaves_an_exclusive_instance_to_its_shim_until_it_is_granted_again() {
+    let mut on = Node::new();
+    on.order(WEB, ServiceSpec { exclusive: true, ..service("mute") });
+    on.grant(WEB);
+    on.until("it runs", |now| now.state(WEB) == InstanceState::Running).await;
+    let before = on.host.spec(WEB).deadline;
+    on.restart();
+    on.run_for(Duration::from_secs(1)).await;
+    assert!(on.host.runs(WEB) && on.host.signals(WEB).is_empty() && on.host.spec(WEB).deadline == before);
+    on.grant(WEB);
+    on.until("its shim was told", |now| now.host.spec(WEB).deadline > before).await;
+    assert_eq!(on.host.starts(WEB), 1);
+}
+
+/// What is about to start may still act: the node does not say that it has let go.
+#[tokio::test(start_paused = true)]
+async fn an_instance_whose_start_is_under_way_has_not_ended() {
+    let mut on = Node::new();
+    on.host.set_start_takes(Duration::from_secs(3));
+    on.order(WEB, ServiceSpec { exclusive: true, ..service("mute") });
+    on.grant(WEB);
+    on.run_for(Duration::from_millis(500)).await;
+    on.unlist(WEB);
+    on.run_for(Duration::from_secs(1)).await;
+    assert_eq!(on.state(WEB), InstanceState::Stopping);
+    on.until("it is gone", |now| !now.knows(WEB)).await;
+    assert!(on.seconds() > 3.0);
 }

@@ -64,6 +64,9 @@ impl Host for FakeHost {
     fn signal<'a>(&'a self, _: &'a InstanceId, _: i32) -> BoxFuture<'a, io::Result<()>> {
         unsupported()
     }
+    fn prolong<'a>(&'a self, _: &'a InstanceId, _: hirsel_model::Timestamp) -> BoxFuture<'a, io::Result<()>> {
+        unsupported()
+    }
     fn forget<'a>(&'a self, _: &'a InstanceId) -> BoxFuture<'a, io::Result<()>> {
         unsupported()
     }
@@ -166,6 +169,7 @@ impl Bed {
             },
             host: host.clone(),
             live: hear,
+            grants: watch::channel(Arc::default()).1,
             doors: doors.clone(),
             clock: Arc::new(OsClock),
             chance: Arc::new(Counted::default()),

@@ -9,12 +9,13 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hirsel_model::InstanceId;
+use hirsel_model::{InstanceId, Timestamp};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, Mode};
 use tracing::warn;
 
 use super::{orphan, user};
+use crate::host::deadline;
 use crate::host::folder::{Folder, Launch, ShimState, absent_is_fine, is_damage, passable_folder};
 use crate::host::output;
 use crate::host::procfs;
@@ -220,7 +221,11 @@ impl Processes {
         let Some(number) = number else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{signal} is no signal")));
         };
-        tell(&Folder::of(&self.folder, id), number)
+        tell(&Folder::of(&self.folder, id), &[number])
+    }
+
+    pub(super) fn prolong(&self, id: &InstanceId, until: Timestamp) -> io::Result<()> {
+        tell(&Folder::of(&self.folder, id), &deadline::message(until))
     }
 
     pub(super) fn forget(&self, id: &InstanceId) -> io::Result<()> {
@@ -306,7 +311,7 @@ fn give_up(folder: &Folder, id: &InstanceId, state: &ProcessState) {
     warn!(%id, "a process whose description cannot be read is ended and removed");
     if let ProcessState::Running { .. } = state {
         // Removed at the next look.
-        let _ = tell(folder, 9);
+        let _ = tell(folder, &[9]);
         return;
     }
     let _ = fs::remove_dir_all(folder.path());
@@ -321,10 +326,10 @@ fn try_lock(folder: &Folder) -> io::Result<Lock> {
     }
 }
 
-/// Asks the shim to pass a signal on. Without a shim nothing runs that could be told.
-fn tell(folder: &Folder, number: u8) -> io::Result<()> {
+/// Tells the shim something: a signal to pass on, or a deadline. Without a shim nothing runs that could be told.
+fn tell(folder: &Folder, message: &[u8]) -> io::Result<()> {
     match OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(folder.control()) {
-        Ok(mut control) => control.write_all(&[number]),
+        Ok(mut control) => control.write_all(message),
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENOENT)) => Ok(()),
         Err(error) => Err(error),
     }
@@ -371,6 +376,7 @@ mod tests {
             user: None,
             stop_signal: 15,
             port: 0,
+            deadline: None,
             note: Vec::new(),
         }
     }

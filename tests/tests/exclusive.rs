@@ -1,0 +1,160 @@
+//! A service of which there are never two: a program that writes down who acts, and when, is the judge.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use hirsel_tests::cluster::{Cluster, array};
+use hirsel_tests::{power, wait_for};
+use rustix::process::Signal;
+
+/// It is held again within this. The promise is 5 s; a debug build on a shared machine gets as much again and more.
+const HELD_AGAIN_WITHIN: Duration = Duration::from_secs(30);
+
+/// Every 20 ms it appends its fence and the time to a file that all nodes share.
+fn manifest(journal: &Path) -> String {
+    let script = format!(
+        "while :; do echo \\\"$HIRSEL_FENCE $HIRSEL_INSTANCE $(date +%s%3N)\\\" >> {}; sleep 0.02; done",
+        journal.display()
+    );
+    format!("app = \"sole\"\n[service.one]\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]\nexclusive = true\n")
+}
+
+/// Who acted from when to when (ms), by fence.
+fn acts(journal: &Path) -> BTreeMap<u64, (u64, u64)> {
+    let mut acts: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    let text = std::fs::read_to_string(journal).unwrap_or_default();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [fence, _, at] = words.as_slice() else { continue };
+        let (Ok(fence), Ok(at)) = (fence.parse(), at.parse::<u64>()) else { continue };
+        let (first, last) = acts.entry(fence).or_insert((at, at));
+        *first = at.min(*first);
+        *last = at.max(*last);
+    }
+    acts
+}
+
+/// No two act at once, and the fence rises with time.
+fn assert_never_two(journal: &Path) {
+    let acts: Vec<_> = acts(journal).into_iter().collect();
+    for pair in acts.windows(2) {
+        let [(before, (_, last)), (after, (first, _))] = pair else { continue };
+        assert!(last <= first, "{before} acted until {last}, {after} from {first}: {acts:?}");
+    }
+}
+
+/// Waits until somebody acts with a higher fence than `than`, and returns the time nobody acted.
+fn taken_over(journal: &Path, than: u64) -> (u64, Duration) {
+    let (fence, _) = wait_for("another one acts", HELD_AGAIN_WITHIN, || {
+        let last = acts(journal).last_key_value().map_or(0, |(fence, _)| *fence);
+        if last > than { Ok(last) } else { Err(format!("the last one is {last}")) }
+    });
+    let acts = acts(journal);
+    (fence, Duration::from_millis(acts[&fence].0.saturating_sub(acts[&than].1)))
+}
+
+fn holder(cluster: &Cluster) -> String {
+    let (holder, _) = wait_for("somebody holds it", HELD_AGAIN_WITHIN, || {
+        let rows = cluster.any().ask(["ps", "sole"]).try_data()?;
+        let row = array(&rows).iter().find(|row| row["healthy"] == true).ok_or(rows.to_string())?;
+        Ok(row["node"].as_str().unwrap_or_default().to_string())
+    });
+    holder
+}
+
+#[test]
+fn an_exclusive_program_is_never_there_twice_though_nodes_die_agents_freeze_and_leaders_change() {
+    let mut cluster = Cluster::start(5);
+    let journal = cluster.folder.path().join("journal");
+    cluster.apply(&manifest(&journal));
+    let (mut fence, _) = taken_over_first(&journal);
+
+    for what in ["a node that does not lead", "the leader"] {
+        // It is brought to where it shall be lost, by a drain of where it is.
+        let leader = cluster.leader();
+        let wants_leader = what == "the leader";
+        let mut holds = holder(&cluster);
+        if (holds == leader) != wants_leader {
+            let (others, all): (Vec<_>, Vec<_>) =
+                cluster.nodes.iter().map(|node| node.name.clone()).partition(|name| (*name == leader) != wants_leader);
+            for name in &others {
+                assert_eq!(cluster.any().ask(["cordon", name]).code, Some(0));
+            }
+            assert!(!all.is_empty());
+            assert_eq!(cluster.any().ask(["drain", &holds, "--yes"]).code, Some(0));
+            let gap;
+            (fence, gap) = taken_over(&journal, fence);
+            eprintln!("handed over: nobody acted for {gap:?}");
+            for name in &others {
+                assert_eq!(cluster.any().ask(["uncordon", name]).code, Some(0));
+            }
+            assert_eq!(cluster.any().ask(["uncordon", &holds]).code, Some(0));
+            holds = holder(&cluster);
+        }
+        let index = cluster.index(&holds);
+        cluster.nodes[index].off();
+        let gap;
+        (fence, gap) = taken_over(&journal, fence);
+        eprintln!("{what} ({holds}) switched off: nobody acted for {gap:?}");
+        cluster.nodes[index].start(None);
+        cluster.whole();
+    }
+
+    // The agent alone is frozen: its program must end without it, by the clock of its shim.
+    let holds = holder(&cluster);
+    let index = cluster.index(&holds);
+    let agent = cluster.nodes[index].agent_pid();
+    power::signal(agent, Signal::STOP);
+    let witness = cluster.nodes.iter().find(|node| node.name != holds).unwrap();
+    wait_for("its program has ended", HELD_AGAIN_WITHIN, || {
+        let left = power::processes(&cluster.nodes[index].data);
+        let left = left.iter().filter(|process| process.command.starts_with("/bin/sh -c while")).count();
+        if left == 0 { Ok(()) } else { Err(format!("{left}: {}", witness.ask(["status"]).words())) }
+    });
+    let gap;
+    (fence, gap) = taken_over(&journal, fence);
+    eprintln!("the agent of {holds} frozen: nobody acted for {gap:?}");
+    power::signal(agent, Signal::CONT);
+    cluster.whole();
+
+    // An agent that is killed and comes back soon finds its program at work, or a higher fence has begun.
+    let holds = holder(&cluster);
+    let index = cluster.index(&holds);
+    cluster.nodes[index].kill_agent();
+    cluster.nodes[index].start(None);
+    cluster.whole();
+    holder(&cluster);
+    assert!(acts(&journal).last_key_value().is_some_and(|(last, _)| *last >= fence));
+    assert_never_two(&journal);
+}
+
+/// Waits until the first one acts.
+fn taken_over_first(journal: &Path) -> (u64, Duration) {
+    wait_for("somebody acts", HELD_AGAIN_WITHIN, || {
+        acts(journal).first_key_value().map(|(fence, _)| *fence).ok_or("nobody".into())
+    })
+}
+
+#[test]
+fn an_exclusive_service_says_what_it_waits_for_and_refuses_to_be_two() {
+    let cluster = Cluster::start(3);
+    let journal = cluster.folder.path().join("journal");
+    cluster.apply(&manifest(&journal));
+    let ran = cluster.any().ask(["scale", "sole/one=2"]);
+    assert_eq!(ran.code, Some(6), "{}", ran.words());
+    assert!(ran.words().contains("never two at once"), "{}", ran.words());
+    let (fence, _) = taken_over_first(&journal);
+    let ran = cluster.any().ask(["restart", "sole", "--yes"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.words());
+    let (_, gap) = taken_over(&journal, fence);
+    eprintln!("restarted: nobody acted for {gap:?}");
+    cluster.well(HELD_AGAIN_WITHIN);
+    assert_never_two(&journal);
+    let ran = cluster.any().ask(["rm", "sole", "--yes"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.words());
+    wait_for("nothing runs any more", HELD_AGAIN_WITHIN, || {
+        let left: usize = cluster.nodes.iter().map(|node| node.programs("/bin/sh -c while").len()).sum();
+        if left == 0 { Ok(()) } else { Err(left.to_string()) }
+    });
+}

@@ -266,10 +266,12 @@ impl Proxy {
                 Ok(Answered { head, leg: Leg { upstream, ticket }, at: now })
             }
             Err(error) => {
-                let taken_back = error.unsent.is_some_and(|unsent| outbound.take_back(unsent));
+                if let Some(unsent) = error.unsent {
+                    outbound.take_back(unsent);
+                }
                 let failure = match error.failure {
                     // It was not written, but what was to be passed on is lost with the connection.
-                    Failure::NotWritten if !taken_back && outbound.is_gone() => Failure::Broken,
+                    Failure::NotWritten if outbound.is_gone() => Failure::Broken,
                     failure => failure,
                 };
                 Err(Failed { failure, reused: upstream.reused })
@@ -410,12 +412,11 @@ impl Outbound {
         Some(Request::from_parts(self.head.clone(), body))
     }
 
-    /// Takes back what was not written. True if it can be told again.
-    fn take_back(&mut self, unsent: Request<RequestBody>) -> bool {
+    /// Takes back what was not written, so that it can be told again.
+    fn take_back(&mut self, unsent: Request<RequestBody>) {
         if let RequestBody::Passing(incoming) = unsent.into_body() {
             self.body = OutboundBody::Passing(incoming);
         }
-        true
     }
 
     fn is_gone(&self) -> bool {

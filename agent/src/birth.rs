@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
 use hirsel_mesh::control::Control;
-use hirsel_mesh::identity::{Authority, Identity, JoinToken, NodeKey, SealingKey, draw_cluster_id};
+use hirsel_mesh::identity::{Authority, Identity, JoinToken, NodeKey, SealingKey, draw_cluster_id, fingerprint};
 use hirsel_mesh::seam::World;
 use hirsel_mesh::transport::{Peer, Peers};
 use hirsel_model::codec::{decode, encode};
 use hirsel_model::control::{ClusterInfo, Command, Entry, Outcome};
 use hirsel_model::spec::{Availability, NodeSpec};
 use hirsel_model::{Incarnation, NodeId, RoleName};
+use tracing::info;
 
 use crate::admission::{self, VERSION};
 use crate::config::Config;
@@ -22,7 +23,8 @@ pub enum Start {
     Resume,
     /// As the first node of a new cluster; a folder that has an identity goes on as that.
     Found,
-    /// As a new node of the cluster behind these addresses; a folder that has an identity is an error.
+    /// As a new node of the cluster behind these addresses. A folder that has an identity of that cluster goes on as that, so that a
+    /// unit may say `join` for years; of another one is an error.
     Join {
         /// Any members.
         seeds: Vec<SocketAddr>,
@@ -53,12 +55,19 @@ pub async fn born(world: &World, config: &Config, built: &[RoleName], start: Sta
             bail!("{} holds no node; try: hirsel up, or: hirsel join SEED --token TOKEN", config.data.display())
         }
         (Start::Found, None) => (found(world, config, built)?, Peers::default()),
-        (Start::Join { .. }, Some(identity)) => bail!(
-            "{} belongs to node {} of cluster {}; start it with: hirsel up --data {}",
-            config.data.display(),
+        (Start::Join { token, .. }, Some(identity)) if fingerprint(&identity.ca) == token.ca_fingerprint => {
+            // Whether the token is still good does not matter: nobody is let in.
+            info!(node = %identity.name, cluster = %identity.cluster, "a node of this cluster already: goes on as that");
+            (identity, admission::load_peers(world))
+        }
+        (Start::Join { token, .. }, Some(identity)) => bail!(
+            "{folder} belongs to node {} of cluster {} (authority {}), and the token is of another cluster (authority {}); \
+             start this node with: hirsel up --data {folder}, or join with another --data DIR",
             identity.name,
             identity.cluster,
-            config.data.display()
+            abbreviated(&fingerprint(&identity.ca)),
+            abbreviated(&token.ca_fingerprint),
+            folder = config.data.display(),
         ),
         (Start::Join { seeds, token }, None) => admission::join(world, config, built, &seeds, &token).await?,
     };
@@ -71,6 +80,11 @@ pub async fn born(world: &World, config: &Config, built: &[RoleName], start: Sta
     let mut peers = peers;
     peers.nodes.entry(identity.node).or_insert(Peer { addr: config.advertise, key: identity.public_key() });
     Ok(Born { identity, peers, founding })
+}
+
+/// Enough of a fingerprint to tell two clusters apart.
+fn abbreviated(fingerprint: &[u8; 32]) -> String {
+    fingerprint[..6].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn found(world: &World, config: &Config, built: &[RoleName]) -> Result<Identity> {

@@ -21,24 +21,19 @@ fn the_unit_that_install_writes_restarts_the_agent_and_leaves_its_instances_alon
     let (_, node) = cluster.instances("hello").into_iter().next_back().unwrap();
     let index = cluster.index(&node);
     // What a shell and a service manager read differently goes through as it is.
-    let start =
-        cluster.nodes[index].words(None).into_iter().chain(["--label", "note=50% of $HOME \"x\""].map(String::from));
-    let path = cluster.folder.path().join("hirsel.service");
-    let words = ["install", "--unit", path.to_str().unwrap(), "--"].map(String::from).into_iter().chain(start.clone());
-    let ran = cli::hirsel(words);
-    assert_eq!(ran.code, Some(0), "{}", ran.words());
-    if let Ok(verified) = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output() {
-        let complaint = String::from_utf8_lossy(&verified.stderr).into_owned();
-        assert!(verified.status.success() && complaint.is_empty(), "{complaint}");
-    } else {
-        eprintln!("systemd-analyze is not here: the unit is read by this test alone");
-    }
-    let unit = Unit::read(&path);
-    for (key, value) in [("Type", "simple"), ("KillMode", "process"), ("Delegate", "yes"), ("Restart", "always")] {
-        assert_eq!(unit.service.get(key).map(String::as_str), Some(value), "{key}");
-    }
-    let command = unit.command();
-    assert_eq!(command[1..], start.collect::<Vec<_>>());
+    let label = ["--label", "note=50% of $HOME \"x\""].map(String::from);
+    let seed = cluster.nodes[0].addr(hirsel_tests::cluster::MESH_PORT).to_string();
+    let token = cluster.nodes[0].ask(["token", "new", "--ttl", "1s"]).data();
+    wait_for("the token expires", Duration::from_secs(30), || {
+        let list = cluster.nodes[0].ask(["token", "list"]).try_data()?;
+        let row = array(&list).iter().find(|row| row["id"] == token["id"]).ok_or("it is not listed")?;
+        if row["state"] == "expired" { Ok(()) } else { Err(row.to_string()) }
+    });
+    let join = cluster.nodes[index].words(Some((&seed, token["token"].as_str().unwrap())));
+    let units = [cluster.nodes[index].words(None), join].map(|words| {
+        let start: Vec<String> = words.into_iter().chain(label.clone()).collect();
+        installed(&cluster.folder.path().join("hirsel.service"), &start)
+    });
 
     let before = cluster.nodes[index].programs("sample");
     assert!(!before.is_empty());
@@ -54,11 +49,11 @@ fn the_unit_that_install_writes_restarts_the_agent_and_leaves_its_instances_alon
     };
     answered(100);
     // Twice: what was adopted once is adopted again.
-    for _ in 0..2 {
+    for command in &units {
         // KillMode=process: the main process alone is asked to end.
         cluster.nodes[index].stop_agent();
         assert_eq!(cluster.nodes[index].programs("sample"), before, "they run without the agent");
-        cluster.nodes[index].launch_as(&command);
+        cluster.nodes[index].launch_as(command);
         cluster.nodes[index].ready();
         cluster.whole();
         cluster.well(Duration::from_secs(30));
@@ -66,6 +61,29 @@ fn the_unit_that_install_writes_restarts_the_agent_and_leaves_its_instances_alon
         answered(100);
     }
     running.end().assert_sound(300);
+    let log = std::fs::read_to_string(cluster.nodes[index].log()).unwrap();
+    assert_eq!(log.matches("a node of this cluster already").count(), 1, "join says what it does");
+    assert_eq!(array(&cluster.any().ask(["members"]).data()).len(), 3, "nobody new was let in");
+}
+
+/// Has the unit written that starts an agent with these words, and reads from it what systemd would start.
+fn installed(path: &Path, start: &[String]) -> Vec<String> {
+    let words = ["install", "--unit", path.to_str().unwrap(), "--"].map(String::from).into_iter();
+    let ran = cli::hirsel(words.chain(start.iter().cloned()));
+    assert_eq!(ran.code, Some(0), "{}", ran.words());
+    if let Ok(verified) = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(path).output() {
+        let complaint = String::from_utf8_lossy(&verified.stderr).into_owned();
+        assert!(verified.status.success() && complaint.is_empty(), "{complaint}");
+    } else {
+        eprintln!("systemd-analyze is not here: the unit is read by this test alone");
+    }
+    let unit = Unit::read(path);
+    for (key, value) in [("Type", "simple"), ("KillMode", "process"), ("Delegate", "yes"), ("Restart", "always")] {
+        assert_eq!(unit.service.get(key).map(String::as_str), Some(value), "{key}");
+    }
+    let command = unit.command();
+    assert_eq!(command[1..], *start);
+    command
 }
 
 /// Fewer than the cluster remembers.

@@ -97,12 +97,14 @@ fn a_second_agent_on_a_folder_and_a_taken_port_are_refused() {
 }
 
 #[test]
-fn join_on_a_folder_that_belongs_to_a_node_is_refused() {
-    let mut cluster = Cluster::start(2);
-    let token = cluster.nodes[0].token();
-    cluster.nodes[1].off();
-    let data = cluster.nodes[1].data.clone();
-    refused(&joining(&cluster, &data, &token), &["belongs", "hirsel up"]);
+fn join_on_a_folder_that_belongs_to_a_node_of_another_cluster_is_refused() {
+    let (mut cluster, other) = (Cluster::start(1), Cluster::start(1));
+    let told: serde_json::Value = serde_json::from_str(&cluster.nodes[0].ask(["status"]).stdout).unwrap();
+    let mine = told["cluster"].as_str().unwrap().to_string();
+    cluster.nodes[0].off();
+    let data = cluster.nodes[0].data.clone();
+    refused(&joining(&cluster, &data, &other.nodes[0].token()), &["belongs", &mine, "another cluster", "hirsel up"]);
+    assert!(cluster.nodes[0].data.join("identity").exists(), "nothing was lost");
 }
 
 #[test]

@@ -83,7 +83,7 @@ pub enum Verb {
     /// Start the first agent and make a cluster; on a folder with data, go on
     #[command(after_help = "Example: hirsel up --addr 10.0.0.1 --zone a")]
     Up(UpArgs),
-    /// Start an agent and join the cluster behind any of its addresses
+    /// Start an agent and join the cluster behind any of its addresses; on the folder of a node of that cluster, go on
     #[command(
         after_help = "Example: hirsel join 10.0.0.1 --token hirsel1q2w...   (get the token with: hirsel token new)"
     )]

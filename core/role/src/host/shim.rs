@@ -140,7 +140,8 @@ fn start(folder: &Folder, launch: Launch, mark: &str) -> Result<Program, String>
     let mut command = Command::new(program);
     command.args(arguments).env_clear().envs(&spec.env).env(MARK, mark);
     command.stdin(Stdio::null()).stdout(to_stdout).stderr(to_stderr);
-    sys::prepare(&mut command, identity);
+    // With a deadline nobody else would keep, should this process be killed while no agent runs.
+    sys::prepare(&mut command, identity, spec.deadline.is_some());
     let child = command.spawn().map_err(|error| format!("could not start {program:?}: {error}"))?;
     // The folder may be removed or unmounted while the program runs.
     let _ = std::env::set_current_dir("/");

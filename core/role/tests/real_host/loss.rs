@@ -1,7 +1,9 @@
 //! Agents that end, shims that are killed, files that are damaged.
 
+use hirsel_mesh::seam::Clock;
+use hirsel_mesh::seam::real::OsClock;
 use hirsel_role::Host;
-use hirsel_role::host::ProcessState;
+use hirsel_role::host::{ProcessSpec, ProcessState};
 
 use crate::fixture::{Fixture, carriers, eventually, runs, script, state_and_parent};
 use crate::life::kill;
@@ -42,6 +44,16 @@ pub async fn a_program_whose_shim_is_killed_is_ended_and_lost(on: Fixture) {
     assert!(!runs(pid));
     on.host.start(script("shop/web/1", "exit 4")).await.unwrap();
     assert_eq!(on.end(&spec.id).await, ProcessState::Exited { code: 4 });
+}
+
+pub async fn a_program_with_a_deadline_ends_with_its_shim_though_no_agent_looks(on: Fixture) {
+    let deadline = Some(OsClock.now() + std::time::Duration::from_secs(3_600));
+    let spec = ProcessSpec { deadline, ..script("shop/one/1", "exec sleep 1000") };
+    on.host.start(spec.clone()).await.unwrap();
+    let pid = on.pid(&spec.id).await;
+    let (_, shim) = state_and_parent(pid).unwrap();
+    kill(shim);
+    eventually("the program has ended", async || !runs(pid)).await;
 }
 
 pub async fn descendants_are_ended_too_when_shim_and_program_are_killed(mut on: Fixture) {

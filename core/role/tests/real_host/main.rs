@@ -29,6 +29,7 @@ const TESTS: &[Test] = tests! {
     loss: an_agent_that_starts_anew_adopts_what_runs_and_learns_how_it_ends,
         an_end_while_no_agent_runs_is_learned_by_the_next,
         a_program_whose_shim_is_killed_is_ended_and_lost,
+        a_program_with_a_deadline_ends_with_its_shim_though_no_agent_looks,
         descendants_are_ended_too_when_shim_and_program_are_killed,
         a_shim_told_to_end_asks_its_program_to_stop,
         what_cannot_be_read_is_removed_and_ended,

@@ -107,8 +107,9 @@ pub(super) fn kill_group(group: u32, signal: i32) {
 const OPEN_FILES: libc::rlim_t = 65_536;
 
 /// Makes `command` begin as a program expects to: a session of its own, default signals, nothing open but its three streams, sane
-/// limits, and the given user.
-pub(super) fn prepare(command: &mut Command, identity: Option<Identity>) {
+/// limits, and the given user. One that must not outlive this process is ended by the kernel with it.
+pub(super) fn prepare(command: &mut Command, identity: Option<Identity>, ends_with_us: bool) {
+    let us = std::process::id();
     let prepare = move || {
         // SAFETY: system calls with plain values or pointers to live locals, in a child that has one thread.
         unsafe {
@@ -128,6 +129,13 @@ pub(super) fn prepare(command: &mut Command, identity: Option<Identity>) {
                 check(libc::setgroups(identity.groups.len(), identity.groups.as_ptr()))?;
                 check(libc::setgid(identity.gid))?;
                 check(libc::setuid(identity.uid))?;
+            }
+            if ends_with_us {
+                // After the change of user, which would undo it.
+                check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+                if libc::getppid().unsigned_abs() != us {
+                    return Err(io::ErrorKind::BrokenPipe.into());
+                }
             }
             each_other_descriptor(libc::CLOSE_RANGE_CLOEXEC, close_at_exec);
         }

@@ -29,7 +29,8 @@ fn main() {
     let asked = asked.or_else(|| std::env::var("HIRSEL_BENCH_RUNS").ok()?.parse().ok());
     let runs: usize = asked.unwrap_or(RUNS).max(1);
     let sections: Vec<&str> = words.iter().map(String::as_str).filter(|word| word.parse::<usize>().is_err()).collect();
-    let all: [(&str, fn(usize)); 4] =
+    type Section = (&'static str, fn(usize));
+    let all: [Section; 4] =
         [("join", join::report), ("idle", idle::report), ("heal", heal::report), ("leader", leader::report)];
     if let Some(unknown) = sections.iter().find(|word| all.iter().all(|(name, _)| name != *word)) {
         eprintln!("no section {unknown:?}; there are: join, idle, heal, leader");

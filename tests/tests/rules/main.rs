@@ -12,7 +12,7 @@ use source::{Source, production_files};
 
 /// Folders of packages from the bottom up: a package depends only on packages of a lower row.
 const LAYERS: [&[&str]; 6] = [
-    &["core/model"],
+    &["core/model", "core/mesh/histogram"],
     &["core/mesh"],
     &["core/role"],
     &["plugins/lb", "plugins/compute", "plugins/storage", "plugins/db", "plugins/mgmt"],
@@ -127,7 +127,9 @@ fn dependencies_point_downwards_only() {
 fn packages_are_called_after_the_project() {
     for package in &metadata().packages {
         let name = package.name.as_str();
-        let expected = folder(package) == "agent" && name == "hirsel" || name.starts_with("hirsel-");
+        // One stands in for a library that another one asks for by its name.
+        let stands_in = folder(package) == "core/mesh/histogram" && name == "base2histogram";
+        let expected = folder(package) == "agent" && name == "hirsel" || name.starts_with("hirsel-") || stands_in;
         assert!(expected, "{name} in {}", folder(package));
     }
 }

@@ -180,7 +180,7 @@ fn a_process_with_a_deadline_ends_at_it_on_the_clock_of_its_host() {
         host.prolong(&two.id, Timestamp(2_500)).await.unwrap();
         host.changed().await;
         tokio::time::sleep(Duration::from_millis(1_001).saturating_sub(elapsed())).await;
-        assert_eq!(machine.running(elapsed()).into_keys().collect::<Vec<_>>(), [two.id.clone()]);
+        assert!(machine.running(elapsed()).into_keys().eq([two.id.clone()]));
         assert!(matches!(host.processes().await.unwrap()[&one.id].state, ProcessState::Lost { .. }));
         tokio::time::sleep(Duration::from_millis(2_490).saturating_sub(elapsed())).await;
         assert!(machine.running(elapsed()).contains_key(&two.id));

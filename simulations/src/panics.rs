@@ -2,11 +2,15 @@
 //!
 //! A panic of an agent unwinds through a runtime that drops all other tasks of the host, some of which panic in turn while they are
 //! dropped, and that aborts the process before anybody is told the seed. So the thread of a simulation tells its words from the hook,
-//! and stands still there for good. Panics that an agent would have caught (it starts a role again) are told as well.
+//! and stands still there. Panics that an agent would have caught (it starts a role again) are told as well.
 
 use std::any::Any;
 use std::cell::RefCell;
 use std::sync::Once;
+use std::time::Duration;
+
+/// How long a thread that panicked stands still: longer than any history takes, so that others are played to their end.
+const STILL_FOR: Duration = Duration::from_secs(600);
 
 type Tell = Box<dyn FnOnce(String)>;
 
@@ -24,9 +28,9 @@ pub fn watch(tell: impl FnOnce(String) + 'static) {
             let Some(tell) = TELL.try_with(RefCell::take).ok().flatten() else { return };
             let place = info.location().map(|place| format!(" at {}:{}", place.file(), place.line()));
             tell(format!("panic: {}{}", words(info.payload()), place.unwrap_or_default()));
-            loop {
-                std::thread::park();
-            }
+            std::thread::sleep(STILL_FOR);
+            // Whoever was told has had time to say it. A test harness would wait for this hook for ever.
+            std::process::exit(101);
         }));
     });
     TELL.set(Some(Box::new(tell)));

@@ -545,11 +545,6 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_panics_is_found() {
-        is_found(Bug::Panics, Scenario::Calm, Rule::Alive, "panic");
-    }
-
-    #[test]
     fn an_agent_that_ends_by_itself_is_found() {
         is_found(Bug::Ends, Scenario::Calm, Rule::Alive, "n2 stopped");
     }

@@ -60,13 +60,15 @@ pub fn serve(shared: &Arc<Shared>, desk: &Desk) {
 async fn lease(shared: &Shared, desk: &Desk, from: NodeId, body: &[u8]) -> Result<Vec<u8>, String> {
     let ask: Ask = decode(body).map_err(|error| error.to_string())?;
     let leadership = shared.control.leadership();
-    if !leadership.borrow().mine {
+    let asked_in = leadership.borrow().clone();
+    if !asked_in.mine {
         return Err("this node does not lead".into());
     }
     let asks_much = !grantable(&shared.control.state().borrow(), from).is_empty();
-    let leads = asks_much && shared.control.read_barrier(CONFIRM_WITHIN).await.is_ok();
+    let leads = asks_much && shared.control.lead_barrier(asked_in.term, CONFIRM_WITHIN).await.is_ok();
     let leadership = leadership.borrow().clone();
-    if !leadership.mine {
+    // Deposed and elected again, it would have to be confirmed again.
+    if !leadership.mine || leadership.term != asked_in.term {
         return Err("this node does not lead any more".into());
     }
     let mut book = desk.book.lock().expect("no panic under the lock");

@@ -238,6 +238,21 @@ impl Control {
     pub async fn read_barrier(&self, ttl: Duration) -> Result<LogIndex, ProposeError> {
         let deadline = Instant::now() + ttl;
         let point = LogIndex(self.shared.group.read_point(ttl).await?);
+        self.shows(point, deadline).await
+    }
+
+    /// As [`Control::read_barrier`], and this node led `term` some time after this call: no later leader was elected before it. What
+    /// another leader confirms is no answer here.
+    ///
+    /// # Errors
+    /// When this node does not lead that term, or no majority confirmed in time that it does.
+    pub async fn lead_barrier(&self, term: u64, ttl: Duration) -> Result<LogIndex, ProposeError> {
+        let deadline = Instant::now() + ttl;
+        let point = LogIndex(self.shared.group.lead_point(term, ttl).await?);
+        self.shows(point, deadline).await
+    }
+
+    async fn shows(&self, point: LogIndex, deadline: Instant) -> Result<LogIndex, ProposeError> {
         let mut state = self.state();
         let shown = tokio::time::timeout_at(deadline, state.wait_for(|state| state.applied >= point)).await;
         shown.map_err(|_| ProposeError::TimedOut)?.map_err(|_| ProposeError::TimedOut)?;

@@ -145,6 +145,24 @@ async fn a_read_barrier_waits_for_what_was_confirmed_elsewhere() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn that_a_node_leads_is_confirmed_by_no_other_leader_and_in_no_other_term() {
+    let herd = Herd::founded(3, 3).await;
+    let first = herd.leader().await;
+    let term = first.leadership().borrow().term;
+    first.lead_barrier(term, SOON).await.unwrap();
+    let elsewhere = herd.nodes.values().find(|node| !node.leadership().borrow().mine).unwrap();
+    elsewhere.read_barrier(SOON).await.unwrap();
+    assert_eq!(elsewhere.lead_barrier(term, SOON).await, Err(ProposeError::NoLeader));
+    assert_eq!(first.lead_barrier(term - 1, SOON).await, Err(ProposeError::NoLeader));
+    let me = first.leadership().borrow().leader;
+    let next = herd.nodes.keys().map(|node| NodeId(*node)).find(|node| Some(*node) != me).unwrap();
+    first.transfer_leadership(next).await.unwrap();
+    // In whatever moment of its fall.
+    assert!(first.lead_barrier(term, SOON).await.is_err());
+    first.read_barrier(SOON).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_follower_goes_on_with_another_source_and_never_backwards() {
     let mut herd = Herd::founded(3, 4).await;
     let state = herd.nodes[&4].state();

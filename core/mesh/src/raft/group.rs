@@ -198,6 +198,14 @@ impl Group {
         Box::pin(self.inner.read_point(ttl)).await
     }
 
+    /// As [`Group::read_point`], of this replica alone: some time after the call it led `term`, and a majority said so.
+    ///
+    /// # Errors
+    /// When it does not lead that term, or nobody confirmed it in time.
+    pub async fn lead_point(&self, term: u64, ttl: Duration) -> Result<u64, ProposeError> {
+        Box::pin(self.inner.lead_point(term, ttl)).await
+    }
+
     /// What this replica knows of the group.
     pub fn standing(&self) -> watch::Receiver<Standing> {
         self.inner.standing.subscribe()

@@ -210,17 +210,29 @@ impl Inner {
 
     /// A read point of this replica, if it leads; else who might.
     pub(super) async fn read_here(&self) -> Result<u64, Option<u64>> {
+        self.read_point_of(None).await
+    }
+
+    /// A read point of this replica, if it leads `term`.
+    pub(super) async fn lead_point(&self, term: u64, ttl: Duration) -> Result<u64, ProposeError> {
+        let read = timeout(ttl, self.read_point_of(Some(term))).await;
+        read.map_err(|_| ProposeError::TimedOut)?.map_err(|_| self.nobody())
+    }
+
+    /// A read point of this replica, if it leads, and in this term if one is given; else who might.
+    async fn read_point_of(&self, term: Option<u64>) -> Result<u64, Option<u64>> {
         let read = async {
             let linearizer = self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await?;
-            let index = linearizer.read_log_id().log_id().index;
-            Ok::<_, RaftError<_, LinearizableReadError<_>>>(index)
+            Ok::<_, RaftError<_, LinearizableReadError<_>>>(*linearizer.read_log_id().log_id())
         };
         match timeout(TRY_WITHIN, read).await {
-            Ok(Ok(index)) => {
+            // The entry is of the term in which this replica leads.
+            Ok(Ok(at)) if term.is_none_or(|term| term == *at.leader_id) => {
                 let mut applied = self.machine.applied();
-                let there = timeout(TRY_WITHIN, applied.wait_for(|applied| applied.index >= index)).await;
+                let there = timeout(TRY_WITHIN, applied.wait_for(|applied| applied.index >= at.index)).await;
                 there.ok().and_then(Result::ok).map(|applied| applied.command).ok_or(None)
             }
+            Ok(Ok(_)) => Err(None),
             Ok(Err(error)) => Err(error.forward_to_leader().and_then(|forward| forward.leader_id)),
             Err(_) => Err(None),
         }

@@ -120,12 +120,14 @@ impl Book {
     pub fn asked(&mut self, node: NodeId, asked: Asked, now: Timestamp) -> Granted {
         let page = self.nodes.entry(node).or_default();
         let again = page.incarnation == asked.incarnation;
+        // One that was never given here was given in an earlier term.
+        let named = if asked.last_grant <= page.grants { asked.last_grant } else { 0 };
         // An answer that never arrives is silence, though the questions do arrive: a cut in one direction.
-        let acknowledged = !again || page.acknowledged_at.is_none() || asked.last_grant > page.named;
+        let acknowledged = !again || page.acknowledged_at.is_none() || named > page.named;
         if acknowledged {
             page.acknowledged_at = Some(now);
         }
-        page.named = if again { page.named.max(asked.last_grant) } else { asked.last_grant };
+        page.named = if again { page.named.max(named) } else { named };
         page.grants += 1;
         page.released = asked.released;
         let changed = !again || page.unheard != asked.unheard || asked.report.is_some();
@@ -334,6 +336,15 @@ mod tests {
     }
 
     #[test]
+    fn a_grant_of_an_earlier_term_that_is_named_first_hides_no_later_acknowledgement() {
+        let mut desk = Desk::new(2);
+        for (now, grant) in [(0, 500), (400, 1), (800, 2), (1200, 3), (1600, 4), (2000, 5)] {
+            desk.ask(2, grant, &[], now);
+        }
+        assert!(desk.facts(2, 2_400).leased);
+    }
+
+    #[test]
     fn questions_whose_answers_never_arrive_are_silence() {
         let mut desk = Desk::new(2);
         for now in (0..4_000).step_by(400) {
@@ -349,10 +360,10 @@ mod tests {
         let mut go = |desk: &mut Desk, until: u64, answers_arrive: bool| {
             while now < until {
                 for node in 2..=5 {
-                    desk.ask(node, now / 400 + 1, if node <= 3 && !answers_arrive { &[6] } else { &[] }, now);
+                    desk.ask(node, now / 400, if node <= 3 && !answers_arrive { &[6] } else { &[] }, now);
                 }
                 // Its questions arrive all the time; the answers, and so its acknowledgements, only when the cut is mended.
-                desk.ask(6, if answers_arrive { now / 400 + 1 } else { 1 }, &[], now);
+                desk.ask(6, if answers_arrive { now / 400 } else { 1 }, &[], now);
                 desk.view(now);
                 now += 400;
             }

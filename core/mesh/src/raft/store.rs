@@ -47,7 +47,7 @@ pub enum StoreError {
         reason: String,
     },
     /// The disk does not take or give it.
-    #[error("cannot {what} {file}: {reason}; free space or replace the disk, then start the agent again")]
+    #[error("cannot {what} {file}: {reason}; free space and the agent goes on by itself, or replace the disk")]
     Disk {
         /// Open or write.
         what: &'static str,

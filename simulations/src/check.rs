@@ -8,7 +8,7 @@ use std::hash::Hasher;
 use std::time::Duration;
 
 use hirsel_model::control::ControlState;
-use hirsel_model::{Generation, InstanceId, LogIndex, codec};
+use hirsel_model::{AppName, Generation, InstanceId, LogIndex, ServiceName, codec};
 
 /// More violations than this say nothing new.
 const VIOLATIONS_MAX: usize = 20;
@@ -34,6 +34,8 @@ pub enum Rule {
     Still,
     /// Nobody is judged, and nothing moves, without a reason.
     Judged,
+    /// Of an exclusive service one instance acts at most, and each that begins has a higher fence than any before.
+    NeverTwo,
     /// Certificates are renewed long before they end.
     Renewed,
     /// No agent panics or ends by itself.
@@ -65,6 +67,7 @@ pub struct Oracle {
     plans: BTreeMap<Generation, (u64, String)>,
     seen: BTreeMap<String, (LogIndex, Generation)>,
     acked: BTreeMap<LogIndex, String>,
+    register: Register,
     violations: Vec<Violation>,
     /// Requests whose answer was owed.
     pub requests: u64,
@@ -155,11 +158,73 @@ impl Oracle {
         }
     }
 
+    /// `actor` acts now, on whatever every process of its service acts on.
+    pub fn acts(&mut self, at: Duration, actor: Actor) {
+        if let Err(message) = self.register.write(at, actor) {
+            self.violated(Rule::NeverTwo, at, message);
+        }
+    }
+
+    /// How many processes of exclusive services acted, one after the other.
+    pub fn actors(&self) -> usize {
+        self.register.actors
+    }
+
     /// The answer to an idempotent request through an lb that was live all the time.
     pub fn answered(&mut self, at: Duration, node: &str, answer: Result<(), String>) {
         self.requests += 1;
         if let Err(error) = answer {
             self.violated(Rule::Requests, at, format!("request through {node} failed: {error}"));
+        }
+    }
+}
+
+/// A process of an exclusive service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    /// Where it runs.
+    pub node: String,
+    /// Its instance.
+    pub id: InstanceId,
+    /// Its process.
+    pub pid: u32,
+    /// What it was given to show to whatever it acts on.
+    pub fence: u64,
+}
+
+impl std::fmt::Display for Actor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { node, id, pid, fence } = self;
+        write!(f, "{id} on {node} (process {pid}, fence {fence})")
+    }
+}
+
+/// What exclusive services act on: it knows who acted last, and lets nobody act whose fence is lower.
+#[derive(Debug, Default)]
+pub(crate) struct Register {
+    last: BTreeMap<(AppName, ServiceName), (Duration, Actor)>,
+    actors: usize,
+}
+
+impl Register {
+    /// Lets `actor` act, or says why it must not.
+    pub(crate) fn write(&mut self, at: Duration, actor: Actor) -> Result<(), String> {
+        let service = (actor.id.app.clone(), actor.id.service.clone());
+        let before = self.last.insert(service, (at, actor.clone()));
+        let Some((acted_at, last)) = before else {
+            self.actors = 1;
+            return Ok(());
+        };
+        if last == actor {
+            return Ok(());
+        }
+        self.actors += 1;
+        if acted_at == at {
+            Err(format!("{last} and {actor} act at once"))
+        } else if last.fence >= actor.fence {
+            Err(format!("{actor} acts after {last}"))
+        } else {
+            Ok(())
         }
     }
 }
@@ -279,6 +344,27 @@ mod tests {
         assert!(oracle.violations().is_empty());
         oracle.applied(AT, "n2", &state(4, 1));
         assert_eq!(rules(&oracle), [Rule::Acknowledged]);
+    }
+
+    #[test]
+    fn two_at_once_and_a_fence_that_does_not_rise_are_found() {
+        let actor = |node: &str, pid, fence| {
+            let id: InstanceId = format!("shop/one/{pid}").parse().unwrap();
+            Actor { node: node.into(), id, pid, fence }
+        };
+        let at = Duration::from_millis;
+        let play = |acts: &[(u64, Actor)]| {
+            let mut oracle = Oracle::default();
+            acts.iter().for_each(|(ms, actor)| oracle.acts(at(*ms), actor.clone()));
+            rules(&oracle)
+        };
+        let (one, two) = (actor("n1", 1, 5), actor("n2", 2, 6));
+        assert_eq!(play(&[(0, one.clone()), (5, one.clone()), (10, two.clone()), (15, two.clone())]), []);
+        assert_eq!(play(&[(0, one.clone()), (5, one.clone()), (5, two.clone())]), [Rule::NeverTwo], "at once");
+        assert_eq!(play(&[(0, two.clone()), (5, one.clone())]), [Rule::NeverTwo], "fell");
+        let again = Actor { pid: 9, ..one.clone() };
+        assert_eq!(play(&[(0, one), (5, again)]), [Rule::NeverTwo], "a second start with the fence of the first");
+        assert!(two.to_string().contains("fence 6"));
     }
 
     #[test]

@@ -18,6 +18,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// After its trouble ended, an lb may take so long until it owes answers: its agent starts, finds the others, and learns the plan.
 const SETTLE: Duration = Duration::from_secs(10);
+/// The world looks at most so long after something happened: an lb that was given up meanwhile owed nothing.
+const LOOKED_WITHIN: Duration = Duration::from_millis(150);
 /// The host name of the sample application.
 pub const HOST_NAME: &str = "shop.example";
 
@@ -68,6 +70,9 @@ pub async fn run(
                     Ok(answer) => answer,
                     Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
                 };
+                if answer.is_err() {
+                    sleep(LOOKED_WITHIN).await;
+                }
                 // Trouble that came meanwhile excuses; trouble that came and went did, too.
                 if crate::lock(&sight).owes(elapsed(), &node) == Some(since) {
                     let answer = answer.map_err(|error| format!("{error} (asked at {:.3})", began.as_secs_f64()));

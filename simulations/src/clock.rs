@@ -15,7 +15,8 @@ pub const EPOCH_MS: u64 = 1_800_000_000_000;
 pub struct SimClock {
     /// What the monotonic clock showed when the simulation began.
     pub origin_ms: u64,
-    /// How much faster it runs than true time, in millionths. Real oscillators stay within ±100; leases allow for 5 %.
+    /// How much faster it runs than true time, in millionths. Real oscillators stay within ±100; here within
+    /// ±10,000, and leases allow for 5 %.
     pub rate_ppm: i32,
     /// How far the wall clock is off.
     pub wall_offset_ms: i64,

@@ -28,6 +28,8 @@ pub use program::Program;
 
 /// How long it takes to start a process.
 const FORK: Duration = Duration::from_millis(3);
+/// What a program is told that acts on something for itself alone.
+const FENCE: &str = "HIRSEL_FENCE";
 /// Bytes under way in one direction of a loopback connection.
 const PIPE_BYTES: usize = 64 << 10;
 const SIGKILL: i32 = 9;
@@ -41,6 +43,8 @@ pub struct Machine {
     clock: SimClock,
     inner: Mutex<Inner>,
     ended: Notify,
+    /// Whether its agent stands still: what it does waits until it moves again. Shims and programs go on.
+    still: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -114,7 +118,13 @@ impl Inner {
 impl Machine {
     /// A machine without processes.
     pub fn new(name: &str, clock: SimClock) -> Arc<Self> {
-        Arc::new(Self { name: name.into(), clock, inner: Mutex::default(), ended: Notify::new() })
+        Arc::new(Self {
+            name: name.into(),
+            clock,
+            inner: Mutex::default(),
+            ended: Notify::new(),
+            still: watch::Sender::new(false),
+        })
     }
 
     /// Ends every process at once. What ran is found as lost afterwards.
@@ -142,6 +152,33 @@ impl Machine {
         }
         let running = inner.processes.iter().filter(|(_, entry)| entry.is_running());
         running.map(|(id, entry)| (id.clone(), entry.process.spec.clone())).collect()
+    }
+
+    /// The processes of exclusive services that act at `now` (true time): instance, process and fence.
+    pub fn acting(&self, now: Duration) -> Vec<(InstanceId, u32, u64)> {
+        let running = |inner: &mut Inner| {
+            let ended = inner.settle(now);
+            let acting = inner.processes.iter().filter_map(|(id, entry)| {
+                let ProcessState::Running { pid } = entry.process.state else { return None };
+                Some((id.clone(), pid, entry.process.spec.env.get(FENCE)?.parse().ok()?))
+            });
+            (ended, acting.collect())
+        };
+        let (ended, acting) = running(&mut crate::lock(&self.inner));
+        if ended {
+            self.ended.notify_one();
+        }
+        acting
+    }
+
+    /// Lets its agent stand still, or move again.
+    pub fn hold_still(&self, still: bool) {
+        self.still.send_replace(still);
+    }
+
+    async fn moves(&self) {
+        // The sender lives as long as the machine.
+        let _ = self.still.subscribe().wait_for(|still| !still).await;
     }
 
     /// A loopback connection to whatever listens on `port`.
@@ -252,12 +289,14 @@ impl Host for SimHost {
     fn start(&self, spec: ProcessSpec) -> BoxFuture<'_, io::Result<()>> {
         Box::pin(async move {
             tokio::time::sleep(FORK).await;
+            self.machine.moves().await;
             self.machine.start(spec)
         })
     }
 
     fn processes(&self) -> BoxFuture<'_, io::Result<BTreeMap<InstanceId, Process>>> {
         Box::pin(async move {
+            self.machine.moves().await;
             let mut inner = crate::lock(&self.machine.inner);
             inner.settle(elapsed());
             Ok(inner.processes.iter().map(|(id, entry)| (id.clone(), entry.process.clone())).collect())
@@ -266,6 +305,7 @@ impl Host for SimHost {
 
     fn signal<'a>(&'a self, id: &'a InstanceId, signal: i32) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
+            self.machine.moves().await;
             self.machine.signal(id, signal);
             Ok(())
         })
@@ -273,6 +313,7 @@ impl Host for SimHost {
 
     fn prolong<'a>(&'a self, id: &'a InstanceId, until: Timestamp) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
+            self.machine.moves().await;
             self.machine.prolong(id, until);
             Ok(())
         })

@@ -5,6 +5,7 @@
 //! commit, at each step and after everything has healed. One seed is one history.
 
 mod check;
+mod grants;
 mod host;
 mod scenario;
 mod world;
@@ -91,6 +92,22 @@ pub(crate) enum Bug {
     Jumpy,
     /// Nodes go on running what the plan dropped.
     NeverStops,
+    /// A leader grants without asking a majority whether it leads still.
+    NoBarrier,
+    /// A new leader does not wait for the grants of the one before it.
+    NoWait,
+    /// A holder counts a grant from when it was received.
+    FromReceipt,
+    /// A node says that an instance has ended as soon as it was asked to stop.
+    Denies,
+    /// Who says nothing counts as having let go.
+    SilenceConfirms,
+    /// A plan is adopted on top of another one than it was made for.
+    StaleAdopt,
+    /// The leader forgets what it granted.
+    GrantsForgotten,
+    /// A holder follows a grant by a plan older than the one it confirmed.
+    ObeysOldGrants,
 }
 
 /// Plays the history of `seed`. Without a scenario the seed picks one. An unknown scenario is a failure of its own.

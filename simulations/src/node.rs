@@ -136,7 +136,7 @@ impl Node {
         let mut rng = stream(common.seed, &format!("clock {name}"));
         let clock = SimClock {
             origin_ms: rng.random_range(0..1_000_000),
-            rate_ppm: rng.random_range(-200..=200),
+            rate_ppm: rng.random_range(-10_000..=10_000),
             wall_offset_ms: rng.random_range(-2_000..=2_000),
             leapt_ms: common.leapt_ms.clone(),
         };

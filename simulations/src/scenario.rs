@@ -9,8 +9,9 @@ use std::time::Duration;
 use anyhow::Result;
 use hirsel_model::RoleName;
 use hirsel_model::control::Command;
+use hirsel_model::spec::Availability;
 use rand::rngs::SmallRng;
-use rand::seq::SliceRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 
 use crate::bug::Bug;
@@ -26,6 +27,10 @@ const FORM_WITHIN: Duration = Duration::from_secs(40);
 /// After heal everything holds within this. The longest wait of a healthy cluster is the hold-down of a node that came and went; a
 /// few faults in a row double it.
 const HEAL_WITHIN: Duration = Duration::from_secs(90);
+/// After heal exclusive services act again within this, wherever they are.
+const HELD_WITHIN: Duration = Duration::from_secs(10);
+/// A wish that nobody took is asked for again after so long.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// A node is lost, or all were off: work is elsewhere, or back, within this.
 const REPLACE_WITHIN: Duration = Duration::from_secs(20);
 /// A cluster that is well comes to rest within this: spares catch up, hold-downs end.
@@ -208,6 +213,10 @@ impl<'a> Play<'a> {
         }
         self.world.note("heals");
         self.world.heal();
+        self.open()?;
+        let held = self.world.until(HELD_WITHIN, World::is_held)?;
+        let held = held.map(drop).map_err(|missing| format!("after heal, not within {HELD_WITHIN:?}: {missing}"));
+        self.world.require(Rule::Healed, held);
         self.be_well(Rule::Healed, HEAL_WITHIN, "after heal")?;
         self.be_still(STILL_FOR)
     }
@@ -231,11 +240,33 @@ impl<'a> Play<'a> {
         self.be_well(Rule::Healed, FORM_WITHIN, "at first")
     }
 
+    /// What was drained is opened.
+    fn open(&mut self) -> Result<()> {
+        let closed = |world: &World| {
+            let spec = world.newest().map(|state| state.spec.clone()).unwrap_or_default();
+            spec.nodes.iter().find(|(_, node)| node.availability != Availability::Open).map(|(id, _)| *id)
+        };
+        let ends = self.world.now() + REST_WITHIN;
+        while let Some(node) = closed(self.world).filter(|_| self.world.now() < ends) {
+            self.world.change(Command::SetAvailability { node, availability: Availability::Open });
+            let opened = |world: &World| if closed(world) == Some(node) { Err(String::new()) } else { Ok(()) };
+            let _ = self.world.until(ASK_AGAIN, opened)?;
+        }
+        Ok(())
+    }
+
     fn sample(&mut self) -> Command {
         let (start, stop) = (self.rng.random_range(50..400), self.rng.random_range(10..200));
+        // Some programs have to be killed.
+        let stop_one = match self.rng.random_range(0..4) {
+            0 => "never".to_string(),
+            _ => self.rng.random_range(10..1_500).to_string(),
+        };
         let text = format!(
             "app = \"shop\"\n[service.web]\ncommand = [\"sim-web\", \"start={start}\", \"stop={stop}\"]\nreplicas = 3\n\
-             health = {{ http = \"/healthz\", interval = \"1s\" }}\n[route.\"{HOST_NAME}\"]\nto = \"web\"\n"
+             health = {{ http = \"/healthz\", interval = \"1s\" }}\n\
+             [service.one]\ncommand = [\"sim-web\", \"start={start}\", \"stop={stop_one}\"]\nexclusive = true\n\
+             stop = {{ grace = \"2s\" }}\n[route.\"{HOST_NAME}\"]\nto = \"web\"\n"
         );
         let built = [RoleName::lb(), RoleName::compute(), RoleName::mgmt()];
         let (app, spec) = hirsel_model::manifest::parse(&text, &built).expect("the sample is a sound manifest");
@@ -274,10 +305,14 @@ impl<'a> Play<'a> {
         Ok(())
     }
 
-    /// Some node, the leader every second time.
+    /// Some node; mostly the leader, or the one where an exclusive instance acts.
     fn victim(&mut self) -> usize {
         let any = self.rng.random_range(0..self.world.nodes.len());
-        if self.rng.random_bool(0.5) { self.world.leader().unwrap_or(any) } else { any }
+        match self.rng.random_range(0..3) {
+            0 => self.world.leader().unwrap_or(any),
+            1 => self.world.holder().unwrap_or(any),
+            _ => any,
+        }
     }
 
     fn random(&mut self) -> Result<()> {
@@ -306,7 +341,10 @@ impl<'a> Play<'a> {
             let index = self.victim();
             let busy = mends.iter().filter(|mend| mend.is_some()).count();
             if mends[index].is_some() || busy >= most {
-                self.kill_an_instance();
+                match self.rng.random_range(0..4) {
+                    0 | 1 => self.kill_an_instance(),
+                    _ => self.wish(),
+                }
                 continue;
             }
             mends[index] = Some(now + Duration::from_millis(self.rng.random_range(200..12_000)));
@@ -318,7 +356,7 @@ impl<'a> Play<'a> {
 
     fn fault(&mut self, now: Duration) -> Trouble {
         let sound = Trouble::default();
-        match self.rng.random_range(0..10) {
+        match self.rng.random_range(0..11) {
             0 => Trouble { power: Power::Killed(now), ..sound },
             1 => Trouble { power: Power::Off, ..sound },
             2 | 3 => Trouble { power: Power::Doomed, ..sound },
@@ -326,15 +364,33 @@ impl<'a> Play<'a> {
             5 => Trouble { mute: true, ..sound },
             6 => Trouble { frozen: true, ..sound },
             7 => Trouble { full: true, ..sound },
-            8 => Trouble { slow: Duration::from_millis(self.rng.random_range(20..800)), ..sound },
+            8 => Trouble { deaf: true, ..sound },
+            9 => Trouble { slow: Duration::from_millis(self.rng.random_range(20..800)), ..sound },
             _ => Trouble { loss: self.rng.random_range(0.1..0.6), ..sound },
         }
+    }
+
+    /// What an operator may do, with trouble or without.
+    fn wish(&mut self) {
+        let Some(state) = self.world.newest() else { return };
+        let Some((app, _)) = state.spec.apps.first_key_value() else { return };
+        let holder = state.plan.instances.values().find(|assigned| assigned.exclusive).map(|assigned| assigned.node);
+        let any = state.spec.nodes.keys().nth(self.rng.random_range(0..state.spec.nodes.len())).copied();
+        let node = if self.rng.random_bool(0.5) { holder.or(any) } else { any };
+        let Some(node) = node else { return };
+        let closed = state.spec.nodes.iter().find(|(_, spec)| spec.availability != Availability::Open);
+        self.world.change(match (self.rng.random_range(0..3), closed) {
+            (0, _) => Command::Restart { app: app.clone(), service: None },
+            // One at a time, so that there is always a place for everything.
+            (_, Some((node, _))) => Command::SetAvailability { node: *node, availability: Availability::Open },
+            (_, None) => Command::SetAvailability { node, availability: Availability::Draining },
+        });
     }
 
     fn kill_an_instance(&mut self) {
         let node = &self.world.nodes[self.rng.random_range(0..self.world.nodes.len())];
         let running: Vec<_> = node.machine.running(self.world.now()).into_keys().collect();
-        if let Some(id) = running.first() {
+        if let Some(id) = running.choose(&mut self.rng) {
             self.world.note(format!("{id} on {} is killed", node.name));
             node.machine.kill(id, 9);
         }

@@ -8,16 +8,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use hirsel_model::control::ControlState;
+use hirsel_model::control::{Command, ControlState};
 use hirsel_model::plan::Phase;
 use hirsel_model::report::{RoleFacts, RoleState};
-use hirsel_model::{InstanceId, RoleName};
+use hirsel_model::{AppName, InstanceId, RoleName, ServiceName};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
 use crate::bug::Bug;
 use crate::chance::stream;
-use crate::check::{Oracle, Rule, undeclared};
+use crate::check::{Actor, Oracle, Rule, undeclared};
 use crate::client::{self, Sight};
 use crate::clock::EPOCH_MS;
 use crate::net::Links;
@@ -57,8 +57,10 @@ pub struct Trouble {
     pub cut: bool,
     /// Nothing comes out of it, though everything arrives.
     pub mute: bool,
+    /// Nothing reaches it, though everything leaves it.
+    pub deaf: bool,
     /// Nothing leaves or reaches it until it thaws. (turmoil cannot stop the clock of one host; a host whose network stands still is
-    /// what everybody else sees of a frozen one.)
+    /// what everybody else sees of a frozen one.) Its agent does nothing to its programs, which go on.
     pub frozen: bool,
     /// Share of datagrams its wire loses.
     pub loss: f64,
@@ -227,6 +229,9 @@ impl World {
     fn observe(&self) {
         let now = self.now();
         for node in &self.nodes {
+            for (id, pid, fence) in node.machine.acting(now) {
+                self.oracle().acts(now, Actor { node: node.name.clone(), id, pid, fence });
+            }
             node.look(|eyes| {
                 if eyes.leadership.has_changed().unwrap_or(false) {
                     let seen = eyes.leadership.borrow_and_update().clone();
@@ -267,7 +272,7 @@ impl World {
         let served = self.nodes.iter().enumerate().filter(|(index, _)| sound(*index)).any(|(_, node)| {
             let running = node.machine.running(now);
             running.keys().any(|id| {
-                let listed = state.plan.instances.get(id);
+                let listed = state.plan.instances.get(id).filter(|listed| !listed.exclusive);
                 listed
                     .is_some_and(|listed| listed.phase == Phase::Active && state.spec.name_of(listed.node) == node.name)
             })
@@ -291,6 +296,35 @@ impl World {
         self.nodes.iter().position(|node| node.name == name)
     }
 
+    /// Whether the exclusive services of the newest spec act.
+    pub fn is_held(&self) -> Result<(), String> {
+        let (now, newest) = (self.now(), self.newest().ok_or("no agent runs")?);
+        let acting: BTreeSet<_> = self.nodes.iter().flat_map(|node| node.machine.acting(now)).collect();
+        let acts = |app: &AppName, service: &ServiceName| {
+            acting.iter().any(|(id, ..)| id.app == *app && id.service == *service)
+        };
+        for (app, spec) in &newest.spec.apps {
+            for (service, _) in spec.services.iter().filter(|(_, spec)| spec.exclusive) {
+                if !acts(app, service) {
+                    return Err(format!("nothing acts for {app}/{service}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A node where an exclusive instance acts.
+    pub fn holder(&self) -> Option<usize> {
+        self.nodes.iter().position(|node| !node.machine.acting(self.now()).is_empty())
+    }
+
+    /// Asks some node whose agent runs for a change of the spec.
+    pub fn change(&mut self, command: Command) {
+        let index = self.rng.random_range(0..self.nodes.len());
+        self.note(format!("{} is asked for {command:?}", self.nodes[index].name));
+        self.nodes[index].ask(Deed::Change(command));
+    }
+
     /// Lets a client leave a mark at some node whose agent runs.
     pub fn mark(&mut self) {
         let index = self.rng.random_range(0..self.nodes.len());
@@ -310,6 +344,7 @@ impl World {
         self.common.links.set_loss(self.nodes[index].ip, after.loss);
         self.nodes[index].platter.set_full(after.full);
         self.nodes[index].platter.set_slow(after.slow);
+        self.nodes[index].machine.hold_still(after.frozen);
         // At once, so that no request which begins now is owed an answer.
         self.look_around();
         match (before.power, after.power) {
@@ -378,8 +413,8 @@ impl World {
     fn relink_pair(&mut self, a: IpAddr, trouble_a: &Trouble, b: IpAddr, trouble_b: &Trouble) {
         let either = |f: fn(&Trouble) -> bool| f(trouble_a) || f(trouble_b);
         let links = &self.common.links;
-        for (from, to, mute) in [(a, b, trouble_a.mute), (b, a, trouble_b.mute)] {
-            if either(|t| t.cut) || mute { links.cut(from, to) } else { links.repair(from, to) }
+        for (from, to, silent) in [(a, b, trouble_a.mute || trouble_b.deaf), (b, a, trouble_b.mute || trouble_a.deaf)] {
+            if either(|t| t.cut) || silent { links.cut(from, to) } else { links.repair(from, to) }
         }
         let now = self.sim.elapsed();
         let refuses = |t: &Trouble| matches!(t.power, Power::Killed(at) if now >= at + LAST_WORDS);

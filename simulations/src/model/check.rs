@@ -91,6 +91,10 @@ impl Checks {
                 return found("nothing on an unfit node", format!("{id} on {}", assigned.node));
             }
         }
+        // Whether something that was dropped just now can act no more is only told by a later look.
+        if new.letting_go.keys().any(|id| !view.plan.letting_go.contains_key(id)) {
+            return Ok(());
+        }
         let mut again = view.clone();
         again.plan = new.clone().into();
         let again = decide(&again);
@@ -167,9 +171,12 @@ pub(super) fn unhealed(world: &World) -> Option<String> {
     for host in world.hosts.values().filter(|host| host.has_power()) {
         let declared: BTreeSet<&InstanceId> =
             plan.instances.iter().filter(|(_, assigned)| assigned.node == host.id).map(|(id, _)| id).collect();
-        let running: BTreeSet<&InstanceId> =
-            host.runs.iter().filter(|(_, (_, healthy_at))| *healthy_at <= world.now).map(|(id, _)| id).collect();
-        let all: BTreeSet<&InstanceId> = host.runs.keys().collect();
+        let runs = host.runs.iter().map(|(id, (_, healthy_at))| (id, *healthy_at));
+        let all: BTreeMap<&InstanceId, Timestamp> =
+            runs.chain(host.acts.iter().map(|(id, acting)| (id, acting.healthy_at))).collect();
+        let healthy = all.iter().filter(|(_, healthy_at)| **healthy_at <= world.now);
+        let running: BTreeSet<&InstanceId> = healthy.map(|(id, _)| *id).collect();
+        let all: BTreeSet<&InstanceId> = all.into_keys().collect();
         if declared != running || running != all {
             let all: Vec<String> = all.iter().map(ToString::to_string).collect();
             let declared: Vec<String> = declared.iter().map(ToString::to_string).collect();

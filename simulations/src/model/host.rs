@@ -6,13 +6,17 @@ use std::time::Duration;
 
 use hirsel_model::book::Book;
 use hirsel_model::control::ControlState;
-use hirsel_model::order::Work;
+use hirsel_model::grant::{Holdings, grantable};
+use hirsel_model::order::{InstanceOrder, Work};
 use hirsel_model::plan::Phase;
 use hirsel_model::reconciler;
 use hirsel_model::report::{InstanceFacts, InstanceState, NodeReport, RoleFacts, RoleReport, RoleState};
 use hirsel_model::*;
 use rand::Rng;
 use rand::rngs::SmallRng;
+
+use super::Bug;
+use super::grants::Acting;
 
 /// A node whose counter has not risen for so long is not heard: what phi 8 amounts to at an interval of 250 ms.
 const MISSED_AFTER: Duration = Duration::from_millis(1_800);
@@ -30,7 +34,18 @@ pub(super) struct Host {
     /// Counters of others, with when each last rose here.
     pub beats: BTreeMap<NodeId, (Beat, Timestamp)>,
     pub beat: u64,
-    pub last_grant: u64,
+    /// The last grant received, and from whom.
+    pub last_grant: (NodeId, u64),
+    /// How much faster its clock runs than true time, in millionths.
+    pub rate_ppm: u64,
+    /// Until when its exclusive instances may act.
+    pub holdings: Holdings,
+    /// What acts here.
+    pub acts: BTreeMap<InstanceId, Acting>,
+    /// How many processes for exclusive services were started here.
+    pub starts: u32,
+    /// Started whatever the plan says; only with a mistake planted.
+    pub obeys: BTreeSet<InstanceId>,
     pub next_gossip: Timestamp,
     pub next_ask: Timestamp,
     pub next_pass: Timestamp,
@@ -41,6 +56,8 @@ pub(super) struct Host {
     busy: BTreeMap<InstanceId, Timestamp>,
     pub report: Arc<NodeReport>,
     seen: Option<LogIndex>,
+    /// What acted when it last reported.
+    told: BTreeSet<InstanceId>,
 }
 
 /// A counter that rises with each round of gossip and each start.
@@ -72,7 +89,12 @@ impl Host {
             book: None,
             beats: BTreeMap::new(),
             beat: 0,
-            last_grant: 0,
+            last_grant: (id, 0),
+            rate_ppm: rng.random_range(0..=20_000),
+            holdings: Holdings::default(),
+            acts: BTreeMap::new(),
+            starts: 0,
+            obeys: BTreeSet::new(),
             next_gossip,
             next_ask,
             next_pass,
@@ -81,6 +103,7 @@ impl Host {
             busy: BTreeMap::new(),
             report: Arc::new(NodeReport::default()),
             seen: None,
+            told: BTreeSet::new(),
         }
     }
 
@@ -99,6 +122,7 @@ impl Host {
         self.leader = None;
         if power == Power::Off {
             self.runs.clear();
+            self.acts.clear();
             self.busy.clear();
         }
     }
@@ -107,10 +131,18 @@ impl Host {
         self.power = Power::On;
         self.incarnation = self.incarnation.next();
         self.beats.clear();
-        self.last_grant = 0;
+        self.last_grant = (self.id, 0);
+        self.holdings = Holdings::default();
+        self.obeys.clear();
         self.leader = None;
         self.seen = None;
         (self.next_gossip, self.next_ask, self.next_pass) = (now, now, now);
+    }
+
+    /// What its clock shows.
+    pub fn clock(&self, now: Timestamp) -> Timestamp {
+        // Half of them run slower: 1 % at most in either direction.
+        Timestamp(now.0 * (990_000 + self.rate_ppm) / 1_000_000)
     }
 
     /// Members of the spec that it does not hear.
@@ -129,10 +161,11 @@ impl Host {
     }
 
     /// Does what the state it follows asks of it, and says how it stands.
-    pub fn converge(&mut self, now: Timestamp, rng: &mut SmallRng, never_stops: bool) {
+    pub fn converge(&mut self, now: Timestamp, rng: &mut SmallRng, bug: Bug) {
         let changed = self.seen != Some(self.state.applied);
         let pending = self.runs.values().any(|(_, healthy_at)| *healthy_at + Duration::from_millis(100) >= now);
-        if !changed && !pending && self.busy.is_empty() {
+        let exclusive = !self.acts.is_empty() || !self.told.is_empty() || !grantable(&self.state, self.id).is_empty();
+        if !changed && !pending && self.busy.is_empty() && !exclusive {
             return;
         }
         self.seen = Some(self.state.applied);
@@ -140,18 +173,22 @@ impl Host {
         let orders = reconciler::orders(&self.state, self.id, &built);
         let mut wanted = BTreeMap::new();
         if let Some(Work::Compute(instances)) = orders.get(&built[0]).map(|order| &order.work) {
-            wanted.extend(instances.iter().map(|(id, order)| (id.clone(), order.revision)));
+            wanted.extend(instances.iter().map(|(id, order)| (id.clone(), order.clone())));
         }
-        if !never_stops {
+        let (exclusive, wanted) = wanted.into_iter().partition(|(_, order)| order.service.exclusive);
+        self.act(&exclusive, now, rng);
+        let wanted: BTreeMap<InstanceId, InstanceOrder> = wanted;
+        if bug != Bug::NeverStops {
             self.runs.retain(|id, _| wanted.contains_key(id));
         }
-        for (id, revision) in wanted {
+        for (id, order) in wanted {
             let ready = now + Duration::from_millis(rng.random_range(200..1_500));
-            self.runs.entry(id).or_insert((revision, ready));
+            self.runs.entry(id).or_insert((order.revision, ready));
         }
         let balances = orders.get(&built[1]).is_some_and(|order| !order.is_stop());
         self.balance(balances, now, rng);
-        self.report = Arc::new(self.tell(balances, now));
+        self.report = Arc::new(self.tell(balances, now, bug));
+        self.told = self.acts.keys().cloned().collect();
     }
 
     fn balance(&mut self, balances: bool, now: Timestamp, rng: &mut SmallRng) {
@@ -168,7 +205,7 @@ impl Host {
         }
     }
 
-    fn tell(&self, balances: bool, now: Timestamp) -> NodeReport {
+    fn tell(&self, balances: bool, now: Timestamp, bug: Bug) -> NodeReport {
         let generation = self.state.plan.generation;
         let role = |facts| RoleReport { state: RoleState::Running, generation, message: None, facts };
         let runs = self.runs.iter().map(|(id, (revision, healthy_at))| {
@@ -176,7 +213,19 @@ impl Host {
             let state = if healthy { InstanceState::Running } else { InstanceState::Starting };
             (id.clone(), InstanceFacts { state, healthy, revision: *revision, ..InstanceFacts::default() })
         });
-        let mut roles = BTreeMap::from([(RoleName::compute(), role(RoleFacts::Compute(runs.collect())))]);
+        let acts = self.acts.iter().filter(|(_, acting)| bug != Bug::Denies || acting.ends.is_none());
+        let acts = acts.map(|(id, acting)| {
+            let (healthy, stops) = (now >= acting.healthy_at, acting.ends.is_some());
+            let state = match (stops, healthy) {
+                (true, _) => InstanceState::Stopping,
+                (false, true) => InstanceState::Running,
+                (false, false) => InstanceState::Starting,
+            };
+            let (healthy, revision) = (healthy && !stops, acting.revision);
+            (id.clone(), InstanceFacts { state, healthy, revision, ..InstanceFacts::default() })
+        });
+        let facts = RoleFacts::Compute(runs.chain(acts).collect());
+        let mut roles = BTreeMap::from([(RoleName::compute(), role(facts))]);
         if balances {
             let busy = self.busy.iter().filter(|(_, until)| **until > now).map(|(id, _)| (id.clone(), 1)).collect();
             roles.insert(RoleName::lb(), role(RoleFacts::Lb(busy)));

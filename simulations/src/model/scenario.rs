@@ -15,7 +15,7 @@ use super::world::World;
 
 /// Everything that can be played by name.
 pub const SCENARIOS: &[&str] =
-    &["mixed", "chained", "zone", "restart", "frozen", "frozen-leader", "flapping", "loss", "wishes"];
+    &["mixed", "chained", "zone", "restart", "frozen", "frozen-leader", "flapping", "loss", "wishes", "exclusive"];
 
 /// After everything is well again the declared state holds within this: an update of six instances one by one takes half of it.
 const HEAL_WITHIN: Duration = Duration::from_secs(60);
@@ -24,18 +24,22 @@ const REPLACE_WITHIN: Duration = Duration::from_secs(16);
 /// All agents stopped and started again.
 const RESTART_WITHIN: Duration = Duration::from_secs(20);
 
+/// The application that is exclusive.
+const CRON: &str = "cron";
+
 /// The scenario called `name`, or the one that the seed picks.
 pub(super) fn pick(seed: u64, name: Option<&str>) -> Option<&'static str> {
     match name {
         Some(name) => SCENARIOS.iter().copied().find(|known| *known == name),
         None => {
             // The long ones (ten minutes) are rarer: thousands of seeds shall fit a minute.
-            let (long, short) =
-                (["flapping", "loss"], ["mixed", "chained", "zone", "restart", "frozen", "frozen-leader", "wishes"]);
+            let long = ["flapping", "loss"];
+            let short = ["mixed", "chained", "zone", "restart", "frozen", "frozen-leader", "wishes"];
             let at = |count: usize| usize::try_from(seed / 20 % count as u64).unwrap_or(0);
             Some(match seed % 20 {
                 0 => long[at(long.len())],
-                1..=9 => "mixed",
+                1..=6 => "mixed",
+                7..=11 => "exclusive",
                 _ => short[usize::try_from(seed % 7).unwrap_or(0)],
             })
         }
@@ -53,6 +57,7 @@ pub(super) fn play(world: &mut World, scenario: &'static str) -> Result<(), Foun
         "flapping" => flapping(world),
         "loss" => loss(world),
         "wishes" => wishes(world),
+        "exclusive" => exclusive(world),
         _ => mixed(world),
     }?;
     heal(world)?;
@@ -70,6 +75,8 @@ fn begin(world: &mut World) -> Result<(), Found> {
         let spec = app(name, service, count, "first");
         world.operate(&Command::ApplyApp { app: name.parse().expect("a name"), spec })?;
     }
+    let spec = app(CRON, "one", 1, "first");
+    world.operate(&Command::ApplyApp { app: CRON.parse().expect("a name"), spec })?;
     heals(world, seconds(30))
 }
 
@@ -85,16 +92,20 @@ fn app(name: &str, service: &str, count: u32, command: &str) -> AppSpec {
         resources: Capacity::default(),
         health: None,
         update: UpdateSpec {
-            order: if name == "blog" { UpdateOrder::StopFirst } else { UpdateOrder::StartFirst },
+            order: if name == "shop" { UpdateOrder::StartFirst } else { UpdateOrder::StopFirst },
             ..UpdateSpec::default()
         },
         stop: StopSpec { drain_ms: 5_000, ..StopSpec::default() },
         constraints: BTreeMap::new(),
         spread: Spread::Zone,
-        exclusive: false,
+        exclusive: name == CRON,
     };
-    let routes = vec![RouteSpec { host: format!("{name}.example.com"), path: "/".into(), to: service.clone() }];
+    let routes = if name == CRON { Vec::new() } else { routes(name, &service) };
     AppSpec { revision: Revision(0), services: [(service, described)].into(), routes, stopped: false }
+}
+
+fn routes(name: &str, service: &ServiceName) -> Vec<RouteSpec> {
+    vec![RouteSpec { host: format!("{name}.example.com"), path: "/".into(), to: service.clone() }]
 }
 
 fn any_node(world: &mut World) -> NodeId {
@@ -218,6 +229,75 @@ fn wish(world: &mut World) -> Result<(), Found> {
         _ => Command::SetAvailability { node, availability: Availability::Cordoned },
     };
     world.operate(&command)
+}
+
+/// Everything that may come between a leader, the holder of a grant, and the next one.
+fn exclusive(world: &mut World) -> Result<(), Found> {
+    everybody_disturbed(world);
+    for _ in 0..world.rng.random_range(4..14) {
+        let any = any_node(world);
+        let leader = world.leader().unwrap_or(any);
+        let holds =
+            |(_, assigned): (_, &hirsel_model::plan::InstanceAssignment)| assigned.exclusive.then_some(assigned.node);
+        let holder = world.committed.plan.instances.iter().find_map(holds).unwrap_or(any);
+        let until = world.now + Duration::from_millis(world.rng.random_range(100..6_000));
+        let (a, b) = *[(leader, holder), (holder, leader), (any, leader), (any, holder), (leader, any)]
+            .choose(&mut world.rng)
+            .expect("ways");
+        match world.rng.random_range(0..13) {
+            0 => cut_off(world, &[holder]),
+            1 => cut_off(world, &[holder, leader]),
+            2 => {
+                cut_off(world, &[holder, leader]);
+                power(world, leader, Power::Frozen(until));
+            }
+            3 => power(world, leader, Power::Frozen(until)),
+            4 => power(world, holder, Power::Frozen(until)),
+            5 => {
+                world.say(&format!("fault: nothing gets from {a} to {b}"));
+                world.cuts.insert((a, b));
+            }
+            6 | 7 => world.hand_over()?,
+            8 => {
+                world.operate(&Command::SetAvailability { node: holder, availability: Availability::Draining })?;
+            }
+            9 => {
+                let spec = app(CRON, "one", 1, &format!("take {}", world.now));
+                world.operate(&Command::ApplyApp { app: CRON.parse().expect("a name"), spec })?;
+            }
+            10 => {
+                world.say("fault: cuts end");
+                world.cuts.clear();
+                world.loss.clear();
+                let closed = world.committed.spec.nodes.iter().find(|(_, s)| s.availability != Availability::Open);
+                if let Some(node) = closed.map(|(node, _)| *node) {
+                    world.operate(&Command::SetAvailability { node, availability: Availability::Open })?;
+                }
+            }
+            11 => {
+                let on = world.hosts[&holder].is_on();
+                let off = *[Power::Off, Power::Orphaned].choose(&mut world.rng).expect("kinds");
+                power(world, holder, if on { off } else { Power::On });
+            }
+            _ => {
+                world.loss.insert(holder, 0.5);
+            }
+        }
+        let time = Duration::from_millis(world.rng.random_range(0..3_000));
+        world.run(time)?;
+    }
+    Ok(())
+}
+
+/// These and the others do not hear each other.
+fn cut_off(world: &mut World, side: &[NodeId]) {
+    world.say(&format!("fault: {side:?} are cut off"));
+    let nodes: Vec<NodeId> = world.hosts.keys().copied().collect();
+    for from in &nodes {
+        for to in nodes.iter().filter(|to| side.contains(from) != side.contains(to)) {
+            world.cuts.insert((*from, *to));
+        }
+    }
 }
 
 fn wishes(world: &mut World) -> Result<(), Found> {

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use hirsel_model::book::{Asked, Book, Surroundings};
 use hirsel_model::control::{ClusterInfo, Command, ControlState, Entry, Outcome, TokenGrants, TokenRecord};
+use hirsel_model::grant::ASK_EVERY;
 use hirsel_model::plan::{Plan, Verdict, VerdictKind};
 use hirsel_model::planner::{self, change::change};
+use hirsel_model::report::{NodeReport, RoleFacts, RoleReport};
 use hirsel_model::spec::{Availability, Capacity, NodeSpec};
 use hirsel_model::view::{Liveness, RaftFacts, View};
 use hirsel_model::*;
@@ -16,14 +18,15 @@ use rand::{Rng, SeedableRng};
 
 use super::Bug;
 use super::check::{Checks, Found};
+use super::grants::{Letter, Proposed, Waiting};
 use super::host::{Beat, Host, Power};
+use crate::check::Register;
 
 /// One step of time.
 pub(super) const STEP: Duration = Duration::from_millis(50);
 const GOSSIP: Duration = Duration::from_millis(250);
 /// Whom a node gossips with in one round.
 const GOSSIP_WITH: usize = 3;
-const ASK: Duration = Duration::from_millis(400);
 const PASS: Duration = Duration::from_millis(250);
 /// A leader without a quorum for this long gives up.
 const QUORUM_LOST: Duration = Duration::from_millis(1_200);
@@ -46,6 +49,11 @@ pub(super) struct World {
     index: u64,
     quorum_seen: BTreeMap<NodeId, Timestamp>,
     pub checks: Checks,
+    /// What exclusive services act on.
+    pub register: Register,
+    pub mail: Vec<Letter>,
+    pub waiting: Vec<Waiting>,
+    pub proposed: Vec<Proposed>,
     pub lines: Vec<String>,
 }
 
@@ -85,6 +93,10 @@ impl World {
             index: 0,
             quorum_seen: BTreeMap::new(),
             checks: Checks::default(),
+            register: Register::default(),
+            mail: Vec::new(),
+            waiting: Vec::new(),
+            proposed: Vec::new(),
             lines: Vec::new(),
         };
         world.found(nodes);
@@ -137,22 +149,27 @@ impl World {
 
     pub fn step(&mut self) -> Result<(), Found> {
         self.now = self.now + STEP;
+        self.end_processes();
+        self.lose_mail();
+        self.decide_late()?;
         let nodes: Vec<NodeId> = self.hosts.keys().copied().collect();
         for node in nodes {
             self.thaw(node);
             if !self.hosts[&node].is_on() {
                 continue;
             }
+            // Before anything newer is heard: so does who stood still.
+            self.read_mail(node);
             self.gossip(node);
             self.follow(node);
             self.elect(node)?;
             self.ask(node);
             let (now, bug) = (self.now, self.bug);
             let host = self.hosts.get_mut(&node).expect("a host");
-            host.converge(now, &mut self.rng, bug == Bug::NeverStops);
+            host.converge(now, &mut self.rng, bug);
             self.pass(node)?;
         }
-        Ok(())
+        self.check_acting()
     }
 
     fn thaw(&mut self, node: NodeId) {
@@ -253,7 +270,7 @@ impl World {
         let now = self.now;
         let host = self.hosts.get_mut(&node).expect("a host");
         host.term = term;
-        host.book = Some(Book::new(term, now));
+        host.book = Some(Book::new(term, host.clock(now)));
         host.leader = Some((node, now));
         self.quorum_seen.insert(node, now);
         self.say(&format!("{node} leads term {term}"));
@@ -287,7 +304,7 @@ impl World {
         }
     }
 
-    fn has_quorum(&self, node: NodeId) -> bool {
+    pub(super) fn has_quorum(&self, node: NodeId) -> bool {
         let term = self.hosts[&node].term;
         let with = |group: &BTreeSet<NodeId>| {
             let follows = |other: &&NodeId| {
@@ -307,29 +324,19 @@ impl World {
         }
         let (now, unheard) = (self.now, self.unheard(node));
         let host = self.hosts.get_mut(&node).expect("a host");
-        host.next_ask = now + ASK;
+        host.next_ask = now + ASK_EVERY;
         let Some((leader, _)) = host.leader else { return };
         let asked = Asked {
             incarnation: host.incarnation,
-            last_grant: host.last_grant,
+            last_grant: if host.last_grant.0 == leader { host.last_grant.1 } else { 0 },
             unheard,
             report: Some(host.report.clone()),
             released: Generation(0),
         };
-        // A call is sent again until it is through or late, so it survives a lost datagram.
-        let through = leader == node || (self.arrives_by_call(node, leader) && self.arrives_by_call(leader, node));
-        let arrived = leader == node || self.arrives_by_call(node, leader);
-        if !arrived && !through {
-            return;
-        }
-        let Some(book) = &mut self.hosts.get_mut(&leader).expect("a host").book else { return };
-        let grant = book.asked(node, asked, now).grant;
-        if through {
-            self.hosts.get_mut(&node).expect("a host").last_grant = grant;
-        }
+        self.send_question(node, leader, asked);
     }
 
-    fn arrives_by_call(&mut self, from: NodeId, to: NodeId) -> bool {
+    pub(super) fn arrives_by_call(&mut self, from: NodeId, to: NodeId) -> bool {
         (0..3).any(|_| self.arrives(from, to))
     }
 
@@ -351,13 +358,14 @@ impl World {
         let (raft, unheard) = (self.raft_facts(node), self.unheard(node));
         let host = self.hosts.get_mut(&node).expect("a host");
         host.next_pass = now + PASS;
+        let clock = host.clock(now);
         let says = |other: &NodeId| if unheard.contains(other) { Liveness::Suspect } else { Liveness::Alive };
         let beats = host.beats.iter().map(|(other, (beat, _))| (*other, (says(other), beat.0)));
         let heard = beats.chain([(node, (Liveness::Alive, host.incarnation))]).collect();
         let state = host.state.clone();
         let around = Surroundings { me: node, state: &state, heard: &heard, unheard: &unheard, raft };
         let Some(book) = &mut host.book else { return Ok(()) };
-        let mut view = book.view(&around, now);
+        let mut view = book.view(&around, clock);
         self.spoil_view(&mut view);
         let new = self.decide(&view);
         self.checks.planned(&view, &new, |view| self.decide(view))?;
@@ -366,7 +374,7 @@ impl World {
             let events = planner::narrate(&view, &new);
             let lines: Vec<String> = events.iter().map(|event| format!("    {}", event.message)).collect();
             let (base, spec_index) = (view.plan.generation, view.spec_index);
-            if self.commit(node, Command::Adopt { base, spec_index, change: difference, events })? {
+            if self.propose(node, Command::Adopt { base, spec_index, change: difference, events })? {
                 self.say(&format!("{node} adopts plan {}", self.committed.plan.generation));
                 lines.iter().for_each(|line| self.say(line));
             }
@@ -429,7 +437,7 @@ impl World {
                     plan.generation = since;
                 }
             }
-            Bug::None | Bug::SameTerm | Bug::GenerationSkips | Bug::NoHoldDown | Bug::Jumpy | Bug::NeverStops => {}
+            _ => {}
         }
         plan
     }
@@ -438,10 +446,47 @@ impl World {
         if self.bug == Bug::NoHoldDown || self.bug == Bug::Jumpy {
             view.nodes.values_mut().for_each(|facts| facts.steady_for = Duration::from_secs(3_600));
         }
+        match self.bug {
+            Bug::NoWait => view.leading_since = Timestamp(0),
+            Bug::GrantsForgotten => view.granted.clear(),
+            Bug::SilenceConfirms => {
+                for letting in view.plan.letting_go.values() {
+                    let Some(facts) = view.nodes.get_mut(&letting.node).filter(|facts| !facts.leased) else { continue };
+                    let silent = RoleReport { generation: letting.since, ..RoleReport::default() };
+                    let silent = RoleReport { facts: RoleFacts::Compute(BTreeMap::new()), ..silent };
+                    let roles = BTreeMap::from([(RoleName::compute(), silent)]);
+                    facts.report = Some(Arc::new(NodeReport { roles, ..NodeReport::default() }));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Hands leadership to another voter. The one who had it learns of it as it learns of every later leader.
+    pub fn hand_over(&mut self) -> Result<(), Found> {
+        let Some(leader) = self.leader().filter(|leader| self.has_quorum(*leader)) else { return Ok(()) };
+        let up_to_date = |node: &&NodeId| {
+            **node != leader
+                && self.is_linked(leader, **node)
+                && self.is_linked(**node, leader)
+                && self.hosts[*node].state.applied == self.hosts[&leader].state.applied
+        };
+        let Some(next) = self.raft.iter().find(up_to_date).copied() else { return Ok(()) };
+        let term = self.hosts[&leader].term + 1;
+        let votes = |node: &&NodeId| **node == next || (self.is_linked(next, **node) && self.is_linked(**node, next));
+        let voters: Vec<NodeId> = self.raft.iter().filter(votes).copied().collect();
+        if voters.len() * 2 <= self.raft.len() || voters.iter().any(|voter| self.hosts[voter].term >= term) {
+            return Ok(());
+        }
+        for voter in voters.into_iter().filter(|voter| *voter != leader) {
+            self.hosts.get_mut(&voter).expect("a host").term = term;
+        }
+        self.lead(next, term);
+        self.checks.elected(term, next)
     }
 
     /// Proposes on a leader. True when it was committed and carried out.
-    fn commit(&mut self, leader: NodeId, command: Command) -> Result<bool, Found> {
+    pub(super) fn commit(&mut self, leader: NodeId, command: Command) -> Result<bool, Found> {
         if !self.has_quorum(leader) || self.hosts[&leader].state.applied != self.committed.applied {
             return Ok(false);
         }

@@ -1,0 +1,290 @@
+//! Exclusive services in the model: questions for grants and their answers travel late, twice, out of order or not at all; a leader
+//! answers once a majority says that it leads; a shim ends what is granted no longer; and whatever acts is checked.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hirsel_model::book::Asked;
+use hirsel_model::control::Command;
+use hirsel_model::grant::{Grant, grantable};
+use hirsel_model::order::InstanceOrder;
+use hirsel_model::plan::Phase;
+use hirsel_model::*;
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+use super::Bug;
+use super::check::Found;
+use super::host::{Host, Power};
+use super::world::World;
+use crate::check::Actor;
+
+/// A grant that ends sooner is not worth a start.
+const GRANT_LEFT_MIN: Duration = Duration::from_millis(500);
+/// A majority answers within this, or nothing exclusive is granted.
+const CONFIRM_WITHIN: Duration = Duration::from_millis(500);
+/// Restarts of one instance raise its fence.
+const FENCE_RESTART_BITS: u32 = 24;
+
+/// A process that acts for an exclusive service.
+#[derive(Clone, Debug)]
+pub(super) struct Acting {
+    pub revision: Revision,
+    pub healthy_at: Timestamp,
+    /// When its shim ends it, on the clock of its host.
+    pub deadline: Timestamp,
+    /// When it ends because it was asked to.
+    pub ends: Option<Timestamp>,
+    /// How many processes this host had before it.
+    pub pid: u32,
+    pub fence: u64,
+}
+
+/// Something under way.
+#[derive(Clone, Debug)]
+pub(super) struct Letter {
+    at: Timestamp,
+    from: NodeId,
+    to: NodeId,
+    body: Body,
+}
+
+#[derive(Clone, Debug)]
+enum Body {
+    Question(Question),
+    Answer(Answer),
+}
+
+#[derive(Clone, Debug)]
+struct Question {
+    /// On the clock of who asks.
+    asked_at: Timestamp,
+    asked: Asked,
+}
+
+#[derive(Clone, Debug)]
+struct Answer {
+    life: Incarnation,
+    asked_at: Timestamp,
+    number: u64,
+    grant: Grant,
+}
+
+/// A question that waits for a majority to confirm who leads.
+#[derive(Clone, Debug)]
+pub(super) struct Waiting {
+    leader: NodeId,
+    term: u64,
+    since: Timestamp,
+    asker: NodeId,
+    question: Question,
+    /// When the leader goes on, once a majority has confirmed or the wait was too long.
+    goes_on: Option<(Timestamp, bool)>,
+}
+
+/// A plan that is proposed and not decided yet.
+#[derive(Clone, Debug)]
+pub(super) struct Proposed {
+    at: Timestamp,
+    command: Command,
+}
+
+impl World {
+    fn post(&mut self, from: NodeId, to: NodeId, body: Body) {
+        let copies = if self.rng.random_ratio(1, 30) { 2 } else { 1 };
+        for _ in 0..copies {
+            // A call is sent again until it is through or late, so it survives a lost datagram. Who stands still finds it later.
+            let waits = matches!(self.hosts[&to].power, Power::Frozen(_)) && !self.cuts.contains(&(from, to));
+            if from != to && !waits && !self.arrives_by_call(from, to) {
+                continue;
+            }
+            let late = match self.rng.random_range(0..100) {
+                _ if from == to => 0,
+                0..80 => 0,
+                80..95 => self.rng.random_range(0..600),
+                _ => self.rng.random_range(0..4_000),
+            };
+            self.mail.push(Letter { at: self.now + Duration::from_millis(late), from, to, body: body.clone() });
+        }
+    }
+
+    pub(super) fn send_question(&mut self, node: NodeId, leader: NodeId, asked: Asked) {
+        let asked_at = self.hosts[&node].clock(self.now);
+        self.post(node, leader, Body::Question(Question { asked_at, asked }));
+    }
+
+    /// What has arrived at a node whose agent runs. What arrives while it stands still waits for it.
+    pub(super) fn read_mail(&mut self, node: NodeId) {
+        let (now, mut rest) = (self.now, Vec::new());
+        for letter in std::mem::take(&mut self.mail) {
+            if letter.to != node || letter.at > now {
+                rest.push(letter);
+                continue;
+            }
+            match letter.body {
+                Body::Question(question) => self.receive_question(node, letter.from, question),
+                Body::Answer(answer) => self.receive_answer(node, letter.from, answer),
+            }
+        }
+        self.mail.extend(rest);
+        self.answer(node);
+    }
+
+    /// Letters to whose agent is gone are lost with it, and so is what waits there.
+    pub(super) fn lose_mail(&mut self) {
+        let gone = |node: &NodeId| matches!(self.hosts[node].power, Power::Off | Power::Orphaned);
+        self.mail.retain(|letter| !gone(&letter.to));
+        self.waiting.retain(|waiting| !gone(&waiting.leader));
+    }
+
+    fn receive_question(&mut self, leader: NodeId, asker: NodeId, question: Question) {
+        let host = &self.hosts[&leader];
+        let Some(book) = &host.book else { return };
+        let term = book.term;
+        // Nothing to confirm when there is nothing to grant.
+        let asks_much = !grantable(&host.state, asker).is_empty();
+        let goes_on = (!asks_much).then_some((self.now, false));
+        self.waiting.push(Waiting { leader, term, since: self.now, asker, question, goes_on });
+    }
+
+    /// Goes on with the questions that wait at `leader`.
+    fn answer(&mut self, leader: NodeId) {
+        let (now, confirmed) = (self.now, self.bug == Bug::NoBarrier || self.has_quorum(leader));
+        let mut rest = Vec::new();
+        for mut waiting in std::mem::take(&mut self.waiting) {
+            if waiting.leader != leader {
+                rest.push(waiting);
+                continue;
+            }
+            if waiting.goes_on.is_none() && confirmed {
+                // Between what a majority said and the answer the agent may be busy, or stand still.
+                let busy = if self.rng.random_ratio(1, 10) { self.rng.random_range(0..300) } else { 0 };
+                waiting.goes_on = Some((now + Duration::from_millis(busy), true));
+            } else if waiting.goes_on.is_none() && now.since(waiting.since) >= CONFIRM_WITHIN {
+                waiting.goes_on = Some((now, false));
+            }
+            match waiting.goes_on {
+                Some((at, leads)) if at <= now => self.grant(waiting, leads),
+                Some(_) | None => rest.push(waiting),
+            }
+        }
+        self.waiting.extend(rest);
+    }
+
+    fn grant(&mut self, waiting: Waiting, leads: bool) {
+        let Waiting { leader, term, asker, question, .. } = waiting;
+        let Question { asked_at, asked } = question;
+        let host = self.hosts.get_mut(&leader).expect("a host");
+        let (clock, state) = (host.clock(self.now), host.state.clone());
+        let Some(book) = host.book.as_mut().filter(|book| book.term == term) else { return };
+        let life = asked.incarnation;
+        let number = book.asked(asker, asked, clock).grant;
+        let grant = if leads { book.grant(&state, asker, clock) } else { Grant::default() };
+        self.post(leader, asker, Body::Answer(Answer { life, asked_at, number, grant }));
+    }
+
+    fn receive_answer(&mut self, node: NodeId, leader: NodeId, answer: Answer) {
+        let (now, bug) = (self.now, self.bug);
+        let host = self.hosts.get_mut(&node).expect("a host");
+        // The answer to a question of an earlier start finds nobody who asked.
+        if answer.life != host.incarnation {
+            return;
+        }
+        host.last_grant = (leader, answer.number);
+        let asked_at = if bug == Bug::FromReceipt { host.clock(now) } else { answer.asked_at };
+        if bug != Bug::ObeysOldGrants {
+            host.holdings.dropped(host.state.plan.generation, &grantable(&host.state, node));
+        }
+        host.holdings.receive(&answer.grant, asked_at);
+        if bug == Bug::ObeysOldGrants {
+            host.obeys = answer.grant.covers;
+        }
+    }
+
+    /// Shims end what is granted no longer, and programs end that were asked to.
+    pub(super) fn end_processes(&mut self) {
+        let now = self.now;
+        for host in self.hosts.values_mut() {
+            let clock = host.clock(now);
+            host.acts.retain(|_, acting| clock < acting.deadline && acting.ends.is_none_or(|at| now < at));
+        }
+    }
+
+    /// Never two at once.
+    pub(super) fn check_acting(&mut self) -> Result<(), Found> {
+        let at = Duration::from_millis(self.now.0);
+        for host in self.hosts.values() {
+            for (id, acting) in &host.acts {
+                let actor = Actor { node: host.id.to_string(), id: id.clone(), pid: acting.pid, fence: acting.fence };
+                let written = self.register.write(at, actor);
+                written.map_err(|message| Found { checker: "never two at once", message })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Proposes a plan. Mostly it is decided at once; else later, by whoever leads then.
+    pub(super) fn propose(&mut self, node: NodeId, command: Command) -> Result<bool, Found> {
+        if !self.rng.random_ratio(1, 8) {
+            return self.commit(node, command);
+        }
+        self.say(&format!("a proposal of {node} is under way for long"));
+        let at = self.now + Duration::from_millis(self.rng.random_range(0..4_000));
+        self.proposed.push(Proposed { at, command });
+        Ok(false)
+    }
+
+    /// Decides what was proposed a while ago.
+    pub(super) fn decide_late(&mut self) -> Result<(), Found> {
+        let now = self.now;
+        let (due, rest) = std::mem::take(&mut self.proposed).into_iter().partition(|proposed| proposed.at <= now);
+        self.proposed = rest;
+        let due: Vec<Proposed> = due;
+        for Proposed { mut command, .. } in due {
+            let Some(leader) = self.leader() else { continue };
+            if self.bug == Bug::StaleAdopt
+                && let Command::Adopt { base, spec_index, change, .. } = &mut command
+            {
+                (*base, *spec_index) = (self.committed.plan.generation, self.committed.spec_index);
+                change.next_instance = None;
+            }
+            if self.commit(leader, command)? {
+                self.say("a proposal of before is decided");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Host {
+    /// Starts and stops exclusive instances, and hands the end of each grant to their shims.
+    pub(super) fn act(&mut self, wanted: &BTreeMap<InstanceId, InstanceOrder>, now: Timestamp, rng: &mut SmallRng) {
+        let clock = self.clock(now);
+        for (id, acting) in &mut self.acts {
+            if let Some(until) = self.holdings.until(id, clock) {
+                acting.deadline = acting.deadline.max(until);
+            }
+            let stays =
+                wanted.get(id).is_some_and(|order| order.revision == acting.revision) || self.obeys.contains(id);
+            if !stays && acting.ends.is_none() {
+                acting.ends = Some(now + Duration::from_millis(rng.random_range(0..800)));
+            }
+        }
+        let active = wanted.iter().filter(|(_, order)| order.phase == Phase::Active);
+        let mut begins: BTreeMap<InstanceId, Revision> =
+            active.map(|(id, order)| (id.clone(), order.revision)).collect();
+        begins.extend(self.obeys.iter().map(|id| (id.clone(), Revision(0))));
+        for (id, revision) in begins {
+            let worth_it = self.holdings.until(&id, clock + GRANT_LEFT_MIN).is_some();
+            let (Some(deadline), true) = (self.holdings.until(&id, clock), worth_it) else { continue };
+            if self.acts.contains_key(&id) {
+                continue;
+            }
+            self.starts += 1;
+            let healthy_at = now + Duration::from_millis(rng.random_range(200..1_500));
+            let fence = (id.number << FENCE_RESTART_BITS) + u64::from(self.starts);
+            let acting = Acting { revision, healthy_at, deadline, ends: None, pid: self.starts, fence };
+            self.acts.insert(id, acting);
+        }
+    }
+}

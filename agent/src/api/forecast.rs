@@ -4,15 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use hirsel_model::control::{Command, ControlState, Entry, Outcome};
-use hirsel_model::plan::{Phase, Plan};
-use hirsel_model::planner;
-use hirsel_model::report::{InstanceFacts, InstanceState, NodeReport, RoleFacts, RoleReport, RoleState};
-use hirsel_model::spec::Spec;
-use hirsel_model::view::{NodeFacts, RaftFacts, View};
-use hirsel_model::{InstanceId, NodeId, RoleName, Timestamp};
+use hirsel_model::forecast::{Ahead, Start};
+use hirsel_model::plan::{Assignment, Plan};
+use hirsel_model::{InstanceId, NodeId, RoleName};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::task::yield_now;
@@ -27,9 +23,6 @@ const STEPS_MAX: usize = 600;
 const STEPS_MIN: usize = 20;
 /// Steps times instances and nodes: keeps the answer within the time a client waits, at some microseconds for each.
 const WORK_MAX: usize = 500_000;
-/// Time that passes per step: longer than every time the planner waits for in a healthy cluster.
-const STEP: Duration = Duration::from_secs(3_600);
-
 /// What a change would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Forecast {
@@ -86,6 +79,8 @@ pub struct SlotChange {
     pub before: Option<String>,
     /// Who would.
     pub after: Option<String>,
+    /// Why.
+    pub because: Option<String>,
 }
 
 /// Instances of a service.
@@ -110,15 +105,17 @@ pub async fn forecast(sight: &Sight, words: &str, entry: Entry) -> Result<Foreca
     let spec = differences(&sight.state, &after);
     let nothing_wanted = spec.is_empty() && !rolls;
     // What would happen anyway is not what this change does: both futures are planned and compared.
-    let (still, _) = settle(sight, without_log(&sight.state)).await;
-    let (then, complete) = if nothing_wanted { (still.clone(), true) } else { settle(sight, after).await };
-    let (start, stop) = placements(sight, &still, &then);
-    let roles = slot_changes(sight, &still, &then);
+    let nobody = BTreeSet::new();
+    let (still, _) = settle(sight, without_log(&sight.state), &nobody).await;
+    let (then, complete) = if nothing_wanted { (still.clone(), true) } else { settle(sight, after, &nobody).await };
+    let (still, then) = (still.plan(), then.plan());
+    let (start, stop) = placements(sight, still, then);
+    let roles = slot_changes(sight, still, then);
     let unmet = then.unmet.iter().map(|unmet| format!("{}: {}", unmet.subject, unmet.reason)).collect();
     Ok(Forecast {
         command: words.into(),
         changes: !spec.is_empty() || !start.is_empty() || !stop.is_empty() || !roles.is_empty(),
-        counts: counts(&sight.state.plan, &then),
+        counts: counts(&sight.state.plan, then),
         spec,
         start,
         stop,
@@ -129,7 +126,7 @@ pub async fn forecast(sight: &Sight, words: &str, entry: Entry) -> Result<Foreca
 }
 
 /// The log is large and decides nothing.
-fn without_log(state: &ControlState) -> ControlState {
+pub(super) fn without_log(state: &ControlState) -> ControlState {
     ControlState {
         cluster: state.cluster.clone(),
         spec: state.spec.clone(),
@@ -142,102 +139,35 @@ fn without_log(state: &ControlState) -> ControlState {
     }
 }
 
-/// Plans until nothing changes any more; says whether it came to that.
-async fn settle(sight: &Sight, state: ControlState) -> (Plan, bool) {
-    let mut plan = Arc::new(state.plan);
-    let mut view = View { spec_index: state.spec_index, ..view(sight, Arc::new(state.spec), plan.clone()) };
-    let size = plan.instances.len() + view.spec.nodes.len() + 1;
+/// Plans until nothing changes any more; says whether it came to that. `gone` is lost besides what is not heard now.
+pub(super) async fn settle(sight: &Sight, state: ControlState, gone: &BTreeSet<NodeId>) -> (Ahead, bool) {
+    let size = state.plan.instances.len() + state.spec.nodes.len() + 1;
+    let mut ahead = foretell(sight, state, gone);
     for _ in 0..(WORK_MAX / size).clamp(STEPS_MIN, STEPS_MAX) {
-        view.nodes = nodes(sight, &plan);
-        let draining = plan.instances.iter().filter(|(_, assignment)| assignment.phase == Phase::Draining);
-        view.draining_for = draining.map(|(id, _)| (id.clone(), STEP)).collect();
-        let next = planner::plan(&view);
-        if planner::change::change(&plan, &next).is_empty() {
-            return (next, true);
+        if !ahead.step() {
+            return (ahead, true);
         }
-        plan = Arc::new(next);
-        view.plan = plan.clone();
-        view.now = view.now + STEP;
         yield_now().await;
     }
-    ((*plan).clone(), false)
+    (ahead, false)
 }
 
-/// What the planner would look at if it led here.
-pub(super) fn view(sight: &Sight, spec: Arc<Spec>, plan: Arc<Plan>) -> View {
-    View {
-        now: Timestamp(0) + STEP,
-        leading_since: Timestamp(0),
+/// The future of `state`, as seen from here.
+pub(super) fn foretell(sight: &Sight, state: ControlState, gone: &BTreeSet<NodeId>) -> Ahead {
+    let silent = state.spec.nodes.keys().copied().filter(|node| sight.standing(*node) != Standing::Alive);
+    let voters = Some(&sight.leadership.voters).filter(|voters| !voters.is_empty());
+    Ahead::new(Start {
+        gone: silent.chain(gone.iter().copied()).collect(),
+        voters: voters.unwrap_or(&state.plan.voters).clone(),
         leader: sight.leader().unwrap_or(sight.me),
-        spec,
-        spec_index: sight.state.spec_index,
-        nodes: nodes(sight, &plan),
-        plan,
         former: Arc::new(sight.state.former.clone()),
-        draining_for: BTreeMap::new(),
-        unhealthy_for: BTreeMap::new(),
-        granted: BTreeMap::new(),
-        losses: Vec::new(),
-    }
+        spec_index: state.spec_index,
+        spec: state.spec,
+        plan: state.plan,
+    })
 }
 
-/// Every node as it is now, with everything that `plan` puts on it in good order.
-fn nodes(sight: &Sight, plan: &Plan) -> BTreeMap<NodeId, NodeFacts> {
-    let known = sight.state.spec.nodes.iter();
-    known
-        .map(|(id, spec)| {
-            let alive = sight.standing(*id) == Standing::Alive;
-            let others: BTreeSet<NodeId> = sight.state.spec.nodes.keys().copied().filter(|other| other != id).collect();
-            let facts = NodeFacts {
-                liveness: sight.live.nodes.get(id).map(|seen| seen.liveness).unwrap_or_default(),
-                leased: alive,
-                unheard_by: if alive { BTreeSet::new() } else { others },
-                steady_for: STEP,
-                incarnation: spec.incarnation,
-                released: plan.generation,
-                raft: if sight.leadership.voters.contains(id) {
-                    RaftFacts::Voter
-                } else {
-                    RaftFacts::Learner { caught_up: true }
-                },
-                report: alive.then(|| Arc::new(report(plan, *id, spec))),
-            };
-            (*id, facts)
-        })
-        .collect()
-}
-
-fn report(plan: &Plan, node: NodeId, spec: &hirsel_model::spec::NodeSpec) -> NodeReport {
-    let mine = plan.instances.iter().filter(|(_, assignment)| assignment.node == node);
-    let healthy = |revision| InstanceFacts {
-        state: InstanceState::Running,
-        healthy: true,
-        port: 1,
-        revision,
-        ..InstanceFacts::default()
-    };
-    let instances: BTreeMap<InstanceId, InstanceFacts> =
-        mine.map(|(id, assignment)| (id.clone(), healthy(assignment.revision))).collect();
-    let role = |role: &RoleName| {
-        let facts = if *role == RoleName::compute() {
-            RoleFacts::Compute(instances.clone())
-        } else if *role == RoleName::lb() {
-            RoleFacts::Lb(BTreeMap::new())
-        } else {
-            RoleFacts::None
-        };
-        RoleReport { state: RoleState::Running, generation: plan.generation, message: None, facts }
-    };
-    NodeReport {
-        version: 1,
-        incarnation: spec.incarnation,
-        generation: plan.generation,
-        roles: spec.built.iter().map(|name| (name.clone(), role(name))).collect(),
-        load: 0,
-    }
-}
-
-fn placements(sight: &Sight, before: &Plan, after: &Plan) -> (Vec<Placed>, Vec<Placed>) {
+pub(super) fn placements(sight: &Sight, before: &Plan, after: &Plan) -> (Vec<Placed>, Vec<Placed>) {
     let only_in = |one: &Plan, other: &Plan| -> Vec<Placed> {
         let same_place = |id: &InstanceId, node: NodeId, revision| {
             other.instances.get(id).is_some_and(|there| there.node == node && there.revision == revision)
@@ -254,26 +184,28 @@ fn placements(sight: &Sight, before: &Plan, after: &Plan) -> (Vec<Placed>, Vec<P
     (only_in(after, before), only_in(before, after))
 }
 
-fn slot_changes(sight: &Sight, before: &Plan, after: &Plan) -> Vec<SlotChange> {
-    let holders = |plan: &Plan| -> BTreeMap<(RoleName, u16), NodeId> {
+pub(super) fn slot_changes(sight: &Sight, before: &Plan, after: &Plan) -> Vec<SlotChange> {
+    fn holders(plan: &Plan) -> BTreeMap<(&RoleName, u16), &Assignment> {
         let roles = plan.roles.iter();
-        roles.flat_map(|(role, slots)| slots.iter().map(|(slot, held)| ((role.clone(), slot.0), held.node))).collect()
-    };
+        roles.flat_map(|(role, slots)| slots.iter().map(move |(slot, held)| ((role, slot.0), held))).collect()
+    }
     let (before, after) = (holders(before), holders(after));
     let slots: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    let node = |held: Option<&&Assignment>| held.map(|held| held.node);
     slots
         .into_iter()
-        .filter(|slot| before.get(slot) != after.get(slot))
+        .filter(|slot| node(before.get(slot)) != node(after.get(slot)))
         .map(|slot| SlotChange {
             role: slot.0.to_string(),
             slot: slot.1,
-            before: before.get(slot).map(|node| sight.name(*node)),
-            after: after.get(slot).map(|node| sight.name(*node)),
+            before: node(before.get(slot)).map(|node| sight.name(node)),
+            after: node(after.get(slot)).map(|node| sight.name(node)),
+            because: after.get(slot).map(|held| held.reason.text.clone()),
         })
         .collect()
 }
 
-fn counts(before: &Plan, after: &Plan) -> Vec<Count> {
+pub(super) fn counts(before: &Plan, after: &Plan) -> Vec<Count> {
     let mut counts: BTreeMap<String, (u32, u32)> = BTreeMap::new();
     let service = |id: &InstanceId| format!("{}/{}", id.app, id.service);
     before.instances.keys().for_each(|id| counts.entry(service(id)).or_default().0 += 1);

@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod openapi;
 pub mod server;
 pub mod sight;
+pub mod simulate;
 pub mod views;
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use super::handlers::{changes, nodes, people, reads, streams};
         reads::apps,
         reads::ps,
         reads::why,
+        reads::simulate,
         reads::tokens,
         streams::events,
         streams::logs,

@@ -49,6 +49,7 @@ Look     status       one screen: health, leader, what can be lost, roles, apps
          logs         output of instances, from all nodes
 Reason   why          why something is where it is, why it moved, why it waits
          plan         what `apply` would do; exit status 4 if anything would change
+         simulate     what would move, and what would be left, if nodes were lost
 Act      apply        create or update an application
          scale, restart, stop, start, rm           change an application
          drain, cordon, uncordon, forget           change a node
@@ -130,6 +131,11 @@ pub enum Verb {
     /// Show what `apply` would do
     #[command(after_help = "Example: hirsel plan shop.toml\nExit status: 4 if anything would change")]
     Plan(PlanArgs),
+    /// Show what would move and what would be left if nodes were lost, drained or taken out, all at once; nothing is changed
+    #[command(
+        after_help = "Example: hirsel simulate kill:n3\n         hirsel simulate zone:a leave:n5\nExit status: 3 if something would be left unmet"
+    )]
+    Simulate(SimulateArgs),
     /// Create or update an application
     #[command(after_help = "Example: hirsel apply shop.toml --wait")]
     Apply(ApplyArgs),
@@ -412,6 +418,14 @@ pub struct WhyArgs {
 pub struct PlanArgs {
     /// Manifest; - is standard input
     pub file: PathBuf,
+}
+
+/// `simulate`
+#[derive(Args, Clone, Debug)]
+pub struct SimulateArgs {
+    /// What happens: kill:NODE, zone:ZONE (all its nodes are lost), leave:NODE, drain:NODE
+    #[arg(value_name = "EVENT", required = true)]
+    pub events: Vec<String>,
 }
 
 /// `apply`

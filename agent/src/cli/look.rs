@@ -3,19 +3,20 @@
 use http::Method;
 use serde::de::DeserializeOwned;
 
-use super::args::{EventsArgs, LogsArgs, MembersArgs, PlanArgs, PsArgs, WhyArgs};
+use super::args::{EventsArgs, LogsArgs, MembersArgs, PlanArgs, PsArgs, SimulateArgs, WhyArgs};
 use super::client::{Answer, Client};
 use super::output::{self, Colour, ago_or_dash, any, line, note, paint, since, state, table};
 use super::{Done, read_file, wall};
 use crate::api::envelope::Envelope;
 use crate::api::error::{ApiError, Code};
-use crate::api::forecast::Forecast;
+use crate::api::forecast::{Count, Forecast, Placed, SlotChange};
 use crate::api::logs::LogLine;
+use crate::api::simulate::Simulated;
 use crate::api::views::apps::{App, Instance};
 use crate::api::views::events::EventLine;
 use crate::api::views::members::Member;
 use crate::api::views::roles::RoleSlot;
-use crate::api::views::status::Status;
+use crate::api::views::status::{Losses, Status};
 use crate::api::views::tokens::Token;
 use crate::api::views::why::Why;
 
@@ -333,25 +334,52 @@ pub fn print_forecast(answer: &Answer<Forecast>, json: bool) -> Done {
             (before, None) => paint(&format!("- {} = {}", difference.path, before.unwrap_or_default()), Colour::Red),
         });
     }
-    for count in &shown.counts {
-        line(format!("~ {}: {} -> {} instances", count.service, count.before, count.after));
-    }
-    for placed in &shown.start {
-        line(paint(&format!("+ {} on {}: {}", placed.instance, placed.node, placed.because), Colour::Green));
-    }
-    for placed in &shown.stop {
-        line(paint(&format!("- {} on {}", placed.instance, placed.node), Colour::Red));
-    }
-    for change in &shown.roles {
-        let (before, after) = (change.before.as_deref().unwrap_or("-"), change.after.as_deref().unwrap_or("-"));
-        line(format!("~ {}/{}: {before} -> {after}", change.role, change.slot));
-    }
+    print_moves(&shown.counts, &shown.start, &shown.stop, &shown.roles);
     shown.unmet.iter().for_each(|unmet| line(format!("! {unmet}")));
     if !shown.complete {
         note("this is only the beginning: the plan does not come to rest");
     }
     warn(&answer.envelope.warnings);
     done
+}
+
+fn print_moves(counts: &[Count], start: &[Placed], stop: &[Placed], roles: &[SlotChange]) {
+    for count in counts {
+        line(format!("~ {}: {} -> {} instances", count.service, count.before, count.after));
+    }
+    for placed in start {
+        line(paint(&format!("+ {} on {}: {}", placed.instance, placed.node, placed.because), Colour::Green));
+    }
+    for placed in stop {
+        line(paint(&format!("- {} on {}", placed.instance, placed.node), Colour::Red));
+    }
+    for change in roles {
+        let (before, after) = (change.before.as_deref().unwrap_or("-"), change.after.as_deref().unwrap_or("-"));
+        let because = change.because.as_ref().map(|because| format!(": {because}")).unwrap_or_default();
+        line(format!("~ {}/{}: {before} -> {after}{because}", change.role, change.slot));
+    }
+}
+
+/// `simulate`
+pub async fn simulate(client: &Client, json: bool, args: &SimulateArgs) -> Result<Done, ApiError> {
+    let path = format!("/v1/simulate?events={}", escape(&args.events.join(",")).replace('/', "%2F"));
+    let answer = show(client, json, &path, |envelope: &Envelope<Simulated>| {
+        let told = &envelope.data;
+        line(format!("if {}:", told.events.join(" and ")));
+        print_moves(&told.counts, &told.start, &told.stop, &told.roles);
+        if told.voters.before != told.voters.after {
+            line(format!("~ voters: {} -> {}", told.voters.before.join(" "), told.voters.after.join(" ")));
+        }
+        told.unmet.iter().for_each(|unmet| line(paint(&format!("! {unmet}"), Colour::Yellow)));
+        let (before, after) = (&told.can_lose_before, &told.can_lose);
+        let losses = |can: &Losses| format!("{}, {}", any(can.nodes, "node"), any(can.zones, "zone"));
+        line(format!("Can lose  {} ({}); now {}", losses(after), told.limit, losses(before)));
+        if !told.complete {
+            note("this is only the beginning: the plan does not come to rest");
+        }
+    })
+    .await?;
+    Ok(if answer.envelope.data.unmet.is_empty() { Done::Well } else { Done::Degraded })
 }
 
 /// A part of a path; `/` is kept, it parts names.

@@ -88,6 +88,7 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
         Verb::Logs(args) => look::logs(&client, json, args).await,
         Verb::Why(args) => look::why(&client, json, args).await,
         Verb::Plan(args) => look::plan(&client, json, args).await,
+        Verb::Simulate(args) => look::simulate(&client, json, args).await,
         Verb::Apply(args) => act::apply(&client, json, args).await,
         Verb::Scale(args) => act::scale(&client, json, args).await,
         Verb::Restart(args) => act::app(&client, json, "restart", &args.app, &args.change).await,

@@ -49,6 +49,8 @@ fn every_verb_of_the_contract_parses() {
         "logs shop/web -f",
         "why role/lb/0",
         "plan f.toml",
+        "simulate kill:n1",
+        "simulate kill:n1 zone:a leave:n2 --json",
         "apply f.toml --wait --timeout 90s",
         "apply f.toml --plan --if-index 4",
         "scale shop/web=3 --wait --timeout 90",

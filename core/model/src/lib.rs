@@ -10,6 +10,7 @@ pub mod control;
 pub mod duty;
 pub mod event;
 pub mod followup;
+pub mod forecast;
 pub mod grant;
 pub mod id;
 pub mod manifest;

@@ -70,7 +70,7 @@ fn still_there(node: &str, standing: Standing) -> ApiError {
 }
 
 /// The node called `name`.
-pub(super) fn node_named(sight: &Sight, name: &str) -> Result<NodeId, ApiError> {
+pub(in crate::api) fn node_named(sight: &Sight, name: &str) -> Result<NodeId, ApiError> {
     let spec = &sight.state.spec;
     let found = spec.node_named(name).map(|(id, _)| id);
     found.ok_or_else(|| ApiError::not_found("node", name, spec.nodes.values().map(|node| node.name.as_str())))

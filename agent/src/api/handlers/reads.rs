@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::{AgentState, Params, Part, answer};
 use crate::api::envelope::Envelope;
 use crate::api::error::{ApiError, Code, ErrorBody};
+use crate::api::simulate::{self, Simulated};
 use crate::api::views::apps::{self, App, Instance, Which};
 use crate::api::views::members::{self, Member};
 use crate::api::views::roles::{self, RoleSlot};
@@ -98,6 +99,26 @@ pub async fn ps(
 pub async fn why(State(agent): State<AgentState>, Part(thing): Part<String>) -> Result<Response, ApiError> {
     let sight = agent.sight();
     let told = why::why(&sight, &thing)?;
+    Ok(answer(&sight, told))
+}
+
+/// What to suppose.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SimulateParams {
+    events: String,
+}
+
+/// What losses and departures would come to. Changes nothing.
+#[utoipa::path(get, path = "/v1/simulate", params(("events" = String, Query, description = "what happens at once, parted by commas: kill:NODE, zone:ZONE, leave:NODE, drain:NODE")),
+    responses((status = 200, body = Envelope<Simulated>), (status = 404, body = ErrorBody)))]
+pub async fn simulate(
+    State(agent): State<AgentState>,
+    Params(params): Params<SimulateParams>,
+) -> Result<Response, ApiError> {
+    let sight = agent.sight();
+    let events: Vec<String> = params.events.split(',').map(ToString::to_string).collect();
+    let told = simulate::simulate(&sight, &events).await?;
     Ok(answer(&sight, told))
 }
 

@@ -230,12 +230,12 @@ fn a_loss_as_the_planner_tells_it_is_an_incident_and_what_the_operator_did_is_no
     let before = altered(|state| state.log = Default::default());
     let mut lost = before.clone();
     down(&mut lost, 3);
-    let view = crate::api::forecast::view(&before, before.state.spec.clone().into(), before.state.plan.clone().into());
+    let ahead = crate::api::forecast::foretell(&before, (*before.state).clone(), &Default::default());
     let entry = hirsel_model::control::Entry {
         at: before.wall,
         by: "n2".into(),
         if_index: None,
-        command: hirsel_model::control::Command::Note { events: planner::narrate(&view, &lost.state.plan) },
+        command: hirsel_model::control::Command::Note { events: planner::narrate(ahead.view(), &lost.state.plan) },
     };
     Arc::make_mut(&mut lost.state).apply(LogIndex(43), entry);
     let incident = status(&lost).last_incident.expect("a node was lost");

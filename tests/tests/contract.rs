@@ -193,3 +193,35 @@ fn a_node_that_left_is_no_member_and_not_forgotten() {
     assert_eq!((gone[0]["name"].as_str(), gone[0]["raft"].as_str()), (Some("n3"), Some("none")));
     cluster.nodes[2].off();
 }
+
+#[test]
+fn a_role_is_moved_once_and_stays_where_it_went_without_a_pin() {
+    let cluster = Cluster::start(4);
+    let node = cluster.any();
+    let holders = || -> BTreeSet<String> { cluster.lbs().into_iter().map(|(name, _)| name).collect() };
+    // n1 and n4 share a zone, and three of the four balance load.
+    let before = holders();
+    let (from, to) = if before.contains("n1") { ("n1", "n4") } else { ("n4", "n1") };
+    let words = ["role", "move", "lb", from, "--to", to];
+    let shown = node.ask(words.into_iter().chain(["--plan"]));
+    assert_eq!(shown.code, Some(4), "{shown:?}");
+    assert_eq!(array(&shown.data()["roles"])[0]["after"], to);
+    let ran = node.ask(words.into_iter().chain(["--wait"]));
+    assert_eq!(ran.code, Some(0), "{}", ran.words());
+    assert!(holders().contains(to) && !holders().contains(from), "{:?}", holders());
+    let events = node.ask(["events"]).data();
+    let told = |words: &str| array(&events).iter().any(|event| event["message"].as_str().unwrap().contains(words));
+    assert!(
+        told(&format!("role lb shall move from {from} to {to}")) && told("(socket)"),
+        "who asked is told: {events}"
+    );
+    // Nothing is left of the wish: the old holder drains and comes back, and the slot stays.
+    for verb in ["drain", "uncordon"] {
+        assert_eq!(node.ask([verb, from]).code, Some(0));
+    }
+    cluster.well(Duration::from_secs(30));
+    assert!(holders().contains(to), "{:?}", holders());
+    let again = node.ask(words);
+    refused(&again, 2, "usage");
+    assert!(again.words().contains("holds no slot of lb"), "{}", again.words());
+}

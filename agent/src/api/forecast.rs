@@ -230,6 +230,12 @@ fn differences(before: &ControlState, after: &ControlState) -> Vec<Difference> {
                 values.insert(format!("roles.{role}.pins.{}", state.spec.name_of(*pin)), "pinned".into());
             }
         }
+        for (role, from, to) in
+            state.spec.roles.iter().flat_map(|(role, spec)| spec.moves.iter().map(move |(from, to)| (role, from, to)))
+        {
+            let (from, to) = (state.spec.name_of(*from), state.spec.name_of(*to));
+            values.insert(format!("roles.{role}.moves.{from}"), to);
+        }
         if let Some(webhook) = &state.cluster.webhook {
             values.insert("webhook".into(), webhook.clone());
         }

@@ -31,6 +31,7 @@ use super::handlers::{changes, nodes, people, reads, streams};
         changes::remove,
         changes::pin,
         changes::unpin,
+        changes::move_role,
         nodes::change,
         people::new_token,
         people::revoke,

@@ -156,7 +156,8 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/apps/{app}/start", post(changes::start))
         .route("/v1/nodes/{node}/{verb}", post(nodes::change))
         .route("/v1/roles/{role}/pin", post(changes::pin))
-        .route("/v1/roles/{role}/unpin", post(changes::unpin));
+        .route("/v1/roles/{role}/unpin", post(changes::unpin))
+        .route("/v1/roles/{role}/move", post(changes::move_role));
     let administer = Router::new()
         .route("/v1/tokens", get(reads::tokens).post(people::new_token))
         .route("/v1/tokens/{id}", delete(people::revoke))

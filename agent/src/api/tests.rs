@@ -93,6 +93,7 @@ const PATHS: &[(&str, &str, &str, usize)] = &[
     ("POST", "/v1/nodes/n3/forget?force=gone", "", 3),
     ("POST", "/v1/roles/lb/pin", r#"{"node":"n1"}"#, 2),
     ("POST", "/v1/roles/lb/unpin", r#"{"node":"n1"}"#, 2),
+    ("POST", "/v1/roles/lb/move", r#"{"node":"n1","to":"n3"}"#, 2),
     ("GET", "/v1/tokens", "", 3),
     ("POST", "/v1/tokens", r#"{"grants":"join"}"#, 3),
     ("DELETE", "/v1/tokens/view", "", 3),

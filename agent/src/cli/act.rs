@@ -178,6 +178,14 @@ pub async fn role(client: &Client, json: bool, verb: &str, args: &super::args::P
     change(client, json, post(path, Some(json!({ "node": args.target })), goal, &args.change)).await
 }
 
+/// `role move`
+pub async fn move_role(client: &Client, json: bool, args: &super::args::MoveArgs) -> Result<Done, ApiError> {
+    let goal = Goal::RoleOn(args.role.clone(), args.to.clone());
+    let path = format!("/v1/roles/{}/move", escape(&args.role));
+    let fields = json!({ "node": args.target, "to": args.to });
+    change(client, json, post(path, Some(fields), goal, &args.change)).await
+}
+
 /// `webhook set|rm`
 pub async fn webhook(client: &Client, json: bool, verb: &WebhookVerb) -> Result<Done, ApiError> {
     let (url, flags) = match verb {

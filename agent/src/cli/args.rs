@@ -53,7 +53,7 @@ Reason   why          why something is where it is, why it moved, why it waits
 Act      apply        create or update an application
          scale, restart, stop, start, rm           change an application
          drain, cordon, uncordon, forget           change a node
-         role         prefer a node for a role (pin, unpin)
+         role         prefer a node for a role (pin, unpin), or move one slot now (move)
          webhook      whom to tell when less can be lost (set, rm)
 Shell    completions, man
 
@@ -166,8 +166,8 @@ pub enum Verb {
     /// Forget a node that is down for good: its key is not accepted any more
     #[command(after_help = "Example: hirsel forget n3 --yes")]
     Forget(NodeTarget),
-    /// Prefer a node for a role, or no longer
-    #[command(after_help = "Example: hirsel role pin lb n2")]
+    /// Prefer a node for a role, or no longer; or move one slot now
+    #[command(after_help = "Example: hirsel role pin lb n2\n         hirsel role move lb n2 --to n4 --wait")]
     Role(RoleCommand),
     /// Say whom to tell when less can be lost than before
     #[command(after_help = "Example: hirsel webhook set https://example.com/hook")]
@@ -492,7 +492,7 @@ pub struct NodeTarget {
     pub change: ChangeArgs,
 }
 
-/// `role pin|unpin`
+/// `role pin|unpin|move`
 #[derive(Args, Clone, Debug)]
 pub struct RoleCommand {
     /// What to do.
@@ -507,6 +507,25 @@ pub enum RoleVerb {
     Pin(PinArgs),
     /// No longer prefer a node for a role
     Unpin(PinArgs),
+    /// Move one slot to another node, once: nothing is pinned by it
+    #[command(after_help = "Example: hirsel role move lb n2 --to n4 --wait")]
+    Move(MoveArgs),
+}
+
+/// A slot, and where it shall go.
+#[derive(Args, Clone, Debug)]
+pub struct MoveArgs {
+    /// Which role
+    pub role: String,
+    /// The node that has a slot of it
+    #[arg(value_name = "NODE")]
+    pub target: String,
+    /// The node that shall have it
+    #[arg(long, value_name = "NODE")]
+    pub to: String,
+    /// As for every change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
 }
 
 /// A role and a node.

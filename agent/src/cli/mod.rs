@@ -102,6 +102,7 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
         Verb::Leave(change) => act::leave(&client, json, change).await,
         Verb::Role(role) => match &role.verb {
             RoleVerb::Pin(args) => act::role(&client, json, "pin", args).await,
+            RoleVerb::Move(args) => act::move_role(&client, json, args).await,
             RoleVerb::Unpin(args) => act::role(&client, json, "unpin", args).await,
         },
         Verb::Webhook(webhook) => act::webhook(&client, json, &webhook.verb).await,

@@ -64,6 +64,7 @@ fn every_verb_of_the_contract_parses() {
         "forget n1 --yes --force sold",
         "role pin lb n1",
         "role unpin lb n1",
+        "role move lb n1 --to n2 --wait --plan",
         "webhook set http://127.0.0.1/x",
         "webhook set http://127.0.0.1/x --wait --if-index 4",
         "webhook rm --plan",

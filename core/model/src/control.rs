@@ -215,6 +215,15 @@ pub enum Command {
         /// The new wishes.
         spec: RoleSpec,
     },
+    /// Moves one slot of a role to another node, once.
+    MoveRole {
+        /// Which role.
+        role: RoleName,
+        /// The node that has the slot.
+        from: NodeId,
+        /// The node that shall have it.
+        to: NodeId,
+    },
     /// Gives out a token.
     NewToken {
         /// Its public part.

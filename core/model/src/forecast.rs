@@ -115,6 +115,11 @@ impl Ahead {
             let fallen: Vec<NodeId> = next.verdicts.keys().filter(lost).copied().collect();
             self.view.losses.extend(fallen.into_iter().map(|node| (self.view.now, node)));
             self.view.plan = Arc::new(next);
+            // Adopted: what was to be moved once has been looked at.
+            if self.view.spec.roles.values().any(|role| !role.moves.is_empty()) {
+                let roles = &mut Arc::make_mut(&mut self.view.spec).roles;
+                roles.values_mut().for_each(|role| role.moves.clear());
+            }
         }
         self.view.now = self.view.now + STEP;
         self.look();

@@ -124,6 +124,11 @@ pub enum Because {
     Wanted,
     /// The operator pinned it.
     Pinned,
+    /// The operator moved it, once.
+    Moved {
+        /// The node that had it.
+        node: NodeId,
+    },
     /// An application was applied, scaled or restarted.
     Applied {
         /// Which.

@@ -44,6 +44,7 @@ pub fn plan(view: &View) -> Plan {
     verdicts::judge(view, &mut draft);
     exclusive::clear(view, &mut draft);
     let ground = Ground::new(view, &draft.plan);
+    roles::move_once(&ground, &mut draft);
     for _ in 0..ROUNDS_MAX {
         draft.touched = false;
         draft.unmet.clear();

@@ -120,6 +120,10 @@ pub struct RoleSpec {
     pub count: Option<u16>,
     /// Nodes that shall hold it first.
     pub pins: BTreeSet<NodeId>,
+    /// Slots that shall change hands once, by the node that has one. The next plan adopted carries them out or says why not, and then
+    /// they are forgotten: nothing stays pinned.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub moves: BTreeMap<NodeId, NodeId>,
 }
 
 /// An application as last applied.

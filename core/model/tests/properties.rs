@@ -46,7 +46,10 @@ fn any_view(seed: u64) -> View {
         let pins = [rng.random_range(1..=nodes + 1), rng.random_range(1..=nodes)].map(NodeId);
         let pins = pins.into_iter().filter(|node| node.0 % 2 == 0).collect();
         let count = Some(rng.random_range(0..8)).filter(|count| *count < 5);
-        spec.roles.insert(role.parse().unwrap(), RoleSpec { count, pins });
+        let moves = (0..rng.random_range(0..3))
+            .map(|_| (NodeId(rng.random_range(1..=nodes)), NodeId(rng.random_range(1..=nodes))))
+            .collect();
+        spec.roles.insert(role.parse().unwrap(), RoleSpec { count, pins, moves });
     }
     let leader = NodeId(rng.random_range(1..=nodes));
     let plan = any_plan(&mut rng, nodes);

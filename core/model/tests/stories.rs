@@ -116,8 +116,12 @@ fn act(town: &mut Option<Town>, words: &[&str]) -> String {
             let value = |key: &str| wishes.iter().find_map(|wish| wish.strip_prefix(key));
             let count = value("count=").map(|count| count.parse().unwrap());
             let pins = value("pin=").map(|pins| pins.split(',').map(|name| town.id(name)).collect());
-            let spec = RoleSpec { count, pins: pins.unwrap_or_default() };
+            let spec = RoleSpec { count, pins: pins.unwrap_or_default(), ..RoleSpec::default() };
             town.command(Command::SetRole { role: role.parse().unwrap(), spec }).map(drop)
+        }
+        ["move", role, from, to] => {
+            let (from, to) = (town.id(from), town.id(to));
+            town.command(Command::MoveRole { role: role.parse().unwrap(), from, to }).map(drop)
         }
         ["sick", what] => {
             let (app, revision) = what.split_once('@').unwrap();

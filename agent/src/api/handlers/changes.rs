@@ -359,6 +359,38 @@ pub async fn unpin(
     .await
 }
 
+/// From where to where.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MoveFields {
+    /// The node that has the slot.
+    node: String,
+    /// The node that shall have it.
+    to: String,
+}
+
+/// Moves one slot of a role to another node, once.
+#[utoipa::path(post, path = "/v1/roles/{role}/move", params(("role", description = "role")), request_body = MoveFields,
+    responses((status = 200, body = Envelope<Changed>), (status = 404, body = ErrorBody)))]
+pub async fn move_role(
+    State(agent): State<AgentState>,
+    Extension(caller): Extension<Caller>,
+    Part(role): Part<String>,
+    Params(params): Params<ChangeParams>,
+    Fields(fields): Fields<MoveFields>,
+) -> Result<Response, ApiError> {
+    let sight = agent.sight();
+    let role = role_named(&sight, &role)?;
+    let from = super::nodes::node_named(&sight, &fields.node)?;
+    let to = super::nodes::node_named(&sight, &fields.to)?;
+    let change = Change {
+        did: format!("{role} moves from {} to {}", fields.node, fields.to),
+        undo: Some(format!("hirsel role move {role} {} --to {}", fields.to, fields.node)),
+        command: Command::MoveRole { role, from, to },
+    };
+    carry_out(&agent, &caller, &params, change).await
+}
+
 /// The wishes about a role travel whole; so that no other change of them is lost, the entry holds only while nothing changed since
 /// they were read, and is made again when something did.
 async fn change_role(

@@ -319,6 +319,10 @@ fn undo(sight: &Sight, thing: &Thing, because: Option<&Because>) -> Option<Strin
             let holder = sight.state.plan.roles.get(role)?.get(slot)?.node;
             Some(format!("hirsel role unpin {role} {}", sight.name(holder)))
         }
+        (Some(Because::Moved { node }), Thing::Slot(role, slot)) => {
+            let holder = sight.state.plan.roles.get(role)?.get(slot)?.node;
+            Some(format!("hirsel role move {role} {} --to {}", sight.name(holder), sight.name(*node)))
+        }
         (Some(Because::Drained { node }), _) => Some(format!("hirsel uncordon {}", sight.name(*node))),
         (Some(Because::Applied { app, .. } | Because::Updated { app, .. }), _) => {
             Some(format!("apply the manifest of {app} as it was before: hirsel apply FILE"))

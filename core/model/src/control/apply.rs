@@ -34,6 +34,7 @@ fn carry_out(state: &mut ControlState, context: &Context, command: Command) -> R
         Command::SetStopped { app, stopped } => apps::set_stopped(state, context, app, stopped),
         Command::RemoveApp { app } => apps::remove_app(state, context, app),
         Command::SetRole { role, spec } => apps::set_role(state, context, role, spec),
+        Command::MoveRole { role, from, to } => apps::move_role(state, context, role, from, to),
         Command::NewToken { id, record } => tokens::new_token(state, context, id, record),
         Command::RevokeToken { id } => tokens::revoke_token(state, context, id),
         Command::SetWebhook { url } => tokens::set_webhook(state, context, url),
@@ -69,6 +70,8 @@ fn adopt(
     state.plan.generation = base.next();
     state.plan.spec_index = spec_index;
     apps::forget_former(state);
+    // Each was looked at by this plan, for no other spec is accepted; what is not done now is not wanted later.
+    state.spec.roles.values_mut().for_each(|role| role.moves.clear());
     record(state, context.at, events);
     Ok(context.done())
 }

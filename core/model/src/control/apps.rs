@@ -3,10 +3,12 @@
 //! A service keeps its revision as long as the way to run an instance of it stays the same, so that applying a manifest in which only
 //! a count or a route changed replaces nothing. What instances of an older revision run by is kept in [`ControlState::former`].
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::limits::{APPS_MAX, FORMER_MAX, NODES_MAX, at_most, check_app, check_replicas};
 use super::{Context, ControlState, Outcome, Refusal, not_found};
 use crate::id::*;
-use crate::spec::{AppSpec, Replicas, RoleSpec, ServiceSpec};
+use crate::spec::{AppSpec, Availability, Replicas, RoleSpec, ServiceSpec};
 
 pub(super) fn apply_app(
     state: &mut ControlState,
@@ -190,6 +192,82 @@ pub(super) fn set_role(
     state.spec_index = context.index;
     context.happened(state, format!("role/{role}"), &message);
     Ok(context.done())
+}
+
+/// Asks for one slot to change hands. Refused when the planner could not do it, or would move a slot back for the spread over zones.
+pub(super) fn move_role(
+    state: &mut ControlState,
+    context: &Context,
+    role: RoleName,
+    from: NodeId,
+    to: NodeId,
+) -> Result<Outcome, Refusal> {
+    let nodes = &state.spec.nodes;
+    if !nodes.values().any(|node| node.built.contains(&role)) {
+        return Err(not_found("role", &role));
+    }
+    let known = |id: NodeId| nodes.get(&id).ok_or_else(|| not_found("node", id));
+    let (source, target) = (known(from)?, known(to)?);
+    let slots = state.plan.roles.get(&role);
+    let holders: BTreeSet<NodeId> = slots.into_iter().flat_map(BTreeMap::values).map(|slot| slot.node).collect();
+    let name = |id: &NodeId| state.spec.name_of(*id);
+    if !holders.contains(&from) {
+        let who: Vec<_> = holders.iter().map(name).collect();
+        let who = if who.is_empty() { "nobody has one".into() } else { format!("it is on {}", who.join(", ")) };
+        return Err(Refusal::Invalid(format!("{} holds no slot of {role}: {who}; try: hirsel roles", source.name)));
+    }
+    if holders.contains(&to) {
+        return Err(Refusal::Invalid(format!("{} holds {role} already; a node has one slot of a role", target.name)));
+    }
+    if !target.built.contains(&role) {
+        return Err(Refusal::Invalid(format!("the agent of {} cannot do {role}", target.name)));
+    }
+    if target.availability != Availability::Open || state.plan.verdicts.contains_key(&to) {
+        let message = format!("{} takes nothing new now; try: hirsel uncordon {0}, or: hirsel why {0}", target.name);
+        return Err(Refusal::Invalid(message));
+    }
+    let wishes = state.spec.roles.get(&role);
+    if wishes.is_some_and(|wishes| wishes.pins.contains(&from)) {
+        let message = format!("{role} is pinned to {0}; try: hirsel role unpin {role} {0}", source.name);
+        return Err(Refusal::Invalid(message));
+    }
+    if let Some(zone) = emptier_zone(state, &role, &holders, from, to) {
+        return Err(Refusal::Unsafe(format!(
+            "{role} is spread over zones, and zone {} would have two more of it than zone {zone}: it would be moved back; \
+             to insist: hirsel role pin {role} {}",
+            target.zone, target.name
+        )));
+    }
+    let message = format!("role {role} shall move from {} to {}", source.name, target.name);
+    let wishes = state.spec.roles.entry(role.clone()).or_default();
+    if wishes.moves.insert(from, to) == Some(to) {
+        return Ok(context.done());
+    }
+    state.spec_index = context.index;
+    context.happened(state, format!("role/{role}"), &message);
+    Ok(context.done())
+}
+
+/// A zone with a free node that would have at least two fewer of `role` than the zone of `to`: balance would give it one.
+fn emptier_zone(
+    state: &ControlState,
+    role: &RoleName,
+    holders: &BTreeSet<NodeId>,
+    from: NodeId,
+    to: NodeId,
+) -> Option<ZoneName> {
+    let nodes = &state.spec.nodes;
+    let zone = |node: NodeId| nodes.get(&node).map(|node| (&node.site, &node.zone));
+    let after: BTreeSet<NodeId> = holders.iter().copied().filter(|node| *node != from).chain([to]).collect();
+    let count = |at| after.iter().filter(|node| zone(**node) == at).count();
+    let there = count(zone(to));
+    let is_free = |(id, node): &(&NodeId, &crate::spec::NodeSpec)| {
+        let open = node.availability == Availability::Open && !state.plan.verdicts.contains_key(id);
+        open && node.built.contains(role) && !after.contains(id)
+    };
+    let free = nodes.iter().filter(is_free).map(|(id, _)| *id);
+    let emptier = free.filter(|id| there >= count(zone(*id)) + 2).filter_map(zone).next();
+    emptier.map(|(_, zone)| zone.clone())
 }
 
 /// Keeps the descriptions of `old` that are no longer those of the spec.

@@ -193,6 +193,7 @@ pub(super) fn remove(state: &mut ControlState, context: &Context, node: NodeId) 
     }
     for role in state.spec.roles.values_mut() {
         role.pins.remove(&node);
+        role.moves.retain(|from, to| *from != node && *to != node);
     }
     state.spec_index = context.index;
     context.happened(state, &name, &format!("{name} was removed: it is no member any more"));

@@ -143,7 +143,11 @@ fn command() -> impl Strategy<Value = Command> {
         expires_at: WallTime(expires),
         ..token(uses_left)
     });
-    let role = (option::of(0..4u16), btree_set(node_id(), 0..2)).prop_map(|(count, pins)| RoleSpec { count, pins });
+    let role = (option::of(0..4u16), btree_set(node_id(), 0..2)).prop_map(|(count, pins)| RoleSpec {
+        count,
+        pins,
+        ..RoleSpec::default()
+    });
     let role_name = prop_oneof![Just(RoleName::lb()), name()];
     prop_oneof![
         1 => node_spec().prop_map(move |node| Command::Found { cluster: cluster.clone(), node }),
@@ -167,6 +171,7 @@ fn command() -> impl Strategy<Value = Command> {
         2 => (word(), record).prop_map(|(id, record)| Command::NewToken { id, record }),
         1 => word().prop_map(|id| Command::RevokeToken { id }),
         1 => option::of(text()).prop_map(|url| Command::SetWebhook { url }),
+        2 => (node_id(), node_id()).prop_map(|(from, to)| Command::MoveRole { role: RoleName::lb(), from, to }),
         4 => (plan_change(), vec(new_event(), 0..4), any::<bool>()).prop_map(|(change, events, fits)| Command::Adopt {
             base: Generation(if fits { FITS } else { 0 }),
             spec_index: LogIndex(if fits { FITS } else { 0 }),

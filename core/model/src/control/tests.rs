@@ -354,7 +354,7 @@ fn wishes_about_a_role_name_nodes_that_are_there_and_a_role_that_is_built() {
     let mut state = cluster(2);
     let set = |role: &str, pin| Command::SetRole {
         role: named(role),
-        spec: RoleSpec { count: Some(2), pins: BTreeSet::from([NodeId(pin)]) },
+        spec: RoleSpec { count: Some(2), pins: BTreeSet::from([NodeId(pin)]), ..RoleSpec::default() },
     };
     done(&mut state, set("lb", 2));
     assert_eq!(last(&state), ("role/lb", "role lb shall have 2 slots, first on n2 (by admin@n1)"));

@@ -357,7 +357,11 @@ impl Shift<'_, '_> {
                             Because::Drained { .. } => tally.relieving += 1,
                             Because::Updated { .. } | Because::Reverted { .. } => tally.updating += 1,
                             Because::Joined { .. } => tally.balancing += 1,
-                            Because::Wanted | Because::Pinned | Because::Applied { .. } | Because::Lost { .. } => {}
+                            Because::Wanted
+                            | Because::Pinned
+                            | Because::Moved { .. }
+                            | Because::Applied { .. }
+                            | Because::Lost { .. } => {}
                         }
                         tally.stuck += usize::from(self.is_unhealthy_for(member, STUCK_AFTER));
                     }

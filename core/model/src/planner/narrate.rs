@@ -268,7 +268,7 @@ impl Tale<'_> {
             Because::Applied { app, .. } | Because::Updated { app, .. } | Because::Reverted { app, .. } => {
                 app.to_string()
             }
-            Because::Wanted | Because::Pinned => otherwise.to_owned(),
+            Because::Wanted | Because::Pinned | Because::Moved { .. } => otherwise.to_owned(),
         })
     }
 

@@ -48,7 +48,7 @@ pub(super) fn settle(ground: &Ground, draft: &mut Draft) {
         if cast.slots == before && !draft.plan.brake {
             cast.balance();
         }
-        if let Some(text) = cast.unmet() {
+        for text in cast.unmoved().into_iter().chain(cast.unmet()) {
             draft.unmet(format!("role/{role}"), text);
         }
         let slots = cast.slots;
@@ -60,6 +60,29 @@ pub(super) fn settle(ground: &Ground, draft: &mut Draft) {
         }
         if !slots.is_empty() {
             draft.plan.roles.insert(role, slots);
+        }
+    }
+}
+
+/// Slots that the operator moves change hands. Only in the first plan made for that wish: the next one would move on what was moved.
+pub(super) fn move_once(ground: &Ground, draft: &mut Draft) {
+    if ground.view.spec_index == ground.view.plan.spec_index {
+        return;
+    }
+    for (role, wishes) in ground.view.spec.roles.iter().filter(|(_, wishes)| !wishes.moves.is_empty()) {
+        let Some(slots) = draft.plan.roles.get_mut(role) else { continue };
+        let before: BTreeSet<NodeId> = slots.values().map(|slot| slot.node).collect();
+        let mut taken = before.clone();
+        for (from, to) in &wishes.moves {
+            let takes = ground.row(*to).is_some_and(|row| ground.rows[row].takes(role));
+            let held = slots.values_mut().find(|slot| slot.node == *from && before.contains(from));
+            if let Some(held) = held.filter(|_| takes && !taken.contains(to)) {
+                taken.insert(*to);
+                let text = format!("{role} was moved from {} to {}", ground.name(*from), ground.name(*to));
+                held.node = *to;
+                held.reason = reason(Because::Moved { node: *from }, text);
+                held.since = draft.generation;
+            }
         }
     }
 }
@@ -172,6 +195,16 @@ impl<'a> Cast<'a> {
         }
     }
 
+    /// What the operator moves and is not where it shall be.
+    fn unmoved(&self) -> Vec<String> {
+        let still = |(from, to): &(&NodeId, &NodeId)| self.holders.contains(from) && !self.holders.contains(to);
+        let text = |(from, to): (&NodeId, &NodeId)| {
+            let (from, to) = (self.ground.name(*from), self.ground.name(*to));
+            format!("{to} cannot take over from {from} now, so it was not moved")
+        };
+        self.wishes.moves.iter().filter(still).map(text).collect()
+    }
+
     /// A pinned node takes the slot of one that is not.
     fn obey_pins(&mut self) {
         for pin in &self.wishes.pins {
@@ -262,7 +295,9 @@ impl<'a> Cast<'a> {
                 None if default_count(role, usize::MAX) == usize::MAX => format!("{role} runs on every node"),
                 None => format!("{role} runs on up to {}; {there}", default_count(role, usize::MAX)),
             },
-            Because::Applied { .. } | Because::Updated { .. } | Because::Reverted { .. } => there,
+            Because::Moved { .. } | Because::Applied { .. } | Because::Updated { .. } | Because::Reverted { .. } => {
+                there
+            }
         };
         let duty = Duty::Replica;
         let assignment = Assignment { node: node.id, duty, reason: reason(because, text), since: self.generation };

@@ -16,14 +16,18 @@ use tracing::error;
 
 use crate::api::agent::{Agent, Minted, NotProposed, TokenParts};
 use crate::api::auth::Source;
+use crate::api::doctor::Findings;
 use crate::api::logs;
 use crate::api::server::Server;
 use crate::api::sight::{Leader, Sight};
+use crate::doctor::{self, Examiner, HostFacts};
 use crate::shared::Shared;
 
 /// Serves the agent's interfaces: the unix socket at `socket`, HTTPS on the mesh's port, and other agents' questions for output.
-pub fn serve(shared: &Arc<Shared>, socket: Option<PathBuf>) {
-    let agent: Arc<dyn Agent> = Arc::new(Interface(shared.clone()));
+pub fn serve(shared: &Arc<Shared>, socket: Option<PathBuf>, facts: HostFacts) {
+    let examiner = Examiner::new(shared.clone(), facts);
+    let agent: Arc<dyn Agent> = Arc::new(Interface(shared.clone(), examiner));
+    doctor::serve(shared);
     let server = Server::new(agent.clone());
     let https = server.clone();
     shared.transport.serve_https(move |stream| {
@@ -45,7 +49,7 @@ pub fn serve(shared: &Arc<Shared>, socket: Option<PathBuf>) {
 }
 
 /// A running agent behind its interfaces.
-pub struct Interface(pub Arc<Shared>);
+pub struct Interface(Arc<Shared>, Examiner);
 
 impl Agent for Interface {
     fn sight(&self) -> Sight {
@@ -109,6 +113,10 @@ impl Agent for Interface {
         ttl: Duration,
     ) -> BoxFuture<'_, Result<Vec<u8>, String>> {
         async move { self.0.transport.call(to, kind, body, ttl).await.map_err(|error| error.to_string()) }.boxed()
+    }
+
+    fn examine(&self) -> BoxFuture<'_, Findings> {
+        self.1.examine().boxed()
     }
 
     fn metrics(&self) -> String {

@@ -28,6 +28,7 @@ use crate::shared::Shared;
 use crate::{interface, plugins};
 
 pub mod dev;
+pub mod host;
 mod load;
 pub mod power;
 
@@ -85,6 +86,7 @@ async fn start(mut config: Config, start: Start) -> Result<()> {
     let founded = matches!(start, Start::Found) && Identity::load(world.disk.as_ref())?.is_none();
     let stop = CancellationToken::new();
     let (ready, is_ready) = oneshot::channel();
+    let facts = host::facts(&config);
     let setup = Setup {
         host: hosts(&world, &folder)?,
         load: load::meter(),
@@ -99,7 +101,7 @@ async fn start(mut config: Config, start: Start) -> Result<()> {
     let agent = tokio::spawn(run(setup, plugins::all()));
     if let Ok(shared) = is_ready.await {
         let socket = folder.join(SOCKET);
-        interface::serve(&shared, Some(socket));
+        interface::serve(&shared, Some(socket), facts);
         announce(&shared, founded);
     }
     let end = agent.await.context("the agent panicked")?;

@@ -8,6 +8,7 @@ use hirsel_model::control::{Entry, Outcome};
 use hirsel_model::{InstanceId, LogIndex, NodeId};
 use hirsel_role::host::{Output, OutputFrom};
 
+use super::doctor::Findings;
 use super::error::{ApiError, Code};
 use super::sight::Sight;
 
@@ -29,6 +30,8 @@ pub trait Agent: Send + Sync + 'static {
         body: Vec<u8>,
         ttl: Duration,
     ) -> BoxFuture<'_, Result<Vec<u8>, String>>;
+    /// Looks at this node and its ways to the others. Takes seconds where some do not answer.
+    fn examine(&self) -> BoxFuture<'_, Findings>;
     /// The metrics that this agent and its roles registered, in the text format of OpenMetrics.
     fn metrics(&self) -> String;
     /// Draws a token of this cluster.

@@ -19,6 +19,7 @@ use super::handlers::{changes, nodes, people, reads, streams};
         reads::ps,
         reads::why,
         reads::simulate,
+        reads::doctor,
         reads::tokens,
         streams::events,
         streams::logs,

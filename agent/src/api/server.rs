@@ -145,6 +145,7 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/logs/{*what}", get(streams::logs))
         .route("/v1/plan", post(changes::plan))
         .route("/v1/simulate", get(reads::simulate))
+        .route("/v1/doctor", get(reads::doctor))
         .route("/v1/openapi.json", get(reads::openapi))
         .fallback(reads::nothing);
     let operate = Router::new()

@@ -12,6 +12,7 @@ use hirsel_role::host::{Output, OutputFrom};
 use tokio::sync::watch;
 
 use super::agent::{Agent, Minted, NotProposed, TokenParts};
+use super::doctor::Findings;
 use super::sight::Sight;
 
 /// An agent that is nothing but what it sees.
@@ -89,6 +90,10 @@ impl Agent for StandIn {
             }
         }
         .boxed()
+    }
+
+    fn examine(&self) -> BoxFuture<'_, Findings> {
+        async { Findings::default() }.boxed()
     }
 
     fn metrics(&self) -> String {

@@ -80,6 +80,7 @@ const PATHS: &[(&str, &str, &str, usize)] = &[
     ("GET", "/v1/openapi.json", "", 1),
     ("POST", "/v1/plan", MANIFEST, 1),
     ("GET", "/v1/simulate?events=kill:n3,zone:a", "", 1),
+    ("GET", "/v1/doctor", "", 1),
     ("POST", "/v1/apply", MANIFEST, 2),
     ("POST", "/v1/apps/shop/scale", r#"{"replicas":3}"#, 2),
     ("POST", "/v1/apps/shop/restart", "", 2),

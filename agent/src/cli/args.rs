@@ -50,6 +50,7 @@ Look     status       one screen: health, leader, what can be lost, roles, apps
 Reason   why          why something is where it is, why it moved, why it waits
          plan         what `apply` would do; exit status 4 if anything would change
          simulate     what would move, and what would be left, if nodes were lost
+         doctor       clock, ports, disk, versions, certificate; before joining and after
 Act      apply        create or update an application
          scale, restart, stop, start, rm           change an application
          drain, cordon, uncordon, forget           change a node
@@ -136,6 +137,11 @@ pub enum Verb {
         after_help = "Example: hirsel simulate kill:n3\n         hirsel simulate zone:a leave:n5\nExit status: 3 if something would be left unmet"
     )]
     Simulate(SimulateArgs),
+    /// Check clock, ports both ways, disk, limits, versions and certificate of a node; or of this host before it joins
+    #[command(
+        after_help = "Example: hirsel doctor\n         hirsel doctor 10.0.0.1     (before joining the cluster behind that address)\nExit status: 3 with warnings, 1 if a check failed"
+    )]
+    Doctor(DoctorArgs),
     /// Create or update an application
     #[command(after_help = "Example: hirsel apply shop.toml --wait")]
     Apply(ApplyArgs),
@@ -418,6 +424,14 @@ pub struct WhyArgs {
 pub struct PlanArgs {
     /// Manifest; - is standard input
     pub file: PathBuf,
+}
+
+/// `doctor`
+#[derive(Args, Clone, Debug)]
+pub struct DoctorArgs {
+    /// Address of any node of the cluster that this host shall join; without it, the agent that is asked looks around
+    #[arg(value_name = "SEED")]
+    pub seed: Option<String>,
 }
 
 /// `simulate`

@@ -68,6 +68,22 @@ pub async fn login(json: bool, args: &LoginArgs) -> Result<Done, ApiError> {
     Ok(Done::Well)
 }
 
+/// `doctor SEED`: of this host, which is no member yet.
+pub async fn doctor(ask: &super::args::AskArgs, args: &super::args::DoctorArgs) -> Result<Done, ApiError> {
+    let seed = args.seed.as_deref().unwrap_or_default();
+    let told = crate::launch::host::before(seed, ask.data.clone()).await?;
+    if ask.json {
+        // There is no cluster and no node yet.
+        let envelope = json!({
+            "api": 1, "cluster": "", "node": "", "index": 0, "stale_ms": 0, "data": told, "warnings": [],
+        });
+        line(envelope.to_string());
+    } else {
+        super::look::print_doctor(&told);
+    }
+    Ok(super::look::doctor_done(&told))
+}
+
 /// `install`
 pub fn install(args: &InstallArgs) -> Result<Done, ApiError> {
     let start = if args.start.is_empty() { vec!["up".to_string()] } else { args.start.clone() };

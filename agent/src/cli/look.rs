@@ -7,6 +7,7 @@ use super::args::{EventsArgs, LogsArgs, MembersArgs, PlanArgs, PsArgs, SimulateA
 use super::client::{Answer, Client};
 use super::output::{self, Colour, ago_or_dash, any, line, note, paint, since, state, table};
 use super::{Done, read_file, wall};
+use crate::api::doctor::{Check, Doctor};
 use crate::api::envelope::Envelope;
 use crate::api::error::{ApiError, Code};
 use crate::api::forecast::{Count, Forecast, Placed, SlotChange};
@@ -357,6 +358,32 @@ fn print_moves(counts: &[Count], start: &[Placed], stop: &[Placed], roles: &[Slo
         let (before, after) = (change.before.as_deref().unwrap_or("-"), change.after.as_deref().unwrap_or("-"));
         let because = change.because.as_ref().map(|because| format!(": {because}")).unwrap_or_default();
         line(format!("~ {}/{}: {before} -> {after}{because}", change.role, change.slot));
+    }
+}
+
+/// `doctor`
+pub async fn doctor(client: &Client, json: bool) -> Result<Done, ApiError> {
+    let answer = show(client, json, "/v1/doctor", |envelope: &Envelope<Doctor>| print_doctor(&envelope.data)).await?;
+    Ok(doctor_done(&answer.envelope.data))
+}
+
+/// One line per check, and one more where something is to do.
+pub fn print_doctor(told: &Doctor) {
+    let row = |check: &Check| {
+        let next = check.next.as_ref().map(|next| format!("; try: {next}")).unwrap_or_default();
+        let value = format!("{} (wanted: {}){next}", check.value, check.limit);
+        vec![check.state.clone(), check.check.clone(), check.subject.clone(), value]
+    };
+    let rows: Vec<_> = told.checks.iter().map(row).collect();
+    line(table(&["STATE", "CHECK", "OF", "FOUND"], &rows));
+}
+
+/// How `doctor` ends.
+pub fn doctor_done(told: &Doctor) -> Done {
+    match told.state.as_str() {
+        "ok" => Done::Well,
+        "warning" => Done::Degraded,
+        _ => Done::Broken,
     }
 }
 

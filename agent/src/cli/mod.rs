@@ -36,6 +36,8 @@ pub enum Done {
     Degraded,
     /// Something would change.
     WouldChange,
+    /// It was looked at, and does not work.
+    Broken,
 }
 
 impl Done {
@@ -45,6 +47,7 @@ impl Done {
             Done::Well => 0,
             Done::Degraded => 3,
             Done::WouldChange => 4,
+            Done::Broken => 1,
         }
     }
 }
@@ -75,6 +78,7 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
         Verb::Man(args) => return here::man(args),
         Verb::Install(args) => return here::install(args),
         Verb::Login(args) => return here::login(json, args).await,
+        Verb::Doctor(args) if args.seed.is_some() => return here::doctor(&cli.ask, args).await,
         _ => {}
     }
     let client = target::find(&cli.ask).await?;
@@ -89,6 +93,7 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
         Verb::Why(args) => look::why(&client, json, args).await,
         Verb::Plan(args) => look::plan(&client, json, args).await,
         Verb::Simulate(args) => look::simulate(&client, json, args).await,
+        Verb::Doctor(_) => look::doctor(&client, json).await,
         Verb::Apply(args) => act::apply(&client, json, args).await,
         Verb::Scale(args) => act::scale(&client, json, args).await,
         Verb::Restart(args) => act::app(&client, json, "restart", &args.app, &args.change).await,

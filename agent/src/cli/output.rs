@@ -67,8 +67,10 @@ pub fn paint(text: &str, colour: Colour) -> String {
 /// The colour of a word about state.
 pub fn colour_of(word: &str) -> Option<Colour> {
     match word {
-        "healthy" | "alive" | "running" | "valid" | "leader" | "verified" => Some(Colour::Green),
-        "degraded" | "suspect" | "starting" | "draining" | "stopping" | "waiting" | "unfit" => Some(Colour::Yellow),
+        "healthy" | "alive" | "running" | "valid" | "leader" | "verified" | "ok" => Some(Colour::Green),
+        "degraded" | "suspect" | "starting" | "draining" | "stopping" | "waiting" | "unfit" | "warning" => {
+            Some(Colour::Yellow)
+        }
         "critical" | "no_leader" | "down" | "failed" | "unknown" | "revoked" | "expired" => Some(Colour::Red),
         "stopped" | "ended" | "none" | "-" => Some(Colour::Dim),
         _ => None,

@@ -50,6 +50,8 @@ fn every_verb_of_the_contract_parses() {
         "why role/lb/0",
         "plan f.toml",
         "simulate kill:n1",
+        "doctor --json",
+        "doctor 10.0.0.1 --data /d",
         "simulate kill:n1 zone:a leave:n2 --json",
         "apply f.toml --wait --timeout 90s",
         "apply f.toml --plan --if-index 4",

@@ -27,6 +27,7 @@ use crate::seam::{BoxStream, World};
 mod call;
 mod door;
 mod join;
+mod knock;
 mod message;
 mod ping;
 mod quic;
@@ -37,6 +38,7 @@ mod tls;
 
 pub use call::BODY_BYTES_MAX;
 pub use join::{JoinError, connect_https, join_request};
+pub use knock::{DATAGRAM_BYTES, knock_tcp, knock_udp};
 pub use ping::PING_INTERVAL;
 
 /// How often another port is drawn when UDP and TCP are to share a number that the system picks (`bind` to port 0).

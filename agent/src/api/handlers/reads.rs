@@ -6,6 +6,7 @@ use http::header::CONTENT_TYPE;
 use serde::Deserialize;
 
 use super::{AgentState, Params, Part, answer};
+use crate::api::doctor::{self, Doctor};
 use crate::api::envelope::Envelope;
 use crate::api::error::{ApiError, Code, ErrorBody};
 use crate::api::simulate::{self, Simulated};
@@ -100,6 +101,14 @@ pub async fn why(State(agent): State<AgentState>, Part(thing): Part<String>) -> 
     let sight = agent.sight();
     let told = why::why(&sight, &thing)?;
     Ok(answer(&sight, told))
+}
+
+/// Whether this node and its ways to the others are as they should be. Takes seconds where some do not answer.
+#[utoipa::path(get, path = "/v1/doctor", responses((status = 200, body = Envelope<Doctor>)))]
+pub async fn doctor(State(agent): State<AgentState>) -> Response {
+    let found = agent.examine().await;
+    let sight = agent.sight();
+    answer(&sight, doctor::doctor(&sight, &found))
 }
 
 /// What to suppose.

@@ -1,0 +1,444 @@
+//! What `doctor` says: facts about a host and the ways between nodes, each held against a limit, with the next command. Pure.
+
+use hirsel_model::WallTime;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::sight::{Sight, Standing, people_order};
+
+/// Clocks further apart than this make the times in logs misleading, and tokens expire early or late.
+const CLOCK_WARN_MS: u64 = 1_000;
+/// Beyond this certificates and tokens of one node are not good on another.
+const CLOCK_FAIL_MS: u64 = 300_000;
+/// A durable write that takes longer costs every change of the cluster as much.
+const SYNC_WARN_MS: u64 = 25;
+/// A durable write that takes longer than the shortest election timeout endangers the leadership.
+const SYNC_FAIL_MS: u64 = 400;
+/// Free space below which a log that grows, and a snapshot beside it, may not fit.
+const SPACE_WARN_BYTES: u64 = 1 << 30;
+const SPACE_FAIL_BYTES: u64 = 64 << 20;
+/// Every connection is an open file; a load balancer has tens of thousands.
+const FILES_WARN: u64 = 65_536;
+const FILES_FAIL: u64 = 1_024;
+/// A certificate is renewed when a third of its 30 days is over. One with less than this left is not being renewed.
+const CERTIFICATE_WARN_S: u64 = 15 * 86_400;
+/// The wall clock may move this much against the monotonic one while it is looked at.
+const DRIFT_WARN_MS: u64 = 200;
+
+/// What was found, before it is judged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// What was found out about this host.
+    pub host: HostFindings,
+    /// When the certificate of this node ends, in seconds since 1970; none before joining.
+    pub certificate_ends: Option<u64>,
+    /// The ways to the others: members, or the seed before joining.
+    pub peers: Vec<PeerFindings>,
+}
+
+/// What was found out about a host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostFindings {
+    /// Time that one durable write to the data folder took, on average and at worst, in milliseconds; or why there was none.
+    pub sync: Option<Result<(u64, u64), String>>,
+    /// Free and all bytes of the file system of the data folder.
+    pub space: Option<(u64, u64)>,
+    /// Most files that the agent may have open.
+    pub open_files: Option<u64>,
+    /// How far the wall clock moved against the monotonic one meanwhile, in milliseconds.
+    pub drift_ms: u64,
+    /// The wall clock.
+    pub wall: WallTime,
+    /// Whether the agent was started by systemd; none where that does not matter.
+    pub supervised: Option<bool>,
+    /// Whom instances run as; none when the question does not arise.
+    pub user: Option<User>,
+    /// Whether the mesh's port could be bound here, before joining: what is in the way.
+    pub port_taken: Option<Result<(), String>>,
+}
+
+/// Whom instances run as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum User {
+    /// The agent's own user, which is not root.
+    Own,
+    /// The agent's own user, which is root.
+    Root,
+    /// A user of this name, who exists or not.
+    Named(String, bool),
+}
+
+/// A way to another node, and back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerFindings {
+    /// Its name, or the address of a seed.
+    pub name: String,
+    /// TCP there.
+    pub tcp: Way,
+    /// UDP there, with a full packet.
+    pub udp: Way,
+    /// What the agent there answered; none before joining.
+    pub answer: Option<Result<Answered, String>>,
+}
+
+/// What an agent answered that was asked to look back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answered {
+    /// Its wall clock less ours, in milliseconds, as far as the way there and back lets us know.
+    pub offset_ms: i64,
+    /// TCP from there to here.
+    pub tcp: Way,
+    /// UDP from there to here, with a full packet.
+    pub udp: Way,
+    /// The version of the agent there.
+    pub version: String,
+}
+
+/// One way: how long there and back takes, or why there is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Way {
+    /// Milliseconds there and back.
+    pub ms: Option<u64>,
+    /// What went wrong.
+    pub error: Option<String>,
+}
+
+impl From<std::io::Result<std::time::Duration>> for Way {
+    fn from(knocked: std::io::Result<std::time::Duration>) -> Self {
+        match knocked {
+            Ok(took) => Way { ms: Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX)), error: None },
+            Err(error) => Way { ms: None, error: Some(error.to_string()) },
+        }
+    }
+}
+
+/// All checks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Doctor {
+    /// The worst state of all.
+    pub state: String,
+    /// One by one.
+    pub checks: Vec<Check>,
+}
+
+/// One check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Check {
+    /// `clock`, `tcp`, `udp`, `disk`, `space`, `files`, `versions`, `certificate`, `unit`, `user`, `port`.
+    pub check: String,
+    /// What was looked at: this node, or `n1 -> n2`.
+    pub subject: String,
+    /// `ok`, `warning`, `failed`.
+    pub state: String,
+    /// What was found.
+    pub value: String,
+    /// What it is held against.
+    pub limit: String,
+    /// The next command, where there is something to do.
+    pub next: Option<String>,
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Grade {
+    Ok,
+    Warning,
+    Failed,
+}
+
+impl Grade {
+    fn word(self) -> &'static str {
+        match self {
+            Grade::Ok => "ok",
+            Grade::Warning => "warning",
+            Grade::Failed => "failed",
+        }
+    }
+
+    /// High values are bad.
+    fn above(value: u64, warn: u64, fail: u64) -> Self {
+        match value {
+            _ if value > fail => Grade::Failed,
+            _ if value > warn => Grade::Warning,
+            _ => Grade::Ok,
+        }
+    }
+
+    /// Low values are bad.
+    fn below(value: u64, warn: u64, fail: u64) -> Self {
+        match value {
+            _ if value < fail => Grade::Failed,
+            _ if value < warn => Grade::Warning,
+            _ => Grade::Ok,
+        }
+    }
+}
+
+fn check(what: &str, subject: &str, grade: Grade, value: impl Into<String>, limit: &str, next: &str) -> Check {
+    Check {
+        check: what.into(),
+        subject: subject.into(),
+        state: grade.word().into(),
+        value: value.into(),
+        limit: limit.into(),
+        next: (grade != Grade::Ok).then(|| next.into()),
+    }
+}
+
+/// Judges what was found on the node that is asked.
+pub fn doctor(sight: &Sight, found: &Findings) -> Doctor {
+    let me = sight.name(sight.me);
+    let mut checks = host(&me, &found.host);
+    if let Some(ends) = found.certificate_ends {
+        let left = ends.saturating_sub(found.host.wall.0 / 1000);
+        let grade = Grade::below(left, CERTIFICATE_WARN_S, 1);
+        let value = if left == 0 { "expired".into() } else { format!("good for {} days", left / 86_400) };
+        let limit = "renewed when 20 days are left";
+        checks.push(check("certificate", &me, grade, value, limit, "hirsel events: why it is not renewed"));
+    }
+    let mut peers: Vec<&PeerFindings> = found.peers.iter().collect();
+    peers.sort_by(|one, other| people_order(&one.name, &other.name));
+    for peer in peers {
+        let node = sight.state.spec.node_named(&peer.name).map(|(id, _)| id);
+        let down = node.is_some_and(|node| sight.standing(node) == Standing::Down);
+        checks.extend(ways(&me, peer, down));
+    }
+    checks.push(versions(sight, found));
+    judged(checks)
+}
+
+/// Judges what was found on a host that is no member yet.
+pub fn before_joining(found: &Findings) -> Doctor {
+    let mut checks = host("this host", &found.host);
+    for peer in &found.peers {
+        checks.extend(ways("this host", peer, false));
+    }
+    judged(checks)
+}
+
+fn judged(checks: Vec<Check>) -> Doctor {
+    let worst = ["failed", "warning"].into_iter().find(|state| checks.iter().any(|check| check.state == *state));
+    Doctor { state: worst.unwrap_or("ok").into(), checks }
+}
+
+fn host(me: &str, found: &HostFindings) -> Vec<Check> {
+    let mut checks = vec![check(
+        "clock",
+        me,
+        Grade::above(found.drift_ms, DRIFT_WARN_MS, u64::MAX),
+        format!("the wall clock moved {} ms against the monotonic one", found.drift_ms),
+        &format!("at most {DRIFT_WARN_MS} ms while it is looked at"),
+        "timedatectl: is more than one program setting the time?",
+    )];
+    if let Some(port) = &found.port_taken {
+        let (grade, value) = match port {
+            Ok(()) => (Grade::Ok, "free, UDP and TCP".to_string()),
+            Err(why) => (Grade::Failed, why.clone()),
+        };
+        checks.push(check("port", me, grade, value, "free for this host's agent", "ss -lntup: who has it?"));
+    }
+    match &found.sync {
+        Some(Ok((average, worst))) => checks.push(check(
+            "disk",
+            me,
+            Grade::above(*average, SYNC_WARN_MS, SYNC_FAIL_MS).max(Grade::above(*worst, SYNC_FAIL_MS, u64::MAX)),
+            format!("a durable write takes {average} ms, at worst {worst} ms"),
+            &format!("at most {SYNC_WARN_MS} ms; never {SYNC_FAIL_MS} ms"),
+            "choose a faster disk with --data DIR",
+        )),
+        Some(Err(why)) => {
+            let value = format!("cannot be written durably: {why}");
+            checks.push(check("disk", me, Grade::Failed, value, "it must take writes", "df -h; dmesg"));
+        }
+        None => {}
+    }
+    if let Some((free, all)) = found.space {
+        checks.push(check(
+            "space",
+            me,
+            Grade::below(free, SPACE_WARN_BYTES, SPACE_FAIL_BYTES),
+            format!("{} MiB of {} MiB are free", free >> 20, all >> 20),
+            &format!("at least {} MiB; below {} MiB it fails", SPACE_WARN_BYTES >> 20, SPACE_FAIL_BYTES >> 20),
+            "make room, or choose another disk with --data DIR",
+        ));
+    }
+    if let Some(files) = found.open_files {
+        let next = "hirsel install: its unit raises the limit";
+        let grade = Grade::below(files, FILES_WARN, FILES_FAIL);
+        checks.push(check("files", me, grade, format!("{files} open files"), &format!("at least {FILES_WARN}"), next));
+    }
+    if let Some(supervised) = found.supervised {
+        let grade = if supervised { Grade::Ok } else { Grade::Warning };
+        let value =
+            if supervised { "started by systemd" } else { "not started by systemd: it does not start with the host" };
+        checks.push(check("unit", me, grade, value, "starts with the host", "hirsel install"));
+    }
+    if let Some(user) = &found.user {
+        let next = "name a user with --run-as, or compute.run_as in hirsel.toml";
+        let (grade, value) = match user {
+            User::Own => (Grade::Ok, "instances run as the agent's own user".to_string()),
+            User::Root => (Grade::Warning, "instances run as root".to_string()),
+            User::Named(name, true) => (Grade::Ok, format!("instances run as {name}")),
+            User::Named(name, false) => (Grade::Failed, format!("there is no user {name:?} to run instances as")),
+        };
+        checks.push(check("user", me, grade, value, "an unprivileged user that exists", next));
+    }
+    checks
+}
+
+/// TCP, UDP and clock, there and back. Of a node that is known to be down nothing else is expected.
+fn ways(me: &str, peer: &PeerFindings, down: bool) -> Vec<Check> {
+    let there = format!("{me} -> {}", peer.name);
+    let back = format!("{} -> {me}", peer.name);
+    let open = "open the mesh's port (7400) between these hosts, UDP and TCP; packets of 1200 bytes must pass";
+    let next = if down { format!("hirsel why {}", peer.name) } else { open.to_string() };
+    let way = |what: &str, subject: &str, way: &Way, limit: &str| match (way.ms, &way.error) {
+        (Some(ms), _) => check(what, subject, Grade::Ok, format!("{ms} ms there and back"), limit, ""),
+        (None, error) => {
+            let why = error.clone().unwrap_or_else(|| "not tried".into());
+            check(what, subject, Grade::Failed, why, limit, &next)
+        }
+    };
+    let (tcp, udp) = ("answers within 2 s", "a packet of 1200 bytes is answered");
+    let mut checks = vec![way("tcp", &there, &peer.tcp, tcp), way("udp", &there, &peer.udp, udp)];
+    match &peer.answer {
+        Some(Ok(answered)) => {
+            checks.push(way("tcp", &back, &answered.tcp, tcp));
+            checks.push(way("udp", &back, &answered.udp, udp));
+            let apart = answered.offset_ms.unsigned_abs();
+            checks.push(check(
+                "clock",
+                &there,
+                Grade::above(apart, CLOCK_WARN_MS, CLOCK_FAIL_MS),
+                format!("{:+} ms", answered.offset_ms),
+                &format!("at most {CLOCK_WARN_MS} ms; from {CLOCK_FAIL_MS} ms on certificates and tokens fail"),
+                "timedatectl set-ntp true, on both hosts",
+            ));
+        }
+        Some(Err(why)) => {
+            checks.push(check("agent", &there, Grade::Failed, why.clone(), "the agent there answers", &next));
+        }
+        None => {}
+    }
+    checks
+}
+
+fn versions(sight: &Sight, found: &Findings) -> Check {
+    let mut versions: Vec<String> = sight.state.spec.nodes.values().map(|node| node.version.clone()).collect();
+    let answered = found.peers.iter().filter_map(|peer| peer.answer.as_ref()?.as_ref().ok());
+    versions.extend(answered.map(|answered| answered.version.clone()));
+    versions.sort();
+    versions.dedup();
+    let grade = if versions.len() > 1 { Grade::Warning } else { Grade::Ok };
+    let next = "hirsel members: upgrade the older agents";
+    check("versions", "all members", grade, versions.join(", "), "one version", next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::fixture::{NOON, altered, sight};
+
+    /// All is well: one peer that answers.
+    pub(crate) fn good() -> Findings {
+        let way = Way { ms: Some(1), error: None };
+        let answered = Answered { offset_ms: -3, tcp: way.clone(), udp: way.clone(), version: "0.1.0".into() };
+        Findings {
+            host: HostFindings {
+                sync: Some(Ok((2, 9))),
+                space: Some((50 << 30, 100 << 30)),
+                open_files: Some(1 << 20),
+                drift_ms: 1,
+                wall: NOON,
+                supervised: Some(true),
+                user: Some(User::Named("nobody".into(), true)),
+                port_taken: None,
+            },
+            certificate_ends: Some(NOON.0 / 1000 + 29 * 86_400),
+            peers: vec![PeerFindings { name: "n2".into(), tcp: way.clone(), udp: way, answer: Some(Ok(answered)) }],
+        }
+    }
+
+    fn of(alter: impl FnOnce(&mut Findings)) -> (String, Vec<Check>) {
+        let mut found = good();
+        alter(&mut found);
+        let told = doctor(&sight(), &found);
+        (told.state, told.checks.into_iter().filter(|check| check.state != "ok").collect())
+    }
+
+    #[test]
+    fn where_all_is_well_nothing_is_to_do() {
+        let told = doctor(&sight(), &good());
+        assert_eq!(told.state, "ok", "{told:?}");
+        assert!(told.checks.iter().all(|check| check.next.is_none()) && told.checks.len() > 10, "{told:?}");
+    }
+
+    #[test]
+    fn each_limit_is_told_with_its_value_and_what_to_do() {
+        let one = |alter: fn(&mut Findings), what: &str, state: &str| {
+            let (worst, wrong) = of(alter);
+            assert_eq!((worst.as_str(), wrong.len()), (state, 1), "{what}: {wrong:?}");
+            assert_eq!((wrong[0].check.as_str(), wrong[0].state.as_str()), (what, state), "{wrong:?}");
+            assert!(wrong[0].next.is_some() && !wrong[0].value.is_empty() && !wrong[0].limit.is_empty());
+        };
+        one(|found| found.host.sync = Some(Ok((30, 80))), "disk", "warning");
+        one(|found| found.host.sync = Some(Ok((500, 800))), "disk", "failed");
+        one(|found| found.host.sync = Some(Err("read-only".into())), "disk", "failed");
+        one(|found| found.host.space = Some((512 << 20, 1 << 40)), "space", "warning");
+        one(|found| found.host.space = Some((1 << 20, 1 << 40)), "space", "failed");
+        one(|found| found.host.open_files = Some(1_024), "files", "warning");
+        one(|found| found.host.open_files = Some(256), "files", "failed");
+        one(|found| found.host.drift_ms = 900, "clock", "warning");
+        one(|found| found.host.supervised = Some(false), "unit", "warning");
+        one(|found| found.host.user = Some(User::Root), "user", "warning");
+        one(|found| found.host.user = Some(User::Named("web".into(), false)), "user", "failed");
+        one(|found| found.certificate_ends = Some(NOON.0 / 1000 + 86_400), "certificate", "warning");
+        one(|found| found.certificate_ends = Some(NOON.0 / 1000 - 1), "certificate", "failed");
+        one(|found| found.peers[0].udp = Way { ms: None, error: Some("no answer".into()) }, "udp", "failed");
+        one(|found| found.peers[0].answer = Some(Err("no connection".into())), "agent", "failed");
+        let answered = |found: &mut Findings, alter: fn(&mut Answered)| {
+            if let Some(Ok(answered)) = &mut found.peers[0].answer {
+                alter(answered);
+            }
+        };
+        let (_, wrong) = of(|found| answered(found, |it| it.offset_ms = -4_000));
+        assert_eq!((wrong[0].value.as_str(), wrong[0].subject.as_str()), ("-4000 ms", "n1 -> n2"));
+        let (_, wrong) = of(|found| answered(found, |it| it.tcp = Way::default()));
+        assert_eq!((wrong[0].check.as_str(), wrong[0].subject.as_str()), ("tcp", "n2 -> n1"));
+        let (_, wrong) = of(|found| answered(found, |it| it.version = "0.2.0".into()));
+        assert_eq!((wrong[0].check.as_str(), wrong[0].value.as_str()), ("versions", "0.1.0, 0.2.0"));
+    }
+
+    #[test]
+    fn a_node_that_is_down_is_explained_and_not_a_matter_of_ports() {
+        use hirsel_model::plan::{Verdict, VerdictKind};
+        use hirsel_model::{Generation, Incarnation, NodeId};
+        let sight = altered(|state| {
+            let verdict = Verdict {
+                kind: VerdictKind::Down,
+                incarnation: Incarnation(1),
+                since: Generation(5),
+                evidence: String::new(),
+            };
+            state.plan.verdicts.insert(NodeId(2), verdict);
+        });
+        let mut found = good();
+        found.peers[0].tcp = Way::default();
+        let told = doctor(&sight, &found);
+        let wrong = told.checks.iter().find(|check| check.state == "failed").unwrap();
+        assert_eq!(wrong.next.as_deref(), Some("hirsel why n2"));
+    }
+
+    #[test]
+    fn before_joining_the_seed_is_the_only_peer_and_no_agent_is_asked() {
+        let mut found = good();
+        found.certificate_ends = None;
+        found.peers[0].answer = None;
+        found.host.port_taken = Some(Err("UDP 7400 is in use".into()));
+        let told = before_joining(&found);
+        assert_eq!(told.state, "failed");
+        assert!(told.checks.iter().any(|check| check.check == "port" && check.state == "failed"), "{told:?}");
+        assert!(told.checks.iter().all(|check| check.check != "versions" && check.check != "agent"));
+    }
+}

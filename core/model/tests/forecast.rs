@@ -89,8 +89,11 @@ fn foretold(town: &Town, gone: BTreeSet<NodeId>) -> Plan {
     forecast.plan().clone()
 }
 
+/// Holders of slots, and where instances of each service are.
+type Places = (BTreeMap<(RoleName, Slot), NodeId>, Vec<(AppName, ServiceName, NodeId)>);
+
 /// Who has what. The numbers of instances are counted up as they are started, which a step more or less alters.
-fn places(plan: &Plan) -> (BTreeMap<(RoleName, Slot), NodeId>, Vec<(AppName, ServiceName, NodeId)>) {
+fn places(plan: &Plan) -> Places {
     let slots = plan.roles.iter().flat_map(|(role, slots)| {
         slots.iter().map(|(slot, held)| ((role.clone(), *slot), held.node)).collect::<Vec<_>>()
     });

@@ -78,7 +78,7 @@ fn installed(path: &Path, start: &[String]) -> Vec<String> {
         eprintln!("systemd-analyze is not here: the unit is read by this test alone");
     }
     let unit = Unit::read(path);
-    for (key, value) in [("Type", "simple"), ("KillMode", "process"), ("Delegate", "yes"), ("Restart", "always")] {
+    for (key, value) in [("Type", "simple"), ("KillMode", "process"), ("Delegate", "yes"), ("Restart", "on-failure")] {
         assert_eq!(unit.service.get(key).map(String::as_str), Some(value), "{key}");
     }
     let command = unit.command();

@@ -135,7 +135,8 @@ Type=simple
 ExecStart={}
 KillMode=process
 Delegate=yes
-Restart=always
+# Ended with status 0 it was stopped, or has left the cluster for good.
+Restart=on-failure
 RestartSec=1
 # Long enough to hand leadership over.
 TimeoutStopSec=30

@@ -587,7 +587,7 @@ mod tests {
 
     #[test]
     fn agents_that_forget_their_instances_are_found() {
-        is_found(Bug::Forgetful, Scenario::Blackout, Rule::Healed, "does not run what the plan lists");
+        is_found(Bug::Forgetful, Scenario::Blackout, Rule::Healed, "after all had been off, not within");
     }
 
     #[test]

@@ -47,7 +47,11 @@ fn every_answer_has_the_fields_that_scripts_rely_on() {
     let names: BTreeSet<&str> = cluster.nodes.iter().map(|node| node.name.as_str()).collect();
     let named = |value: &Value| assert!(value.as_str().is_some_and(|name| names.contains(name)), "{value} is no node");
 
-    let status = read(&node.ask(["status"]), &[0]);
+    // What the others say of themselves reaches each node by gossip, a moment after it is so.
+    let (status, _) = wait_for("this node hears that all is well", Duration::from_secs(20), || {
+        let ran = node.ask(["status"]);
+        if ran.code == Some(0) { Ok(read(&ran, &[0])) } else { Err(ran.words()) }
+    });
     has(&status, &["health", "leader", "term", "voters", "nodes", "can_lose", "roles", "apps", "last_incident"]);
     has(&status["nodes"], &["alive", "suspect", "down"]);
     has(&status["can_lose"], &["nodes", "zones"]);

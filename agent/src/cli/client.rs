@@ -156,9 +156,11 @@ impl Client {
                 let token: JoinToken = token.parse().map_err(|error: hirsel_mesh::identity::TokenError| {
                     ApiError::new(Code::Usage, error.to_string())
                 })?;
-                // A client keeps nothing on disk; the folder only has to exist.
-                let world = real::world(&std::env::temp_dir())
+                // A client keeps nothing on disk, and whoever else asks at the same time has a folder too.
+                let folder = std::env::temp_dir().join(format!("hirsel-client-{}", std::process::id()));
+                let world = real::world(&folder)
                     .map_err(|error| ApiError::new(Code::Failed, format!("cannot reach out: {error}")))?;
+                let _ = std::fs::remove_dir_all(&folder);
                 let connected = timeout(CONNECT_WITHIN, connect_https(&world, *addr, token.ca_fingerprint)).await;
                 connected
                     .map_err(|_| self.unreachable("it does not accept"))?

@@ -16,7 +16,7 @@ use hirsel_mesh::transport::{JoinError, Peer, Peers, join_request};
 use hirsel_model::codec::{decode, encode};
 use hirsel_model::control::{Command, ControlState, Entry, Outcome, TokenGrants};
 use hirsel_model::spec::{Availability, Capacity, NodeSpec};
-use hirsel_model::{ClusterId, Incarnation, NodeId, NodeName, RoleName, ZoneName};
+use hirsel_model::{ClusterId, Incarnation, NodeId, NodeName, RoleName, ZoneName, feature};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
@@ -48,6 +48,9 @@ pub struct Request {
     capacity: Capacity,
     built: Vec<RoleName>,
     version: String,
+    /// The feature level its build understands; none from one that came before there were levels.
+    #[serde(default)]
+    level: u32,
 }
 
 /// What it gets.
@@ -86,6 +89,7 @@ pub async fn join(
         capacity: config.capacity,
         built: built.to_vec(),
         version: VERSION.into(),
+        level: feature::BUILT,
     };
     let reply = ask(world, seeds, token, &request).await?;
     let mut reset_seed = [0; 32];
@@ -161,6 +165,7 @@ pub async fn admit(shared: Arc<Shared>, body: Vec<u8>) -> Result<Vec<u8>, String
     }
     let state = shared.control.state().borrow().clone();
     check_token(&state, &request, shared.world.clock.wall().0)?;
+    check_level(&state, &request)?;
     let authority = authority(&shared, &state)?;
     let key: [u8; 32] = request.key.clone().try_into().map_err(|_| "key of wrong length".to_owned())?;
     let node = NodeSpec {
@@ -223,6 +228,19 @@ fn check_token(state: &ControlState, request: &Request, wall_ms: u64) -> Result<
         return wrong("it has expired");
     }
     Ok(())
+}
+
+/// A node that does not understand what is in the log could only stop.
+fn check_level(state: &ControlState, request: &Request) -> Result<(), String> {
+    let (needs, has) = (state.cluster.feature_level, feature::reported(request.level));
+    if has >= needs {
+        return Ok(());
+    }
+    let version = &request.version;
+    Err(format!(
+        "the cluster runs at feature level {needs}, and this hirsel ({version}) understands {has}: \
+         install the version of the members ({VERSION}), then join"
+    ))
 }
 
 async fn propose(shared: &Shared, node: NodeSpec, token: String) -> Result<(NodeId, NodeName), String> {

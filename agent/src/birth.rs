@@ -10,7 +10,7 @@ use hirsel_mesh::transport::{Peer, Peers};
 use hirsel_model::codec::{decode, encode};
 use hirsel_model::control::{ClusterInfo, Command, Entry, Outcome};
 use hirsel_model::spec::{Availability, NodeSpec};
-use hirsel_model::{Incarnation, NodeId, RoleName};
+use hirsel_model::{Incarnation, NodeId, RoleName, feature};
 use tracing::info;
 
 use crate::admission::{self, VERSION};
@@ -111,7 +111,7 @@ fn found(world: &World, config: &Config, built: &[RoleName]) -> Result<Identity>
         id: cluster,
         ca: identity.ca.clone(),
         sealed_ca_key: authority.seal(&sealing, chance),
-        feature_level: 1,
+        feature_level: feature::BUILT,
         webhook: None,
     };
     let node = NodeSpec {

@@ -20,6 +20,7 @@ pub fn write(report: &NodeReport) -> BTreeMap<String, String> {
         ("gen".to_owned(), report.generation.to_string()),
         ("load".to_owned(), report.load.to_string()),
         ("report".to_owned(), report.version.to_string()),
+        ("level".to_owned(), report.level.to_string()),
     ]);
     for (name, role) in &report.roles {
         values.insert(format!("role.{name}"), write_role(role));
@@ -33,6 +34,7 @@ pub fn read(values: &BTreeMap<String, String>) -> LiveNode {
     let mut node = LiveNode {
         generation: Generation(number("gen")),
         load: u8::try_from(number("load")).unwrap_or(10).min(10),
+        level: u32::try_from(number("level")).unwrap_or(u32::MAX),
         ..LiveNode::default()
     };
     for (key, text) in values {
@@ -201,10 +203,11 @@ mod tests {
             generation: Generation(8),
             roles: BTreeMap::from([(RoleName::compute(), compute), (RoleName::lb(), lb)]),
             load: 3,
+            level: 2,
             ..NodeReport::default()
         };
         let node = read(&write(&report));
-        assert_eq!((node.generation, node.load), (Generation(8), 3));
+        assert_eq!((node.generation, node.load, node.level), (Generation(8), 3, 2));
         assert_eq!(node.roles, report.roles);
         assert_eq!(node.facts[&RoleName::lb()], report.roles[&RoleName::lb()].facts);
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use hirsel_mesh::control::{Control, ControlConfig};
 use hirsel_mesh::gossip::Gossip;
 use hirsel_mesh::identity::Identity;
@@ -17,7 +17,7 @@ use hirsel_model::book::Book;
 use hirsel_model::control::{Command, ControlState, Entry};
 use hirsel_model::order::{Order, Work};
 use hirsel_model::report::NodeReport;
-use hirsel_model::{Generation, NodeId, RoleName, reconciler};
+use hirsel_model::{Generation, NodeId, RoleName, feature, reconciler};
 use hirsel_role::host::Host;
 use hirsel_role::{Context, Live, Me, Plugin};
 use tokio::sync::{Notify, oneshot, watch};
@@ -187,19 +187,21 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
         let _ = ready.send(shared.clone());
     }
     let end = tokio::select! {
-        () = stop.cancelled() => End::Stopped,
+        () = stop.cancelled() => Ok(End::Stopped),
         // The task that would say so ends with the others: that it is gone does not mean that this node is no member.
-        Ok(_) = has_left.wait_for(|left| *left) => End::Left,
-        () = mended(&shared) => End::Again,
+        Ok(_) = has_left.wait_for(|left| *left) => Ok(End::Left),
+        () = mended(&shared) => Ok(End::Again),
+        // Its programs go on under their shims, and whoever supervises it tries again until it is upgraded.
+        words = outgrown(&shared) => Err(anyhow!(words)),
     };
-    farewell(&shared, &gossip, end).await;
+    farewell(&shared, &gossip, end.as_ref().ok().copied()).await;
     stop.cancel();
     if timeout(FAREWELL_MAX, tasks.wait()).await.is_err() {
         debug!("some tasks did not end in time");
     }
     control.shutdown().await;
     transport.close().await;
-    Ok(end)
+    end
 }
 
 /// Returns when the log failed because of the disk, and the disk takes writes again. Until then this node serves with what it knows,
@@ -222,8 +224,18 @@ async fn mended(shared: &Shared) {
     }
 }
 
+/// Returns the words when the cluster's feature level is above what this build understands.
+async fn outgrown(shared: &Shared) -> String {
+    let mut outdated = shared.control.outdated();
+    let words = outdated.wait_for(Option::is_some).await.ok().and_then(|words| words.clone());
+    match words {
+        Some(words) => words,
+        None => std::future::pending().await,
+    }
+}
+
 /// A planned stop costs no election: leadership is handed over first.
-async fn farewell(shared: &Shared, gossip: &Gossip, end: End) {
+async fn farewell(shared: &Shared, gossip: &Gossip, end: Option<End>) {
     let leadership = shared.control.leadership().borrow().clone();
     let next = leadership.voters.iter().find(|id| **id != shared.node && !shared.unheard.borrow().contains(id));
     if leadership.mine
@@ -234,9 +246,11 @@ async fn farewell(shared: &Shared, gossip: &Gossip, end: End) {
     }
     gossip.shutdown().await;
     match end {
-        End::Stopped => info!("agent stops; its instances go on"),
-        End::Left => info!("this node left the cluster"),
-        End::Again => info!("the disk takes writes again; the agent starts anew"),
+        Some(End::Stopped) => info!("agent stops; its instances go on"),
+        Some(End::Left) => info!("this node left the cluster"),
+        Some(End::Again) => info!("the disk takes writes again; the agent starts anew"),
+        // The error says why.
+        None => {}
     }
 }
 
@@ -353,6 +367,7 @@ async fn keep_report(
             generation: state.borrow_and_update().plan.generation,
             roles: roles.borrow_and_update().clone(),
             load: step,
+            level: feature::BUILT,
         };
         if **report.borrow() != next {
             next.version += 1;

@@ -147,6 +147,7 @@ impl From<Refusal> for ApiError {
             Refusal::Token { .. } => ApiError::new(Code::Forbidden, message),
             Refusal::Limit { .. } | Refusal::Invalid(_) => ApiError::new(Code::Usage, message),
             Refusal::Unsafe(_) => ApiError::new(Code::Unsafe, message).next("hirsel status"),
+            Refusal::Level { .. } => ApiError::new(Code::Unsafe, message).next("hirsel upgrade --plan"),
         }
     }
 }

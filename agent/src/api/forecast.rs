@@ -160,6 +160,7 @@ pub(super) fn foretell(sight: &Sight, state: ControlState, gone: &BTreeSet<NodeI
         gone: silent.chain(gone.iter().copied()).collect(),
         voters: voters.unwrap_or(&state.plan.voters).clone(),
         leader: sight.leader().unwrap_or(sight.me),
+        level: state.cluster.feature_level,
         former: Arc::new(sight.state.former.clone()),
         spec_index: state.spec_index,
         spec: state.spec,

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use hirsel_model::control::{ControlState, Entry, Outcome, Refusal};
 use hirsel_model::view::RaftFacts;
-use hirsel_model::{LogIndex, NodeId, codec};
+use hirsel_model::{LogIndex, NodeId, codec, feature};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -65,6 +65,9 @@ pub enum ControlError {
     /// The log cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The cluster's feature level is above what this build understands.
+    #[error("{0}")]
+    Outdated(String),
 }
 
 /// A node's place in the control group.
@@ -113,6 +116,7 @@ struct Shared {
     group: Group,
     state: Published,
     recent: Arc<machine::Recent>,
+    outdated: machine::Outdated,
     leadership: watch::Sender<Leadership>,
     /// The last beat of the source, and when it came.
     beat: watch::Sender<Option<(Beat, Instant)>>,
@@ -144,14 +148,15 @@ impl Control {
     /// Starts from what is in the data folder.
     ///
     /// # Errors
-    /// When the log is damaged, was written by a newer hirsel, or cannot be read.
+    /// When the log is damaged, was written by a newer hirsel, or cannot be read; when the cluster has outgrown this build.
     pub async fn start(config: ControlConfig) -> Result<Arc<Self>, ControlError> {
         let ControlConfig { world, transport: calls, me, peers } = config;
-        let kept = keep::load(&*world.disk);
+        let kept = keep::load(&*world.disk).map_err(ControlError::Outdated)?;
         let state = Published(Arc::new(watch::Sender::new(Arc::new(kept.state))));
         let store = Store::open(&world, LOG_FILE).await?;
         let recent = Arc::new(machine::Recent::default());
-        let machine = machine::ControlMachine::new(state.clone(), recent.clone());
+        let outdated = machine::Outdated::default();
+        let machine = machine::ControlMachine::new(state.clone(), recent.clone(), outdated.clone());
         let group = GroupConfig { names: NAMES, me, world: world.clone(), store: store.clone(), calls: calls.clone() };
         let group = Group::start(group, Box::new(machine)).await?;
         let shared = Arc::new(Shared {
@@ -162,6 +167,7 @@ impl Control {
             group,
             state,
             recent,
+            outdated,
             leadership: watch::Sender::default(),
             // Too old to say who leads, good enough to know whom to ask.
             beat: watch::Sender::new(kept.beat.clone().map(|beat| (beat, Instant::now()))),
@@ -196,11 +202,19 @@ impl Control {
     }
 
     /// Has the leader carry out a change, wherever it is. At most once, however often it is sent on the way. The state shown here may
-    /// be older than the outcome for a moment, unless this node leads.
+    /// be older than the outcome for a moment, unless this node leads. What the cluster's feature level does not allow yet is refused
+    /// here: in the log, it would stop every replica of an older build.
     ///
     /// # Errors
     /// See [`ProposeError`]: after [`ProposeError::TimedOut`] it may still happen.
     pub async fn propose(&self, entry: Entry, ttl: Duration) -> Result<Outcome, ProposeError> {
+        // An older state than the newest can only have a lower level.
+        let known = self.shared.state.now();
+        if known.applied > LogIndex(0)
+            && let Err(refusal) = feature::check(&entry.command, known.cluster.feature_level)
+        {
+            return Ok(Outcome::Refused(refusal));
+        }
         let command = codec::encode(&entry);
         if command.len() > COMMAND_BYTES_MAX {
             let (value, limit) = (command.len() as u64, COMMAND_BYTES_MAX as u64);
@@ -224,6 +238,11 @@ impl Control {
     /// Why the replica of this node does not work any more, once it does not. It then follows like any other node, if it can.
     pub fn stopped(&self) -> watch::Receiver<Option<String>> {
         self.shared.group.stopped()
+    }
+
+    /// Why this build cannot serve its cluster any more, once the cluster's feature level is above what it understands.
+    pub fn outdated(&self) -> watch::Receiver<Option<String>> {
+        self.shared.outdated.seen()
     }
 
     /// Whether the replica stopped because the disk did not take its log. A start from what is on disk is then worth a try.

@@ -135,6 +135,7 @@ fn empty(nodes: usize, instances: usize) -> View {
         now: Timestamp(3_600_000),
         leading_since: Timestamp(0),
         leader: NodeId(1),
+        level: hirsel_model::feature::BUILT,
         spec: Arc::new(spec),
         spec_index: LogIndex(1),
         plan: Arc::default(),
@@ -160,7 +161,14 @@ fn follow(view: &mut View) {
         let compute = RoleFacts::Compute(runs.remove(node).unwrap_or_default());
         let role = RoleReport { state: RoleState::Running, generation, message: None, facts: compute };
         let roles = BTreeMap::from([(RoleName::compute(), role)]);
-        let report = NodeReport { version: 1, incarnation: Incarnation(1), generation, roles, load: 0 };
+        let report = NodeReport {
+            version: 1,
+            incarnation: Incarnation(1),
+            generation,
+            roles,
+            load: 0,
+            level: hirsel_model::feature::BUILT,
+        };
         facts.report = Some(Arc::new(report));
         if view.plan.voters.contains(node) {
             facts.raft = RaftFacts::Voter;

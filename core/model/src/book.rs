@@ -191,6 +191,7 @@ impl Book {
             now,
             leading_since: self.since,
             leader: around.me,
+            level: state.cluster.feature_level,
             spec: Arc::new(state.spec.clone()),
             spec_index: state.spec_index,
             plan: Arc::new(state.plan.clone()),

@@ -69,7 +69,7 @@ pub struct LeftNode {
 }
 
 /// Who the cluster is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterInfo {
     /// Drawn when the cluster was made.
@@ -78,10 +78,18 @@ pub struct ClusterInfo {
     pub ca: Vec<u8>,
     /// Its private key, sealed with a key that only voters and spares hold.
     pub sealed_ca_key: Vec<u8>,
-    /// What every agent must understand. Rises at the end of an upgrade.
+    /// What every agent must understand (see [`crate::feature`]). Rises at the end of an upgrade, and never falls.
     pub feature_level: u32,
     /// Where to tell people that less can be lost than before.
     pub webhook: Option<String>,
+}
+
+/// The cluster of a state that nothing was written to yet: whoever founds it starts with all that its build understands.
+impl Default for ClusterInfo {
+    fn default() -> Self {
+        let (id, ca, sealed_ca_key) = Default::default();
+        Self { id, ca, sealed_ca_key, feature_level: crate::feature::BUILT, webhook: None }
+    }
 }
 
 /// A token that was given out. Only a hash of its secret is kept.
@@ -257,6 +265,14 @@ pub enum Command {
         /// In order.
         events: Vec<NewEvent>,
     },
+    /// An upgrade is finished: what needs this feature level may be written from here on. Older builds stop here.
+    RaiseLevel {
+        /// The new level.
+        to: u32,
+        /// Every member, by the start of its agent that was heard to understand the level. If another has joined or started since, the
+        /// command is refused.
+        understood: BTreeMap<NodeId, Incarnation>,
+    },
 }
 
 /// What became of a command.
@@ -327,6 +343,18 @@ pub enum Refusal {
     /// A safety rule.
     #[error("refused: {0}")]
     Unsafe(String),
+    /// Not every member understands it yet.
+    #[error(
+        "{what} needs feature level {needs}, and the cluster is at {level}; see which nodes are too old: hirsel upgrade --plan"
+    )]
+    Level {
+        /// What needs it.
+        what: String,
+        /// The level it needs.
+        needs: u32,
+        /// The level of the cluster.
+        level: u32,
+    },
 }
 
 impl ControlState {

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::feature;
 use crate::id::*;
 use crate::plan::{Phase, Plan};
 use crate::planner;
@@ -37,6 +38,8 @@ pub struct Start {
     pub voters: BTreeSet<NodeId>,
     /// Who leads.
     pub leader: NodeId,
+    /// The feature level of the cluster.
+    pub level: u32,
 }
 
 /// A forecast under way: what is planned so far, and the world as it would be then.
@@ -54,6 +57,7 @@ impl Ahead {
             now: Timestamp(0) + STEP,
             leading_since: Timestamp(0),
             leader: start.leader,
+            level: start.level,
             spec: Arc::new(start.spec),
             spec_index: start.spec_index,
             plan: Arc::new(start.plan),
@@ -216,5 +220,6 @@ fn report(plan: &Plan, node: NodeId, spec: &NodeSpec) -> NodeReport {
         generation: plan.generation,
         roles: spec.built.iter().map(|name| (name.clone(), role(name))).collect(),
         load: 0,
+        level: feature::BUILT,
     }
 }

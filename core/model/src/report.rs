@@ -23,6 +23,8 @@ pub struct NodeReport {
     pub roles: BTreeMap<RoleName, RoleReport>,
     /// Use of the scarcest resource in tenths, 0 to 10, with hysteresis.
     pub load: u8,
+    /// The feature level its build understands; zero from one that came before there were levels (see [`crate::feature::reported`]).
+    pub level: u32,
 }
 
 /// State of one role on one node.

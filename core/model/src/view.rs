@@ -22,6 +22,8 @@ pub struct View {
     pub leading_since: Timestamp,
     /// Who leads.
     pub leader: NodeId,
+    /// The feature level of the cluster: nothing is planned that needs a higher one (see [`crate::feature`]).
+    pub level: u32,
     /// What the operator wants.
     pub spec: Arc<Spec>,
     /// The log index of the last change of the spec.

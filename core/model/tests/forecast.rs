@@ -83,6 +83,7 @@ fn foretold(town: &Town, gone: BTreeSet<NodeId>) -> Plan {
         gone,
         voters,
         leader: view.leader,
+        level: view.level,
     });
     let steps = (0..200).take_while(|_| forecast.step()).count();
     assert!(steps < 200, "the forecast comes to rest");

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hirsel_model::duty::Duty;
+use hirsel_model::feature::BUILT;
 use hirsel_model::grant::GRANT_OVER;
 use hirsel_model::plan::*;
 use hirsel_model::planner::change::change;
@@ -57,6 +58,7 @@ fn any_view(seed: u64) -> View {
         now: Timestamp(1_000_000),
         leading_since: Timestamp(1_000_000 - rng.random_range(0..10_000)),
         leader,
+        level: BUILT,
         spec: Arc::new(spec),
         spec_index: LogIndex(7),
         nodes: BTreeMap::new(),
@@ -202,7 +204,14 @@ fn any_facts(rng: &mut SmallRng, plan: &Plan, node: NodeId, nodes: u64) -> NodeF
         (RoleName::compute(), role(RoleFacts::Compute(compute))),
         (RoleName::lb(), role(RoleFacts::Lb(busy))),
     ]);
-    let report = NodeReport { version: 1, incarnation: Incarnation(1), generation, roles, load: 0 };
+    let report = NodeReport {
+        version: 1,
+        incarnation: Incarnation(1),
+        generation,
+        roles,
+        load: 0,
+        level: hirsel_model::feature::BUILT,
+    };
     NodeFacts {
         liveness: if heard { Liveness::Alive } else { Liveness::Suspect },
         leased: rng.random_bool(if heard { 0.9 } else { 0.3 }),

@@ -129,6 +129,8 @@ pub struct LiveNode {
     pub roles: BTreeMap<RoleName, RoleReport>,
     /// Use of its scarcest resource in tenths.
     pub load: u8,
+    /// The feature level its build reports; zero for none.
+    pub level: u32,
 }
 
 /// Ways to instances on other nodes, through the one port of the mesh.

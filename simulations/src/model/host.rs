@@ -230,6 +230,13 @@ impl Host {
             let busy = self.busy.iter().filter(|(_, until)| **until > now).map(|(id, _)| (id.clone(), 1)).collect();
             roles.insert(RoleName::lb(), role(RoleFacts::Lb(busy)));
         }
-        NodeReport { version: 0, incarnation: self.incarnation, generation, roles, load: 0 }
+        NodeReport {
+            version: 0,
+            incarnation: self.incarnation,
+            generation,
+            roles,
+            load: 0,
+            level: hirsel_model::feature::BUILT,
+        }
     }
 }

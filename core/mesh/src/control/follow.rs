@@ -13,8 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Shared;
 use super::frame::{self, FOLLOW, Frame, Hello};
-use super::machine::{apply, decode_state};
-use crate::raft::StateMachineError;
+use super::machine::{NotTaken, apply, decode_state};
 
 /// A source whose leader was silent for this long, or that is silent itself, is changed for another.
 pub(super) const STALE_AFTER: Duration = Duration::from_secs(2);
@@ -100,7 +99,7 @@ enum Left {
     #[error("it heard no leader for {} s", STALE_AFTER.as_secs())]
     Stale,
     #[error("{0}")]
-    Newer(#[from] StateMachineError),
+    NotTaken(#[from] NotTaken),
 }
 
 /// Follows one source until it is not good any more (an error), or not needed.
@@ -135,12 +134,12 @@ async fn follow(shared: &Shared, source: NodeId) -> Result<(), Left> {
                 for (index, entry) in
                     entries.iter().filter(|(index, _)| *index > state.applied.0).cloned().collect::<Vec<_>>()
                 {
-                    apply(&mut state, index, &entry)?;
+                    shared.outdated.note(apply(&mut state, index, &entry))?;
                 }
                 shared.state.offer(&state);
             }
             Frame::State(packed) => {
-                let newer = decode_state(&frame::unpack(&packed)?)?;
+                let newer = shared.outdated.note(decode_state(&frame::unpack(&packed)?))?;
                 if newer.applied > state.applied {
                     state = newer;
                 }

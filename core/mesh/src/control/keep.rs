@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hirsel_model::codec;
 use hirsel_model::control::ControlState;
 use hirsel_model::id::LogIndex;
+use hirsel_model::{codec, feature};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::follow::MEMBER_ALONE_AFTER;
 use super::frame::{self, Beat};
+use super::machine::Peek;
 use crate::seam::Disk;
 
 /// In the data folder.
@@ -27,20 +28,36 @@ pub(super) struct Kept {
     pub beat: Option<Beat>,
 }
 
+/// As much of it as any build understands.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct KeptPeek {
+    state: Peek,
+}
+
 /// What was kept; nothing if there is nothing that can be understood, for it is only a copy.
-pub(super) fn load(disk: &dyn Disk) -> Kept {
-    let read = || -> Result<Option<Kept>, String> {
+///
+/// # Errors
+/// When the cluster's feature level is above what this build understands.
+pub(super) fn load(disk: &dyn Disk) -> Result<Kept, String> {
+    let mut level = 0;
+    let mut read = || -> Result<Option<Kept>, String> {
         let Some(packed) = disk.read(FILE).map_err(|error| error.to_string())? else { return Ok(None) };
         let bytes = frame::unpack(&packed).map_err(|error| error.to_string())?;
+        level = codec::decode::<KeptPeek>(&bytes).map_or(0, |peek| peek.state.cluster.feature_level);
         codec::decode(&bytes).map(Some).map_err(|error| error.to_string())
     };
-    match read() {
+    let read = read();
+    if let Some(words) = feature::outdated(level) {
+        return Err(words);
+    }
+    Ok(match read {
         Ok(kept) => kept.unwrap_or_default(),
         Err(error) => {
             tracing::warn!(file = FILE, error, "the kept control state cannot be read and is passed over");
             Kept::default()
         }
-    }
+    })
 }
 
 /// Keeps the state of a node that follows until `stop`.

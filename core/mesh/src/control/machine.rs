@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use hirsel_model::control::{ControlState, Entry};
-use hirsel_model::{LogIndex, codec};
+use hirsel_model::{LogIndex, codec, feature};
+use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::Published;
@@ -24,17 +25,18 @@ pub(super) struct ControlMachine {
     restored: bool,
     published: Published,
     recent: Arc<Recent>,
+    outdated: Outdated,
 }
 
 impl ControlMachine {
-    pub fn new(published: Published, recent: Arc<Recent>) -> Self {
-        Self { state: Arc::default(), fresh: Vec::new(), restored: false, published, recent }
+    pub fn new(published: Published, recent: Arc<Recent>, outdated: Outdated) -> Self {
+        Self { state: Arc::default(), fresh: Vec::new(), restored: false, published, recent, outdated }
     }
 }
 
 impl StateMachine for ControlMachine {
     fn apply(&mut self, index: u64, command: &[u8]) -> Result<Vec<u8>, StateMachineError> {
-        let outcome = apply(&mut self.state, index, command)?;
+        let outcome = self.outdated.note(apply(&mut self.state, index, command))?;
         self.fresh.push((index, Bytes::copy_from_slice(command)));
         Ok(outcome)
     }
@@ -50,26 +52,82 @@ impl StateMachine for ControlMachine {
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), StateMachineError> {
-        self.state = decode_state(bytes)?;
+        self.state = self.outdated.note(decode_state(bytes))?;
         self.fresh.clear();
         self.restored = true;
         Ok(())
     }
 }
 
+/// Why an entry or a state cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotTaken {
+    /// The cluster's feature level is above what this build understands.
+    #[error("{0}")]
+    Outdated(String),
+    /// Something in it is unknown, or it is damaged.
+    #[error("written by a newer hirsel, upgrade this node ({0})")]
+    Newer(#[from] codec::DecodeError),
+}
+
+impl From<NotTaken> for StateMachineError {
+    fn from(error: NotTaken) -> Self {
+        StateMachineError(error.to_string())
+    }
+}
+
+/// Remembers that this build is too old for the cluster, from wherever that is learnt.
+#[derive(Clone, Default)]
+pub(super) struct Outdated(Arc<watch::Sender<Option<String>>>);
+
+impl Outdated {
+    /// Hands on what became of an entry or a state, and remembers if this build is too old for it.
+    pub fn note<T>(&self, taken: Result<T, NotTaken>) -> Result<T, NotTaken> {
+        if let Err(NotTaken::Outdated(words)) = &taken {
+            self.0.send_replace(Some(words.clone()));
+        }
+        taken
+    }
+
+    /// The words, once it is known.
+    pub fn seen(&self) -> watch::Receiver<Option<String>> {
+        self.0.subscribe()
+    }
+}
+
 /// Applies one entry as it is in the log, and returns the encoded outcome.
-pub(super) fn apply(state: &mut Arc<ControlState>, index: u64, command: &[u8]) -> Result<Vec<u8>, StateMachineError> {
-    let entry: Entry = codec::decode(command).map_err(newer)?;
-    Ok(codec::encode(&Arc::make_mut(state).apply(LogIndex(index), entry)))
+pub(super) fn apply(state: &mut Arc<ControlState>, index: u64, command: &[u8]) -> Result<Vec<u8>, NotTaken> {
+    let entry: Entry = codec::decode(command)?;
+    let outcome = Arc::make_mut(state).apply(LogIndex(index), entry);
+    understood(state.cluster.feature_level)?;
+    Ok(codec::encode(&outcome))
 }
 
 /// Reads a whole state.
-pub(super) fn decode_state(bytes: &[u8]) -> Result<Arc<ControlState>, StateMachineError> {
-    codec::decode(bytes).map(Arc::new).map_err(newer)
+pub(super) fn decode_state(bytes: &[u8]) -> Result<Arc<ControlState>, NotTaken> {
+    // Looked at first, for it explains everything else that is unknown in there.
+    if let Ok(peek) = codec::decode::<Peek>(bytes) {
+        understood(peek.cluster.feature_level)?;
+    }
+    Ok(codec::decode(bytes).map(Arc::new)?)
 }
 
-fn newer(error: codec::DecodeError) -> StateMachineError {
-    StateMachineError(format!("written by a newer hirsel, upgrade this node ({error})"))
+fn understood(level: u32) -> Result<(), NotTaken> {
+    feature::outdated(level).map_or(Ok(()), |words| Err(NotTaken::Outdated(words)))
+}
+
+/// As much of a state as any build understands.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Peek {
+    pub cluster: PeekCluster,
+}
+
+/// As much of a cluster as any build understands.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct PeekCluster {
+    pub feature_level: u32,
 }
 
 /// The newest state of this replica with the entries that led to it.
@@ -143,5 +201,34 @@ impl Recent {
             fits
         });
         Lacks::Entries(fit.cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use hirsel_model::WallTime;
+    use hirsel_model::control::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_replica_stops_where_the_cluster_outgrows_its_build_and_starts_no_more() {
+        let command = Command::RaiseLevel { to: feature::BUILT + 1, understood: Default::default() };
+        let entry = codec::encode(&Entry { at: WallTime(0), by: "n1".into(), if_index: None, command });
+        let (mut state, outdated) = (Arc::default(), Outdated::default());
+        let error = outdated.note(apply(&mut state, 1, &entry)).expect_err("it must not go on");
+        let words = error.to_string();
+        assert!(
+            words.ends_with("upgrade this node") && words.starts_with("the cluster runs at feature level"),
+            "{words}"
+        );
+        assert_eq!(outdated.seen().borrow().as_deref(), Some(&*words));
+        // A state says so as well, whatever else in it is unknown.
+        assert_eq!(decode_state(&codec::encode(&*state)).expect_err("too new").to_string(), words);
+        let cluster = BTreeMap::from([("feature_level", feature::BUILT + 1), ("moon", 1)]);
+        let stranger = BTreeMap::from([("cluster", cluster), ("sun", BTreeMap::new())]);
+        assert_eq!(decode_state(&codec::encode(&stranger)).expect_err("too new").to_string(), words);
     }
 }

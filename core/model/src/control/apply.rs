@@ -5,6 +5,7 @@ use super::nodes::Announcement;
 use super::record::record;
 use super::{Command, Context, ControlState, Entry, Outcome, Refusal, apps, nodes, tokens};
 use crate::event::NewEvent;
+use crate::feature;
 use crate::id::{Generation, LogIndex};
 use crate::planner::change::PlanChange;
 
@@ -16,7 +17,9 @@ pub(super) fn apply(state: &mut ControlState, index: LogIndex, entry: Entry) -> 
     {
         return Outcome::Refused(conflict("index of the last change", expected.0, state.spec_index.0));
     }
-    carry_out(state, &Context { index, at, by }, command).unwrap_or_else(Outcome::Refused)
+    let allowed = feature::check(&command, state.cluster.feature_level);
+    let context = Context { index, at, by };
+    allowed.and_then(|()| carry_out(state, &context, command)).unwrap_or_else(Outcome::Refused)
 }
 
 fn carry_out(state: &mut ControlState, context: &Context, command: Command) -> Result<Outcome, Refusal> {
@@ -43,6 +46,7 @@ fn carry_out(state: &mut ControlState, context: &Context, command: Command) -> R
             record(state, context.at, events);
             Ok(context.done())
         }
+        Command::RaiseLevel { to, understood } => nodes::raise_level(state, context, to, &understood),
     }
 }
 

@@ -1,6 +1,6 @@
-//! Commands about nodes: found, admit, announce, set availability, remove.
+//! Commands about nodes: found, admit, announce, set availability, remove; and the level that all of them understand.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use super::limits::{LEFT_MAX, NODES_MAX, ROLES_MAX, at_most, check_node, check_version};
@@ -197,6 +197,26 @@ pub(super) fn remove(state: &mut ControlState, context: &Context, node: NodeId) 
     }
     state.spec_index = context.index;
     context.happened(state, &name, &format!("{name} was removed: it is no member any more"));
+    Ok(context.done())
+}
+
+/// Raises the feature level, if nobody joined or started since every member was heard to understand it.
+pub(super) fn raise_level(
+    state: &mut ControlState,
+    context: &Context,
+    to: u32,
+    understood: &BTreeMap<NodeId, Incarnation>,
+) -> Result<Outcome, Refusal> {
+    if to <= state.cluster.feature_level {
+        return Ok(context.done());
+    }
+    if let Some((_, node)) = state.spec.nodes.iter().find(|(id, node)| understood.get(id) != Some(&node.incarnation)) {
+        let words = format!("nobody heard {}, as it runs now, say that it understands level {to}", node.name);
+        return Err(Refusal::Unsafe(format!("{words}; try: hirsel upgrade --plan")));
+    }
+    state.cluster.feature_level = to;
+    let message = format!("every node understands feature level {to}: older builds cannot join or come back");
+    context.happened(state, "upgrade", &message);
     Ok(context.done())
 }
 

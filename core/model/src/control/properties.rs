@@ -179,6 +179,8 @@ fn command() -> impl Strategy<Value = Command> {
             events,
         }),
         1 => vec(new_event(), 0..4).prop_map(|events| Command::Note { events }),
+        1 => (0..4u32, btree_map(node_id(), (0..3u64).prop_map(Incarnation), 0..3))
+            .prop_map(|(to, understood)| Command::RaiseLevel { to, understood }),
     ]
 }
 

@@ -145,6 +145,27 @@ fn the_same_announcement_twice_changes_nothing_and_a_new_start_is_news() {
 }
 
 #[test]
+fn the_feature_level_rises_only_if_every_member_as_it_runs_now_understands_it() {
+    let mut state = cluster(2);
+    state.cluster.feature_level = 1;
+    let raise = |to, understood: &[(u64, u64)]| Command::RaiseLevel {
+        to,
+        understood: understood.iter().map(|(node, start)| (NodeId(*node), Incarnation(*start))).collect(),
+    };
+    let words = refused(&mut state, raise(2, &[(1, 1)]));
+    assert!(words.contains("nobody heard n2, as it runs now, say that it understands level 2"), "{words}");
+    assert!(refused(&mut state, raise(2, &[(1, 1), (2, 7)])).contains("n2"));
+    done(&mut state, raise(2, &[(1, 1), (2, 1), (9, 9)]));
+    assert_eq!(state.cluster.feature_level, 2);
+    assert_eq!(last(&state).0, "upgrade");
+    // It never falls, and to ask twice does no harm.
+    let before = state.log.last;
+    done(&mut state, raise(1, &[]));
+    done(&mut state, raise(2, &[]));
+    assert_eq!((state.cluster.feature_level, state.log.last), (2, before));
+}
+
+#[test]
 fn a_command_made_for_another_state_of_the_spec_is_refused() {
     let mut state = cluster(2);
     let mut entry = Entry {

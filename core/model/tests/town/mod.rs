@@ -182,6 +182,7 @@ impl Town {
             now: self.now,
             leading_since: self.leading_since,
             leader: self.leader,
+            level: self.state.cluster.feature_level,
             spec: Arc::new(self.state.spec.clone()),
             spec_index: self.state.spec_index,
             plan: Arc::new(self.state.plan.clone()),
@@ -277,7 +278,14 @@ impl Town {
             }
             house.follows = plan.generation;
             let (incarnation, load) = (house.incarnation, 0);
-            house.report = Some(Arc::new(NodeReport { version: 0, incarnation, generation, roles, load }));
+            house.report = Some(Arc::new(NodeReport {
+                version: 0,
+                incarnation,
+                generation,
+                roles,
+                load,
+                level: self.state.cluster.feature_level,
+            }));
             let learns = plan.spares.contains(node) || (plan.voters.contains(node) && !self.raft.contains(node));
             house.learner_since = learns.then_some(house.learner_since.unwrap_or(self.now));
         }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use hirsel_model::report::{InstanceFacts, InstanceState, NodeReport, RoleFacts, RoleReport, RoleState};
-use hirsel_model::{AppName, Generation, InstanceId, Revision, RoleName, ServiceName};
+use hirsel_model::{AppName, Generation, Incarnation, InstanceId, Revision, RoleName, ServiceName};
 use hirsel_role::LiveNode;
 
 /// Longest text of one role. Beyond it instances are left out (and the role says so), for a gossip message carries everything.
@@ -21,6 +21,7 @@ pub fn write(report: &NodeReport) -> BTreeMap<String, String> {
         ("load".to_owned(), report.load.to_string()),
         ("report".to_owned(), report.version.to_string()),
         ("level".to_owned(), report.level.to_string()),
+        ("start".to_owned(), report.incarnation.to_string()),
     ]);
     for (name, role) in &report.roles {
         values.insert(format!("role.{name}"), write_role(role));
@@ -34,7 +35,8 @@ pub fn read(values: &BTreeMap<String, String>) -> LiveNode {
     let mut node = LiveNode {
         generation: Generation(number("gen")),
         load: u8::try_from(number("load")).unwrap_or(10).min(10),
-        level: u32::try_from(number("level")).unwrap_or(u32::MAX),
+        level: u32::try_from(number("level")).unwrap_or(0),
+        incarnation: Incarnation(number("start")),
         ..LiveNode::default()
     };
     for (key, text) in values {

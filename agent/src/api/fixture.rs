@@ -187,6 +187,7 @@ pub fn seen(instances: &[(u64, u16)]) -> LiveNode {
         .into(),
         load: 3,
         level: hirsel_model::feature::BUILT,
+        incarnation: Incarnation(1),
     }
 }
 

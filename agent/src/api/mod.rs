@@ -17,6 +17,7 @@ pub mod openapi;
 pub mod server;
 pub mod sight;
 pub mod simulate;
+pub mod upgrade;
 pub mod views;
 
 #[cfg(test)]

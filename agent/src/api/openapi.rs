@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use utoipa::OpenApi;
 
-use super::handlers::{changes, nodes, people, reads, streams};
+use super::handlers::{changes, evolve, nodes, people, reads, streams};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -33,6 +33,9 @@ use super::handlers::{changes, nodes, people, reads, streams};
         changes::pin,
         changes::unpin,
         changes::move_role,
+        evolve::upgrade,
+        evolve::finish,
+        evolve::rollback,
         nodes::change,
         people::new_token,
         people::revoke,

@@ -25,7 +25,7 @@ use tracing::debug;
 
 use super::agent::Agent;
 use super::auth::{Need, Source, allow, identify};
-use super::handlers::{AgentState, changes, nodes, people, reads, streams};
+use super::handlers::{AgentState, changes, evolve, nodes, people, reads, streams};
 
 /// Largest body of a request. A manifest of a thousand services is a tenth of it.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
@@ -146,6 +146,7 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/plan", post(changes::plan))
         .route("/v1/simulate", get(reads::simulate))
         .route("/v1/doctor", get(reads::doctor))
+        .route("/v1/upgrade", get(evolve::upgrade))
         .route("/v1/openapi.json", get(reads::openapi))
         .fallback(reads::nothing);
     let operate = Router::new()
@@ -153,6 +154,7 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/apps/{app}", delete(changes::remove))
         .route("/v1/apps/{app}/scale", post(changes::scale))
         .route("/v1/apps/{app}/restart", post(changes::restart))
+        .route("/v1/apps/{app}/rollback", post(evolve::rollback))
         .route("/v1/apps/{app}/stop", post(changes::stop))
         .route("/v1/apps/{app}/start", post(changes::start))
         .route("/v1/nodes/{node}/{verb}", post(nodes::change))
@@ -162,6 +164,7 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
     let administer = Router::new()
         .route("/v1/tokens", get(reads::tokens).post(people::new_token))
         .route("/v1/tokens/{id}", delete(people::revoke))
+        .route("/v1/upgrade/finish", post(evolve::finish))
         .route("/v1/webhook", put(people::set_webhook));
     let guarded =
         |router: Router<AgentState>, need: Need| router.layer(from_fn_with_state((agent.clone(), need), guard));

@@ -41,7 +41,7 @@ pub struct Simulated {
     pub voters: Voters,
     /// Whether enough voters would live to decide anything.
     pub quorum: bool,
-    /// What would not be met, and why.
+    /// What would not be met because of it, and why; what is unmet now in the same way is left out.
     pub unmet: Vec<String>,
     /// What may vanish at once now.
     pub can_lose_before: Losses,
@@ -101,8 +101,9 @@ pub async fn simulate(sight: &Sight, events: &[String]) -> Result<Simulated, Api
     };
     let (live, needed) = then.quorum();
     let quorum = live >= needed;
-    let mut unmet: Vec<String> =
-        state.plan.unmet.iter().map(|unmet| format!("{}: {}", unmet.subject, unmet.reason)).collect();
+    // What is unmet anyway is not what these events do.
+    let news = state.plan.unmet.iter().filter(|unmet| !still.plan().unmet.contains(unmet));
+    let mut unmet: Vec<String> = news.map(|unmet| format!("{}: {}", unmet.subject, unmet.reason)).collect();
     let mut roles = slot_changes(sight, still.plan(), then.plan());
     if !quorum {
         // The plan stays as it is, and what it puts on lost nodes is lost.
@@ -116,7 +117,9 @@ pub async fn simulate(sight: &Sight, events: &[String]) -> Result<Simulated, Api
             0,
             format!("voters: {live} of {votes} would live, {needed} are needed: nothing moves until more return"),
         );
-        unmet.extend(short_services(&state, lives));
+        let heard = |node: &NodeId| sight.standing(*node) == Standing::Alive;
+        let short = short_services(&sight.state, heard);
+        unmet.extend(short_services(&state, lives).into_iter().filter(|line| !short.contains(line)));
     }
     let lost = sight.names(&gone);
     for placed in &mut stop {
@@ -255,6 +258,19 @@ mod tests {
         assert!(told.unmet[0].contains("1 of 3 would live, 2 are needed"), "{told:?}");
         assert!(told.unmet.contains(&"shop/web: 0 of 2 would be left".to_string()), "{told:?}");
         assert_eq!(told.stop.len(), 2, "{told:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_unmet_anyway_is_not_put_down_to_the_event() {
+        let sight = altered(|state| {
+            let mut stuck = state.spec.apps.values().next().unwrap().clone();
+            stuck.routes.clear();
+            let service = stuck.services.values_mut().next().unwrap();
+            service.constraints.insert("zone".into(), "nowhere".into());
+            state.spec.apps.insert("stuck".parse().unwrap(), stuck);
+        });
+        let told = of(&sight, &["drain:n3"]).await.unwrap();
+        assert!(!told.unmet.iter().any(|unmet| unmet.starts_with("stuck/")), "{told:?}");
     }
 
     #[tokio::test]

@@ -63,6 +63,18 @@ fn n3_holds_nothing(sight: &mut Sight) {
     plan.voters.remove(&NodeId(3));
 }
 
+/// So that it can be rolled back.
+fn shop_ran_otherwise(sight: &mut Sight) {
+    let state = Arc::make_mut(&mut sight.state);
+    let Some((app, spec)) = state.spec.apps.first_key_value() else { return };
+    for (name, service) in &spec.services {
+        let (mut former, before) = (service.clone(), hirsel_model::Revision(0));
+        former.revision = before;
+        former.command.push("--old".into());
+        state.former.entry(app.clone()).or_default().entry(name.clone()).or_default().insert(before, former);
+    }
+}
+
 const MANIFEST: &str = "app = \"blog\"\n[service.web]\ncommand = [\"serve\"]\nreplicas = 2\n";
 
 /// Every path, a good body, and the least rights that suffice: 0 none, 1 viewer, 2 operator, 3 admin.
@@ -84,6 +96,9 @@ const PATHS: &[(&str, &str, &str, usize)] = &[
     ("POST", "/v1/apply", MANIFEST, 2),
     ("POST", "/v1/apps/shop/scale", r#"{"replicas":3}"#, 2),
     ("POST", "/v1/apps/shop/restart", "", 2),
+    ("POST", "/v1/apps/shop/rollback", "", 2),
+    ("GET", "/v1/upgrade", "", 1),
+    ("POST", "/v1/upgrade/finish", "", 3),
     ("POST", "/v1/apps/shop/stop", "", 2),
     ("POST", "/v1/apps/shop/start", "", 2),
     ("DELETE", "/v1/apps/shop", "", 2),
@@ -116,6 +131,7 @@ async fn every_path_is_open_to_exactly_those_who_have_the_rights() {
         for (source, token, rights) in callers {
             let agent = StandIn::new(sight());
             agent.alter(n3_holds_nothing);
+            agent.alter(shop_ran_otherwise);
             let (status, answer) = ask(&agent, source, method, path, token, body).await;
             let case = format!("{method} {path} as {source:?} {token:?}: {status} {answer}");
             if rights >= *need {

@@ -124,7 +124,7 @@ pub async fn scale(client: &Client, json: bool, args: &ScaleArgs) -> Result<Done
     change(client, json, post(path, Some(fields), goal, &args.change)).await
 }
 
-/// `restart`, `stop`, `start`
+/// `restart`, `rollback`, `stop`, `start`
 pub async fn app(client: &Client, json: bool, verb: &str, what: &str, flags: &ChangeArgs) -> Result<Done, ApiError> {
     let (app, service) = what.split_once('/').map_or((what, None), |(app, service)| (app, Some(service)));
     if verb != "restart" && service.is_some() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::evolve::UpgradeArgs;
 use crate::args::{DevArgs, JoinArgs, Power, UpArgs};
 
 /// One executable for a redundant, self-healing cluster behind a single endpoint.
@@ -52,10 +53,11 @@ Reason   why          why something is where it is, why it moved, why it waits
          simulate     what would move, and what would be left, if nodes were lost
          doctor       clock, ports, disk, versions, certificate; before joining and after
 Act      apply        create or update an application
-         scale, restart, stop, start, rm           change an application
+         scale, restart, rollback, stop, start, rm change an application
          drain, cordon, uncordon, forget           change a node
          role         prefer a node for a role (pin, unpin), or move one slot now (move)
          webhook      whom to tell when less can be lost (set, rm)
+         upgrade      which build each node runs, what to do next, and the end of it
 Shell    completions, man
 
 Options:
@@ -151,6 +153,14 @@ pub enum Verb {
     /// Replace the instances of an application, or of one service, by new ones
     #[command(after_help = "Example: hirsel restart shop/web --wait")]
     Restart(AppArgs),
+    /// Go back to the former revision of an application; counts and routes stay as they are
+    #[command(after_help = "Example: hirsel rollback shop --plan\n         hirsel rollback shop --wait")]
+    Rollback(AppArgs),
+    /// Show which build each node runs and in which order to upgrade them; then end the upgrade
+    #[command(
+        after_help = "Example: hirsel upgrade\n         hirsel upgrade --finish --yes     (no node can go back to an older build then)\nExit status: 4 while the cluster is below the feature level of the node asked"
+    )]
+    Upgrade(UpgradeArgs),
     /// Stop an application without forgetting it
     #[command(after_help = "Example: hirsel stop shop")]
     Stop(AppArgs),

@@ -13,6 +13,7 @@ use hirsel_model::WallTime;
 pub mod act;
 pub mod args;
 pub mod client;
+pub mod evolve;
 pub mod here;
 pub mod look;
 pub mod output;
@@ -97,6 +98,8 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
         Verb::Apply(args) => act::apply(&client, json, args).await,
         Verb::Scale(args) => act::scale(&client, json, args).await,
         Verb::Restart(args) => act::app(&client, json, "restart", &args.app, &args.change).await,
+        Verb::Rollback(args) => act::app(&client, json, "rollback", &args.app, &args.change).await,
+        Verb::Upgrade(args) => evolve::upgrade(&client, json, args).await,
         Verb::Stop(args) => act::app(&client, json, "stop", &args.app, &args.change).await,
         Verb::Start(args) => act::app(&client, json, "start", &args.app, &args.change).await,
         Verb::Rm(args) => act::remove(&client, json, &args.app, &args.change).await,

@@ -16,7 +16,7 @@ use hirsel_model::order::Order;
 use hirsel_model::report::{RoleFacts, RoleReport};
 use hirsel_model::resilience::CanLose;
 use hirsel_model::view::Liveness;
-use hirsel_model::{ClusterId, Generation, InstanceId, NodeId, NodeName, RoleName, ZoneName};
+use hirsel_model::{ClusterId, Generation, Incarnation, InstanceId, NodeId, NodeName, RoleName, ZoneName};
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, watch};
 
@@ -131,6 +131,8 @@ pub struct LiveNode {
     pub load: u8,
     /// The feature level its build reports; zero for none.
     pub level: u32,
+    /// The start of the agent that says all this; zero from a build that does not tell.
+    pub incarnation: Incarnation,
 }
 
 /// Ways to instances on other nodes, through the one port of the mesh.

@@ -420,7 +420,7 @@ async fn change_role(
     Err(ApiError::new(Code::Conflict, "others change roles all the time; try again"))
 }
 
-fn app_named<'a>(sight: &'a Sight, name: &str) -> Result<(AppName, &'a AppSpec), ApiError> {
+pub(super) fn app_named<'a>(sight: &'a Sight, name: &str) -> Result<(AppName, &'a AppSpec), ApiError> {
     let apps = &sight.state.spec.apps;
     let found = apps.iter().find(|(known, _)| known.as_str() == name).map(|(known, spec)| (known.clone(), spec));
     found.ok_or_else(|| ApiError::not_found("app", name, apps.keys().map(|known| known.as_str())))

@@ -2,6 +2,7 @@
 //! ask in `auth`.
 
 pub mod changes;
+pub mod evolve;
 pub mod nodes;
 pub mod people;
 pub mod reads;

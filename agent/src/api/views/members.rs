@@ -29,6 +29,9 @@ pub struct Member {
     pub raft: String,
     /// Version of its agent.
     pub version: String,
+    /// The feature level its build understands; none while nothing was heard of it.
+    #[serde(default)]
+    pub level: Option<u32>,
     /// Restart counter.
     pub incarnation: u64,
     /// Use of its scarcest resource, 0 to 1; none when it was never heard.
@@ -63,6 +66,7 @@ fn gone(left: &LeftNode) -> Member {
         roles: Vec::new(),
         raft: "none".into(),
         version: spec.version.clone(),
+        level: None,
         incarnation: spec.incarnation.0,
         load: None,
         seen_ms: None,
@@ -83,6 +87,7 @@ fn member(sight: &Sight, id: NodeId) -> Member {
         roles: roles_of(sight, id).map(ToString::to_string).collect(),
         raft: raft(sight, id).into(),
         version: spec.version.clone(),
+        level: seen.filter(|seen| seen.incarnation.0 > 0).map(|seen| hirsel_model::feature::reported(seen.level)),
         incarnation: spec.incarnation.0,
         load: seen.map(|seen| f64::from(seen.load) / 10.0),
         seen_ms: if id == sight.me { Some(0) } else { sight.seen_ms.get(&id).copied() },
@@ -98,7 +103,8 @@ pub fn roles_of(sight: &Sight, node: NodeId) -> impl Iterator<Item = &RoleName> 
     sight.state.plan.roles.iter().filter(move |(_, slots)| held(slots)).map(|(role, _)| role)
 }
 
-fn raft(sight: &Sight, node: NodeId) -> &'static str {
+/// Its place in the control group, in one word.
+pub fn raft(sight: &Sight, node: NodeId) -> &'static str {
     if sight.leader() == Some(node) {
         "leader"
     } else if voters(sight).contains(&node) {

@@ -34,6 +34,9 @@ pub struct Status {
     pub apps: BTreeMap<String, AppSummary>,
     /// The last thing that went wrong.
     pub last_incident: Option<Incident>,
+    /// The feature level of the cluster.
+    #[serde(default)]
+    pub level: u32,
     /// Number of the plan in force.
     pub generation: u64,
     /// Too much was lost at once: data is not moved and nothing is rebalanced.
@@ -122,6 +125,7 @@ pub fn status(sight: &Sight) -> Status {
         roles: summarize(&roles),
         apps: apps.into_iter().map(|app| (app.app.clone(), summary(app))).collect(),
         last_incident: last_incident(sight),
+        level: sight.state.cluster.feature_level,
         generation: sight.state.plan.generation.0,
         brake: sight.state.plan.brake,
     }

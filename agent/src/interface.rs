@@ -25,8 +25,7 @@ use crate::shared::Shared;
 
 /// Serves the agent's interfaces: the unix socket at `socket`, HTTPS on the mesh's port, and other agents' questions for output.
 pub fn serve(shared: &Arc<Shared>, socket: Option<PathBuf>, facts: HostFacts) {
-    let examiner = Examiner::new(shared.clone(), facts);
-    let agent: Arc<dyn Agent> = Arc::new(Interface(shared.clone(), examiner));
+    let agent = agent(shared, facts);
     doctor::serve(shared);
     let server = Server::new(agent.clone());
     let https = server.clone();
@@ -45,6 +44,20 @@ pub fn serve(shared: &Arc<Shared>, socket: Option<PathBuf>, facts: HostFacts) {
                 error!(socket = %socket.display(), %error, "no local interface");
             }
         });
+    }
+}
+
+/// The agent as its interfaces see it.
+pub fn agent(shared: &Arc<Shared>, facts: HostFacts) -> Arc<dyn Agent> {
+    Arc::new(Interface(shared.clone(), Examiner::new(shared.clone(), facts)))
+}
+
+fn not_proposed(error: ProposeError) -> NotProposed {
+    match error {
+        ProposeError::NoLeader => NotProposed::NoLeader,
+        ProposeError::TimedOut => NotProposed::TimedOut,
+        ProposeError::Stopped(words) => NotProposed::Stopped(words),
+        error @ ProposeError::TooLarge(_) => NotProposed::Stopped(error.to_string()),
     }
 }
 
@@ -79,15 +92,11 @@ impl Agent for Interface {
     }
 
     fn propose(&self, entry: Entry, ttl: Duration) -> BoxFuture<'_, Result<Outcome, NotProposed>> {
-        async move {
-            self.0.control.propose(entry, ttl).await.map_err(|error| match error {
-                ProposeError::NoLeader => NotProposed::NoLeader,
-                ProposeError::TimedOut => NotProposed::TimedOut,
-                ProposeError::Stopped(words) => NotProposed::Stopped(words),
-                error @ ProposeError::TooLarge(_) => NotProposed::Stopped(error.to_string()),
-            })
-        }
-        .boxed()
+        async move { self.0.control.propose(entry, ttl).await.map_err(not_proposed) }.boxed()
+    }
+
+    fn barrier(&self, ttl: Duration) -> BoxFuture<'_, Result<LogIndex, NotProposed>> {
+        async move { self.0.control.read_barrier(ttl).await.map_err(not_proposed) }.boxed()
     }
 
     fn beyond(&self, index: LogIndex) -> BoxFuture<'_, ()> {

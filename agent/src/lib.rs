@@ -12,7 +12,7 @@ pub mod calls;
 pub mod cli;
 pub mod config;
 pub mod digest;
-mod doctor;
+pub mod doctor;
 pub mod interface;
 pub mod launch;
 pub mod leader;

@@ -20,6 +20,8 @@ pub trait Agent: Send + Sync + 'static {
     fn propose(&self, entry: Entry, ttl: Duration) -> BoxFuture<'_, Result<Outcome, NotProposed>>;
     /// Completes when the control state of this node has got beyond `index`. The caller bounds the wait.
     fn beyond(&self, index: LogIndex) -> BoxFuture<'_, ()>;
+    /// Completes when this node shows every change that was confirmed to anybody before.
+    fn barrier(&self, ttl: Duration) -> BoxFuture<'_, Result<LogIndex, NotProposed>>;
     /// Output of an instance on this node.
     fn output<'a>(&'a self, instance: &'a InstanceId, from: OutputFrom) -> BoxFuture<'a, io::Result<Output>>;
     /// Asks another node.

@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod envelope;
 pub mod error;
 pub mod forecast;
+pub mod fresh;
 pub mod handlers;
 pub mod logs;
 pub mod metrics;

@@ -25,6 +25,7 @@ use tracing::debug;
 
 use super::agent::Agent;
 use super::auth::{Need, Source, allow, identify};
+use super::fresh;
 use super::handlers::{AgentState, changes, evolve, nodes, people, reads, streams};
 
 /// Largest body of a request. A manifest of a thousand services is a tenth of it.
@@ -176,7 +177,7 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .with_state(agent.clone())
 }
 
-/// Lets a request through if who asks may ask, and notes who that is.
+/// Lets a request through if who asks may ask, and notes who that is. A fresh answer waits here for what is new.
 async fn guard(State((agent, need)): State<(AgentState, Need)>, mut request: Request, next: Next) -> Response {
     let source = request.extensions().get::<Source>().copied().unwrap_or(Source::Network { node: None });
     let header = request.headers().get(http::header::AUTHORIZATION);
@@ -189,6 +190,17 @@ async fn guard(State((agent, need)): State<(AgentState, Need)>, mut request: Req
     match caller.and_then(|caller| allow(&caller, need).map(|()| caller)) {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
+            if request.method() == http::Method::GET {
+                match fresh::taken(request.uri()) {
+                    Err(error) => return error.into_response(),
+                    Ok((is_fresh, uri)) => {
+                        *request.uri_mut() = uri;
+                        if is_fresh && let Err(error) = agent.barrier(fresh::FRESH_WITHIN).await {
+                            return fresh::denied(error).into_response();
+                        }
+                    }
+                }
+            }
             next.run(request).await
         }
         Err(error) => error.into_response(),

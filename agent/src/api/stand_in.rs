@@ -69,6 +69,14 @@ impl Agent for StandIn {
         .boxed()
     }
 
+    fn barrier(&self, _ttl: Duration) -> BoxFuture<'_, Result<LogIndex, NotProposed>> {
+        async move {
+            let sight = self.sight.borrow();
+            sight.leader().map(|_| sight.state.applied).ok_or(NotProposed::NoLeader)
+        }
+        .boxed()
+    }
+
     fn output<'a>(&'a self, instance: &'a InstanceId, from: OutputFrom) -> BoxFuture<'a, io::Result<Output>> {
         async move {
             let text = format!("2026-01-01T00:00:0{}Z o hello of {instance}\n", instance.number);

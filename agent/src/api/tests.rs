@@ -197,6 +197,19 @@ async fn reads_answer_without_a_leader_and_changes_say_that_there_is_none() {
 }
 
 #[tokio::test]
+async fn a_fresh_read_needs_a_leader_and_goes_with_every_other_question() {
+    let agent = StandIn::new(sight());
+    for path in ["/v1/status?fresh=true", "/v1/members?all=true&fresh=true", "/v1/tokens?fresh=true"] {
+        assert_eq!(admin(&agent, "GET", path, "").await.0, StatusCode::OK, "{path}");
+    }
+    assert_eq!(admin(&agent, "GET", "/v1/status?fresh=maybe", "").await.0, StatusCode::BAD_REQUEST);
+    agent.alter(|sight| sight.leadership.stale_ms = 60_000);
+    assert_eq!(admin(&agent, "GET", "/v1/status?fresh=false", "").await.0, StatusCode::OK);
+    let (status, answer) = admin(&agent, "GET", "/v1/status?fresh=true", "").await;
+    assert_eq!((status, &answer["error"]["code"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("no_leader")));
+}
+
+#[tokio::test]
 async fn a_change_tells_what_it_did_and_how_to_undo_it() {
     let agent = StandIn::new(sight());
     let (_, answer) = admin(&agent, "POST", "/v1/apps/shop/scale", r#"{"replicas":5}"#).await;

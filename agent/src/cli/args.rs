@@ -76,6 +76,9 @@ pub struct AskArgs {
     /// Data folder of the agent to ask, or folder of a development cluster
     #[arg(long, global = true, env = "HIRSEL_DATA", value_name = "DIR", hide_env = true)]
     pub data: Option<PathBuf>,
+    /// Answer with no less than what was confirmed to anybody before
+    #[arg(long, global = true)]
+    pub fresh: bool,
     /// Answer in JSON: one envelope on one line; errors too, on standard error
     #[arg(long, global = true)]
     pub json: bool,

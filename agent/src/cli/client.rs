@@ -46,6 +46,8 @@ pub enum Target {
 #[derive(Clone, Debug)]
 pub struct Client {
     target: Target,
+    /// What is looked at is known to be fresh.
+    fresh: bool,
 }
 
 /// An answer, as it came and as it is understood.
@@ -59,7 +61,13 @@ pub struct Answer<T> {
 impl Client {
     /// Asks the agent at `target`.
     pub fn new(target: Target) -> Self {
-        Self { target }
+        Self { target, fresh: false }
+    }
+
+    /// Asks for answers that reflect every change confirmed before, or for what the agent knows.
+    #[must_use]
+    pub fn fresh(self, fresh: bool) -> Self {
+        Self { fresh, ..self }
     }
 
     /// Asks, and understands the answer.
@@ -131,7 +139,11 @@ impl Client {
             .await
             .map_err(|error| self.unreachable(&error.to_string()))?;
         tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri(path).header("host", "hirsel");
+        let path = match self.fresh && method == Method::GET {
+            true => format!("{path}{}fresh=true", if path.contains('?') { '&' } else { '?' }),
+            false => path.to_string(),
+        };
+        let mut request = Request::builder().method(method).uri(&path).header("host", "hirsel");
         if let Target::Network { token, .. } = &self.target {
             request = request.header("authorization", format!("Bearer {token}"));
         }

@@ -29,7 +29,8 @@ const DEV_ANSWERS_WITHIN: Duration = Duration::from_millis(300);
 /// Finds the agent to ask.
 pub async fn find(ask: &AskArgs) -> Result<Client, ApiError> {
     let node = named(ask.node.clone(), |variable| std::env::var(variable).ok());
-    find_named(&AskArgs { node, ..ask.clone() }).await
+    let client = find_named(&AskArgs { node, ..ask.clone() }).await?;
+    Ok(client.fresh(ask.fresh))
 }
 
 /// The node to ask: as the flag says, else as `HIRSEL_NODE` says. An instance is given that variable to know where it runs, not whom

@@ -71,7 +71,7 @@ async fn lease(shared: &Shared, desk: &Desk, from: NodeId, body: &[u8]) -> Resul
     if !leadership.mine || leadership.term != asked_in.term {
         return Err("this node does not lead any more".into());
     }
-    let mut book = desk.book.lock().expect("no panic under the lock");
+    let mut book = desk.book();
     if book.term != leadership.term {
         return Err("this node has just been elected".into());
     }

@@ -5,25 +5,31 @@
 //! nothing, for the next one sees the same levels.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt;
 use hirsel_mesh::control::{Control, Leadership};
 use hirsel_mesh::gossip::Heard;
-use hirsel_model::NodeId;
 use hirsel_model::book::{Book, Surroundings};
 use hirsel_model::control::{Command, ControlState, Entry, Outcome};
-use hirsel_model::event::NewEvent;
+use hirsel_model::event::{Cause, EventKind, NewEvent};
 use hirsel_model::followup::followup;
 use hirsel_model::planner;
 use hirsel_model::spec::Availability;
 use hirsel_model::view::{RaftFacts, View};
+use hirsel_model::{NodeId, panic};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::shared::Shared;
+
+mod aside;
+
+use aside::{Planned, Told};
 
 /// A pass is made at least this often: some decisions wait for time alone.
 const TICK: Duration = Duration::from_millis(250);
@@ -43,6 +49,13 @@ pub struct Desk {
     pub bell: Arc<Notify>,
 }
 
+impl Desk {
+    /// The book. Notes that a panic interrupted are still the best there are, and the next term begins a new book.
+    pub fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Runs until `stop`; idle while somebody else leads.
 pub async fn lead(
     shared: Arc<Shared>,
@@ -54,6 +67,7 @@ pub async fn lead(
     let mut leadership = shared.control.leadership();
     let mut state = shared.control.state();
     let mut voters = Voters::default();
+    let mut told = Told::default();
     loop {
         let now = leadership.borrow_and_update().clone();
         let latest = state.borrow_and_update().clone();
@@ -61,7 +75,13 @@ pub async fn lead(
             begin_term(&shared, &desk, now.term);
             let pass = Pass { shared: &shared, desk: &desk, leadership: &now, state: &latest };
             let (members, silent) = (heard.borrow().clone(), unheard.borrow().clone());
-            pass.make(&members, &silent).await;
+            // What panics here besides the planner would end the duties of a leader, and the lease would keep it one.
+            if let Err(caught) = AssertUnwindSafe(pass.make(&members, &silent, &mut told)).catch_unwind().await {
+                let words = panic::words(caught.as_ref());
+                if told.is_new(&words) {
+                    error!(words, "a pass of the leader panicked; the plan in force stays");
+                }
+            }
             voters.pursue(&shared, &now, &latest);
         }
         sleep(PAUSE).await;
@@ -76,7 +96,7 @@ pub async fn lead(
 }
 
 fn begin_term(shared: &Shared, desk: &Desk, term: u64) {
-    let mut book = desk.book.lock().expect("no panic under the lock");
+    let mut book = desk.book();
     if book.term != term {
         info!(term, "became leader");
         *book = Book::new(term, shared.world.clock.now());
@@ -91,8 +111,8 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    async fn make(&self, heard: &BTreeMap<NodeId, Heard>, unheard: &BTreeSet<NodeId>) {
-        if let Some((command, summary)) = self.decide(heard, unheard) {
+    async fn make(&self, heard: &BTreeMap<NodeId, Heard>, unheard: &BTreeSet<NodeId>, told: &mut Told) {
+        if let Some((command, summary)) = self.decide(heard, unheard, told) {
             self.propose(command, summary).await;
             return;
         }
@@ -105,7 +125,12 @@ impl Pass<'_> {
     }
 
     /// What to adopt, if the plan in force is not the one for what is seen.
-    fn decide(&self, heard: &BTreeMap<NodeId, Heard>, unheard: &BTreeSet<NodeId>) -> Option<(Command, Summary)> {
+    fn decide(
+        &self,
+        heard: &BTreeMap<NodeId, Heard>,
+        unheard: &BTreeSet<NodeId>,
+        told: &mut Told,
+    ) -> Option<(Command, Summary)> {
         let heard = heard.iter().map(|(id, heard)| (*id, (heard.liveness, heard.incarnation))).collect();
         let around = Surroundings {
             me: self.shared.node,
@@ -114,12 +139,12 @@ impl Pass<'_> {
             unheard,
             raft: self.shared.control.raft_facts(),
         };
-        let now = self.shared.world.clock.now();
-        adoption(&self.desk.book.lock().expect("no panic under the lock").view(&around, now))
+        let view = self.desk.book().view(&around, self.shared.world.clock.now());
+        chosen(aside::plan(&view, adoption), told)
     }
 
     fn came_true(&self) -> Vec<NewEvent> {
-        let reports = self.desk.book.lock().expect("no panic under the lock").reports();
+        let reports = self.desk.book().reports();
         followup(self.state, &reports.iter().map(|(id, report)| (*id, &**report)).collect())
     }
 
@@ -155,6 +180,51 @@ impl Pass<'_> {
     }
 }
 
+/// What is done about what the planner said, or about the application that it failed on.
+fn chosen(planned: Planned<Option<(Command, Summary)>>, told: &mut Told) -> Option<(Command, Summary)> {
+    match planned {
+        Planned::Sound(adopted) => {
+            told.forget();
+            adopted
+        }
+        Planned::Stop { app, words } => {
+            if told.is_new(&format!("{app}: {words}")) {
+                let message = format!("the planner panics over {app} ({words}): it is set aside, the rest is planned");
+                error!(%app, words, "application set aside: the planner panics over it");
+                return Some((Command::Note { events: vec![set_aside(&app, message)] }, Summary::default()));
+            }
+            Some((Command::SetStopped { app, stopped: true }, Summary::default()))
+        }
+        Planned::Without { app, words, plan } => {
+            if told.is_new(&format!("without {app}: {words}")) {
+                let message =
+                    format!("the planner panics over {app} even stopped ({words}): it is left out of the plan");
+                error!(%app, words, "application left out: the planner panics over it even stopped");
+                return Some((Command::Note { events: vec![set_aside(&app, message)] }, Summary::default()));
+            }
+            plan
+        }
+        Planned::Never { words } => {
+            if told.is_new(&words) {
+                error!(words, "the planner panics; the plan in force stays");
+                let message = format!("the planner panics whatever is left out ({words}): the plan in force stays");
+                return Some((Command::Note { events: vec![set_aside(&"plan", message)] }, Summary::default()));
+            }
+            None
+        }
+    }
+}
+
+fn set_aside(subject: &impl ToString, message: String) -> NewEvent {
+    NewEvent {
+        kind: EventKind::Happened,
+        subject: subject.to_string(),
+        message,
+        cause: Cause::None,
+        rejected: Vec::new(),
+    }
+}
+
 /// The plan for `view` as a command; none when the one in force is it. A change of the spec that asks for nothing else (a node is
 /// cordoned that holds nothing, an agent started again) is not adopted for its own sake: each adoption is a write on every node.
 fn adoption(view: &View) -> Option<(Command, Summary)> {
@@ -171,7 +241,7 @@ fn adoption(view: &View) -> Option<(Command, Summary)> {
     Some((Command::Adopt { base: view.plan.generation, spec_index: view.spec_index, change, events }, summary))
 }
 
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Summary {
     moves: usize,
     verdicts: usize,
@@ -227,7 +297,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use hirsel_model::control::ControlState;
-    use hirsel_model::{LogIndex, Timestamp};
+    use hirsel_model::spec::AppSpec;
+    use hirsel_model::{LogIndex, Revision, Timestamp};
 
     use super::*;
     use crate::testing::node_spec;
@@ -252,5 +323,67 @@ mod tests {
         assert!(adopted > 0);
         state.spec_index = LogIndex(state.applied.0 + 1);
         assert_eq!(pass(&state, 250 * adopted + 250), None);
+    }
+
+    /// A view of one node and these applications, none of which has a service.
+    fn view_of(apps: &[&str]) -> View {
+        let mut state = ControlState { applied: LogIndex(1), spec_index: LogIndex(1), ..ControlState::default() };
+        state.spec.nodes.insert(NodeId(1), node_spec(1));
+        for app in apps {
+            let spec = AppSpec { revision: Revision(1), services: BTreeMap::new(), routes: Vec::new(), stopped: false };
+            state.spec.apps.insert(app.parse().unwrap(), spec);
+        }
+        let (heard, unheard) = (BTreeMap::new(), BTreeSet::new());
+        let around =
+            Surroundings { me: NodeId(1), state: &state, heard: &heard, unheard: &unheard, raft: BTreeMap::new() };
+        Book::new(1, Timestamp(0)).view(&around, Timestamp(0))
+    }
+
+    /// Fails on `poison`, also when it is stopped if that makes no difference.
+    fn planner(view: &View, stopping_helps: bool) -> Option<(Command, Summary)> {
+        let poison = view.spec.apps.get(&"poison".parse().unwrap());
+        let fails = poison.is_some_and(|spec| !(stopping_helps && spec.stopped));
+        assert!(!fails, "no place for poison");
+        adoption(view)
+    }
+
+    #[test]
+    fn an_application_that_the_planner_panics_over_is_named_and_stopped_and_the_rest_is_planned() {
+        let view = view_of(&["blog", "poison", "shop"]);
+        let mut told = Told::default();
+        let planned = || aside::plan(&view, |view| planner(view, true));
+        let Some((Command::Note { events }, _)) = chosen(planned(), &mut told) else { panic!("nothing is told") };
+        assert_eq!(events[0].subject, "poison");
+        assert!(events[0].message.contains("no place for poison"), "{}", events[0].message);
+        let stopped = Command::SetStopped { app: "poison".parse().unwrap(), stopped: true };
+        assert_eq!(chosen(planned(), &mut told).map(|(command, _)| command), Some(stopped));
+        // Once it is stopped all is as before.
+        let mut view = view.clone();
+        Arc::make_mut(&mut view.spec).apps.get_mut(&"poison".parse().unwrap()).unwrap().stopped = true;
+        let adopted = chosen(aside::plan(&view, |view| planner(view, true)), &mut told).map(|(command, _)| command);
+        assert!(matches!(adopted, Some(Command::Adopt { .. })), "{adopted:?}");
+    }
+
+    #[test]
+    fn what_the_planner_panics_over_even_when_it_is_stopped_is_left_out_and_told_once() {
+        let view = view_of(&["poison", "shop"]);
+        let mut told = Told::default();
+        let mut pass =
+            || chosen(aside::plan(&view, |view| planner(view, false)), &mut told).map(|(command, _)| command);
+        assert!(matches!(pass(), Some(Command::Note { .. })));
+        for _ in 0..3 {
+            assert!(matches!(pass(), Some(Command::Adopt { .. })), "the rest is planned");
+        }
+    }
+
+    #[test]
+    fn a_planner_that_always_panics_leaves_the_plan_in_force_and_says_so_once() {
+        let view = view_of(&["shop"]);
+        let mut told = Told::default();
+        let mut pass =
+            || chosen(aside::plan(&view, |_| panic!("no plan at all")), &mut told).map(|(command, _)| command);
+        let Some(Command::Note { events }) = pass() else { panic!("nothing is told") };
+        assert!(events[0].message.contains("no plan at all"));
+        assert_eq!((pass(), pass()), (None, None));
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use hirsel_model::order::Order;
 use hirsel_model::report::{RoleReport, RoleState};
-use hirsel_model::{Generation, RoleName};
+use hirsel_model::{Generation, RoleName, panic};
 use hirsel_role::{Context, Plugin, Spawner};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -110,8 +110,8 @@ async fn life(
     }
     match outcome {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(panic)) => Err(words_of(panic.as_ref())),
-        Err(error) if error.is_panic() => Err(words_of(error.into_panic().as_ref())),
+        Ok(Err(caught)) => Err(panic::words(caught.as_ref())),
+        Err(error) if error.is_panic() => Err(panic::words(error.into_panic().as_ref())),
         Err(_) => Ok(()),
     }
 }
@@ -174,12 +174,6 @@ fn failed(generation: Generation, words: &str, given_up: bool) -> RoleReport {
         message: Some(format!("the role panicked ({words}) and {then}")),
         ..RoleReport::default()
     }
-}
-
-fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let words = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    let words = words.or_else(|| panic.downcast_ref::<String>().cloned());
-    words.unwrap_or_else(|| "no words".into()).chars().take(200).collect()
 }
 
 #[cfg(test)]

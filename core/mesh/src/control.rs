@@ -36,6 +36,7 @@ mod source;
 mod tests;
 
 use frame::Beat;
+pub(crate) use frame::{decode as decode_follow, samples as follow_samples};
 
 /// The log, vote and snapshots, in the data folder.
 pub const LOG_FILE: &str = "control.redb";
@@ -214,6 +215,10 @@ impl Control {
             && let Err(refusal) = feature::check(&entry.command, known.cluster.feature_level)
         {
             return Ok(Outcome::Refused(refusal));
+        }
+        if let Some(words) = machine::crashes(&known, &entry) {
+            let words = format!("carrying it out panics ({words}), so it was not put into the log");
+            return Ok(Outcome::Refused(Refusal::Invalid(words)));
         }
         let command = codec::encode(&entry);
         if command.len() > COMMAND_BYTES_MAX {

@@ -21,6 +21,16 @@ pub use certificate::{Age, Certified, certified, common_name, valid_from};
 pub use seal::SealingKey;
 pub use token::{JoinToken, TokenError};
 
+/// Reads a request for a certificate ([`crate::decoders`]).
+pub(crate) fn decode_request(bytes: &[u8]) {
+    authority::decode(bytes);
+}
+
+/// A certificate and a request for one, to begin with.
+pub(crate) fn samples() -> Vec<(&'static str, Vec<u8>)> {
+    authority::samples()
+}
+
 /// Where the identity is kept in the data folder.
 const FILE: &str = "identity";
 /// Random letters and digits of a cluster's id: 60 bits, so that two clusters never meet under one id.

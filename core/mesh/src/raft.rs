@@ -40,6 +40,18 @@ pub use machine::Applied;
 pub use proposals::ProposeError;
 pub use store::{Store, StoreError};
 
+pub(crate) use wire::{decode, samples};
+
+/// Reads a snapshot ([`crate::decoders`]).
+pub(crate) fn decode_snapshot(bytes: &[u8]) {
+    machine::decode(bytes);
+}
+
+/// Snapshots of this state to begin with.
+pub(crate) fn snapshot_samples(state: Vec<u8>) -> Vec<Vec<u8>> {
+    machine::samples(state)
+}
+
 /// What a group replicates. All methods are called in the order of the log, on every replica alike.
 pub trait StateMachine: Send + Sync + 'static {
     /// Carries out one command and returns its result. Deterministic.

@@ -41,6 +41,36 @@ pub use join::{JoinError, connect_https, join_request};
 pub use knock::{DATAGRAM_BYTES, knock_tcp, knock_udp};
 pub use ping::PING_INTERVAL;
 
+/// Reads the beginning of a call ([`crate::decoders`]).
+pub(crate) async fn decode_call(bytes: &[u8]) {
+    call::decode(bytes).await;
+}
+
+/// Reads an answer.
+pub(crate) async fn decode_answer(bytes: &[u8]) {
+    call::decode_answer(bytes).await;
+}
+
+/// Reads what goes over a connection of somebody who joins.
+pub(crate) async fn decode_join(bytes: &[u8]) {
+    join::decode(bytes).await;
+}
+
+/// Reads the answer to a knock.
+pub(crate) fn decode_knock(bytes: &[u8]) {
+    knock::decode(bytes);
+}
+
+/// Reads the header of a door.
+pub(crate) async fn decode_door(mut bytes: &[u8]) {
+    let _ = door::header(&mut bytes).await;
+}
+
+/// Calls to begin with.
+pub(crate) fn call_samples() -> Vec<Vec<u8>> {
+    call::samples()
+}
+
 /// How often another port is drawn when UDP and TCP are to share a number that the system picks (`bind` to port 0).
 const PORT_DRAWS: usize = 16;
 /// How long closing waits for the peers to be told.

@@ -16,6 +16,7 @@ pub mod grant;
 pub mod id;
 pub mod manifest;
 pub mod order;
+pub mod panic;
 pub mod plan;
 pub mod planner;
 pub mod reconciler;

@@ -3,10 +3,12 @@
 
 use std::future::Future;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hirsel_model::{InstanceId, Timestamp};
+use futures::FutureExt;
+use hirsel_model::{InstanceId, Timestamp, panic};
 use hirsel_role::host::{OutputFrom, ProcessSpec};
 use hirsel_role::{Context, Host, Spawner};
 use tokio::sync::Notify;
@@ -79,16 +81,14 @@ impl Background {
 
     pub(crate) fn start(&self, context: &Context, spec: ProcessSpec) {
         let host = Arc::clone(&context.host);
-        self.go(context, async move {
-            let id = spec.id.clone();
-            Done::Started(id, host.start(spec).await)
-        });
+        let id = spec.id.clone();
+        self.go(context, async move { Done::Started(id, sound(host.start(spec)).await) });
     }
 
     pub(crate) fn signal(&self, context: &Context, id: InstanceId, signal: i32) {
         let host = Arc::clone(&context.host);
         self.go(context, async move {
-            let result = host.signal(&id, signal).await;
+            let result = sound(host.signal(&id, signal)).await;
             Done::Acted(id, result)
         });
     }
@@ -106,7 +106,7 @@ impl Background {
     pub(crate) fn forget(&self, context: &Context, id: InstanceId) {
         let host = Arc::clone(&context.host);
         self.go(context, async move {
-            let result = host.forget(&id).await;
+            let result = sound(host.forget(&id)).await;
             Done::Acted(id, result)
         });
     }
@@ -136,6 +136,14 @@ impl Background {
             wake.notify_one();
         }));
     }
+}
+
+/// A host that panics over one instance fails for that one: whoever waits for it is told, as of any failure.
+async fn sound(work: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    let caught = AssertUnwindSafe(work).catch_unwind().await;
+    caught.unwrap_or_else(|caught| {
+        Err(io::Error::other(format!("handling it panicked ({})", panic::words(caught.as_ref()))))
+    })
 }
 
 fn timer(spawner: &Spawner, after: Duration, wake: Arc<Notify>) -> Task {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hirsel_model::spec::{ServiceSpec, StopSpec};
-use hirsel_model::{Timestamp, codec};
+use hirsel_model::{Revision, Timestamp, codec};
 use hirsel_role::host::{Process, ProcessState};
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +59,8 @@ pub(crate) struct Instance {
     pub end: Option<ProcessState>,
     /// Last exit or failure, for people.
     pub message: Option<String>,
+    /// Handling it panicked when this revision of it was ordered, or none.
+    pub set_aside: Option<Option<Revision>>,
 }
 
 /// A process that runs.
@@ -165,9 +167,9 @@ impl Instance {
         self.service.as_ref().map(|service| service.stop.clone()).unwrap_or_default()
     }
 
-    /// It ends again and again.
+    /// It ends again and again, or is set aside.
     pub(crate) fn is_failing(&self) -> bool {
-        self.failures >= FAILING_AFTER
+        self.failures >= FAILING_AFTER || self.set_aside.is_some()
     }
 }
 

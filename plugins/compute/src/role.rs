@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +12,10 @@ use futures::future::BoxFuture;
 use hirsel_model::order::{InstanceOrder, Order, Work};
 use hirsel_model::report::{InstanceState, RoleFacts, RoleReport, RoleState};
 use hirsel_model::spec::ServiceSpec;
-use hirsel_model::{InstanceId, Timestamp, codec};
+use hirsel_model::{InstanceId, Timestamp, codec, panic};
 use hirsel_role::host::{Process, ProcessSpec, ProcessState};
 use hirsel_role::{Context, Role};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::background::{Background, Done};
 use crate::decide::{self, Found, Step, Stopping, Wanted};
@@ -101,8 +102,7 @@ impl ComputeRole {
         let mut due: Option<Timestamp> = None;
         let ids: Vec<InstanceId> = self.instances.keys().cloned().collect();
         for id in ids {
-            let found = processes.get(&id);
-            let until = self.carry_out(&id, orders.get(&id), found, processes, now);
+            let until = self.carry_out_safely(&id, orders.get(&id), processes, now);
             due = due.into_iter().chain(until).min();
         }
         self.background.wake_at(&self.context, due, now);
@@ -198,6 +198,37 @@ impl ComputeRole {
             if until > instance.deadline.unwrap_or(deadline) {
                 instance.deadline = Some(until);
                 self.background.prolong(&self.context, id.clone(), until);
+            }
+        }
+    }
+
+    /// As [`ComputeRole::carry_out`], and an instance over which that panics is set aside until its order changes: it is reported with
+    /// the words, nothing is done to it, and all others go on. So a poisonous order ends neither this role nor, by moving on, another.
+    fn carry_out_safely(
+        &mut self,
+        id: &InstanceId,
+        order: Option<&InstanceOrder>,
+        processes: &BTreeMap<InstanceId, Process>,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let revision = order.map(|order| order.revision);
+        let instance = self.instances.get_mut(id)?;
+        if instance.set_aside.is_some_and(|poisonous| poisonous == revision) {
+            return None;
+        }
+        instance.set_aside = None;
+        let step = AssertUnwindSafe(|| self.carry_out(id, order, processes.get(id), processes, now));
+        match catch_unwind(step) {
+            Ok(until) => until,
+            Err(caught) => {
+                let words = panic::words(caught.as_ref());
+                error!(instance = %id, words, "instance set aside: handling it panicked");
+                self.metrics.failures.inc();
+                let instance = self.instances.get_mut(id)?;
+                instance.past.busy = false;
+                instance.set_aside = Some(revision);
+                instance.message = Some(format!("set aside until it is applied anew: handling it panicked ({words})"));
+                None
             }
         }
     }

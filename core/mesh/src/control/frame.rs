@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 
 use bytes::Bytes;
+use hirsel_model::control::ControlState;
 use hirsel_model::{NodeId, codec};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -70,6 +71,36 @@ pub(super) async fn write(stream: &mut (impl AsyncWrite + Unpin), frame: &Frame)
     stream.write_all(&length.to_be_bytes()).await?;
     stream.write_all(&body).await?;
     stream.flush().await
+}
+
+/// Reads what a source or a follower may send, up to what would be applied ([`crate::decoders`]).
+pub(crate) async fn decode(mut bytes: &[u8]) {
+    drop(codec::decode::<Hello>(bytes));
+    match read(&mut bytes).await {
+        Ok(Frame::State(packed)) => drop(unpack(&packed).map(|bytes| super::machine::decode_state(&bytes).is_ok())),
+        Ok(Frame::Entries(entries)) => {
+            let mut state = Default::default();
+            // The first that cannot be applied ends the stream.
+            let _ = entries
+                .iter()
+                .try_for_each(|(index, entry)| super::machine::apply(&mut state, *index, entry).map(drop));
+        }
+        Ok(Frame::Beat(_)) | Err(_) => {}
+    }
+}
+
+/// One frame of each kind.
+pub(crate) fn samples(state: &ControlState, entry: Vec<u8>) -> Vec<Vec<u8>> {
+    let frames = [
+        Frame::Beat(Beat { voters: [NodeId(1)].into(), leader: Some(NodeId(1)), ..Beat::default() }),
+        Frame::Entries(vec![(1, entry.clone().into()), (2, entry.into())]),
+        Frame::State(pack(state).unwrap_or_default()),
+    ];
+    let framed = |frame: &Frame| {
+        let body = codec::encode(frame);
+        [&u32::try_from(body.len()).unwrap_or(0).to_be_bytes()[..], &body].concat()
+    };
+    frames.iter().map(framed).collect()
 }
 
 pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Frame> {

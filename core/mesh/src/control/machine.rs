@@ -1,11 +1,12 @@
 //! The control state as a replicated state machine, and its last entries for those who follow.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use hirsel_model::control::{ControlState, Entry};
-use hirsel_model::{LogIndex, codec, feature};
+use hirsel_model::control::{ControlState, Entry, Outcome};
+use hirsel_model::{LogIndex, codec, feature, panic};
 use serde::Deserialize;
 use tokio::sync::watch;
 
@@ -68,6 +69,9 @@ pub(super) enum NotTaken {
     /// Something in it is unknown, or it is damaged.
     #[error("written by a newer hirsel, upgrade this node ({0})")]
     Newer(#[from] codec::DecodeError),
+    /// Carrying it out panicked, and would again.
+    #[error("it panicked: {0}")]
+    Panicked(String),
 }
 
 impl From<NotTaken> for StateMachineError {
@@ -98,9 +102,32 @@ impl Outdated {
 /// Applies one entry as it is in the log, and returns the encoded outcome.
 pub(super) fn apply(state: &mut Arc<ControlState>, index: u64, command: &[u8]) -> Result<Vec<u8>, NotTaken> {
     let entry: Entry = codec::decode(command)?;
-    let outcome = Arc::make_mut(state).apply(LogIndex(index), entry);
+    // What is half changed is shown to nobody: whoever applies stops here.
+    let outcome = carried_out(Arc::make_mut(state), LogIndex(index), entry).map_err(NotTaken::Panicked)?;
     understood(state.cluster.feature_level)?;
     Ok(codec::encode(&outcome))
+}
+
+/// What became of `entry`, or what the panic over it said; the state is then good for nothing.
+fn carried_out(state: &mut ControlState, index: LogIndex, entry: Entry) -> Result<Outcome, String> {
+    catch_unwind(AssertUnwindSafe(|| state.apply(index, entry))).map_err(|caught| panic::words(caught.as_ref()))
+}
+
+/// Why `entry` must not get into the log: every replica would panic over it, one after the other, and stop. It is tried on a copy of the
+/// state without the events, which are most of it and decide nothing.
+pub(super) fn crashes(state: &ControlState, entry: &Entry) -> Option<String> {
+    let mut copy = ControlState {
+        cluster: state.cluster.clone(),
+        spec: state.spec.clone(),
+        spec_index: state.spec_index,
+        plan: state.plan.clone(),
+        former: state.former.clone(),
+        tokens: state.tokens.clone(),
+        next_node: state.next_node,
+        applied: state.applied,
+        ..ControlState::default()
+    };
+    carried_out(&mut copy, state.applied.next(), entry.clone()).err()
 }
 
 /// Reads a whole state.

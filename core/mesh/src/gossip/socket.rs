@@ -102,6 +102,26 @@ fn is_idle_talk(message: &ChitchatMessage) -> bool {
     matches!(message, ChitchatMessage::Ack { .. }) && message.serialized_len() == EMPTY_ACK_BYTES
 }
 
+/// Reads what a member sent, compressed or not ([`crate::decoders`]).
+pub(super) fn decode(bytes: &[u8], me: NodeId, peers: &Peers) {
+    let _ = parse(bytes, me, peers);
+    if let Ok(plain) = zstd::bulk::decompress(bytes, MESSAGE_BYTES_MAX) {
+        let _ = parse(&plain, me, peers);
+    }
+}
+
+/// A digest, an Ack without news, and the digest as it is sent.
+pub(super) fn samples() -> Vec<Vec<u8>> {
+    let mut digest = vec![0x53, 0xb0, 0, 0, 2, 0];
+    for name in ["n1", "n2"] {
+        ChitchatId::new(name, 1, ([127, 0, 0, 1], 1).into()).serialize(&mut digest);
+        digest.extend([7; COUNTERS_BYTES]);
+    }
+    "cluster".serialize(&mut digest);
+    let packed = zstd::bulk::compress(&digest, LEVEL).unwrap_or_default();
+    vec![digest, vec![0x53, 0xb0, 0, 2, 0], packed]
+}
+
 /// None for anything that is no message. chitchat's parser slices some of its input before it looks at the length.
 fn parse(plain: &[u8], me: NodeId, peers: &Peers) -> Option<ChitchatMessage> {
     catch_unwind(AssertUnwindSafe(|| {

@@ -140,6 +140,26 @@ impl Authority {
     }
 }
 
+/// Reads a request for a certificate, as [`Authority::issue`] does before it signs.
+pub(super) fn decode(csr: &[u8]) {
+    drop(CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr)));
+}
+
+/// The certificate of an authority, and a request of a node, both with keys that nobody uses.
+pub(super) fn samples() -> Vec<(&'static str, Vec<u8>)> {
+    #[derive(Debug)]
+    struct Zero;
+    impl Chance for Zero {
+        fn fill(&self, bytes: &mut [u8]) {
+            bytes.fill(7);
+        }
+    }
+    let (request, cluster) = (NodeKey::generate(&Zero).csr(), ClusterId("c".into()));
+    let authority = Authority::create(&cluster, &Zero, WallTime(0));
+    let node = authority.issue(NodeId(1), &cluster, &request, WallTime(0)).unwrap_or_default();
+    vec![("certificate", authority.certificate), ("certificate", node), ("request", request)]
+}
+
 fn valid(wall: WallTime, life: Duration) -> CertificateParams {
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     let now = Duration::from_millis(wall.0.min(WALL_MS_MAX));

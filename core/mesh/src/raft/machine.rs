@@ -4,11 +4,12 @@
 //! snapshot is durable before the log that it covers may be forgotten.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
-use hirsel_model::codec;
+use hirsel_model::{codec, panic};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use serde::{Deserialize, Serialize};
@@ -116,7 +117,7 @@ impl Machine {
 
     fn replace(&self, saved: Saved) -> Result<(), StateMachineError> {
         let mut inner = lock(&self.shared.inner);
-        inner.machine.restore(&saved.state)?;
+        sound(|| inner.machine.restore(&saved.state))?;
         let meta = SnapshotMeta::from(saved.head);
         inner.last = meta.last_log_id;
         inner.membership = meta.last_membership;
@@ -163,7 +164,8 @@ impl Inner {
             EntryPayload::Normal(command) => match self.sessions.answered(&command) {
                 Some(known) => known,
                 None => {
-                    let result = Bytes::from(self.machine.apply(id.index, &command.body)?);
+                    let machine = &mut self.machine;
+                    let result = Bytes::from(sound(|| machine.apply(id.index, &command.body))?);
                     self.sessions.remember(&command, id.index, result.clone());
                     self.command = id.index;
                     Reply::Done { index: id.index, result }
@@ -267,6 +269,27 @@ impl RaftSnapshotBuilder<Types> for Machine {
         self.shared.log.write_fact("snapshot", data.to_vec()).await.map_err(io_error)?;
         Ok(Snapshot { meta, snapshot: data })
     }
+}
+
+/// A machine that panics on an entry has not applied it, and is not asked again: the replica stops with the words, and nothing else of
+/// the agent does.
+fn sound<T>(step: impl FnOnce() -> Result<T, StateMachineError>) -> Result<T, StateMachineError> {
+    let caught = catch_unwind(AssertUnwindSafe(step));
+    caught.unwrap_or_else(|caught| Err(StateMachineError(format!("it panicked: {}", panic::words(caught.as_ref())))))
+}
+
+/// Reads a snapshot, up to what the engine would be given.
+pub(super) fn decode(bytes: &[u8]) {
+    if let Ok(saved) = unpack(bytes) {
+        drop(SnapshotMeta::from(saved.head));
+    }
+}
+
+/// Snapshots of a group of which nothing is known but its state.
+pub(super) fn samples(state: Vec<u8>) -> Vec<Vec<u8>> {
+    let meta = SnapshotMeta { last_log_id: None, last_membership: StoredMembership::default() };
+    let saved = Saved { head: (&meta).into(), command: 0, sessions: Sessions::default(), state: state.into() };
+    vec![zstd::bulk::compress(&codec::encode(&saved), COMPRESSION).unwrap_or_default()]
 }
 
 fn unpack(packed: &[u8]) -> Result<Saved, String> {

@@ -25,13 +25,14 @@ const SOON: Duration = Duration::from_secs(20);
 /// What was applied, by index.
 type Shown = Arc<Mutex<BTreeMap<u64, String>>>;
 
-/// Keeps every line; does not understand lines that begin with `newer`.
+/// Keeps every line; does not understand lines that begin with `newer`, and panics over those that begin with `poison`.
 #[derive(Default)]
 struct Ledger(Shown);
 
 impl StateMachine for Ledger {
     fn apply(&mut self, index: u64, command: &[u8]) -> Result<Vec<u8>, StateMachineError> {
         let line = String::from_utf8_lossy(command).into_owned();
+        assert!(!line.starts_with("poison"), "{line} crashes the machine");
         if line.starts_with("newer") {
             return Err(StateMachineError("written by a newer hirsel, upgrade this node".into()));
         }
@@ -370,6 +371,17 @@ async fn a_replica_stops_with_words_at_an_entry_it_does_not_understand() {
     assert!(words.contains("newer hirsel, upgrade this node"), "{words}");
     assert_eq!(cluster.group(1).stopped().borrow().as_ref(), Some(&words));
     assert!(!cluster.group(1).standing().borrow().mine);
+    assert_eq!(cluster.lines(1), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_stops_with_words_at_an_entry_that_it_panics_over() {
+    let cluster = Cluster::founded(1).await;
+    cluster.write(1, "a").await;
+    let answer = cluster.group(1).propose("poison".into(), SOON).await;
+    let Err(ProposeError::Stopped(words)) = answer else { panic!("{answer:?}") };
+    assert!(words.contains("cannot apply entry") && words.contains("poison crashes the machine"), "{words}");
+    assert_eq!(cluster.group(1).stopped().borrow().as_ref(), Some(&words));
     assert_eq!(cluster.lines(1), ["a"]);
 }
 

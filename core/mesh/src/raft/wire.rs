@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use hirsel_model::codec;
 use openraft::vote::RaftLeaderId;
 use openraft::{EntryPayload, Membership};
 use serde::{Deserialize, Serialize};
@@ -190,10 +191,52 @@ pub(super) enum Answer {
     NotFlushed { expected: Option<Position>, actual: Option<Position> },
 }
 
+/// Reads whatever may come from another replica or the disk, up to what the engine would be given ([`crate::decoders`]).
+pub(crate) fn decode(bytes: &[u8]) {
+    if let Ok(request) = codec::decode::<Request>(bytes) {
+        let _ = request.sender();
+        match request {
+            Request::Append { ballot, rows, .. } => {
+                drop((Vote::from(ballot), rows.into_iter().map(Entry::from).collect::<Vec<_>>()));
+            }
+            Request::Chunk { head, .. } => drop(SnapshotMeta::from(head)),
+            Request::Vote(ask) | Request::PreVote(ask) => drop(Vote::from(ask.ballot)),
+            Request::Transfer { ballot, .. } => drop(Vote::from(ballot)),
+        }
+    }
+    drop(codec::decode::<Row>(bytes).map(Entry::from));
+    drop(codec::decode::<Answer>(bytes));
+    drop(codec::decode::<Ballot>(bytes));
+    drop(codec::decode::<Command>(bytes));
+}
+
+/// One of each.
+pub(crate) fn samples() -> Vec<Vec<u8>> {
+    let (at, ballot) = (Position { term: 1, index: 2 }, Ballot { term: 1, node: 1, won: true });
+    let command = Command { proposer: 1, sequence: 2, settled_below: 1, body: Bytes::from_static(b"body") };
+    let members = Members { voters: vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 3])], nodes: (1..4).collect() };
+    let rows = [What::Blank, What::Command(command), What::Members(members.clone())].map(|what| Row { at, what });
+    let head = Head { last: Some(at), members_at: Some(at), members };
+    let ask = || Ask { ballot, last: Some(at), transfer: false };
+    let mut samples: Vec<Vec<u8>> = rows.iter().map(codec::encode).collect();
+    samples.extend(
+        [
+            Request::Append { ballot, previous: Some(at), rows: rows.to_vec(), committed: Some(at) },
+            Request::Vote(ask()),
+            Request::PreVote(ask()),
+            Request::Chunk { ballot, head, offset: 0, total: 4, bytes: Bytes::from_static(b"body") },
+            Request::Transfer { ballot, to: 2, last: None },
+        ]
+        .iter()
+        .map(codec::encode),
+    );
+    samples.push(codec::encode(&Answer::Voted { ballot, granted: true, last: Some(at) }));
+    samples
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hirsel_model::codec;
     use proptest::prelude::*;
 
     fn row() -> impl Strategy<Value = Row> {

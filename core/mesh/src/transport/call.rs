@@ -17,7 +17,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use hirsel_model::NodeId;
 use quinn::{RecvStream, SendStream, WriteError};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, error};
@@ -65,7 +65,7 @@ impl Head {
     }
 
     /// None for anything that is no head.
-    async fn read(stream: &mut RecvStream) -> Option<Head> {
+    async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<Head> {
         let purpose = stream.read_u8().await.ok()?;
         let ttl = Duration::from_millis(stream.read_u32().await.ok()?.into());
         let mut kind = vec![0; stream.read_u8().await.ok()?.into()];
@@ -74,6 +74,25 @@ impl Head {
         let body = stream.read_u32().await.ok()?;
         (body as usize <= BODY_BYTES_MAX).then_some(Head { purpose, ttl: ttl.min(TTL_MAX), kind, body })
     }
+}
+
+/// What a peer would be answered to: the head of a call, and what follows it.
+pub(super) async fn decode(mut bytes: &[u8]) {
+    if let Some(head) = Head::read(&mut bytes).await {
+        let mut body = vec![0; (head.body as usize).min(bytes.len())];
+        let _ = bytes.read_exact(&mut body).await;
+    }
+}
+
+/// An answer, as the asker reads it.
+pub(super) async fn decode_answer(mut bytes: &[u8]) {
+    let _ = read_answer(&mut bytes).await;
+}
+
+/// The beginning of a call of every kind.
+pub(super) fn samples() -> Vec<Vec<u8>> {
+    let head = |purpose| Head { purpose, ttl: Duration::from_secs(1), kind: "echo".into(), body: 2 };
+    [CALL, STREAM].into_iter().map(|purpose| [head(purpose).encode(), b"ok".to_vec()].concat()).collect()
 }
 
 pub(super) async fn call(
@@ -154,7 +173,7 @@ async fn write(send: &mut SendStream, head: &[u8], body: &[u8]) -> Result<(), Ca
     Ok(())
 }
 
-async fn read_answer(recv: &mut RecvStream) -> Result<(u8, Vec<u8>), CallError> {
+async fn read_answer(recv: &mut (impl AsyncRead + Unpin)) -> Result<(u8, Vec<u8>), CallError> {
     let broken = |_| CallError::Unreachable;
     let status = recv.read_u8().await.map_err(broken)?;
     let length = recv.read_u32().await.map_err(broken)? as usize;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use hirsel_model::{InstanceId, NodeId};
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::server::TlsStream;
@@ -109,7 +109,7 @@ pub(super) async fn serve(shared: &Arc<Shared>, owner: Certified, mut tls: TlsSt
 }
 
 /// None for anything that names no instance.
-async fn header(tls: &mut TlsStream<Buffered>) -> Option<InstanceId> {
+pub(super) async fn header(tls: &mut (impl AsyncRead + Unpin)) -> Option<InstanceId> {
     let mut id = vec![0; tls.read_u8().await.ok()?.into()];
     tls.read_exact(&mut id).await.ok()?;
     String::from_utf8(id).ok()?.parse().ok()

@@ -168,6 +168,13 @@ pub(super) async fn serve(shared: &Shared, mut tls: TlsStream<Buffered>, from: S
     }
 }
 
+/// A request to join, and a reply, as either side reads it.
+pub(super) async fn decode(bytes: &[u8]) {
+    let (mut request, mut reply) = (bytes, bytes);
+    let _ = frame(&mut request, REQUEST_BYTES_MAX).await;
+    let _ = frame(&mut reply, REPLY_BYTES_MAX).await;
+}
+
 async fn frame(stream: &mut (impl AsyncRead + Unpin), bytes_max: usize) -> io::Result<Vec<u8>> {
     let length = stream.read_u32().await? as usize;
     if length > bytes_max {

@@ -81,6 +81,11 @@ fn is_answer(datagram: &[u8], id: &[u8; ID_BYTES]) -> bool {
     long && datagram.get(1..5) == Some(&[0; 4]) && to_us && datagram.get(6..6 + ID_BYTES) == Some(id)
 }
 
+/// What came back, as the one who knocked reads it.
+pub(super) fn decode(datagram: &[u8]) {
+    let _ = is_answer(datagram, &[7; ID_BYTES]);
+}
+
 async fn send(socket: &Arc<dyn AsyncUdpSocket>, addr: SocketAddr, packet: &[u8]) -> io::Result<()> {
     let transmit = Transmit { destination: addr, ecn: None, contents: packet, segment_size: None, src_ip: None };
     let mut poller = socket.clone().create_io_poller();

@@ -240,6 +240,11 @@ impl Host for FakeHost {
         .boxed()
     }
 
+    fn own_folder(&self, id: &InstanceId) -> Option<String> {
+        assert!(id.service.as_str() != "poison", "no folder for {id}");
+        None
+    }
+
     fn listen(&self, _: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
         async { Err(io::ErrorKind::Unsupported.into()) }.boxed()
     }

@@ -402,3 +402,18 @@ async fn an_instance_whose_start_is_under_way_has_not_ended() {
     on.until("it is gone", |now| !now.knows(WEB)).await;
     assert!(on.seconds() > 3.0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_over_which_the_role_panics_is_set_aside_and_the_others_go_on() {
+    let mut on = Node::new();
+    on.order("shop/poison/2", service("serve"));
+    on.order(WEB, service("serve"));
+    on.until("the other one runs", |now| now.state(WEB) == InstanceState::Running).await;
+    let facts = on.facts("shop/poison/2");
+    assert!(facts.message.as_ref().is_some_and(|words| words.contains("no folder for shop/poison/2")), "{facts:?}");
+    assert_eq!((facts.state, on.report.state), (InstanceState::Waiting, RoleState::Degraded));
+    assert!(on.report.message.as_ref().is_some_and(|words| words.contains("shop/poison/2")), "{:?}", on.report.message);
+    // It costs nothing while its order stays, and is tried again when that changes.
+    on.host.end(WEB, ProcessState::Exited { code: 1 });
+    on.until("the other one is healed", |now| now.facts(WEB).restarts == 1 && now.facts(WEB).healthy).await;
+}

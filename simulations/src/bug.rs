@@ -3,10 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use hirsel_model::RoleName;
+use hirsel::api::agent::{Agent, Minted, NotProposed, TokenParts};
+use hirsel::api::doctor::Findings;
+use hirsel::api::sight::Sight;
+use hirsel_model::control::{Command, Entry, Outcome};
 use hirsel_model::order::{Order, Work};
 use hirsel_model::report::RoleReport;
+use hirsel_model::{InstanceId, LogIndex, NodeId, RoleName};
+use hirsel_role::host::{Output, OutputFrom};
 use hirsel_role::{Context, Plugin, Role};
 
 /// A mistake.
@@ -25,6 +31,10 @@ pub enum Bug {
     Panics,
     /// An agent ends though nobody asked it to.
     Ends,
+    /// Agents call fresh what they happen to know.
+    Stale,
+    /// Agents confirm some changes that they never proposed.
+    Loses,
 }
 
 /// The agent that [`Bug::Restless`], [`Bug::Panics`] and [`Bug::Ends`] are planted in.
@@ -52,5 +62,74 @@ struct IdleRole(Box<dyn Role>);
 impl Role for IdleRole {
     fn converge<'a>(&'a mut self, order: &'a Order) -> BoxFuture<'a, RoleReport> {
         Box::pin(async move { self.0.converge(&Order { work: Work::None, ..order.clone() }).await })
+    }
+}
+
+/// An agent whose interface does not keep what it promises.
+pub struct Lying {
+    agent: Arc<dyn Agent>,
+    bug: Bug,
+}
+
+impl Lying {
+    /// The agent itself, unless this mistake is one of the interface.
+    pub fn plant(agent: Arc<dyn Agent>, bug: Bug) -> Arc<dyn Agent> {
+        if matches!(bug, Bug::Stale | Bug::Loses) { Arc::new(Self { agent, bug }) } else { agent }
+    }
+}
+
+impl Agent for Lying {
+    fn sight(&self) -> Sight {
+        self.agent.sight()
+    }
+
+    fn propose(&self, entry: Entry, ttl: Duration) -> BoxFuture<'_, Result<Outcome, NotProposed>> {
+        let index = self.agent.sight().state.applied;
+        let is_unlucky = matches!(entry.command, Command::ApplyApp { .. }) && index.0.is_multiple_of(3);
+        match self.bug == Bug::Loses && is_unlucky {
+            true => async move { Ok(Outcome::Done { index }) }.boxed(),
+            false => self.agent.propose(entry, ttl),
+        }
+    }
+
+    fn beyond(&self, index: LogIndex) -> BoxFuture<'_, ()> {
+        self.agent.beyond(index)
+    }
+
+    fn barrier(&self, ttl: Duration) -> BoxFuture<'_, Result<LogIndex, NotProposed>> {
+        match self.bug {
+            Bug::Stale => async { Ok(self.agent.sight().state.applied) }.boxed(),
+            _ => self.agent.barrier(ttl),
+        }
+    }
+
+    fn output<'a>(&'a self, instance: &'a InstanceId, from: OutputFrom) -> BoxFuture<'a, std::io::Result<Output>> {
+        self.agent.output(instance, from)
+    }
+
+    fn call(
+        &self,
+        to: NodeId,
+        kind: &'static str,
+        body: Vec<u8>,
+        ttl: Duration,
+    ) -> BoxFuture<'_, Result<Vec<u8>, String>> {
+        self.agent.call(to, kind, body, ttl)
+    }
+
+    fn examine(&self) -> BoxFuture<'_, Findings> {
+        self.agent.examine()
+    }
+
+    fn metrics(&self) -> String {
+        self.agent.metrics()
+    }
+
+    fn mint(&self) -> Minted {
+        self.agent.mint()
+    }
+
+    fn read_token(&self, word: &str) -> Option<TokenParts> {
+        self.agent.read_token(word)
     }
 }

@@ -36,6 +36,8 @@ pub enum Rule {
     Judged,
     /// Of an exclusive service one instance acts at most, and each that begins has a higher fence than any before.
     NeverTwo,
+    /// What clients were told of registers is what one copy would have answered.
+    Linear,
     /// Certificates are renewed long before they end.
     Renewed,
     /// No agent panics or ends by itself.

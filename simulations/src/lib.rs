@@ -6,6 +6,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub mod bug;
+pub mod causes;
 pub mod chance;
 pub mod check;
 pub mod client;
@@ -13,10 +14,12 @@ pub mod clock;
 pub mod disk;
 pub mod entropy;
 pub mod host;
+pub mod linear;
 pub mod model;
 pub mod net;
 pub mod node;
 pub mod panics;
+pub mod registers;
 pub mod scenario;
 pub mod trace;
 pub mod world;

@@ -5,6 +5,7 @@
 //! commit, at each step and after everything has healed. One seed is one history.
 
 mod check;
+mod foretold;
 mod grants;
 mod host;
 mod scenario;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use hirsel::birth::Start;
 use hirsel::config::{Config, MESH_PORT};
+use hirsel::interface;
 use hirsel::roles::Runtimes;
 use hirsel::run::{End, Setup, run};
 use hirsel::shared::Shared;
@@ -32,6 +33,7 @@ use crate::clock::{SimClock, elapsed};
 use crate::disk::{Platter, SimDisk};
 use crate::host::{Machine, SimHost};
 use crate::net::{Links, Open, SimNet};
+use crate::registers::{Call, Journal};
 use crate::trace::Trace;
 
 /// A supervisor starts an agent that ended by itself again after so long.
@@ -59,6 +61,8 @@ pub struct Common {
     pub token: Arc<Mutex<Option<JoinToken>>>,
     /// How far all wall clocks leapt, in milliseconds.
     pub leapt_ms: Arc<AtomicU64>,
+    /// What clients asked of registers.
+    pub journal: Arc<Mutex<Journal>>,
 }
 
 /// A node and what survives its agents.
@@ -119,6 +123,8 @@ pub enum Deed {
     Mark(String),
     /// Change the spec.
     Change(Command),
+    /// Use a register, through the interface.
+    Call(Call),
 }
 
 /// The plugins, as the agent has them.
@@ -238,7 +244,7 @@ impl Node {
             return;
         }
         match self.common.bug {
-            Bug::None | Bug::Forgetful | Bug::Contagious | Bug::Panics => {}
+            Bug::None | Bug::Forgetful | Bug::Contagious | Bug::Panics | Bug::Stale | Bug::Loses => {}
             Bug::Ends => {
                 sleep(bug::WHEN).await;
                 shared.stop.cancel();
@@ -338,6 +344,11 @@ impl Node {
 
     async fn do_deed(self, shared: Arc<Shared>, deed: Deed) {
         let (command, mark) = match deed {
+            Deed::Call(call) => {
+                let agent = bug::Lying::plant(interface::agent(&shared, Arc::new(Default::default)), self.common.bug);
+                let what = call.ask(agent, self.common.journal.clone()).await;
+                return self.common.trace.note(&self.name, what);
+            }
             Deed::Mark(id) => (Command::NewToken { id: id.clone(), record: self.record(vec![7; 32]) }, Some(id)),
             Deed::Change(command) => (command, None),
         };

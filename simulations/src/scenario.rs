@@ -50,6 +50,11 @@ const RENEW_WITHIN: Duration = Duration::from_secs(120);
 const DISK_FOR: Duration = Duration::from_secs(30);
 /// What a slow disk takes for a piece of durable work: longer than an election.
 const SLOW: Duration = Duration::from_millis(600);
+/// Longest pause of a client between two uses of registers, while faults go on and in a crowd.
+const REGISTERS_PAUSE: Duration = Duration::from_millis(1_500);
+const CROWD_PAUSE: Duration = Duration::from_millis(60);
+/// How long a crowd goes on.
+const CROWD_FOR: Duration = Duration::from_secs(10);
 const MINUTES_10: Duration = Duration::from_secs(600);
 
 /// What happens.
@@ -75,10 +80,12 @@ pub enum Scenario {
     Full,
     /// The disk of one node takes a while for everything.
     Slow,
+    /// Nothing is wrong, and many use the same registers at once.
+    Crowded,
 }
 
 /// Every scenario, with its name.
-pub const ALL: [(&str, Scenario); 10] = [
+pub const ALL: [(&str, Scenario); 11] = [
     ("random", Scenario::Random),
     ("calm", Scenario::Calm),
     ("lossy", Scenario::Lossy),
@@ -89,6 +96,7 @@ pub const ALL: [(&str, Scenario); 10] = [
     ("years", Scenario::Years),
     ("full", Scenario::Full),
     ("slow", Scenario::Slow),
+    ("crowded", Scenario::Crowded),
 ];
 
 impl fmt::Display for Scenario {
@@ -125,6 +133,8 @@ pub struct History {
     pub requests: u64,
     /// Commands that were acknowledged.
     pub acknowledged: usize,
+    /// Of how many things that moved because of a fault `why` named that fault first, and of how many it did not.
+    pub named: (u64, u64),
 }
 
 /// Libraries build some things once per process, hash maps among them, and each hash map changes the keys of the next one on its
@@ -164,7 +174,7 @@ pub fn live_with(seed: u64, scenario: Scenario, trace: Trace, bug: Bug) -> Histo
         let (hash, pieces, notes) = seen.finish();
         let length = notes.last().map_or(Duration::ZERO, |note| note.at);
         let violations = vec![Violation { rule: Rule::Alive, at: length, message }];
-        History { hash, pieces, drawn: 0, notes, violations, length, requests: 0, acknowledged: 0 }
+        History { hash, pieces, drawn: 0, notes, violations, length, requests: 0, acknowledged: 0, named: (0, 0) }
     })
 }
 
@@ -174,7 +184,8 @@ fn finish(world: World) -> History {
     let history = {
         let oracle = world.oracle();
         let (violations, requests) = (oracle.violations().to_vec(), oracle.requests);
-        History { hash, pieces, drawn, notes, violations, length, requests, acknowledged: oracle.acknowledgements() }
+        let (acknowledged, named) = (oracle.acknowledgements(), world.named());
+        History { hash, pieces, drawn, notes, violations, length, requests, acknowledged, named }
     };
     crate::panics::forgive();
     // Some destructors of a half-broken simulation panic; the history is complete before they run.
@@ -210,6 +221,7 @@ impl<'a> Play<'a> {
             Scenario::Years => self.years()?,
             Scenario::Full => self.disk(|trouble| trouble.full = true)?,
             Scenario::Slow => self.disk(|trouble| trouble.slow = SLOW)?,
+            Scenario::Crowded => self.crowded()?,
         }
         self.world.note("heals");
         self.world.heal();
@@ -218,6 +230,7 @@ impl<'a> Play<'a> {
         let held = held.map(drop).map_err(|missing| format!("after heal, not within {HELD_WITHIN:?}: {missing}"));
         self.world.require(Rule::Healed, held);
         self.be_well(Rule::Healed, HEAL_WITHIN, "after heal")?;
+        self.world.judge_registers()?;
         self.be_still(STILL_FOR)
     }
 
@@ -327,6 +340,7 @@ impl<'a> Play<'a> {
             if self.rng.random_bool(0.07) {
                 self.world.mark();
             }
+            self.world.use_registers(REGISTERS_PAUSE);
             let now = self.world.now();
             for (index, mend) in mends.iter_mut().enumerate() {
                 if mend.is_some_and(|at| at <= now) {
@@ -385,6 +399,15 @@ impl<'a> Play<'a> {
             (_, Some((node, _))) => Command::SetAvailability { node: *node, availability: Availability::Open },
             (_, None) => Command::SetAvailability { node, availability: Availability::Draining },
         });
+    }
+
+    fn crowded(&mut self) -> Result<()> {
+        let ends = self.world.now() + CROWD_FOR;
+        while self.world.now() < ends {
+            self.world.pass(Duration::from_millis(5))?;
+            self.world.use_registers(CROWD_PAUSE);
+        }
+        Ok(())
     }
 
     fn kill_an_instance(&mut self) {
@@ -602,6 +625,16 @@ mod tests {
     #[test]
     fn a_judged_bystander_is_found() {
         is_found(Bug::Contagious, Scenario::Frozen, Rule::Judged, "is judged");
+    }
+
+    #[test]
+    fn a_stale_read_that_is_called_fresh_is_found() {
+        is_found(Bug::Stale, Scenario::Crowded, Rule::Linear, "has no order");
+    }
+
+    #[test]
+    fn a_write_that_is_confirmed_and_lost_is_found() {
+        is_found(Bug::Loses, Scenario::Crowded, Rule::Linear, "has no order");
     }
 
     #[test]

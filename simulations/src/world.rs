@@ -1,6 +1,6 @@
 //! Whole agents in a simulated world, and the hands that break and mend it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
@@ -11,17 +11,19 @@ use anyhow::{Result, anyhow};
 use hirsel_model::control::{Command, ControlState};
 use hirsel_model::plan::Phase;
 use hirsel_model::report::{RoleFacts, RoleState};
-use hirsel_model::{AppName, InstanceId, RoleName, ServiceName};
+use hirsel_model::{AppName, InstanceId, NodeId, RoleName, ServiceName};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
 use crate::bug::Bug;
+use crate::causes;
 use crate::chance::stream;
 use crate::check::{Actor, Oracle, Rule, undeclared};
 use crate::client::{self, Sight};
 use crate::clock::EPOCH_MS;
 use crate::net::Links;
 use crate::node::{Common, Deed, Node};
+use crate::registers::Clients;
 use crate::trace::Trace;
 
 /// Hosts take turns, and datagrams arrive, once per tick. A shorter one costs more and finds nothing more.
@@ -30,6 +32,8 @@ const TICK: Duration = Duration::from_millis(5);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// What a dying agent's kernel still sends arrives before its host begins to refuse.
 const LAST_WORDS: Duration = Duration::from_millis(20);
+/// A node may still be judged for what was wrong with it so long ago.
+const BLAMED_FOR: Duration = Duration::from_secs(15);
 /// Share of datagrams lost, and doubled, when nothing is wrong.
 const LOSS: f64 = 0.01;
 const DUPLICATION: f64 = 0.005;
@@ -96,6 +100,13 @@ pub struct World {
     marks: u64,
     /// The last event of the cluster's log that was told.
     told: Cell<u64>,
+    clients: Clients,
+    /// When something was last wrong with each node.
+    troubled: BTreeMap<usize, Duration>,
+    /// The newest state that was looked at for what moved.
+    moved: RefCell<Arc<ControlState>>,
+    /// Of how many things that moved because of a fault `why` named it, and of how many it did not.
+    named: Cell<(u64, u64)>,
 }
 
 impl World {
@@ -119,6 +130,7 @@ impl World {
             oracle: Arc::default(),
             token: Arc::default(),
             leapt_ms: Arc::default(),
+            journal: Arc::default(),
         };
         // Looking a name up gives it an address, so addresses follow this order.
         let ips: Vec<IpAddr> = (1..=count).map(|number| sim.lookup(format!("n{number}"))).collect();
@@ -128,7 +140,7 @@ impl World {
             let node = node.clone();
             sim.host(node.name.clone(), move || node.clone().software());
         }
-        let sight = Arc::new(Mutex::new(Sight::default()));
+        let (sight, journal) = (Arc::new(Mutex::new(Sight::default())), common.journal.clone());
         let targets = nodes.iter().map(|node| (node.name.clone(), node.ip)).collect();
         let client = sim.lookup("client");
         sim.client("client", client::run(targets, sight.clone(), common.oracle.clone(), common.trace.clone()));
@@ -144,6 +156,10 @@ impl World {
             looked: Duration::ZERO,
             marks: 0,
             told: Cell::new(0),
+            clients: Clients::new(seed, journal),
+            troubled: BTreeMap::new(),
+            moved: RefCell::default(),
+            named: Cell::default(),
         }
     }
 
@@ -218,6 +234,12 @@ impl World {
                 _ => {}
             }
         }
+        let now = self.now();
+        for index in 0..self.nodes.len() {
+            if self.trouble[index] != Trouble::default() {
+                self.troubled.insert(index, now);
+            }
+        }
         self.observe();
         if self.now() >= self.looked + LOOK_EVERY {
             self.looked = self.now();
@@ -246,6 +268,7 @@ impl World {
                     let state = eyes.state.borrow_and_update().clone();
                     self.oracle().applied(now, &node.name, &state);
                     self.tell(now, &state);
+                    self.ask_why(now, &state);
                 }
             });
         }
@@ -258,6 +281,38 @@ impl World {
             let what = format!("plan {} {:?} {}: {}", event.generation, event.kind, event.subject, event.message);
             self.common.trace.note_at(now, "log", what);
         }
+    }
+
+    /// Asks `why` about everything that moved because of a fault.
+    fn ask_why(&self, now: Duration, state: &Arc<ControlState>) {
+        let before = self.moved.borrow().clone();
+        if state.applied <= before.applied {
+            return;
+        }
+        *self.moved.borrow_mut() = state.clone();
+        let is_to_blame = |node: &NodeId| {
+            let name = state.spec.name_of(*node);
+            let index = self.nodes.iter().position(|node| node.name == name);
+            index.and_then(|index| self.troubled.get(&index)).is_some_and(|at| now < *at + BLAMED_FOR)
+        };
+        for moved in causes::moved(&before, state) {
+            if !moved.from.iter().all(is_to_blame) {
+                continue;
+            }
+            let (named, missed) = self.named.get();
+            match causes::is_named(state, &moved) {
+                Ok(()) => self.named.set((named + 1, missed)),
+                Err(words) => {
+                    self.named.set((named, missed + 1));
+                    self.common.trace.note_at(now, "why", words);
+                }
+            }
+        }
+    }
+
+    /// Of how many things that moved because of a fault `why` named that fault first, and of how many it did not.
+    pub fn named(&self) -> (u64, u64) {
+        self.named.get()
     }
 
     /// Tells the client which lb owes answers.
@@ -330,6 +385,23 @@ impl World {
         let index = self.rng.random_range(0..self.nodes.len());
         self.marks += 1;
         self.nodes[index].ask(Deed::Mark(format!("mark-{}", self.marks)));
+    }
+
+    /// Lets clients use registers, each up to `pause` after its last answer.
+    pub fn use_registers(&mut self, pause: Duration) {
+        self.clients.ask(self.sim.elapsed(), &self.nodes, pause);
+    }
+
+    /// Has everything read at last through every node, and judges what clients were told all the time.
+    pub fn judge_registers(&mut self) -> Result<()> {
+        let mut asked = 0;
+        while !self.clients.read_all(self.sim.elapsed(), &self.nodes, &mut asked) {
+            self.step()?;
+        }
+        let (done, failed, unknown) = self.clients.counts();
+        self.note(format!("registers: {done} operations done, {failed} failed, {unknown} in doubt"));
+        self.require(Rule::Linear, self.clients.judge());
+        Ok(())
     }
 
     /// Changes what is wrong with a node.

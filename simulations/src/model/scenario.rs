@@ -10,6 +10,7 @@ use rand::Rng;
 use rand::seq::IndexedRandom;
 
 use super::check::{Found, at_most, heals};
+use super::foretold;
 use super::host::Power;
 use super::world::World;
 
@@ -61,7 +62,8 @@ pub(super) fn play(world: &mut World, scenario: &'static str) -> Result<(), Foun
         _ => mixed(world),
     }?;
     heal(world)?;
-    heals(world, HEAL_WITHIN)
+    heals(world, HEAL_WITHIN)?;
+    foretold::comes_true(world)
 }
 
 fn seconds(seconds: u64) -> Duration {
@@ -113,7 +115,7 @@ fn any_node(world: &mut World) -> NodeId {
     *nodes.choose(&mut world.rng).expect("nodes")
 }
 
-fn power(world: &mut World, node: NodeId, power: Power) {
+pub(super) fn power(world: &mut World, node: NodeId, power: Power) {
     world.say(&format!("fault: {node} {power:?}"));
     let now = world.now;
     let host = world.hosts.get_mut(&node).expect("a host");

@@ -304,6 +304,11 @@ impl World {
         }
     }
 
+    /// Who votes.
+    pub fn voters(&self) -> &BTreeSet<NodeId> {
+        &self.raft
+    }
+
     pub(super) fn has_quorum(&self, node: NodeId) -> bool {
         let term = self.hosts[&node].term;
         let with = |group: &BTreeSet<NodeId>| {

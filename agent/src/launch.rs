@@ -31,6 +31,7 @@ pub mod dev;
 pub mod host;
 mod load;
 pub mod power;
+pub mod reserve;
 
 /// The agent's socket in its data folder.
 pub const SOCKET: &str = "agent.sock";
@@ -98,6 +99,7 @@ async fn start(mut config: Config, start: Start) -> Result<()> {
         config,
     };
     end_on_signal(stop.clone())?;
+    tokio::spawn(reserve::keep(folder.clone(), stop.clone()));
     let agent = tokio::spawn(run(setup, plugins::all()));
     if let Ok(shared) = is_ready.await {
         let socket = folder.join(SOCKET);

@@ -28,6 +28,7 @@ use tracing::{debug, info, warn};
 
 use crate::birth::{self, Start};
 use crate::config::Config;
+use crate::launch::reserve::FILE as RESERVE_FILE;
 use crate::leader::{Desk, lead};
 use crate::lease::{self, Asker};
 use crate::metrics::Registries;
@@ -212,6 +213,11 @@ async fn mended(shared: &Shared) {
     if stopped.wait_for(failed).await.is_err() {
         // The replica ends with everything else.
         return std::future::pending().await;
+    }
+    // The watch over it may have come too late.
+    let disk = shared.world.disk.clone();
+    if shared.world.disk.run(Box::new(move || disk.remove(RESERVE_FILE))).await.is_ok() {
+        debug!("the reserve is given up");
     }
     loop {
         sleep(PROBE_EVERY).await;

@@ -43,6 +43,8 @@ pub struct HostFindings {
     pub sync: Option<Result<(u64, u64), String>>,
     /// Free and all bytes of the file system of the data folder.
     pub space: Option<(u64, u64)>,
+    /// Whether space is kept for the control log; none before joining.
+    pub reserve: Option<bool>,
     /// Most files that the agent may have open.
     pub open_files: Option<u64>,
     /// How far the wall clock moved against the monotonic one meanwhile, in milliseconds.
@@ -125,7 +127,7 @@ pub struct Doctor {
 /// One check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Check {
-    /// `clock`, `tcp`, `udp`, `disk`, `space`, `files`, `versions`, `certificate`, `unit`, `user`, `port`.
+    /// `clock`, `tcp`, `udp`, `disk`, `space`, `reserve`, `files`, `versions`, `certificate`, `unit`, `user`, `port`.
     pub check: String,
     /// What was looked at: this node, or `n1 -> n2`.
     pub subject: String,
@@ -263,6 +265,14 @@ fn host(me: &str, found: &HostFindings) -> Vec<Check> {
             "make room, or choose another disk with --data DIR",
         ));
     }
+    if let Some(reserve) = found.reserve {
+        let (grade, value) = match reserve {
+            true => (Grade::Ok, "space is kept for the control log"),
+            false => (Grade::Warning, "no space is kept: the disk was, or is, nearly full"),
+        };
+        let next = "make room: the reserve is then made again";
+        checks.push(check("reserve", me, grade, value, "32 MiB that the log takes when the disk is full", next));
+    }
     if let Some(files) = found.open_files {
         let next = "hirsel install: its unit raises the limit";
         let grade = Grade::below(files, FILES_WARN, FILES_FAIL);
@@ -348,6 +358,7 @@ mod tests {
             host: HostFindings {
                 sync: Some(Ok((2, 9))),
                 space: Some((50 << 30, 100 << 30)),
+                reserve: Some(true),
                 open_files: Some(1 << 20),
                 drift_ms: 1,
                 wall: NOON,
@@ -387,6 +398,7 @@ mod tests {
         one(|found| found.host.sync = Some(Err("read-only".into())), "disk", "failed");
         one(|found| found.host.space = Some((512 << 20, 1 << 40)), "space", "warning");
         one(|found| found.host.space = Some((1 << 20, 1 << 40)), "space", "failed");
+        one(|found| found.host.reserve = Some(false), "reserve", "warning");
         one(|found| found.host.open_files = Some(1_024), "files", "warning");
         one(|found| found.host.open_files = Some(256), "files", "failed");
         one(|found| found.host.drift_ms = 900, "clock", "warning");

@@ -21,6 +21,7 @@ pub fn facts(config: &Config) -> HostFacts {
     let stays = !config.bind.ip().is_loopback();
     Arc::new(move || HostFindings {
         space: space(&data),
+        reserve: Some(super::reserve::is_there(&data)),
         open_files: open_files(),
         supervised: stays.then(|| std::env::var_os("INVOCATION_ID").is_some()),
         user: Some(user(run_as.as_deref())),
@@ -51,6 +52,7 @@ pub async fn before(seed: &str, data: Option<PathBuf>) -> Result<Doctor, ApiErro
     let host = HostFindings {
         sync: Some(sync),
         space: space(&existing),
+        reserve: None,
         open_files: None,
         drift_ms: drift(began, moment(world.clock.as_ref())),
         wall: world.clock.wall(),

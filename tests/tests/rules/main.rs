@@ -163,6 +163,22 @@ fn agent_and_simulations_name_the_plugins_in_one_file_each() {
     }
 }
 
+/// Queues that grow for as long as somebody feeds them. In a simulation nobody does for longer than a history.
+const WITHOUT_LIMIT: [(&str, &str); 4] = [
+    ("tokio::sync::mpsc::unbounded_channel", "tokio::sync::mpsc::channel with a named limit"),
+    ("mpsc::unbounded_channel", "tokio::sync::mpsc::channel with a named limit"),
+    ("futures::channel::mpsc::unbounded", "tokio::sync::mpsc::channel with a named limit"),
+    ("std::sync::mpsc::channel", "std::sync::mpsc::sync_channel with a named limit"),
+];
+
+#[test]
+fn every_queue_has_a_limit() {
+    let metadata = metadata();
+    let files = sources(&metadata, |folder| !matches!(folder, "simulations" | "tests"));
+    let broken: Vec<String> = files.values().flat_map(|files| reaching(files, &[], &WITHOUT_LIMIT)).collect();
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
 /// Everything of `forbidden` that a file names, outside the files whose name begins like one of `except`.
 fn reaching(files: &[Source], except: &[&str], forbidden: &[(&str, &str)]) -> Vec<String> {
     let mut broken = Vec::new();

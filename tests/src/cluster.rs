@@ -400,6 +400,11 @@ impl Node {
         self.reap();
     }
 
+    /// Whether its agent ended by itself.
+    pub fn agent_ended(&mut self) -> bool {
+        self.agent.as_mut().is_none_or(|agent| agent.try_wait().is_ok_and(|status| status.is_some()))
+    }
+
     /// Asks its agent to end, and waits for it.
     pub fn stop_agent(&mut self) {
         power::signal(self.agent_pid(), Signal::TERM);

@@ -110,6 +110,22 @@ impl Network {
         Watch { stop, thread }
     }
 
+    /// Harms the cable of a host in one of several ways.
+    pub fn harm(&self, host: u8, wire: Wire) {
+        let tag = &self.tag;
+        let drop_from = format!("for c in f i; do nft add rule bridge {tag} $c iifname {tag}v{host} drop; done");
+        let drop_to = format!("for c in f o; do nft add rule bridge {tag} $c oifname {tag}v{host} drop; done");
+        match wire {
+            Wire::Cut => self.cut(host),
+            Wire::Mute => sh(&drop_from),
+            Wire::Deaf => sh(&drop_to),
+            Wire::Loses(percent) => sh(&format!(
+                "nft add rule bridge {tag} f iifname {tag}v{host} numgen random mod 100 lt {percent} drop; \
+                 nft add rule bridge {tag} f oifname {tag}v{host} numgen random mod 100 lt {percent} drop"
+            )),
+        }
+    }
+
     /// Plugs all cables in.
     pub fn heal(&self) {
         sh(&format!("nft flush table bridge {}", self.tag));
@@ -130,6 +146,19 @@ impl Network {
         sockets.dedup();
         sockets
     }
+}
+
+/// What may be wrong with a cable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// Nothing passes.
+    Cut,
+    /// Nothing leaves the host.
+    Mute,
+    /// Nothing reaches the host.
+    Deaf,
+    /// So many packets of a hundred are lost, each way.
+    Loses(u8),
 }
 
 /// How many elements the set has that `list` lists.

@@ -1,7 +1,8 @@
 //! Whole clusters of real processes: how fast they join and heal, and what they cost while nothing happens.
 //!
-//! `cargo bench -p hirsel-tests --bench cluster -- [SECTION...] [RUNS]`; sections are `join`, `idle`, `heal` and `leader`. Ten runs make
-//! a distribution, unless a number among the words, or `HIRSEL_BENCH_RUNS`, says otherwise. `HIRSEL_BIN` names another executable.
+//! `cargo bench -p hirsel-tests --bench cluster -- [SECTION...] [RUNS]`; sections are `join`, `idle`, `heal`, `leader`, `down` and
+//! `exclusive`. Ten runs make a distribution, fifty in the last two, unless a number among the words, or `HIRSEL_BENCH_RUNS`, says
+//! otherwise. `HIRSEL_BIN` names another executable.
 //!
 //! Agents are release builds on loopback addresses of their own, all on this machine. A node is lost as a host whose processes die:
 //! everything of it is stopped and killed at once, and its kernel closes what was open. Peers that are installed run in the same
@@ -10,6 +11,7 @@
 #![allow(clippy::print_stdout, reason = "a benchmark reports on the terminal")]
 #![allow(missing_docs)]
 
+mod duty;
 mod etcd;
 mod figures;
 mod heal;
@@ -22,25 +24,33 @@ mod usage;
 
 /// Runs of each distribution, unless fewer are asked for.
 const RUNS: usize = 10;
+/// The same where one cluster serves all runs.
+const RUNS_IN_PLACE: usize = 50;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let asked = words.iter().find_map(|word| word.parse().ok());
     let asked = asked.or_else(|| std::env::var("HIRSEL_BENCH_RUNS").ok()?.parse().ok());
-    let runs: usize = asked.unwrap_or(RUNS).max(1);
     let sections: Vec<&str> = words.iter().map(String::as_str).filter(|word| word.parse::<usize>().is_err()).collect();
-    type Section = (&'static str, fn(usize));
-    let all: [Section; 4] =
-        [("join", join::report), ("idle", idle::report), ("heal", heal::report), ("leader", leader::report)];
-    if let Some(unknown) = sections.iter().find(|word| all.iter().all(|(name, _)| name != *word)) {
-        eprintln!("no section {unknown:?}; there are: join, idle, heal, leader");
+    type Section = (&'static str, fn(usize), usize);
+    let all: [Section; 6] = [
+        ("join", join::report, RUNS),
+        ("idle", idle::report, RUNS),
+        ("heal", heal::report, RUNS),
+        ("leader", leader::report, RUNS),
+        ("down", duty::down, RUNS_IN_PLACE),
+        ("exclusive", duty::exclusive, RUNS_IN_PLACE),
+    ];
+    if let Some(unknown) = sections.iter().find(|word| all.iter().all(|(name, ..)| name != *word)) {
+        let known = all.map(|(name, ..)| name).join(", ");
+        eprintln!("no section {unknown:?}; there are: {known}");
         std::process::exit(2);
     }
     println!("machine: {}", figures::machine());
     println!("hirsel:  {}", hirsel_tests::executable::hirsel().display());
-    for (name, report) in all {
+    for (name, report, runs) in all {
         if sections.is_empty() || sections.contains(&name) {
-            report(runs);
+            report(asked.unwrap_or(runs).max(1));
         }
     }
 }

@@ -1,0 +1,102 @@
+//! A node is lost: when is it judged, and when is what only it might do done by another one? One cluster for all runs, healed in between.
+
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use hirsel_tests::cluster::{Cluster, array};
+
+use crate::figures::{timed, times};
+
+const NODES: usize = 5;
+const LIMIT: Duration = Duration::from_secs(60);
+
+pub fn down(runs: usize) {
+    println!(
+        "\ndown: one of {NODES} nodes is killed; to the verdict `down` at a survivor, which is asked again and again"
+    );
+    let mut cluster = Cluster::start(NODES);
+    let took: Vec<Duration> = (0..runs).map(|run| judged(&mut cluster, run)).collect();
+    times("any node killed to judged down", &took);
+}
+
+fn judged(cluster: &mut Cluster, run: usize) -> Duration {
+    // Not in step with whatever ticks.
+    std::thread::sleep(Duration::from_millis(300 + 37 * run as u64 % 500));
+    let victim = run % NODES;
+    let (name, witness) = (cluster.nodes[victim].name.clone(), (victim + 1) % NODES);
+    let killed = Instant::now();
+    cluster.nodes[victim].off();
+    let (_, took) = timed("it is judged", killed, LIMIT, || {
+        let members = cluster.nodes[witness].ask(["members"]).try_data().ok()?;
+        array(&members).iter().any(|member| member["name"] == *name && member["liveness"] == "down").then_some(())
+    });
+    back(cluster, victim);
+    took
+}
+
+pub fn exclusive(runs: usize) {
+    println!(
+        "\nexclusive: the node of {NODES} whose program alone may act is killed; by what the programs write down, every 5 ms, from the \
+         kill to the first act of the next one"
+    );
+    let mut cluster = Cluster::start(NODES);
+    let journal = cluster.folder.path().join("journal");
+    let script =
+        format!("while :; do echo \\\"$HIRSEL_FENCE $(date +%s%3N)\\\" >> {}; sleep 0.005; done", journal.display());
+    cluster.apply(&format!(
+        "app = \"sole\"\n[service.one]\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]\nexclusive = true\n"
+    ));
+    let mut fence = timed("it acts", Instant::now(), LIMIT, || last(&journal)).0.0;
+    for leads in [false, true] {
+        let mut took = Vec::new();
+        // Where the holder is decides which of the two this is; each kind takes half of the runs, as far as chance lets it.
+        for run in 0..2 * runs {
+            if took.len() == runs.div_ceil(2) {
+                break;
+            }
+            let instances = cluster.instances("sole");
+            let Some(holder) = instances.first().map(|(_, node)| node.clone()) else { continue };
+            if (holder == cluster.leader()) != leads {
+                // Another one leads, or holds it, after the leader was lost.
+                let leader = cluster.index(&cluster.leader());
+                cluster.nodes[leader].stop_agent();
+                cluster.nodes[leader].start(None);
+                cluster.whole();
+                continue;
+            }
+            let (next, gap) = taken_over(&mut cluster, &journal, &holder, fence, run);
+            fence = next;
+            took.push(gap);
+        }
+        let who = if leads { "the leader, holding it" } else { "a holder that does not lead" };
+        times(&format!("{who}, killed to acting again"), &took);
+    }
+}
+
+fn taken_over(cluster: &mut Cluster, journal: &Path, holder: &str, fence: u64, run: usize) -> (u64, Duration) {
+    std::thread::sleep(Duration::from_millis(300 + 37 * run as u64 % 500));
+    let index = cluster.index(holder);
+    let killed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    cluster.nodes[index].off();
+    let next = |of: (u64, u64)| (of.0 > fence).then_some(of.0);
+    let (next, _) = timed("another one acts", Instant::now(), LIMIT, || last(journal).and_then(next));
+    let first = lines(journal).into_iter().find(|(fence, _)| *fence == next).map_or(0, |(_, at)| at);
+    let gap = Duration::from_millis(first).saturating_sub(killed);
+    back(cluster, index);
+    (next, gap)
+}
+
+fn back(cluster: &mut Cluster, index: usize) {
+    cluster.nodes[index].start(None);
+    cluster.whole();
+}
+
+fn lines(journal: &Path) -> Vec<(u64, u64)> {
+    let text = std::fs::read_to_string(journal).unwrap_or_default();
+    let line = |line: &str| line.split_once(' ').and_then(|(fence, at)| Some((fence.parse().ok()?, at.parse().ok()?)));
+    text.lines().filter_map(line).collect()
+}
+
+fn last(journal: &Path) -> Option<(u64, u64)> {
+    lines(journal).into_iter().max()
+}

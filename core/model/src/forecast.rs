@@ -18,8 +18,9 @@ use crate::spec::{Availability, Former, NodeSpec, Spec};
 use crate::time::Timestamp;
 use crate::view::{Liveness, NodeFacts, RaftFacts, View};
 
-/// Time that passes per step: longer than every time the planner waits for in a healthy cluster.
-const STEP: Duration = Duration::from_secs(3_600);
+/// Time that passes per step: longer than every time the planner waits for in a healthy cluster (the longest hold-down), and shorter than
+/// the one after which it forgets that a node flapped, because what is decided next is decided by a planner that remembers.
+const STEP: Duration = Duration::from_secs(1_200);
 
 /// Where a forecast begins.
 #[derive(Clone, Debug)]

@@ -16,11 +16,11 @@ use super::scenario::power;
 use super::world::World;
 
 /// What a cluster that is well may still do before it rests: spares catch up, work that was applied in a hurry is spread.
-const REST_WITHIN: Duration = Duration::from_secs(90);
-/// At rest it decides nothing for so long.
-const STILL_FOR: Duration = Duration::from_secs(10);
+const REST_WITHIN: Duration = Duration::from_secs(300);
+/// At rest it decides nothing for so long: a node that came back is steady enough for balance after a minute.
+const STILL_FOR: Duration = Duration::from_secs(70);
 /// What was foretold has come true by then.
-const TRUE_WITHIN: Duration = Duration::from_secs(45);
+const TRUE_WITHIN: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Steps of a forecast that goes on for ever.
 const STEPS_MAX: usize = 200;
@@ -59,6 +59,7 @@ pub(super) fn comes_true(world: &mut World) -> Result<(), Found> {
         return Err(Found { checker: "foretold", message: format!("without {lost} no plan is the last one") });
     }
     let told = places(ahead.plan());
+    world.say(&format!("{lost} is lost after that was foretold"));
     power(world, lost, Power::Off);
     for _ in 0..TRUE_WITHIN.as_secs() {
         world.run(LOOK_EVERY)?;
@@ -94,7 +95,8 @@ fn rests(world: &mut World) -> Result<bool, Found> {
         if world.committed.plan.generation != generation {
             (generation, still) = (world.committed.plan.generation, Duration::ZERO);
         }
-        if still >= STILL_FOR {
+        // A verdict is lifted by time alone.
+        if still >= STILL_FOR && world.committed.plan.verdicts.is_empty() {
             return Ok(true);
         }
     }

@@ -53,6 +53,7 @@ pub(super) fn comes_true(world: &mut World) -> Result<(), Found> {
         gone: BTreeSet::from([lost]),
         voters: world.voters().clone(),
         leader,
+        level: state.cluster.feature_level,
     });
     let steps = (0..STEPS_MAX).take_while(|_| ahead.step()).count();
     if steps == STEPS_MAX {

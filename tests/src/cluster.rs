@@ -31,6 +31,8 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// Names of nodes whose cable is out: their agents run, nobody asks them, and nothing should be left with them.
     pub away: BTreeSet<String>,
+    /// What nodes that are added run.
+    pub executable: PathBuf,
     token: Option<String>,
     net: [u8; 3],
 }
@@ -45,6 +47,8 @@ pub struct Node {
     pub data: PathBuf,
     /// How `hirsel up` is to be run: through `ip netns exec` for a host of its own.
     pub prefix: Vec<String>,
+    /// What its agent is started from.
+    pub executable: PathBuf,
     zone: String,
     agent: Option<Child>,
 }
@@ -70,7 +74,8 @@ impl Cluster {
     /// When there is no folder to be had.
     pub fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("hirsel-").tempdir().expect("a folder");
-        Self { folder, nodes: Vec::new(), away: BTreeSet::new(), token: None, net: loopback() }
+        let executable = hirsel().into();
+        Self { folder, nodes: Vec::new(), away: BTreeSet::new(), executable, token: None, net: loopback() }
     }
 
     /// A cluster of `count` nodes over three zones, all of them members.
@@ -115,7 +120,8 @@ impl Cluster {
         let name = format!("n{number}");
         let data = self.folder.path().join(&name);
         let zone = ["a", "b", "c"][(number - 1) % 3].to_string();
-        let mut node = Node { data, name, ip, prefix, zone, agent: None };
+        let executable = self.executable.clone();
+        let mut node = Node { data, name, ip, prefix, executable, zone, agent: None };
         let join = (number > 1).then(|| {
             let token = self.token.get_or_insert_with(|| self.nodes[0].token()).clone();
             (self.nodes[0].addr(MESH_PORT).to_string(), token)
@@ -347,7 +353,7 @@ impl Node {
 
     /// Starts its agent.
     pub fn launch(&mut self, join: Option<(&str, &str)>) {
-        let mut words = vec![hirsel().display().to_string()];
+        let mut words = vec![self.executable.display().to_string()];
         words.extend(self.words(join));
         self.launch_as(&words);
     }

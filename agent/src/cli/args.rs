@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::bundle::BundleArgs;
 use super::evolve::UpgradeArgs;
 use crate::args::{DevArgs, JoinArgs, Power, UpArgs};
 
@@ -47,7 +48,7 @@ Look     status       one screen: health, leader, what can be lost, roles, apps
          roles        one line per role and slot, with the reason
          apps, ps     applications; the instances of one
          events       the cluster's log: what happened, what was decided, and why
-         logs         output of instances, from all nodes
+         logs, top    output of instances, from all nodes; a live view
 Reason   why          why something is where it is, why it moved, why it waits
          plan         what `apply` would do; exit status 4 if anything would change
          simulate     what would move, and what would be left, if nodes were lost
@@ -57,7 +58,7 @@ Act      apply        create or update an application
          drain, cordon, uncordon, forget           change a node
          role         prefer a node for a role (pin, unpin), or move one slot now (move)
          webhook      whom to tell when less can be lost (set, rm)
-         upgrade      which build each node runs, what to do next, and the end of it
+         upgrade, support-bundle   go to another build; all that a helper needs, in one file
 Shell    completions, man
 
 Options:
@@ -164,6 +165,16 @@ pub enum Verb {
         after_help = "Example: hirsel upgrade\n         hirsel upgrade --finish --yes     (no node can go back to an older build then)\nExit status: 4 while the cluster is below the feature level of the node asked"
     )]
     Upgrade(UpgradeArgs),
+    /// Show the cluster as it is, again every second; q or Ctrl-C ends it
+    #[command(
+        after_help = "Example: hirsel top\n         hirsel top --json     (one object per second: status and members)"
+    )]
+    Top,
+    /// Write what somebody needs who shall help into one file: no secret, key or token is in it
+    #[command(
+        after_help = "Example: hirsel support-bundle --plan\n         hirsel support-bundle --logs --to help.tar.zst"
+    )]
+    SupportBundle(BundleArgs),
     /// Stop an application without forgetting it
     #[command(after_help = "Example: hirsel stop shop")]
     Stop(AppArgs),

@@ -51,7 +51,7 @@ pub async fn status(client: &Client, json: bool) -> Result<Done, ApiError> {
     Ok(if status.health == "healthy" { Done::Well } else { Done::Degraded })
 }
 
-fn print_status(envelope: &Envelope<Status>) {
+pub(super) fn print_status(envelope: &Envelope<Status>) {
     let status = &envelope.data;
     line(format!("Health    {}   cluster {}, asked {}", state(&status.health), envelope.cluster, envelope.node));
     for because in &status.because {
@@ -101,27 +101,28 @@ fn print_status(envelope: &Envelope<Status>) {
 /// `members`
 pub async fn members(client: &Client, json: bool, args: &MembersArgs) -> Result<Done, ApiError> {
     let path = if args.all { "/v1/members?all=true" } else { "/v1/members" };
-    show(client, json, path, |envelope: &Envelope<Vec<Member>>| {
-        let row = |member: &Member| {
-            vec![
-                member.name.clone(),
-                member.liveness.clone(),
-                member.raft.clone(),
-                member.addr.clone(),
-                member.zone.clone(),
-                member.roles.join(" "),
-                member.load.map_or("-".into(), |load| format!("{load:.1}")),
-                ago_or_dash(member.seen_ms),
-                member.version.clone(),
-                member.note.clone().unwrap_or_default(),
-            ]
-        };
-        let rows: Vec<_> = envelope.data.iter().map(row).collect();
-        let heading = ["NAME", "LIVENESS", "RAFT", "ADDR", "ZONE", "ROLES", "LOAD", "SEEN", "VERSION", "NOTE"];
-        line(table(&heading, &rows));
-    })
-    .await?;
+    show(client, json, path, print_members).await?;
     Ok(Done::Well)
+}
+
+pub(super) fn print_members(envelope: &Envelope<Vec<Member>>) {
+    let row = |member: &Member| {
+        vec![
+            member.name.clone(),
+            member.liveness.clone(),
+            member.raft.clone(),
+            member.addr.clone(),
+            member.zone.clone(),
+            member.roles.join(" "),
+            member.load.map_or("-".into(), |load| format!("{load:.1}")),
+            ago_or_dash(member.seen_ms),
+            member.version.clone(),
+            member.note.clone().unwrap_or_default(),
+        ]
+    };
+    let rows: Vec<_> = envelope.data.iter().map(row).collect();
+    let heading = ["NAME", "LIVENESS", "RAFT", "ADDR", "ZONE", "ROLES", "LOAD", "SEEN", "VERSION", "NOTE"];
+    line(table(&heading, &rows));
 }
 
 /// `roles`

@@ -12,12 +12,14 @@ use hirsel_model::WallTime;
 
 pub mod act;
 pub mod args;
+pub mod bundle;
 pub mod client;
 pub mod evolve;
 pub mod here;
 pub mod look;
 pub mod output;
 pub mod target;
+pub mod top;
 pub mod wait;
 
 #[cfg(test)]
@@ -99,6 +101,8 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
         Verb::Scale(args) => act::scale(&client, json, args).await,
         Verb::Restart(args) => act::app(&client, json, "restart", &args.app, &args.change).await,
         Verb::Rollback(args) => act::app(&client, json, "rollback", &args.app, &args.change).await,
+        Verb::Top => top::top(&client, json).await,
+        Verb::SupportBundle(args) => bundle::support_bundle(&client, json, args).await,
         Verb::Upgrade(args) => evolve::upgrade(&client, json, args).await,
         Verb::Stop(args) => act::app(&client, json, "stop", &args.app, &args.change).await,
         Verb::Start(args) => act::app(&client, json, "start", &args.app, &args.change).await,

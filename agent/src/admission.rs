@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use hirsel_mesh::identity::{Authority, Identity, JoinToken, NodeKey, SealingKey, fingerprint};
+use hirsel_mesh::identity::{Authority, Identity, JoinToken, NodeKey, fingerprint};
 use hirsel_mesh::seam::World;
 use hirsel_mesh::transport::{JoinError, Peer, Peers, join_request};
 use hirsel_model::codec::{decode, encode};
@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::config::Config;
+use crate::sealing;
 use crate::shared::Shared;
 
 /// The kind of call by which a member hands a request to the leader.
@@ -144,7 +145,7 @@ async fn ask(world: &World, seeds: &[SocketAddr], token: &JoinToken, request: &R
 }
 
 /// Begins every refusal that another try may overcome.
-const LATER: &str = "not now: ";
+pub const LATER: &str = "not now: ";
 
 /// Answers a request on any member: hands it to the leader.
 pub async fn receive(shared: Arc<Shared>, body: Vec<u8>) -> Result<Vec<u8>, String> {
@@ -198,8 +199,7 @@ pub async fn admit(shared: Arc<Shared>, body: Vec<u8>) -> Result<Vec<u8>, String
 
 /// The cluster's authority, where this node holds the key that unseals it.
 pub fn authority(shared: &Shared, state: &ControlState) -> Result<Authority, String> {
-    let sealing = SealingKey::load(shared.world.disk.as_ref()).map_err(|error| error.to_string())?;
-    let Some(sealing) = sealing else { return Err(format!("{LATER}this node waits for the cluster's sealing key")) };
+    let sealing = sealing::key(shared, state)?;
     Authority::unseal(&sealing, &state.cluster.ca, &state.cluster.sealed_ca_key).map_err(|error| error.to_string())
 }
 

@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
 use hirsel_mesh::control::Control;
-use hirsel_mesh::identity::{Authority, Identity, JoinToken, NodeKey, SealingKey, draw_cluster_id, fingerprint};
+use hirsel_mesh::identity::{
+    Authority, Identity, JoinToken, Keyring, NodeKey, SealingKey, draw_cluster_id, fingerprint,
+};
 use hirsel_mesh::seam::World;
 use hirsel_mesh::transport::{Peer, Peers};
 use hirsel_model::codec::{decode, encode};
-use hirsel_model::control::{ClusterInfo, Command, Entry, Outcome};
+use hirsel_model::control::{ClusterInfo, Command, Entry, Outcome, Sealing};
 use hirsel_model::spec::{Availability, NodeSpec};
 use hirsel_model::{Incarnation, NodeId, RoleName, feature};
 use tracing::info;
@@ -113,6 +115,7 @@ fn found(world: &World, config: &Config, built: &[RoleName]) -> Result<Identity>
         sealed_ca_key: authority.seal(&sealing, chance),
         feature_level: feature::BUILT,
         webhook: None,
+        sealing: Sealing { key: sealing.id(), ..Sealing::default() },
     };
     let node = NodeSpec {
         name: config.name.clone(),
@@ -130,7 +133,7 @@ fn found(world: &World, config: &Config, built: &[RoleName]) -> Result<Identity>
     let entry =
         Entry { at: wall, by: config.name.to_string(), if_index: None, command: Command::Found { cluster, node } };
     world.disk.write(FOUNDING_FILE, &encode(&entry)).context("cannot write the founding entry")?;
-    sealing.save(world.disk.as_ref())?;
+    Keyring::of(&sealing).save(world.disk.as_ref())?;
     // Last: from here on the folder belongs to a node.
     identity.save(world.disk.as_ref())?;
     Ok(identity)

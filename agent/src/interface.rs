@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 use hirsel_mesh::control::ProposeError;
 use hirsel_mesh::identity::JoinToken;
 use hirsel_model::control::{Entry, Outcome};
+use hirsel_model::secret::SecretId;
 use hirsel_model::{InstanceId, LogIndex, NodeId, RoleName};
 use hirsel_role::host::{Output, OutputFrom};
 use tracing::error;
@@ -21,6 +22,7 @@ use crate::api::logs;
 use crate::api::server::Server;
 use crate::api::sight::{Leader, Sight};
 use crate::doctor::{self, Examiner, HostFacts};
+use crate::secrets::{self, SealedValue};
 use crate::shared::Shared;
 
 /// Serves the agent's interfaces: the unix socket at `socket`, HTTPS on the mesh's port, and other agents' questions for output.
@@ -130,6 +132,10 @@ impl Agent for Interface {
 
     fn metrics(&self) -> String {
         self.0.metrics.text()
+    }
+
+    fn seal<'a>(&'a self, id: &'a SecretId, value: String) -> BoxFuture<'a, Result<SealedValue, String>> {
+        secrets::seal(&self.0, id, value).boxed()
     }
 
     fn mint(&self) -> Minted {

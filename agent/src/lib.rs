@@ -23,6 +23,8 @@ pub mod renewal;
 pub mod roles;
 pub mod run;
 pub mod sample;
+pub mod sealing;
+pub mod secrets;
 pub mod senses;
 pub mod shared;
 #[cfg(test)]

@@ -35,7 +35,7 @@ use crate::metrics::Registries;
 use crate::roles::{self, Runtimes};
 use crate::senses::{self, Senses};
 use crate::shared::Shared;
-use crate::{admission, calls, digest, metrics, renewal};
+use crate::{admission, calls, digest, metrics, renewal, sealing, secrets};
 
 /// Handing leadership over and saying goodbye may take so long; then the agent stops anyway.
 const FAREWELL_MAX: Duration = Duration::from_secs(3);
@@ -120,6 +120,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     let (report, report_seen) = watch::channel(Arc::new(NodeReport::default()));
     let (reports, reports_seen) = watch::channel(BTreeMap::new());
     let (grants, grants_seen) = watch::channel(Arc::default());
+    let (values, values_seen) = watch::channel(Arc::default());
     let hosts = built.iter().map(|role| Ok((role.clone(), host(role)?))).collect::<Result<_>>()?;
     let shared = Arc::new(Shared {
         node: identity.node,
@@ -138,6 +139,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
         transport: transport.clone(),
         live: live_seen,
         grants: grants_seen,
+        secrets: values_seen,
         heard: gossip.heard(),
         unheard: unheard_seen.clone(),
         silent_since: silent_seen,
@@ -170,7 +172,9 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     tasks.spawn(lease::ask(asker, stop.clone()));
     tasks.spawn(lead(shared.clone(), desk, gossip.heard(), unheard_seen, stop.clone()));
     tasks.spawn(announce(shared.clone(), identity.clone()));
-    tasks.spawn(calls::keep_sealing_key(shared.clone()));
+    tasks.spawn(sealing::keep(shared.clone()));
+    tasks.spawn(sealing::renew(shared.clone()));
+    tasks.spawn(secrets::keep(shared.clone(), values, secrets::own_key(&identity)));
     tasks.spawn(renewal::keep(shared.clone(), identity.clone()));
     tasks.spawn(metrics::keep(shared.clone()));
     let mut orders = BTreeMap::new();
@@ -267,6 +271,7 @@ fn contexts(shared: Arc<Shared>, role: RoleName) -> impl Fn(hirsel_role::Spawner
         host: shared.hosts[&role].clone(),
         live: shared.live.clone(),
         grants: shared.grants.clone(),
+        secrets: shared.secrets.clone(),
         doors: Arc::new(calls::MeshDoors(shared.transport.clone())),
         clock: shared.world.clock.clone(),
         chance: shared.world.chance.clone(),

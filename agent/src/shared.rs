@@ -11,6 +11,7 @@ use hirsel_model::grant::Holdings;
 use hirsel_model::report::NodeReport;
 use hirsel_model::{ClusterId, Incarnation, NodeId, RoleName, Timestamp};
 use hirsel_role::host::Host;
+use hirsel_role::secret::Values;
 use hirsel_role::{Live, Me};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,8 @@ pub struct Shared {
     pub live: watch::Receiver<Arc<Live>>,
     /// Until when exclusive instances of this node may act.
     pub grants: watch::Receiver<Arc<Holdings>>,
+    /// Values of secrets that instances of this node need.
+    pub secrets: watch::Receiver<Arc<Values>>,
     /// What gossip hears.
     pub heard: watch::Receiver<Arc<BTreeMap<NodeId, Heard>>>,
     /// Nodes this one does not hear.

@@ -47,6 +47,7 @@ pub fn context(spawner: Spawner) -> Context {
         host: Arc::new(RealHost::new(config).expect("a temporary folder")),
         live,
         grants: watch::channel(Arc::default()).1,
+        secrets: watch::channel(Arc::default()).1,
         doors: Arc::new(NoDoors),
         clock: world.clock,
         chance: world.chance,

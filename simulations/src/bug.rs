@@ -8,9 +8,11 @@ use futures::future::BoxFuture;
 use hirsel::api::agent::{Agent, Minted, NotProposed, TokenParts};
 use hirsel::api::doctor::Findings;
 use hirsel::api::sight::Sight;
+use hirsel::secrets::SealedValue;
 use hirsel_model::control::{Command, Entry, Outcome};
 use hirsel_model::order::{Order, Work};
 use hirsel_model::report::RoleReport;
+use hirsel_model::secret::SecretId;
 use hirsel_model::{InstanceId, LogIndex, NodeId, RoleName};
 use hirsel_role::host::{Output, OutputFrom};
 use hirsel_role::{Context, Plugin, Role};
@@ -123,6 +125,10 @@ impl Agent for Lying {
 
     fn metrics(&self) -> String {
         self.agent.metrics()
+    }
+
+    fn seal<'a>(&'a self, id: &'a SecretId, value: String) -> BoxFuture<'a, Result<SealedValue, String>> {
+        self.agent.seal(id, value)
     }
 
     fn mint(&self) -> Minted {

@@ -40,6 +40,8 @@ pub enum Rule {
     Linear,
     /// Certificates are renewed long before they end.
     Renewed,
+    /// What is sealed can be opened by somebody at every moment, and by all who should when it is calm.
+    Opens,
     /// No agent panics or ends by itself.
     Alive,
 }

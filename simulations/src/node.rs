@@ -18,6 +18,7 @@ use hirsel_mesh::seam::{Disk, World as Seams};
 use hirsel_mesh::transport::Transport;
 use hirsel_model::control::{Command, ControlState, Entry, Outcome, TokenGrants, TokenRecord};
 use hirsel_model::report::NodeReport;
+use hirsel_model::secret::{Sealed, SecretId};
 use hirsel_model::spec::{Availability, Capacity};
 use hirsel_model::{RoleName, WallTime};
 use hirsel_role::{Host, Plugin, RoleConfig};
@@ -106,12 +107,37 @@ pub struct Eyes {
     pub report: watch::Receiver<Arc<NodeReport>>,
     /// What it shows of itself; its own end closes it.
     pub transport: Weak<Transport>,
+    /// All of it, as long as it lives.
+    agent: Weak<Shared>,
 }
 
 impl Eyes {
     /// When the certificate ends that the agent shows, in seconds since 1970.
     pub fn certificate_ends(&self) -> Option<u64> {
         Some(self.transport.upgrade()?.certificate().not_after)
+    }
+
+    /// Whether the agent opens all that is sealed in the control state it knows.
+    pub fn opens(&self) -> Result<(), String> {
+        let agent = self.agent.upgrade().ok_or("it ends")?;
+        let state = self.state.borrow().clone();
+        let key = hirsel::sealing::key(&agent, &state)?;
+        hirsel::admission::authority(&agent, &state)?;
+        for (id, secret) in state.secrets.all() {
+            if secret.values.values().any(|sealed| key.open(&id.purpose(), &sealed.0).is_none()) {
+                return Err(format!("secret {id} does not open"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A command that sets a secret of the cluster to `value`, if this agent can seal it now.
+    pub fn secret(&self, value: &str) -> Option<Command> {
+        let agent = self.agent.upgrade()?;
+        let key = hirsel::sealing::key(&agent, &self.state.borrow().clone()).ok()?;
+        let id = SecretId { app: None, name: "key".parse().ok()? };
+        let sealed = Sealed(key.seal(&id.purpose(), value.as_bytes(), agent.world.chance.as_ref()));
+        Some(Command::SetSecret { id, sealed, key: key.id() })
     }
 }
 
@@ -303,6 +329,7 @@ impl Node {
                 leadership: shared.control.leadership(),
                 report: shared.report.clone(),
                 transport: Arc::downgrade(&shared.transport),
+                agent: Arc::downgrade(&shared),
             });
             life.hand = Some(hand);
         }

@@ -22,6 +22,8 @@ use crate::node::Deed;
 use crate::trace::{Note, Trace};
 use crate::world::{Power, Trouble, World};
 
+mod sealed;
+
 /// Founding, joining, and the first instances.
 const FORM_WITHIN: Duration = Duration::from_secs(40);
 /// After heal everything holds within this. The longest wait of a healthy cluster is the hold-down of a node that came and went; a
@@ -82,10 +84,12 @@ pub enum Scenario {
     Slow,
     /// Nothing is wrong, and many use the same registers at once.
     Crowded,
+    /// Another sealing key again and again, while those who hold it lose power.
+    Sealed,
 }
 
 /// Every scenario, with its name.
-pub const ALL: [(&str, Scenario); 11] = [
+pub const ALL: [(&str, Scenario); 12] = [
     ("random", Scenario::Random),
     ("calm", Scenario::Calm),
     ("lossy", Scenario::Lossy),
@@ -97,6 +101,7 @@ pub const ALL: [(&str, Scenario); 11] = [
     ("full", Scenario::Full),
     ("slow", Scenario::Slow),
     ("crowded", Scenario::Crowded),
+    ("sealed", Scenario::Sealed),
 ];
 
 impl fmt::Display for Scenario {
@@ -222,6 +227,7 @@ impl<'a> Play<'a> {
             Scenario::Full => self.disk(|trouble| trouble.full = true)?,
             Scenario::Slow => self.disk(|trouble| trouble.slow = SLOW)?,
             Scenario::Crowded => self.crowded()?,
+            Scenario::Sealed => self.sealed()?,
         }
         self.world.note("heals");
         self.world.heal();

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use hirsel_model::control::{Entry, Outcome};
+use hirsel_model::secret::SecretId;
 use hirsel_model::{InstanceId, LogIndex, NodeId};
 use hirsel_role::host::{Output, OutputFrom};
 
 use super::doctor::Findings;
 use super::error::{ApiError, Code};
 use super::sight::Sight;
+use crate::secrets::SealedValue;
 
 /// The agent behind the interface.
 pub trait Agent: Send + Sync + 'static {
@@ -36,6 +38,8 @@ pub trait Agent: Send + Sync + 'static {
     fn examine(&self) -> BoxFuture<'_, Findings>;
     /// The metrics that this agent and its roles registered, in the text format of OpenMetrics.
     fn metrics(&self) -> String;
+    /// Has the value of a secret sealed by a node that holds the key. The error is in words, without the value.
+    fn seal<'a>(&'a self, id: &'a SecretId, value: String) -> BoxFuture<'a, Result<SealedValue, String>>;
     /// Draws a token of this cluster.
     fn mint(&self) -> Minted;
     /// Takes a token apart; none when it is no token.

@@ -128,6 +128,7 @@ impl ApiError {
             "role" | "slot" => error.next("hirsel roles"),
             "app" | "service" => error.next("hirsel apps"),
             "token" => error.next("hirsel token list"),
+            "secret" => error.next("hirsel secret list"),
             _ => error.next("hirsel status"),
         }
     }

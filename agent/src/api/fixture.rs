@@ -55,6 +55,7 @@ pub fn service() -> ServiceSpec {
         constraints: BTreeMap::new(),
         spread: Spread::Zone,
         exclusive: false,
+        secrets: BTreeMap::new(),
     }
 }
 

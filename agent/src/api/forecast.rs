@@ -133,6 +133,7 @@ pub(super) fn without_log(state: &ControlState) -> ControlState {
         spec_index: state.spec_index,
         plan: state.plan.clone(),
         tokens: state.tokens.clone(),
+        secrets: state.secrets.clone(),
         next_node: state.next_node,
         applied: state.applied,
         ..ControlState::default()

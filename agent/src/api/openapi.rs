@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use utoipa::OpenApi;
 
-use super::handlers::{changes, evolve, nodes, people, reads, streams};
+use super::handlers::{changes, evolve, nodes, people, reads, secrets, streams};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -40,6 +40,11 @@ use super::handlers::{changes, evolve, nodes, people, reads, streams};
         people::new_token,
         people::revoke,
         people::set_webhook,
+        secrets::list,
+        secrets::sealing,
+        secrets::set,
+        secrets::remove,
+        secrets::rotate,
     )
 )]
 struct Document;

@@ -26,7 +26,7 @@ use tracing::debug;
 use super::agent::Agent;
 use super::auth::{Need, Source, allow, identify};
 use super::fresh;
-use super::handlers::{AgentState, changes, evolve, nodes, people, reads, streams};
+use super::handlers::{AgentState, changes, evolve, nodes, people, reads, secrets, streams};
 
 /// Largest body of a request. A manifest of a thousand services is a tenth of it.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
@@ -148,6 +148,8 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/simulate", get(reads::simulate))
         .route("/v1/doctor", get(reads::doctor))
         .route("/v1/upgrade", get(evolve::upgrade))
+        .route("/v1/secrets", get(secrets::list))
+        .route("/v1/sealing", get(secrets::sealing))
         .route("/v1/openapi.json", get(reads::openapi))
         .fallback(reads::nothing);
     let operate = Router::new()
@@ -161,12 +163,14 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/nodes/{node}/{verb}", post(nodes::change))
         .route("/v1/roles/{role}/pin", post(changes::pin))
         .route("/v1/roles/{role}/unpin", post(changes::unpin))
-        .route("/v1/roles/{role}/move", post(changes::move_role));
+        .route("/v1/roles/{role}/move", post(changes::move_role))
+        .route("/v1/secrets/{name}", put(secrets::set).delete(secrets::remove));
     let administer = Router::new()
         .route("/v1/tokens", get(reads::tokens).post(people::new_token))
         .route("/v1/tokens/{id}", delete(people::revoke))
         .route("/v1/upgrade/finish", post(evolve::finish))
-        .route("/v1/webhook", put(people::set_webhook));
+        .route("/v1/webhook", put(people::set_webhook))
+        .route("/v1/sealing/rotate", post(secrets::rotate));
     let guarded =
         |router: Router<AgentState>, need: Need| router.layer(from_fn_with_state((agent.clone(), need), guard));
     guarded(look, Need::Look)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use hirsel_model::control::{Entry, Outcome};
+use hirsel_model::secret::SecretId;
 use hirsel_model::{InstanceId, LogIndex, NodeId};
 use hirsel_role::host::{Output, OutputFrom};
 use tokio::sync::watch;
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 use super::agent::{Agent, Minted, NotProposed, TokenParts};
 use super::doctor::Findings;
 use super::sight::Sight;
+use crate::secrets::SealedValue;
 
 /// An agent that is nothing but what it sees.
 pub struct StandIn {
@@ -106,6 +108,17 @@ impl Agent for StandIn {
 
     fn metrics(&self) -> String {
         "# TYPE hirsel_leader gauge\nhirsel_leader 0\n# EOF\n".into()
+    }
+
+    fn seal<'a>(&'a self, id: &'a SecretId, value: String) -> BoxFuture<'a, Result<SealedValue, String>> {
+        async move {
+            let sealed: Vec<u8> = value.bytes().rev().collect();
+            let state = self.sight().state;
+            let newest = state.secrets.get(id).and_then(|secret| secret.values.values().next_back());
+            let same = newest.is_some_and(|newest| newest.0 == sealed);
+            Ok(SealedValue { sealed, key: state.cluster.sealing.key.clone(), same })
+        }
+        .boxed()
     }
 
     fn mint(&self) -> Minted {

@@ -69,12 +69,13 @@ fn print_changed(answer: &Answer<Changed>) {
     }
 }
 
-fn with_flags(path: &str, flags: &ChangeArgs) -> String {
+pub(super) fn with_flags(path: &str, flags: &ChangeArgs) -> String {
     let plan = flags.plan.then(|| "plan=true".to_string());
     let if_index = flags.if_index.map(|index| format!("if_index={index}"));
     let force = flags.force.as_ref().map(|reason| format!("force={}", escape(reason).replace('/', "%2F")));
     let parts: Vec<String> = [plan, if_index, force].into_iter().flatten().collect();
-    if parts.is_empty() { path.to_string() } else { format!("{path}?{}", parts.join("&")) }
+    let first = if path.contains('?') { "&" } else { "?" };
+    if parts.is_empty() { path.to_string() } else { format!("{path}{first}{}", parts.join("&")) }
 }
 
 /// Asks on the terminal; where there is none, `--yes` is needed.

@@ -57,6 +57,7 @@ Act      apply        create or update an application
          scale, restart, rollback, stop, start, rm change an application
          drain, cordon, uncordon, forget           change a node
          role         prefer a node for a role (pin, unpin), or move one slot now (move)
+         secret       values that programs need and nobody shall see (set, list, rm, rotate)
          webhook      whom to tell when less can be lost (set, rm)
          upgrade, support-bundle   go to another build; all that a helper needs, in one file
 Shell    completions, man
@@ -66,6 +67,19 @@ Options:
 
 Try it on one machine:  hirsel dev
 More about a verb:      hirsel VERB --help";
+
+const SECRET_HELP: &str = "\
+Example: hirsel secret set db-pw --app shop --file ./pw
+         hirsel secret set mail-key < key.txt
+         hirsel secret list
+
+A manifest names a secret in its env, and a new value is rolled out like any other update:
+         env = { DATABASE_URL = \"postgres://shop:${secret.db-pw}@db/shop\" }
+
+A secret belongs to the whole cluster, or with --app to one application; where both have one of a
+name, the application's is meant. One of an application may be set before it is applied, and stays
+when it is removed. At most 1000 secrets of 16 KiB. Values are sealed with a key that voters and
+spares hold, reach a program only in its environment, and are in no answer, log or command line.";
 
 /// Flags that every verb takes which asks an agent.
 #[derive(Args, Clone, Debug, Default)]
@@ -199,6 +213,9 @@ pub enum Verb {
     /// Prefer a node for a role, or no longer; or move one slot now
     #[command(after_help = "Example: hirsel role pin lb n2\n         hirsel role move lb n2 --to n4 --wait")]
     Role(RoleCommand),
+    /// Set, list and remove values that programs need and nobody shall see
+    #[command(after_help = SECRET_HELP)]
+    Secret(SecretCommand),
     /// Say whom to tell when less can be lost than before
     #[command(after_help = "Example: hirsel webhook set https://example.com/hook")]
     Webhook(WebhookCommand),
@@ -574,6 +591,58 @@ pub struct PinArgs {
     /// Which node
     #[arg(value_name = "NODE")]
     pub target: String,
+    /// As for every change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `secret set|list|rm|rotate`
+#[derive(Args, Clone, Debug)]
+pub struct SecretCommand {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: SecretVerb,
+}
+
+/// What to do with secrets.
+#[derive(Subcommand, Clone, Debug)]
+pub enum SecretVerb {
+    /// Set a secret, or change it: services that use it are updated
+    #[command(after_help = "Example: hirsel secret set db-pw --app shop --file ./pw --wait\n         \
+        pass show db | hirsel secret set db-pw\n\n\
+        Without --file the value is read from standard input, or asked for on a terminal. One line end at its end is dropped.")]
+    Set(SecretSetArgs),
+    /// List the secrets that are set, and who uses them; never their values
+    #[command(after_help = "Example: hirsel secret list --json")]
+    List,
+    /// Forget a secret that no service uses
+    #[command(after_help = "Example: hirsel secret rm db-pw --app shop")]
+    Rm(SecretArgs),
+    /// Seal everything with a new key now; the leader does so by itself whenever a voter or spare leaves
+    #[command(after_help = "Example: hirsel secret rotate --wait")]
+    Rotate(ChangeArgs),
+}
+
+/// `secret set`
+#[derive(Args, Clone, Debug)]
+pub struct SecretSetArgs {
+    /// Which secret.
+    #[command(flatten)]
+    pub secret: SecretArgs,
+    /// File that holds the value; - is standard input
+    // No flag takes the value itself: a command line is seen by whoever lists processes.
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+/// A secret.
+#[derive(Args, Clone, Debug)]
+pub struct SecretArgs {
+    /// Its name: a-z, 0-9 and '-'
+    pub name: String,
+    /// Application it belongs to [default: the whole cluster]
+    #[arg(long, value_name = "APP")]
+    pub app: Option<String>,
     /// As for every change.
     #[command(flatten)]
     pub change: ChangeArgs,

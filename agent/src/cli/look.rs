@@ -22,7 +22,7 @@ use crate::api::views::tokens::Token;
 use crate::api::views::why::Why;
 
 /// Reads, and shows the answer as it came or as people like it.
-async fn show<T: DeserializeOwned>(
+pub async fn show<T: DeserializeOwned>(
     client: &Client,
     json: bool,
     path: &str,

@@ -18,6 +18,7 @@ pub mod evolve;
 pub mod here;
 pub mod look;
 pub mod output;
+pub mod secret;
 pub mod target;
 pub mod top;
 pub mod wait;
@@ -28,7 +29,7 @@ mod tests;
 pub use args::{Cli, DevCommand, DevVerb, HiddenArgs, Verb};
 
 use crate::api::error::{ApiError, Code};
-use args::{RoleVerb, TokenVerb};
+use args::{RoleVerb, SecretVerb, TokenVerb};
 
 /// How a verb ended, when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +117,12 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
             RoleVerb::Pin(args) => act::role(&client, json, "pin", args).await,
             RoleVerb::Move(args) => act::move_role(&client, json, args).await,
             RoleVerb::Unpin(args) => act::role(&client, json, "unpin", args).await,
+        },
+        Verb::Secret(secret) => match &secret.verb {
+            SecretVerb::Set(args) => secret::set(&client, json, args).await,
+            SecretVerb::List => secret::list(&client, json).await,
+            SecretVerb::Rm(args) => secret::remove(&client, json, args).await,
+            SecretVerb::Rotate(change) => secret::rotate(&client, json, change).await,
         },
         Verb::Webhook(webhook) => act::webhook(&client, json, &webhook.verb).await,
         Verb::Token(token) => match &token.verb {

@@ -1,5 +1,6 @@
 //! `--wait`: looks again and again until the cluster has done what was asked, and says what is missing meanwhile.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -12,6 +13,7 @@ use crate::api::error::{ApiError, Code};
 use crate::api::views::apps::{App, Instance};
 use crate::api::views::members::Member;
 use crate::api::views::roles::RoleSlot;
+use crate::api::views::secrets::{Sealing, Secret};
 
 /// How often it is looked. A person does not see the delay, and an agent does not feel the question.
 const EVERY: Duration = Duration::from_millis(250);
@@ -25,6 +27,10 @@ pub enum Goal {
     Nothing,
     /// Every service of the application has as many healthy instances of the newest revision as wanted, and no others.
     AppSettled(String),
+    /// The same of every application that uses a secret: its name, and the application it belongs to.
+    SecretSettled(String, Option<String>),
+    /// Secrets are sealed with another key than this.
+    Resealed(Option<String>),
     /// No instance of the application is left.
     AppGone(String),
     /// The node holds nothing.
@@ -84,6 +90,26 @@ pub async fn wait_for(client: &Client, goal: &Goal, limit: Duration, json: bool)
 async fn look(client: &Client, goal: &Goal) -> Result<Progress, ApiError> {
     match goal {
         Goal::Nothing => Ok(Progress::Reached),
+        Goal::SecretSettled(name, app) => {
+            let secrets = client.get::<Vec<Secret>>("/v1/secrets").await?.envelope.data;
+            let secret = secrets.into_iter().find(|secret| secret.name == *name && secret.app == *app);
+            let users = secret.map(|secret| secret.used_by).unwrap_or_default();
+            let apps: BTreeSet<&str> = users.iter().filter_map(|user| Some(user.split_once('/')?.0)).collect();
+            for app in apps {
+                match Box::pin(look(client, &Goal::AppSettled(app.into()))).await? {
+                    Progress::Reached => {}
+                    other => return Ok(other),
+                }
+            }
+            Ok(Progress::Reached)
+        }
+        Goal::Resealed(before) => {
+            let now = client.get::<Sealing>("/v1/sealing").await?.envelope.data;
+            Ok(match Some(&now.key) != before.as_ref() && !now.wanted {
+                true => Progress::Reached,
+                false => Progress::Missing("the leader hands the new key round".into()),
+            })
+        }
         Goal::AppSettled(app) => {
             let apps = client.get::<Vec<App>>("/v1/apps").await?.envelope.data;
             let instances = instances(client, app).await?;

@@ -18,7 +18,7 @@ mod token;
 
 pub use authority::{Authority, CERTIFICATE_LIFE, NodeKey};
 pub use certificate::{Age, Certified, certified, common_name, valid_from};
-pub use seal::SealingKey;
+pub use seal::{Keyring, SealingKey};
 pub use token::{JoinToken, TokenError};
 
 /// Reads a request for a certificate ([`crate::decoders`]).

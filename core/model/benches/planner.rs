@@ -113,6 +113,7 @@ fn empty(nodes: usize, instances: usize) -> View {
                 constraints: BTreeMap::new(),
                 spread: Spread::Zone,
                 exclusive: false,
+                secrets: BTreeMap::new(),
             };
             services.insert(format!("service-{service}").parse().unwrap(), described);
         }

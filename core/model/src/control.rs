@@ -13,6 +13,7 @@ use crate::event::{EventLog, NewEvent};
 use crate::id::*;
 use crate::plan::Plan;
 use crate::planner::change::PlanChange;
+use crate::secret::{Sealed, SecretId, Secrets};
 use crate::spec::{AppSpec, Availability, Former, NodeSpec, Replicas, RoleSpec, ServiceSpec, Spec};
 use crate::time::WallTime;
 
@@ -25,9 +26,12 @@ mod properties;
 mod record;
 #[cfg(test)]
 pub(crate) mod samples;
+pub mod secrets;
 #[cfg(test)]
 mod tests;
 mod tokens;
+
+pub use secrets::{Resealed, SEALING_KEY, Sealing};
 
 /// Everything that is strong and small.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +58,9 @@ pub struct ControlState {
     /// The nodes that were removed last, the newest one at the end: people ask what became of them.
     #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
     pub left: VecDeque<LeftNode>,
+    /// Values that programs need, sealed.
+    #[serde(default, skip_serializing_if = "crate::spec::is_default")]
+    pub secrets: Secrets,
 }
 
 /// A node that is no member any more.
@@ -82,13 +89,16 @@ pub struct ClusterInfo {
     pub feature_level: u32,
     /// Where to tell people that less can be lost than before.
     pub webhook: Option<String>,
+    /// The key that seals secrets and the authority's key.
+    #[serde(default, skip_serializing_if = "crate::spec::is_default")]
+    pub sealing: Sealing,
 }
 
 /// The cluster of a state that nothing was written to yet: whoever founds it starts with all that its build understands.
 impl Default for ClusterInfo {
     fn default() -> Self {
         let (id, ca, sealed_ca_key) = Default::default();
-        Self { id, ca, sealed_ca_key, feature_level: crate::feature::BUILT, webhook: None }
+        Self { id, ca, sealed_ca_key, feature_level: crate::feature::BUILT, webhook: None, sealing: Sealing::default() }
     }
 }
 
@@ -248,6 +258,27 @@ pub enum Command {
     SetWebhook {
         /// Where to post; none to post nowhere.
         url: Option<String>,
+    },
+    /// Sets a secret to a value.
+    SetSecret {
+        /// Which.
+        id: SecretId,
+        /// The value, sealed for [`SecretId::purpose`].
+        sealed: Sealed,
+        /// With which key.
+        key: String,
+    },
+    /// Forgets a secret.
+    RemoveSecret {
+        /// Which.
+        id: SecretId,
+    },
+    /// Asks the leader for a new sealing key.
+    RotateSealing,
+    /// A new sealing key is in force.
+    Reseal {
+        /// Everything, sealed with it.
+        resealed: Resealed,
     },
     /// The leader decided.
     Adopt {

@@ -79,6 +79,9 @@ pub fn needed(command: &Command) -> Need {
         | Command::Note { .. } => Need::NOTHING,
         // Written when everyone understands it, by definition.
         Command::RaiseLevel { .. } => Need::NOTHING,
+        Command::SetSecret { .. } | Command::RemoveSecret { .. } | Command::RotateSealing | Command::Reseal { .. } => {
+            Need::of(2, "a secret")
+        }
         Command::ApplyApp { app: _, spec } => app(spec),
         Command::SetRole { role: _, spec } => role(spec),
         Command::Adopt { base: _, spec_index: _, change, events: _ } => plan_change(change),
@@ -105,10 +108,12 @@ fn service(service: &ServiceSpec) -> Need {
         constraints: _,
         spread: _,
         exclusive: _,
+        secrets,
     } = service;
-    most(health.as_ref().map(|health| match health.check {
+    let secret = Need::of(2, "a secret").when(!secrets.is_empty());
+    secret.and(most(health.as_ref().map(|health| match health.check {
         Check::Http { .. } | Check::Tcp => Need::NOTHING,
-    }))
+    })))
 }
 
 fn role(role: &RoleSpec) -> Need {

@@ -155,6 +155,10 @@ name! {
     /// One program of an application.
     ServiceName
 }
+name! {
+    /// A secret, unique in the cluster or in one application.
+    SecretName
+}
 
 impl RoleName {
     /// Load balancer.

@@ -22,6 +22,8 @@ pub mod planner;
 pub mod reconciler;
 pub mod report;
 pub mod resilience;
+pub mod sealing;
+pub mod secret;
 pub mod spec;
 pub mod time;
 pub mod view;

@@ -9,12 +9,14 @@ use toml::de::DeTable;
 
 use crate::control::limits::SERVICES_PER_APP_MAX;
 use crate::id::{AppName, Revision, RoleName};
+use crate::secret::Secrets;
 use crate::spec::AppSpec;
 
 mod blocks;
 mod errors;
 #[cfg(test)]
 mod properties;
+mod reference;
 mod route;
 mod service;
 mod table;
@@ -44,6 +46,15 @@ pub struct ManifestError {
 
 /// Reads a manifest for an agent that has the roles `built`. The revisions in the result are zero: they are given when it is applied.
 pub fn parse(text: &str, built: &[RoleName]) -> Result<(AppName, AppSpec), Vec<ManifestError>> {
+    parse_for(text, built, None)
+}
+
+/// As [`parse`], for a cluster that has these secrets: one that is named and not set is an error, too.
+pub fn parse_for(
+    text: &str,
+    built: &[RoleName],
+    secrets: Option<&Secrets>,
+) -> Result<(AppName, AppSpec), Vec<ManifestError>> {
     let mut errors = Errors::new(text);
     if text.len() > MANIFEST_BYTES_MAX {
         errors.at(0..0, format!("manifest of {} bytes exceeds {MANIFEST_BYTES_MAX}", text.len()));
@@ -53,7 +64,7 @@ pub fn parse(text: &str, built: &[RoleName]) -> Result<(AppName, AppSpec), Vec<M
     for error in &broken {
         errors.syntax(error.span().unwrap_or(0..0), error.message());
     }
-    let read = read(document.get_ref(), built, &mut errors);
+    let read = read(document.get_ref(), built, secrets, &mut errors);
     match (read, errors.finish()) {
         (Some(read), errors) if errors.is_empty() => Ok(read),
         (_, errors) => Err(errors),
@@ -73,7 +84,12 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         .map(|(_, known)| known)
 }
 
-fn read(document: &DeTable<'_>, built: &[RoleName], errors: &mut Errors) -> Option<(AppName, AppSpec)> {
+fn read(
+    document: &DeTable<'_>,
+    built: &[RoleName],
+    secrets: Option<&Secrets>,
+    errors: &mut Errors,
+) -> Option<(AppName, AppSpec)> {
     let top = Table::top(document);
     blocks::check(&top, built, errors);
 
@@ -95,7 +111,8 @@ fn read(document: &DeTable<'_>, built: &[RoleName], errors: &mut Errors) -> Opti
         errors.absent(0..0, "an application needs at least one program: [service.NAME]");
     }
     for block in &blocks {
-        if let Some((name, service)) = service::read(block, errors) {
+        let known = secrets.map(|secrets| secrets.names(name.as_ref()));
+        if let Some((name, service)) = service::read(block, known.as_ref(), errors) {
             services.insert(name, service);
         }
     }

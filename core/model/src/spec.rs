@@ -171,6 +171,10 @@ pub struct ServiceSpec {
     /// Never two at once: an instance acts only while its node holds a grant for it (see [`crate::grant`]).
     #[serde(default, skip_serializing_if = "crate::spec::is_default")]
     pub exclusive: bool,
+    /// The secrets that its environment names, each in the version that its instances run with. Given when it is applied, and again
+    /// with every new value.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<SecretName, u64>,
 }
 
 /// Lower and upper count of instances.

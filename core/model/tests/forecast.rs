@@ -65,6 +65,7 @@ fn any_app(rng: &mut SmallRng) -> AppSpec {
             constraints: BTreeMap::new(),
             spread: if rng.random_bool(0.7) { Spread::Zone } else { Spread::Node },
             exclusive,
+            secrets: BTreeMap::new(),
         };
         services.insert(name.parse().unwrap(), service);
     }

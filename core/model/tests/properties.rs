@@ -114,6 +114,7 @@ fn any_app(rng: &mut SmallRng) -> AppSpec {
             constraints: BTreeMap::new(),
             spread: if rng.random_bool(0.7) { Spread::Zone } else { Spread::Node },
             exclusive: false,
+            secrets: BTreeMap::new(),
         };
         if rng.random_bool(0.3) {
             service.exclusive = true;

@@ -185,6 +185,7 @@ fn app_described(name: &str, services: &[&str]) -> AppSpec {
             constraints: BTreeMap::new(),
             spread: Spread::Zone,
             exclusive: false,
+            secrets: BTreeMap::new(),
         };
         for (key, value) in parts.map(|part| part.split_once('=').unwrap_or((part, ""))) {
             match key {

@@ -10,6 +10,8 @@ use hirsel_mesh::seam::{BoxStream, Listener};
 use hirsel_model::{InstanceId, Revision, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::secret::Plain;
+
 mod deadline;
 mod folder;
 mod output;
@@ -81,6 +83,10 @@ pub struct ProcessSpec {
     pub command: Vec<String>,
     /// Complete environment. The real host adds `HIRSEL_RUN`, by which it finds stray descendants.
     pub env: BTreeMap<String, String>,
+    /// Variables that are not to be seen. They go to the program and nowhere else: no file holds them, and a process that is looked at
+    /// later shows none.
+    #[serde(skip)]
+    pub secret_env: BTreeMap<String, Plain>,
     /// Folder to run in; the instance's own folder when none is given.
     pub workdir: Option<String>,
     /// System user; the agent's own when none is given.

@@ -21,6 +21,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, watch};
 
 pub mod host;
+pub mod secret;
 
 pub use host::Host;
 
@@ -50,6 +51,8 @@ pub struct Context {
     pub live: watch::Receiver<Arc<Live>>,
     /// Until when exclusive instances of this node may act.
     pub grants: watch::Receiver<Arc<Holdings>>,
+    /// Values of secrets that instances of this node need.
+    pub secrets: watch::Receiver<Arc<secret::Values>>,
     /// Ways to instances on other nodes.
     pub doors: Arc<dyn Doors>,
     /// Time.

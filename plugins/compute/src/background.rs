@@ -41,6 +41,8 @@ pub(crate) struct Background {
     _watcher: Task,
     /// Wakes the loop when a grant came.
     _grants: Task,
+    /// Wakes the loop when the value of a secret came.
+    _secrets: Task,
     /// Wakes the loop at the next moment something is due.
     timer: Option<(Timestamp, Task)>,
 }
@@ -71,7 +73,19 @@ impl Background {
                 wake.notify_one();
             }
         });
-        Self { done: Arc::default(), _watcher: Task(watcher), _grants: Task(grants), timer: None }
+        let (mut secrets, wake) = (context.secrets.clone(), Arc::clone(&context.wake));
+        let secrets = context.spawner.spawn(async move {
+            while secrets.changed().await.is_ok() {
+                wake.notify_one();
+            }
+        });
+        Self {
+            done: Arc::default(),
+            _watcher: Task(watcher),
+            _grants: Task(grants),
+            _secrets: Task(secrets),
+            timer: None,
+        }
     }
 
     /// What became of things since the last time.

@@ -23,6 +23,8 @@ pub(crate) struct Wanted {
     pub phase: Phase,
     /// It is not exclusive, or its node holds a grant for it that is good for a while.
     pub may_act: bool,
+    /// The values of its secrets are here.
+    pub has_secrets: bool,
 }
 
 /// What the host says of it.
@@ -95,8 +97,8 @@ fn start(wanted: Wanted, past: &Past, now: Timestamp) -> Step {
     match (wanted.phase, past.start_at) {
         // Its requests are gone with it; another one takes its place.
         (Phase::Draining, _) => Step::Wait { until: None },
-        // A grant wakes whoever waits for it. What runs without one is ended by its shim.
-        (Phase::Active, _) if !wanted.may_act => Step::Wait { until: None },
+        // A grant wakes whoever waits for it, and so does a value. What runs without a grant is ended by its shim.
+        (Phase::Active, _) if !wanted.may_act || !wanted.has_secrets => Step::Wait { until: None },
         (Phase::Active, Some(at)) if at > now => Step::Wait { until: Some(at) },
         (Phase::Active, _) => Step::Start,
     }
@@ -125,7 +127,7 @@ mod tests {
     const WAIT: Step = Step::Wait { until: None };
 
     fn wanted(phase: Phase) -> Option<Wanted> {
-        Some(Wanted { revision: Revision(2), phase, may_act: true })
+        Some(Wanted { revision: Revision(2), phase, may_act: true, has_secrets: true })
     }
 
     fn found(state: &ProcessState) -> Option<Found<'_>> {

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use hirsel_model::secret::references;
 use hirsel_model::spec::ServiceSpec;
-use hirsel_model::{InstanceId, Revision};
+use hirsel_model::{InstanceId, Revision, SecretName};
 use hirsel_role::Me;
+use hirsel_role::secret::Plain;
 
 /// Where programs are looked for, when the service does not say.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -22,33 +24,52 @@ pub(crate) struct Facts<'a> {
     pub executable: Option<String>,
 }
 
-/// Environment and command, variables put in. `${NAME}` in a value of the service's environment stands for what every instance has; in
-/// the command also for the service's own variables. `$${` writes `${`. A variable that does not exist is an error.
+/// What an instance is run with.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Composed {
+    /// What may be seen.
+    pub env: BTreeMap<String, String>,
+    /// Variables that hold a secret.
+    pub secret_env: BTreeMap<String, Plain>,
+    /// Program and arguments.
+    pub command: Vec<String>,
+}
+
+/// Environment and command, variables put in. `${NAME}` in a value of the service's environment stands for what every instance has, and
+/// `${secret.NAME}` for a secret; in the command `${NAME}` may also be one of the service's own variables that holds no secret. `$${`
+/// writes `${`. A variable that does not exist is an error.
 pub(crate) fn compose(
     service: &ServiceSpec,
     facts: &Facts<'_>,
-) -> Result<(BTreeMap<String, String>, Vec<String>), String> {
+    secrets: &BTreeMap<SecretName, Plain>,
+) -> Result<Composed, String> {
     let given = contract(facts);
-    let mut all = BTreeMap::from([
+    let mut env = BTreeMap::from([
         ("PATH".to_owned(), PATH.to_owned()),
         ("LANG".to_owned(), "C.UTF-8".to_owned()),
         ("HOME".to_owned(), facts.own_folder.clone().unwrap_or_else(|| "/".into())),
     ]);
-    all.extend(given.clone());
-    let mut own = BTreeMap::new();
-    for (name, value) in &service.env {
-        let value = substitute(value, &all).map_err(|error| format!("variable {name} of the environment: {error}"))?;
-        own.insert(name.clone(), value);
+    env.extend(given.clone());
+    let (mut own, mut secret_env) = (BTreeMap::new(), BTreeMap::new());
+    for (name, text) in &service.env {
+        let wrong = |error| format!("variable {name} of the environment: {error}");
+        if references(text).is_empty() {
+            own.insert(name.clone(), substitute(text, &env, &BTreeMap::new()).map_err(wrong)?);
+        } else {
+            secret_env.insert(name.clone(), Plain(substitute(text, &env, secrets).map_err(wrong)?));
+        }
     }
-    all.extend(own);
+    env.extend(own);
     // An instance that listens elsewhere than it is told is not found.
-    all.extend(given);
+    secret_env.retain(|name, _| !given.contains_key(name));
+    env.extend(given);
+    env.retain(|name, _| !secret_env.contains_key(name));
     let command = service
         .command
         .iter()
-        .map(|word| substitute(word, &all).map_err(|error| format!("command: {error}")))
+        .map(|word| substitute(word, &env, &BTreeMap::new()).map_err(|error| format!("command: {error}")))
         .collect::<Result<_, _>>()?;
-    Ok((all, command))
+    Ok(Composed { env, secret_env, command })
 }
 
 fn contract(facts: &Facts<'_>) -> BTreeMap<String, String> {
@@ -73,8 +94,14 @@ fn contract(facts: &Facts<'_>) -> BTreeMap<String, String> {
     all
 }
 
-/// Puts variables into a text.
-fn substitute(text: &str, variables: &BTreeMap<String, String>) -> Result<String, String> {
+/// Puts variables and secrets into a text. No error holds the value of a secret.
+fn substitute(
+    text: &str,
+    variables: &BTreeMap<String, String>,
+    secrets: &BTreeMap<SecretName, Plain>,
+) -> Result<String, String> {
+    let secret = |name: &str| Some(&secrets.get(&name.strip_prefix("secret.")?.parse::<SecretName>().ok()?)?.0);
+
     let mut result = String::new();
     let mut rest = text;
     while let Some(at) = rest.find("${") {
@@ -88,7 +115,7 @@ fn substitute(text: &str, variables: &BTreeMap<String, String>) -> Result<String
         let Some((name, after)) = rest[at + 2..].split_once('}') else {
             return Err(format!("{text:?} has a \"${{\" without \"}}\""));
         };
-        let value = variables.get(name).ok_or_else(|| unknown(name, variables))?;
+        let value = variables.get(name).or_else(|| secret(name)).ok_or_else(|| unknown(name, variables))?;
         result.push_str(value);
         rest = after;
     }
@@ -108,6 +135,12 @@ mod tests {
     use hirsel_model::spec::{Capacity, Replicas, Spread, StopSpec, UpdateSpec};
 
     fn compose_for(command: &[&str], env: &[(&str, &str)]) -> Result<(BTreeMap<String, String>, Vec<String>), String> {
+        compose_with(command, env, &[]).map(|composed| (composed.env, composed.command))
+    }
+
+    fn compose_with(command: &[&str], env: &[(&str, &str)], secrets: &[(&str, &str)]) -> Result<Composed, String> {
+        let secret = |(name, value): &(&str, &str)| (name.parse().unwrap(), Plain((*value).to_owned()));
+        let secrets = secrets.iter().map(secret).collect();
         let service = ServiceSpec {
             revision: Revision(4),
             command: command.iter().map(|word| (*word).to_owned()).collect(),
@@ -122,6 +155,7 @@ mod tests {
             constraints: BTreeMap::new(),
             spread: Spread::default(),
             exclusive: false,
+            secrets: BTreeMap::new(),
         };
         let me = Me {
             id: NodeId(3),
@@ -142,7 +176,24 @@ mod tests {
                 own_folder: Some("/data/17".into()),
                 executable: Some("/usr/bin/hirsel".into()),
             },
+            &secrets,
         )
+    }
+
+    #[test]
+    fn a_secret_is_in_the_environment_of_its_program_and_nowhere_else() {
+        let env = [("URL", "pg://u:${secret.pw}@${HOST}/$${x}"), ("PLAIN", "1"), ("PATH", "${secret.pw}")];
+        let composed = compose_with(&["serve", "${PLAIN}"], &env, &[("pw", "s3cret")]).unwrap();
+        assert_eq!(composed.secret_env["URL"].0, "pg://u:s3cret@127.0.0.3/${x}");
+        assert_eq!((composed.secret_env.len(), composed.env["PLAIN"].as_str()), (2, "1"));
+        assert!(!composed.env.contains_key("PATH"), "a variable is there once");
+        assert!(!format!("{composed:?}").contains("s3cret"));
+        let error = compose_with(&["serve", "${URL}"], &env, &[("pw", "s3cret")]).unwrap_err();
+        assert!(error.starts_with("command: no variable \"URL\"") && !error.contains("s3cret"), "{error}");
+        let error = compose_with(&["serve"], &env, &[]).unwrap_err();
+        assert!(error.contains("no variable \"secret.pw\""), "{error}");
+        let error = compose_with(&["serve"], &[("A", "${secret.pw} ${NO}")], &[("pw", "s3cret")]).unwrap_err();
+        assert!(!error.contains("s3cret"), "{error}");
     }
 
     #[test]

@@ -16,6 +16,9 @@ const NAMED_MAX: usize = 3;
 /// Why an exclusive instance is not started.
 const NO_GRANT: &str = "waits for a grant: it may act only while the leader says so";
 
+/// Why an instance that needs a secret is not started.
+const NO_SECRETS: &str = "waits for the values of its secrets: none of the voters has told them yet";
+
 /// Facts of one instance.
 pub(crate) fn facts(instance: &Instance, process: Option<&Process>, wanted: Option<Wanted>) -> InstanceFacts {
     let health = instance.run.as_ref().map(super::memory::Run::health).unwrap_or_default();
@@ -39,6 +42,7 @@ pub(crate) fn facts(instance: &Instance, process: Option<&Process>, wanted: Opti
             .unwrap_or(Revision(0)),
         message: match (state, wanted) {
             (InstanceState::Waiting, Some(Wanted { may_act: false, .. })) => Some(NO_GRANT.into()),
+            (InstanceState::Waiting, Some(Wanted { has_secrets: false, .. })) => Some(NO_SECRETS.into()),
             _ => health.failure.or_else(|| instance.message.clone()),
         },
     }

@@ -19,7 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::background::{Background, Done};
 use crate::decide::{self, Found, Step, Stopping, Wanted};
-use crate::environment::{self, Facts};
+use crate::environment::{self, Composed, Facts};
 use crate::health::{Checks, Watch};
 use crate::memory::{Instance, Note, Seen};
 use crate::metrics::Metrics;
@@ -185,7 +185,8 @@ impl ComputeRole {
         // What is not worth starting for is left to the next grant.
         let granted = || self.context.grants.borrow().until(id, now + GRANT_LEFT_MIN).is_some();
         let may_act = !order.service.exclusive || granted();
-        Wanted { revision: order.revision, phase: order.phase, may_act }
+        let has_secrets = self.context.secrets.borrow().of(&id.app, &order.service.secrets).is_ok();
+        Wanted { revision: order.revision, phase: order.phase, may_act, has_secrets }
     }
 
     /// Hands the end of each new grant to the shims of exclusive instances, which end what is granted no longer.
@@ -327,13 +328,16 @@ impl ComputeRole {
             own_folder: self.context.host.own_folder(id),
             executable: self.context.host.executable(),
         };
-        let (env, command) = environment::compose(&service, &facts)?;
+        let secrets = self.context.secrets.borrow().of(&id.app, &service.secrets);
+        let secrets = secrets.map_err(|name| format!("the value of secret {name} is not here"))?;
+        let Composed { env, secret_env, command } = environment::compose(&service, &facts, &secrets)?;
         let note = Note { restarts, service };
         let spec = ProcessSpec {
             id: id.clone(),
             revision: order.revision,
             command,
             env,
+            secret_env,
             workdir: note.service.workdir.clone(),
             user: note.service.user.clone().or_else(|| self.context.config.run_as.clone()),
             stop_signal: note.service.stop.signal,

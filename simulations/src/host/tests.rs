@@ -15,6 +15,7 @@ fn spec(number: u64, port: u16, command: &[&str]) -> ProcessSpec {
         revision: Revision(1),
         command: command.iter().map(|word| word.to_string()).collect(),
         env: BTreeMap::new(),
+        secret_env: BTreeMap::new(),
         workdir: None,
         user: None,
         stop_signal: 15,

@@ -101,6 +101,7 @@ fn app(name: &str, service: &str, count: u32, command: &str) -> AppSpec {
         constraints: BTreeMap::new(),
         spread: Spread::Zone,
         exclusive: name == CRON,
+        secrets: BTreeMap::new(),
     };
     let routes = if name == CRON { Vec::new() } else { routes(name, &service) };
     AppSpec { revision: Revision(0), services: [(service, described)].into(), routes, stopped: false }

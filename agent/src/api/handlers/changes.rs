@@ -20,7 +20,7 @@ use crate::api::sight::Sight;
 /// How long a change may take to be confirmed by the leader: several elections long, and short enough for a person to wait.
 const PROPOSE_TTL: Duration = Duration::from_secs(10);
 /// How long the answer to a change waits for this node to know of it too, so that a read right after sees it.
-const CATCH_UP: Duration = Duration::from_secs(1);
+pub(super) const CATCH_UP: Duration = Duration::from_secs(1);
 /// How often a change of a role's wishes is made again when somebody else changed them meanwhile.
 const ROLE_TRIES_MAX: usize = 4;
 
@@ -132,6 +132,7 @@ fn refused(sight: &Sight, refusal: Refusal) -> ApiError {
         "app" => spec.apps.keys().map(ToString::to_string).collect(),
         "service" => spec.apps.values().flat_map(|app| app.services.keys()).map(ToString::to_string).collect(),
         "token" => sight.state.tokens.keys().cloned().collect(),
+        "secret" => sight.state.secrets.all().map(|(id, _)| id.to_string()).collect(),
         _ => Vec::new(),
     };
     ApiError::not_found(kind, name, known.iter().map(String::as_str))
@@ -142,18 +143,20 @@ fn read_manifest(sight: &Sight, text: &str) -> Result<(AppName, AppSpec), ApiErr
     let built: std::collections::BTreeSet<RoleName> =
         sight.state.spec.nodes.values().flat_map(|node| node.built.iter().cloned()).collect();
     let built: Vec<RoleName> = built.into_iter().collect();
-    manifest::parse(text, &built).map_err(|errors| {
+    manifest::parse_for(text, &built, Some(&sight.state.secrets)).map_err(|errors| {
         let told = match errors.len() {
             1 => "the manifest has an error".to_string(),
             count => format!("the manifest has {count} errors"),
         };
         let first = errors.first().map(|error| format!(": {}:{}: {}", error.line, error.column, error.message));
+        let unset = errors.iter().filter_map(|error| error.message.split_once("; try: ").map(|(_, command)| command));
+        let unset: std::collections::BTreeSet<String> = unset.map(str::to_owned).collect();
         let lines = errors.iter().map(|error| format!("{}:{}: {}", error.line, error.column, error.message));
         ApiError {
             code: Code::Manifest,
             message: told + &first.unwrap_or_default(),
             evidence: lines.collect(),
-            next: vec!["correct the file, then: hirsel plan FILE".into()],
+            next: unset.into_iter().chain(["correct the file, then: hirsel plan FILE".into()]).collect(),
         }
     })
 }

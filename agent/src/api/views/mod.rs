@@ -6,6 +6,7 @@ pub mod apps;
 pub mod events;
 pub mod members;
 pub mod roles;
+pub mod secrets;
 pub mod status;
 pub mod tokens;
 pub mod why;

@@ -3,7 +3,7 @@
 
 use super::nodes::Announcement;
 use super::record::record;
-use super::{Command, Context, ControlState, Entry, Outcome, Refusal, apps, nodes, tokens};
+use super::{Command, Context, ControlState, Entry, Outcome, Refusal, apps, nodes, secrets, tokens};
 use crate::event::NewEvent;
 use crate::feature;
 use crate::id::{Generation, LogIndex};
@@ -41,6 +41,10 @@ fn carry_out(state: &mut ControlState, context: &Context, command: Command) -> R
         Command::NewToken { id, record } => tokens::new_token(state, context, id, record),
         Command::RevokeToken { id } => tokens::revoke_token(state, context, id),
         Command::SetWebhook { url } => tokens::set_webhook(state, context, url),
+        Command::SetSecret { id, sealed, key } => secrets::set(state, context, id, sealed, &key),
+        Command::RemoveSecret { id } => secrets::remove(state, context, id),
+        Command::RotateSealing => secrets::want_sealing(state, context),
+        Command::Reseal { resealed } => secrets::reseal(state, context, resealed),
         Command::Adopt { base, spec_index, change, events } => adopt(state, context, base, spec_index, change, events),
         Command::Note { events } => {
             record(state, context.at, events);
@@ -74,6 +78,8 @@ fn adopt(
     state.plan.generation = base.next();
     state.plan.spec_index = spec_index;
     apps::forget_former(state);
+    secrets::forget_old(state);
+    secrets::note_holders(state);
     // Each was looked at by this plan, for no other spec is accepted; what is not done now is not wanted later.
     state.spec.roles.values_mut().for_each(|role| role.moves.clear());
     record(state, context.at, events);

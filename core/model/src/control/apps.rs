@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::limits::{APPS_MAX, FORMER_MAX, NODES_MAX, at_most, check_app, check_replicas};
-use super::{Context, ControlState, Outcome, Refusal, not_found};
+use super::{Context, ControlState, Outcome, Refusal, not_found, secrets};
 use crate::id::*;
 use crate::spec::{AppSpec, Availability, Replicas, RoleSpec, ServiceSpec};
 
@@ -18,6 +18,7 @@ pub(super) fn apply_app(
 ) -> Result<Outcome, Refusal> {
     check_app(&new)?;
     check_routes(state, &app, &new)?;
+    secrets::fill_in(state, &app, &mut new)?;
     let old = state.spec.apps.get(&app);
     at_most(|| "number of applications".into(), state.spec.apps.len() + usize::from(old.is_none()), APPS_MAX)?;
 
@@ -72,9 +73,11 @@ fn runs_alike(old: &ServiceSpec, new: &ServiceSpec) -> bool {
         constraints: _,
         spread: _,
         exclusive,
+        secrets,
     } = new;
-    (command, workdir, env, user, resources, health, stop, exclusive)
-        == (&old.command, &old.workdir, &old.env, &old.user, &old.resources, &old.health, &old.stop, &old.exclusive)
+    (command, workdir, env, user, resources, health, stop)
+        == (&old.command, &old.workdir, &old.env, &old.user, &old.resources, &old.health, &old.stop)
+        && (exclusive, secrets) == (&old.exclusive, &old.secrets)
 }
 
 /// Whether the planner went back from `revision`. Applying the same again then means: try again.
@@ -271,7 +274,7 @@ fn emptier_zone(
 }
 
 /// Keeps the descriptions of `old` that are no longer those of the spec.
-fn keep_former(state: &mut ControlState, app: &AppName, old: AppSpec) {
+pub(super) fn keep_former(state: &mut ControlState, app: &AppName, old: AppSpec) {
     let current = state.spec.apps.get(app);
     for (name, service) in old.services {
         if current.and_then(|app| app.services.get(&name)).is_none_or(|now| now.revision != service.revision) {

@@ -20,6 +20,10 @@ pub(super) fn found(
     check_node(&node)?;
     let (id, name) = (NodeId(1), node.name.clone());
     state.cluster = cluster;
+    if !state.cluster.sealing.key.is_empty() {
+        // The founder made the key.
+        state.cluster.sealing.holders.insert(id);
+    }
     state.next_node = id.next();
     let message = format!("cluster {} was founded on {name} ({}, zone {})", state.cluster.id, node.addr, node.zone);
     state.spec.nodes.insert(id, node);

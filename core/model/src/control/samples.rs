@@ -72,6 +72,7 @@ pub(crate) fn service(command: &str) -> ServiceSpec {
         constraints: BTreeMap::new(),
         spread: Spread::Zone,
         exclusive: false,
+        secrets: BTreeMap::new(),
     }
 }
 

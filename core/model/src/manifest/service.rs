@@ -1,12 +1,13 @@
 //! `[service.NAME]`: a program, how many of it, and how it is kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use toml::de::DeValue;
 
 use super::errors::{Errors, quoted};
+use super::reference;
 use super::table::{Block, Table, Word, kind, whole};
-use super::values::{duration, is_given, is_variable, reference, shown_ms, signal, size};
+use super::values::{duration, is_given, is_variable, shown_ms, signal, size};
 use crate::control::limits::*;
 use crate::id::{ServiceName, check_name};
 use crate::spec::{Capacity, Check, HealthSpec, Replicas, ServiceSpec, Spread, StopSpec, UpdateOrder, UpdateSpec};
@@ -45,7 +46,12 @@ const CPU_MAX: f64 = 1_024.0;
 /// More memory than hosts have.
 const MEMORY_BYTES_MAX: u64 = 1 << 46;
 
-pub(super) fn read(block: &Block<'_>, errors: &mut Errors) -> Option<(ServiceName, ServiceSpec)> {
+/// `secrets` are those that may be named; none when that is not known here.
+pub(super) fn read(
+    block: &Block<'_>,
+    secrets: Option<&BTreeSet<&str>>,
+    errors: &mut Errors,
+) -> Option<(ServiceName, ServiceSpec)> {
     let table = &block.table;
     let name = Word { text: block.word.clone(), span: block.key.clone() };
     let name = name.parsed(errors);
@@ -63,11 +69,12 @@ pub(super) fn read(block: &Block<'_>, errors: &mut Errors) -> Option<(ServiceNam
         let message = format!("{} is exclusive, never two at once: order = \"stop-first\"", table.path());
         errors.at(table.key_span("update"), message);
     }
+    let env = env(table, secrets, errors);
     let service = ServiceSpec {
         revision: Default::default(),
-        command: command(block, errors),
+        command: command(block, &env, errors),
         workdir: workdir(table, errors),
-        env: env(table, errors),
+        env,
         user: table.text("user", "a string", user, errors),
         replicas,
         resources: below(table, "resources", errors).map(|table| resources(&table, errors)).unwrap_or_default(),
@@ -77,6 +84,7 @@ pub(super) fn read(block: &Block<'_>, errors: &mut Errors) -> Option<(ServiceNam
         constraints: constraints(table, errors),
         spread: table.choice("spread", &[("zone", Spread::Zone), ("node", Spread::Node)], errors).unwrap_or_default(),
         exclusive,
+        secrets: BTreeMap::new(),
     };
     Some((name?, service))
 }
@@ -86,7 +94,7 @@ fn below<'a>(table: &Table<'a>, key: &str, errors: &mut Errors) -> Option<Table<
     Table::new(table.below(key), table.get(key)?, errors)
 }
 
-fn command(block: &Block<'_>, errors: &mut Errors) -> Vec<String> {
+fn command(block: &Block<'_>, env: &BTreeMap<String, String>, errors: &mut Errors) -> Vec<String> {
     const EXPECTED: &str = "a list of words, for example [\"python3\", \"app.py\"]";
     let table = &block.table;
     let Some(value) = table.get("command") else {
@@ -103,6 +111,7 @@ fn command(block: &Block<'_>, errors: &mut Errors) -> Vec<String> {
         match value.get_ref() {
             DeValue::String(word) => {
                 check_text(&place, word, value.span(), errors);
+                reference::check_command(&place, word, env, value.span(), errors);
                 words.push(word.to_string());
             }
             other => errors.at(value.span(), format!("{place} holds {}; expected words in quotes", kind(other))),
@@ -119,22 +128,11 @@ fn command(block: &Block<'_>, errors: &mut Errors) -> Vec<String> {
     words
 }
 
-/// Refuses what no program can be given, and references that nothing answers yet.
+/// Refuses what no program can be given.
 fn check_text(place: &str, text: &str, span: std::ops::Range<usize>, errors: &mut Errors) {
     if text.contains('\0') {
-        errors.at(span.clone(), format!("{place} holds a zero byte, which no program can be given"));
+        errors.at(span, format!("{place} holds a zero byte, which no program can be given"));
     }
-    if let Some(reference) = reference(text) {
-        let (kind, _) = reference.split_once('.').unwrap_or((reference, ""));
-        errors.at(
-            span,
-            format!("{place}: ${{{}}} is not built yet: this hirsel has no {kind} to take it from", cut(reference)),
-        );
-    }
-}
-
-fn cut(text: &str) -> String {
-    text.chars().take(60).collect()
 }
 
 fn workdir(table: &Table<'_>, errors: &mut Errors) -> Option<String> {
@@ -154,7 +152,7 @@ fn workdir(table: &Table<'_>, errors: &mut Errors) -> Option<String> {
     path.or(workdir)
 }
 
-fn env(table: &Table<'_>, errors: &mut Errors) -> BTreeMap<String, String> {
+fn env(table: &Table<'_>, secrets: Option<&BTreeSet<&str>>, errors: &mut Errors) -> BTreeMap<String, String> {
     let Some(env) = below(table, "env", errors) else { return BTreeMap::new() };
     let mut variables = BTreeMap::new();
     for (word, value) in env.entries() {
@@ -167,7 +165,9 @@ fn env(table: &Table<'_>, errors: &mut Errors) -> BTreeMap<String, String> {
         }
         match value.get_ref() {
             DeValue::String(text) => {
-                check_text(&format!("{} in {}", quoted(&word.text), env.path()), text, value.span(), errors);
+                let place = format!("{} in {}", quoted(&word.text), env.path());
+                check_text(&place, text, value.span(), errors);
+                reference::check_variable(&place, text, secrets, value.span(), errors);
                 variables.insert(word.text, text.to_string());
             }
             _ => drop(env.wrong_type::<()>(&word.text, value, "a string: put it in quotes", errors)),

@@ -81,6 +81,7 @@ to = "worker"
         constraints: BTreeMap::from([("disk".into(), "SSD".into()), ("zone".into(), "a".into())]),
         spread: Spread::Node,
         exclusive: false,
+        secrets: BTreeMap::new(),
     };
     assert_eq!(*web, expected);
     let worker = &spec.services[&named::<crate::id::ServiceName>("worker")];
@@ -205,8 +206,8 @@ fn what_is_not_built_yet_is_refused_by_name() {
             "4:12 canary in [service.web.update] is not built yet: every instance of an update is treated alike; use parallel = 1",
         ),
         (
-            "env = { KEY = \"${secret.key}\" }",
-            "4:15 \"KEY\" in [service.web.env]: ${secret.key} is not built yet: this hirsel has no secret to take it from",
+            "env = { KEY = \"${bucket.media.url}\" }",
+            "4:15 \"KEY\" in [service.web.env]: ${bucket.media.url} is not built yet: this hirsel has no bucket to take it from",
         ),
         (
             "[bucket.media]",
@@ -450,4 +451,56 @@ fn the_nearest_word_is_near() {
     assert_eq!(nearest("HEALTH", ["health"]), Some("health"));
     assert_eq!(nearest("xyz", ["replicas", "env"]), None);
     assert_eq!(nearest("", ["env"]), None);
+}
+
+#[test]
+fn a_secret_is_named_in_the_environment_by_a_name_that_is_set() {
+    let text = |lines: &str| format!("app = \"shop\"\n[service.web]\ncommand = [\"serve\"]\n{lines}\n");
+    let mut secrets = Secrets::default();
+    secrets.cluster.insert(named("mail-key"), Default::default());
+    secrets.apps.entry(named("shop")).or_default().insert(named("db-pw"), Default::default());
+    secrets.apps.entry(named("blog")).or_default().insert(named("admin"), Default::default());
+    let read = |lines: &str| parse_for(&text(lines), &built(), Some(&secrets)).map_err(|errors| errors[0].to_string());
+    let (_, spec) = read("env = { A = \"x ${secret.db-pw}:${secret.mail-key} $${secret.no}\" }").unwrap();
+    let used = crate::secret::used(&spec.services[&named::<crate::id::ServiceName>("web")]);
+    assert_eq!(used, [named("db-pw"), named("mail-key")].into());
+    for (lines, error) in [
+        ("env = { A = \"${secret.db-pwd}\" }", "no secret named \"db-pwd\"; did you mean \"db-pw\"?"),
+        ("env = { A = \"${secret.admin}\" }", "no secret named \"admin\"; try: hirsel secret set admin"),
+    ] {
+        let expected = format!("line 4, column 13: \"A\" in [service.web.env]: {error}");
+        assert_eq!(read(lines).unwrap_err(), expected);
+    }
+    // Where nobody knows which are set, only what is written is looked at.
+    assert!(parse(&text("env = { A = \"${secret.admin}\" }"), &built()).is_ok());
+    let wrong = wrong_service("env = { A = \"${secret.DB_PW}\" }");
+    assert!(wrong.starts_with("4:13 \"A\" in [service.web.env]: the name of a secret is wrong: "), "{wrong}");
+    assert_eq!(
+        wrong_service("env = { A = \"${secert.key}\" }"),
+        "4:13 \"A\" in [service.web.env]: unknown kind of reference in ${secert.key}: \"secert\"; did you mean \"secret\"?"
+    );
+}
+
+#[test]
+fn no_secret_gets_into_a_command() {
+    let command = |word: &str| {
+        wrong(&format!("app = \"a\"\n[service.w]\ncommand = [\"a\", \"{word}\"]\nenv = {{ A = \"x${{secret.k}}\" }}\n"))
+    };
+    let direct = command("--key=${secret.k}");
+    assert_eq!(
+        direct,
+        [
+            "3:17 command in [service.w]: a secret in a command is seen by whoever lists processes; put it into env: NAME = \"${secret.k}\""
+        ]
+    );
+    let through = command("${HOST} ${A}");
+    assert_eq!(through.len(), 1);
+    assert!(through[0].contains("A holds a secret"), "{through:?}");
+    assert!(
+        parse(
+            "app = \"a\"\n[service.w]\ncommand = [\"sh\", \"-c\", \"echo $A $${A}\"]\nenv = { A = \"${secret.k}\" }",
+            &built()
+        )
+        .is_ok()
+    );
 }

@@ -89,13 +89,3 @@ pub(super) fn is_variable(name: &str) -> bool {
 pub(super) fn is_given(name: &str) -> bool {
     matches!(name, "HOST" | "PORT" | "TASK_INDEX" | "TASK_COUNT") || name.starts_with("HIRSEL_")
 }
-
-/// The first `${db.…}`, `${bucket.…}` or `${secret.…}` in `text`: what it stands for is not built yet.
-pub(super) fn reference(text: &str) -> Option<&str> {
-    text.match_indices("${").find_map(|(at, _)| {
-        let inner = &text[at + 2..];
-        let inner = &inner[..inner.find('}')?];
-        let (kind, _) = inner.split_once('.')?;
-        matches!(kind, "db" | "bucket" | "secret").then_some(inner)
-    })
-}

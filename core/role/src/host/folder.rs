@@ -3,7 +3,7 @@
 //! | file | written by | holds |
 //! |---|---|---|
 //! | `lock` | | held (flock) from before the shim starts until it is gone, whatever ends it |
-//! | `launch` | agent | what to run and as whom; durable |
+//! | `launch` | agent | what to run and as whom, without variables that are not to be seen; durable |
 //! | `state` | shim | who it is, whom it started, and at last how that ended; whole or not at all |
 //! | `control` | agent | a pipe with a name: each byte is a signal number to pass on |
 //! | `output.N` | shim | output from offset N on; the last two of them are kept |
@@ -59,6 +59,9 @@ pub(crate) struct ShimState {
 
 /// The one variable that the host adds to a program's environment: the run it belongs to. A stray descendant is known by it.
 pub(crate) const MARK: &str = "HIRSEL_RUN";
+
+/// Begins the names of variables that a shim is given for its program and that no file holds.
+pub(crate) const HIDDEN: &str = "HIRSEL_SHIM_HIDES_";
 
 /// The folder of one process.
 #[derive(Clone, Debug)]

@@ -6,9 +6,11 @@
 //!
 //! Whatever ends the shim releases its lock, by which the agent notices: what it left running is then ended by the agent.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -20,7 +22,7 @@ use rustix::fs::FlockOperation;
 
 use super::ProcessState;
 use super::deadline::{self, Deadline, Message, Messages};
-use super::folder::{Folder, Launch, MARK, ShimState};
+use super::folder::{Folder, HIDDEN, Launch, MARK, ShimState};
 use super::output::{Lines, Writer};
 use super::procfs::{self, ProcessKey};
 use sys::Reaped;
@@ -138,7 +140,7 @@ fn start(folder: &Folder, launch: Launch, mark: &str) -> Result<Program, String>
     let ((stdout, to_stdout), (stderr, to_stderr)) =
         pipes().map_err(|error| format!("could not open a pipe: {error}"))?;
     let mut command = Command::new(program);
-    command.args(arguments).env_clear().envs(&spec.env).env(MARK, mark);
+    command.args(arguments).env_clear().envs(&spec.env).envs(hidden()).env(MARK, mark);
     command.stdin(Stdio::null()).stdout(to_stdout).stderr(to_stderr);
     // With a deadline nobody else would keep, should this process be killed while no agent runs.
     sys::prepare(&mut command, identity, spec.deadline.is_some());
@@ -146,6 +148,14 @@ fn start(folder: &Folder, launch: Launch, mark: &str) -> Result<Program, String>
     // The folder may be removed or unmounted while the program runs.
     let _ = std::env::set_current_dir("/");
     Ok(Program { pid: child.id(), stdout, stderr })
+}
+
+/// Variables that only the shim was told.
+fn hidden() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.as_bytes().strip_prefix(HIDDEN.as_bytes())?;
+        Some((OsStr::from_bytes(name).to_owned(), value))
+    })
 }
 
 /// Watches over a program that runs.

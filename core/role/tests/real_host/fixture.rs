@@ -134,6 +134,7 @@ pub fn command(name: &str, command: &[&str]) -> ProcessSpec {
         revision: Revision(3),
         command: command.iter().map(|word| (*word).to_owned()).collect(),
         env: BTreeMap::from([("PATH".into(), "/usr/bin:/bin".into())]),
+        secret_env: BTreeMap::new(),
         workdir: None,
         user: None,
         stop_signal: 15,

@@ -1,11 +1,13 @@
 //! Start, signal, end, forget.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hirsel_mesh::seam::Clock;
 use hirsel_mesh::seam::real::OsClock;
 use hirsel_role::Host;
 use hirsel_role::host::{OutputFrom, ProcessSpec, ProcessState};
+use hirsel_role::secret::Plain;
 
 use crate::fixture::{Fixture, carriers, eventually, id, runs, script};
 
@@ -22,6 +24,19 @@ pub async fn a_program_runs_and_its_exit_status_and_output_are_learned(on: Fixtu
     let all = on.host.output(&spec.id, OutputFrom::Offset(0)).await.unwrap();
     let tail = on.host.output(&spec.id, OutputFrom::Tail(40)).await.unwrap();
     assert!(all.bytes.ends_with(&tail.bytes) && !tail.bytes.is_empty() && tail.next == all.next);
+}
+
+pub async fn what_is_not_to_be_seen_reaches_the_program_and_no_file(on: Fixture) {
+    let mut spec = script("shop/web/1", "echo $((${#KEY} + 30)) $(env | grep -c HIDES); exec sleep 60");
+    spec.secret_env = [("KEY".to_owned(), Plain("only-in-memory".into()))].into();
+    on.host.start(spec.clone()).await.unwrap();
+    on.line(&spec.id, "o 44 0").await;
+    let grep = std::process::Command::new("grep").args(["-r", "only-in-memory"]).arg(&on.folder).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&grep.stdout), "");
+    let found = on.host.processes().await.unwrap().remove(&spec.id).unwrap();
+    assert_eq!(found.spec, ProcessSpec { secret_env: BTreeMap::new(), ..spec.clone() });
+    on.host.signal(&spec.id, 9).await.unwrap();
+    on.end(&spec.id).await;
 }
 
 pub async fn a_signal_reaches_the_program_and_its_answer_is_learned(on: Fixture) {

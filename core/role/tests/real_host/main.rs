@@ -19,6 +19,7 @@ macro_rules! tests {
 
 const TESTS: &[Test] = tests! {
     life: a_program_runs_and_its_exit_status_and_output_are_learned,
+        what_is_not_to_be_seen_reaches_the_program_and_no_file,
         a_signal_reaches_the_program_and_its_answer_is_learned,
         every_descendant_ends_with_its_program,
         a_kill_reaches_descendants_that_left_the_session,

@@ -199,6 +199,7 @@ fn start(folder: &Path) -> (Arc<RealHost>, Box<dyn Role>, Arc<Notify>) {
         host: host.clone(),
         live: watch::channel(Arc::default()).1,
         grants: watch::channel(Arc::default()).1,
+        secrets: watch::channel(Arc::default()).1,
         doors: Arc::new(NoDoors(Mutex::default())),
         clock: Arc::clone(&world.clock),
         chance: Arc::clone(&world.chance),
@@ -230,6 +231,7 @@ fn service(command: &str, path: &str) -> ServiceSpec {
         constraints: BTreeMap::new(),
         spread: Spread::default(),
         exclusive: false,
+        secrets: BTreeMap::new(),
     }
 }
 

@@ -16,6 +16,7 @@ use hirsel_model::plan::Phase;
 use hirsel_model::report::{InstanceFacts, InstanceState, RoleFacts, RoleReport};
 use hirsel_model::spec::{Capacity, Check, HealthSpec, Replicas, ServiceSpec, Spread, StopSpec, UpdateSpec};
 use hirsel_model::{Generation, InstanceId, NodeId, Revision, RoleName, Timestamp, WallTime};
+use hirsel_role::secret::{Plain, Values};
 use hirsel_role::{Context, Doors, Me, Plugin, Role, RoleConfig, Spawner};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -35,6 +36,7 @@ pub struct Node {
     role: Box<dyn Role>,
     wake: Arc<Notify>,
     grants: watch::Sender<Arc<Holdings>>,
+    secrets: watch::Sender<Arc<Values>>,
     begun: Instant,
 }
 
@@ -42,14 +44,22 @@ impl Node {
     pub fn new() -> Self {
         let (host, doors, wake) = (FakeHost::new(), FakeDoors::default(), Arc::new(Notify::new()));
         let grants = watch::Sender::new(Arc::default());
-        let role = start(&host, &doors, &wake, &grants);
+        let secrets = watch::Sender::new(Arc::default());
+        let role = start(&host, &doors, &wake, &grants, &secrets);
         let order = Order {
             role: RoleName::compute(),
             generation: Generation(1),
             slots: BTreeMap::new(),
             work: Work::Compute(BTreeMap::new()),
         };
-        Self { host, doors, order, report: RoleReport::default(), woken: 0, role, wake, grants, begun: Instant::now() }
+        let (report, begun) = (RoleReport::default(), Instant::now());
+        Self { host, doors, order, report, woken: 0, role, wake, grants, secrets, begun }
+    }
+
+    /// The value of a secret of `shop` comes from a voter.
+    pub fn tell(&self, name: &str, version: u64, value: &str) {
+        let key = ("shop".parse().unwrap(), name.parse().unwrap(), version);
+        self.secrets.send_modify(|values| drop(Arc::make_mut(values).0.insert(key, Plain(value.into()))));
     }
 
     /// The leader lets the instance act for one lease from now on.
@@ -63,7 +73,7 @@ impl Node {
     pub fn restart(&mut self) {
         self.wake = Arc::new(Notify::new());
         self.grants = watch::Sender::new(Arc::default());
-        self.role = start(&self.host, &self.doors, &self.wake, &self.grants);
+        self.role = start(&self.host, &self.doors, &self.wake, &self.grants, &self.secrets);
     }
 
     fn orders(&mut self) -> &mut BTreeMap<InstanceId, InstanceOrder> {
@@ -162,6 +172,7 @@ fn start(
     doors: &FakeDoors,
     wake: &Arc<Notify>,
     grants: &watch::Sender<Arc<Holdings>>,
+    secrets: &watch::Sender<Arc<Values>>,
 ) -> Box<dyn Role> {
     let me = Me {
         id: NodeId(9),
@@ -175,6 +186,7 @@ fn start(
         host: Arc::new(host.clone()),
         live: watch::channel(Arc::default()).1,
         grants: grants.subscribe(),
+        secrets: secrets.subscribe(),
         doors: Arc::new(doors.clone()),
         clock: Arc::new(VirtualClock(Instant::now())),
         chance: Arc::new(Counted(AtomicU64::new(5))),
@@ -204,6 +216,7 @@ pub fn service(command: &str) -> ServiceSpec {
         constraints: BTreeMap::new(),
         spread: Spread::default(),
         exclusive: false,
+        secrets: BTreeMap::new(),
     }
 }
 

@@ -335,6 +335,26 @@ async fn a_quiet_node_is_quiet() {
     assert_eq!(on.woken, woken, "nothing woke the loop");
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_instance_waits_for_the_value_of_its_secret_and_gets_it_in_its_environment_only() {
+    let mut on = Node::new();
+    let env = [("KEY".to_owned(), "k=${secret.key}".to_owned())].into();
+    on.order(WEB, ServiceSpec { env, secrets: [("key".parse().unwrap(), 4)].into(), ..service("mute") });
+    on.run_for(Duration::from_secs(5)).await;
+    assert_eq!((on.state(WEB), on.host.starts(WEB)), (InstanceState::Waiting, 0));
+    assert!(on.facts(WEB).message.unwrap().contains("waits for the values of its secrets"));
+    on.tell("key", 3, "of another version");
+    on.run_for(Duration::from_secs(1)).await;
+    assert_eq!(on.host.starts(WEB), 0);
+    on.tell("key", 4, "s3cret");
+    on.until("it runs", |now| now.state(WEB) == InstanceState::Running).await;
+    let spec = on.host.spec(WEB);
+    assert_eq!(spec.secret_env["KEY"].0, "k=s3cret");
+    assert!(!format!("{spec:?}").contains("s3cret"));
+    assert!(!String::from_utf8_lossy(&spec.note).contains("s3cret"));
+    assert_eq!(on.facts(WEB).restarts, 0, "waiting is no failure");
+}
+
 /// Only one at a time: it runs while it is granted, and a grant that is renewed reaches its shim.
 #[tokio::test(start_paused = true)]
 async fn an_exclusive_instance_starts_with_a_grant_and_its_deadline_moves_with_it() {

@@ -170,6 +170,7 @@ impl Bed {
             host: host.clone(),
             live: hear,
             grants: watch::channel(Arc::default()).1,
+            secrets: watch::channel(Arc::default()).1,
             doors: doors.clone(),
             clock: Arc::new(OsClock),
             chance: Arc::new(Counted::default()),

@@ -16,10 +16,11 @@ use tracing::warn;
 
 use super::{orphan, user};
 use crate::host::deadline;
-use crate::host::folder::{Folder, Launch, ShimState, absent_is_fine, is_damage, passable_folder};
+use crate::host::folder::{Folder, HIDDEN, Launch, ShimState, absent_is_fine, is_damage, passable_folder};
 use crate::host::output;
 use crate::host::procfs;
 use crate::host::{Output, OutputFrom, Process, ProcessSpec, ProcessState};
+use crate::secret::Plain;
 
 /// A shim starts in some milliseconds; a host that takes longer than this for it is in trouble, and the process is looked at again.
 const START_MAX: Duration = Duration::from_secs(10);
@@ -79,10 +80,11 @@ impl Processes {
         let id = spec.id.clone();
         let folder = Folder::of(&self.folder, &id);
         let lock = self.lock_for_start(&folder)?;
+        let hidden = spec.secret_env.clone();
         if let Err(error) = self.prepare(&folder, spec) {
             return Err(self.refused(&folder, id, error));
         }
-        if let Err(error) = self.start_shim(&folder, &lock) {
+        if let Err(error) = self.start_shim(&folder, &lock, &hidden) {
             // From here on the lock is held by the shim alone, if there is one after all: then it tells how it goes.
             drop(lock);
             let _table = self.table();
@@ -169,7 +171,7 @@ impl Processes {
     }
 
     /// Starts the shim and waits until it has told how the program began.
-    fn start_shim(&self, folder: &Folder, lock: &File) -> io::Result<()> {
+    fn start_shim(&self, folder: &Folder, lock: &File, hidden: &BTreeMap<String, Plain>) -> io::Result<()> {
         let Some((program, arguments)) = self.shim.split_first() else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no command for shims"));
         };
@@ -180,6 +182,8 @@ impl Processes {
             // Dropped at once, and with it our copies of the streams.
             let mut command = Command::new(program);
             command.args(arguments).arg(folder.path()).env_clear().current_dir("/");
+            // Its environment, like the program's own, is read by its user and root alone; a file would stay.
+            command.envs(hidden.iter().map(|(name, value)| (format!("{HIDDEN}{name}"), &value.0)));
             command.stdin(lock.try_clone()?).stdout(writer).stderr(Stdio::from(complaints));
             command.spawn()?
         };
@@ -372,6 +376,7 @@ mod tests {
             revision: hirsel_model::Revision(1),
             command: vec!["true".into()],
             env: BTreeMap::new(),
+            secret_env: BTreeMap::new(),
             workdir: None,
             user: None,
             stop_signal: 15,

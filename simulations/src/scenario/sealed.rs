@@ -1,0 +1,80 @@
+//! Another sealing key again and again, while those who hold it lose power: what is sealed opens at every moment, and at last all who
+//! vote or are spares hold the key in force.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use hirsel_model::control::Command;
+use rand::Rng;
+
+use super::{HEAL_WITHIN, Play, REPLACE_WITHIN};
+use crate::check::Rule;
+use crate::world::{Power, World};
+
+/// Rounds of a wish and a loss.
+const ROUNDS: usize = 4;
+/// A key goes round within this: one call to each, and one change.
+const GOES_ROUND: Duration = Duration::from_millis(400);
+/// Most of a round without the node that was lost: until after another has its vote, and a key without it is due.
+const LOST_FOR: Duration = Duration::from_secs(80);
+/// All hold the key in force within this, once nothing else happens.
+const SETTLED_WITHIN: Duration = Duration::from_secs(20);
+/// What a secret is, in this scenario.
+const VALUE: &str = "nobody shall see it";
+
+impl Play<'_> {
+    pub(super) fn sealed(&mut self) -> Result<()> {
+        for round in 0..ROUNDS {
+            if let Some(command) =
+                self.world.nodes.iter().find_map(|node| node.look(|eyes| eyes.secret(VALUE)).flatten())
+            {
+                self.world.change(command);
+            }
+            self.world.change(Command::RotateSealing);
+            // In any of the steps.
+            let pause = GOES_ROUND.mul_f64(self.rng.random_range(0.0..1.0));
+            self.world.pass(pause)?;
+            let leader = self.world.leader().unwrap_or(0);
+            let victim =
+                if self.rng.random_bool(0.5) { leader } else { self.rng.random_range(0..self.world.nodes.len()) };
+            self.world.set(victim, |trouble| trouble.power = Power::Off);
+            self.be_well(Rule::Healed, REPLACE_WITHIN, "after one who may hold the key was lost")?;
+            let ends = self.world.now() + if round % 2 == 0 { LOST_FOR } else { Duration::ZERO };
+            while self.world.now() < ends {
+                self.world.pass(Duration::from_millis(500))?;
+                let opens = some_opens(self.world);
+                self.world.require(Rule::Opens, opens);
+            }
+            self.world.set(victim, |trouble| trouble.power = Power::On);
+            self.be_well(Rule::Healed, HEAL_WITHIN, "after it came back")?;
+        }
+        let settled = self.world.until(SETTLED_WITHIN, all_open)?;
+        self.world.require(Rule::Opens, settled.map(drop));
+        Ok(())
+    }
+}
+
+/// Some running agent opens all that it knows.
+fn some_opens(world: &World) -> Result<(), String> {
+    let seen: Vec<Result<(), String>> = world.nodes.iter().filter_map(|node| node.look(|eyes| eyes.opens())).collect();
+    if seen.iter().any(Result::is_ok) { Ok(()) } else { Err(format!("nobody opens what is sealed: {seen:?}")) }
+}
+
+/// All who vote or are spares open everything, and nobody is waited for.
+fn all_open(world: &World) -> Result<(), String> {
+    let state = world.newest().ok_or("no agent runs")?;
+    if state.cluster.sealing.wanted {
+        return Err("another key is wanted still".into());
+    }
+    for id in state.plan.voters.iter().chain(&state.plan.spares) {
+        let name = state.spec.name_of(*id);
+        let node = world.nodes.iter().find(|node| node.name == name).ok_or(format!("{name} is nowhere"))?;
+        node.look(|eyes| eyes.opens())
+            .unwrap_or(Err("it does not run".into()))
+            .map_err(|error| format!("{name}: {error}"))?;
+    }
+    match &state.secrets.cluster.len() {
+        0 => Err("no secret was set".into()),
+        _ => Ok(()),
+    }
+}

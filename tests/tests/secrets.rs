@@ -1,0 +1,219 @@
+//! Secrets with real processes: what a program is told, what is rolled out, what goes on without a leader, and that no value is to be
+//! found anywhere but in the environment of the program it is for.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use hirsel_tests::cli::Ran;
+use hirsel_tests::cluster::{Cluster, Node, array};
+use hirsel_tests::executable::hirsel;
+use hirsel_tests::http::Connection;
+use hirsel_tests::{lacks, wait_for};
+use rustix::process::Signal;
+
+const SOON: Duration = Duration::from_secs(60);
+/// A request that takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A program that answers with a variable of its environment, and writes it nowhere.
+const PROGRAM: &str = "\
+import http.server, os
+class Told(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = ('well' if self.path == '/healthz' else os.environ['KEY']).encode()
+        self.send_response(200)
+        self.send_header('content-length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_):
+        pass
+http.server.ThreadingHTTPServer((os.environ['HOST'], int(os.environ['PORT'])), Told).serve_forever()
+";
+
+fn manifest(cluster: &Cluster, replicas: usize) -> String {
+    let program = cluster.folder.path().join("told.py");
+    std::fs::write(&program, PROGRAM).unwrap();
+    format!(
+        "app = \"shop\"\n[service.web]\ncommand = [\"python3\", \"{}\"]\nreplicas = {replicas}\n\
+         health = {{ http = \"/healthz\", interval = \"1s\" }}\nenv = {{ KEY = \"key=${{secret.key}}\" }}\n\
+         [route.\"*\"]\nto = \"web\"\n",
+        program.display()
+    )
+}
+
+/// `secret set` with the value in a file outside of every node's folder.
+fn set(node: &Node, value: &str, words: &[&str]) -> Ran {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("value");
+    std::fs::write(&file, format!("{value}\n")).unwrap();
+    let file = file.display().to_string();
+    node.ask(["secret", "set", "key", "--file", &file].iter().chain(words))
+}
+
+/// What the application answers through a load balancer.
+fn told(at: SocketAddr) -> Result<String, String> {
+    let asked = Connection::open(at, PATIENCE).and_then(|mut lb| lb.ask("GET", "shop.example.com", "/", b""));
+    let (answer, _) = asked.map_err(|error| error.to_string())?;
+    if answer.status == 200 { Ok(answer.text()) } else { Err(format!("{} {}", answer.status, answer.text())) }
+}
+
+fn until_told(cluster: &Cluster, expected: &str) {
+    wait_for(&format!("every lb answers {expected}"), SOON, || {
+        for (_, at) in cluster.lbs() {
+            let answer = told(at)?;
+            if answer != expected {
+                return Err(answer);
+            }
+        }
+        Ok(())
+    });
+}
+
+/// Nothing on any disk holds any of `values`: neither the data folders nor the logs of the agents.
+fn assert_hidden(cluster: &Cluster, values: &[&str]) {
+    for value in values {
+        let ran = Command::new("grep").args(["-r", "-a", "-l", value]).arg(cluster.folder.path()).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&ran.stdout), "", "{value} is on a disk");
+    }
+    for node in cluster.running() {
+        let asked = [
+            &["secret", "list"][..],
+            &["status"],
+            &["apps"],
+            &["ps", "shop", "--all"],
+            &["events", "-n", "500"],
+            &["why", "shop/web"],
+            &["logs", "shop"],
+            &["simulate", "kill:n1"],
+        ];
+        let mut answers: Vec<String> = asked.iter().map(|words| node.ask(*words).words()).collect();
+        answers.push(command_lines());
+        for (answer, value) in answers.iter().flat_map(|answer| values.iter().map(move |value| (answer, value))) {
+            assert!(!answer.contains(value), "{value} in {answer}");
+        }
+    }
+}
+
+/// The command line of every process of this host.
+fn command_lines() -> String {
+    let read = |entry: std::fs::DirEntry| std::fs::read(Path::new(&entry.path()).join("cmdline")).ok();
+    let all = std::fs::read_dir("/proc").unwrap().flatten().filter_map(read);
+    all.map(|line| String::from_utf8_lossy(&line).into_owned()).collect()
+}
+
+#[test]
+fn a_program_is_told_its_secret_and_nobody_else_is() {
+    let python = Command::new("python3").arg("--version").output();
+    if lacks("python3", python.is_ok_and(|python| python.status.success())) {
+        return;
+    }
+    let mut cluster = Cluster::start(4);
+    let (first, second, own) = ("first-4f1c9e", "second-8a2b7d", "own-77d0aa");
+    let path = cluster.folder.path().join("shop.toml");
+    std::fs::write(&path, manifest(&cluster, 4)).unwrap();
+    let file = path.display().to_string();
+
+    // What is not set is refused in its place, with the command that helps.
+    for verb in ["plan", "apply"] {
+        let ran = cluster.nodes[1].ask([verb, &file]);
+        assert_eq!(ran.code, Some(2), "{}", ran.words());
+        let error = ran.error();
+        assert!(error["evidence"][0].as_str().unwrap().contains("shop.toml:6:15: "), "{error}");
+        assert_eq!(error["next"][0], "hirsel secret set key", "{error}");
+    }
+    assert_eq!(cluster.nodes[3].ask(["secret", "rm", "kye", "--yes"]).code, Some(9));
+
+    // Set through a node that does not hold the key, too.
+    let holders = cluster.any().ask(["status"]).data()["voters"].clone();
+    let outside = cluster.nodes.iter().find(|node| !holders.to_string().contains(&format!("{:?}", node.name)));
+    let ran = set(outside.unwrap_or(&cluster.nodes[3]), first, &[]);
+    assert_eq!(ran.code, Some(0), "{}", ran.words());
+    wait_for("the application is accepted", SOON, || {
+        let ran = cluster.nodes[1].ask(["apply", &file]);
+        if ran.code == Some(0) { Ok(()) } else { Err(ran.words()) }
+    });
+    cluster.well(SOON);
+    until_told(&cluster, &format!("key={first}"));
+    let same = set(&cluster.nodes[0], first, &[]);
+    assert!(same.data()["did"].as_str().unwrap().contains("has this value already"), "{}", same.words());
+
+    // A new value is rolled out; one of the application comes before it.
+    let ran = set(&cluster.nodes[0], second, &["--wait"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.words());
+    until_told(&cluster, &format!("key={second}"));
+    let why = cluster.any().ask(["why", "shop/web"]).data().to_string();
+    assert!(why.contains("gets the new value of secret key"), "{why}");
+    assert_eq!(set(&cluster.nodes[1], own, &["--app", "shop", "--wait"]).code, Some(0));
+    until_told(&cluster, &format!("key={own}"));
+    let listed = cluster.any().ask(["secret", "list"]).data();
+    assert_eq!(listed.as_array().map(Vec::len), Some(2), "{listed}");
+    assert_eq!((&listed[0]["app"], &listed[1]["app"]), (&serde_json::Value::Null, &"shop".into()));
+    assert_eq!(listed[1]["used_by"][0], "shop/web");
+    assert_eq!(cluster.any().ask(["secret", "rm", "key", "--app", "shop", "--yes", "--wait"]).code, Some(0));
+    until_told(&cluster, &format!("key={second}"));
+    let ran = cluster.any().ask(["secret", "rm", "key", "--yes"]);
+    assert_eq!(ran.code, Some(6), "{}", ran.words());
+    assert_hidden(&cluster, &[first, second, own]);
+
+    // Another sealing key: nothing is lost, and nobody notices.
+    let ran = cluster.any().ask(["secret", "rotate", "--wait"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.words());
+    assert_eq!(cluster.any().ask(["restart", "shop", "--wait"]).code, Some(0));
+    until_told(&cluster, &format!("key={second}"));
+
+    // Only one node is left, and there is no leader: its instance starts again all the same, also after its agent did.
+    for name in ["n1", "n2", "n3"] {
+        let index = cluster.index(name);
+        cluster.nodes[index].off();
+    }
+    let kill_program = |node: &Node, signal| {
+        let programs = node.programs("told.py");
+        assert_eq!(programs.len(), 1, "{programs:?}");
+        hirsel_tests::power::signal(programs[0], signal);
+        programs[0]
+    };
+    for restarted in [false, true] {
+        if restarted {
+            cluster.nodes[3].kill_agent();
+            cluster.nodes[3].start(None);
+        }
+        let node = &cluster.nodes[3];
+        let before = kill_program(node, Signal::KILL);
+        wait_for("it runs again", SOON, || match node.programs("told.py").as_slice() {
+            [program] if *program != before => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    }
+    let node = &cluster.nodes[3];
+    wait_for("it answers", SOON, || {
+        let rows = node.ask(["ps", "shop"]).try_data()?;
+        let own = array(&rows).iter().find(|row| row["node"] == "n4").ok_or_else(|| rows.to_string())?;
+        let at = own["addr"].as_str().and_then(|addr| addr.parse().ok()).ok_or_else(|| own.to_string())?;
+        let answer = told(at)?;
+        if answer == format!("key={second}") { Ok(()) } else { Err(answer) }
+    });
+    assert_hidden(&cluster, &[first, second, own]);
+}
+
+#[test]
+fn a_value_is_taken_from_standard_input_and_from_no_argument() {
+    let cluster = Cluster::start(1);
+    let pipe = |text: &str, words: &str| {
+        let data = cluster.nodes[0].data.display();
+        let line = format!("printf '{text}' | {} secret set key --data {data} {words}", hirsel().display());
+        let mut command = Command::new("sh");
+        command.args(["-c", &line]).current_dir("/");
+        hirsel_tests::cli::run(command)
+    };
+    let ran = pipe("one\\n", "");
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "set secret key\n"), "{}", ran.words());
+    assert!(pipe("one", "").stdout.contains("has this value already"));
+    assert_eq!(pipe("", "").code, Some(2));
+    assert_eq!(pipe("one", "two").code, Some(2), "there is no such argument");
+    let ran = pipe("x\\n", "--app Shop");
+    assert_eq!(ran.code, Some(2), "{}", ran.words());
+    let ran = cluster.nodes[0].ask(["secret", "rm", "key", "--yes"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.words());
+}

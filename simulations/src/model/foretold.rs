@@ -17,8 +17,10 @@ use super::world::World;
 
 /// What a cluster that is well may still do before it rests: spares catch up, work that was applied in a hurry is spread.
 const REST_WITHIN: Duration = Duration::from_secs(300);
-/// At rest it decides nothing for so long: a node that came back is steady enough for balance after a minute.
-const STILL_FOR: Duration = Duration::from_secs(70);
+/// At rest it decides nothing for so long.
+const STILL_FOR: Duration = Duration::from_secs(10);
+/// The same where nodes came back lately: they are steady enough for balance after a minute.
+const STILL_AFTER_FLAPS_FOR: Duration = Duration::from_secs(65);
 /// What was foretold has come true by then.
 const TRUE_WITHIN: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -96,8 +98,10 @@ fn rests(world: &mut World) -> Result<bool, Found> {
         if world.committed.plan.generation != generation {
             (generation, still) = (world.committed.plan.generation, Duration::ZERO);
         }
+        let plan = &world.committed.plan;
+        let enough = if plan.flaps.is_empty() { STILL_FOR } else { STILL_AFTER_FLAPS_FOR };
         // A verdict is lifted by time alone.
-        if still >= STILL_FOR && world.committed.plan.verdicts.is_empty() {
+        if still >= enough && plan.verdicts.is_empty() {
             return Ok(true);
         }
     }

@@ -29,7 +29,7 @@ const HEALED_WITHIN: Duration = Duration::from_secs(180);
 /// The disk of each node, as large as a log with its reserve needs.
 const DISK: &str = "size=320m";
 /// Makes the wall clock of a process what a file says.
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
 /// What is done to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +125,11 @@ impl Soak {
                 fs::write(&clock, "+0").expect("a clock");
                 let set = ["env".to_string(), format!("LD_PRELOAD={FAKETIME}"), "DONT_FAKE_MONOTONIC=1".into()];
                 prefix.extend(set);
-                prefix.extend(["FAKETIME_NO_CACHE=1".into(), format!("FAKETIME_TIMESTAMP_FILE={}", clock.display())]);
+                prefix.extend([
+                    "FAKETIME_NO_CACHE=1".into(),
+                    "NO_FAKE_STAT=1".into(),
+                    format!("FAKETIME_TIMESTAMP_FILE={}", clock.display()),
+                ]);
             }
             cluster.add_at(network.address(host), prefix);
         }

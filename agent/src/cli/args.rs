@@ -42,10 +42,8 @@ Start    up           start the first agent and make a cluster
          leave        hand everything over, then leave for good
          token        tokens to join or to log in with (new, list, revoke)
          login        remember a cluster and the token to ask it with
-         install      write a systemd unit
 Look     status       one screen: health, leader, what can be lost, roles, apps
-         members      one line per node
-         roles        one line per role and slot, with the reason
+         members, roles   one line per node; per role and slot, with the reason
          apps, ps     applications; the instances of one
          events       the cluster's log: what happened, what was decided, and why
          logs, top    output of instances, from all nodes; a live view
@@ -60,7 +58,7 @@ Act      apply        create or update an application
          secret       values that programs need and nobody shall see (set, list, rm, rotate)
          webhook      whom to tell when less can be lost (set, rm)
          upgrade, support-bundle   go to another build; all that a helper needs, in one file
-Shell    completions, man
+Shell    completions, man, install   the last one writes a systemd unit
 
 Options:
 {options}

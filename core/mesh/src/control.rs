@@ -21,8 +21,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-pub use crate::raft::ProposeError;
-use crate::raft::{COMMAND_BYTES_MAX, Calls, Group, GroupConfig, GroupNames, Place, Standing, Store, StoreError};
+pub use recover::{Evidence, seed};
+
+use crate::raft::{COMMAND_BYTES_MAX, Calls, Group, GroupConfig, GroupNames, Place, Standing, Store};
+pub use crate::raft::{ProposeError, StoreError};
 use crate::seam::World;
 use crate::transport::Peers;
 
@@ -30,6 +32,7 @@ mod follow;
 mod frame;
 mod keep;
 mod machine;
+mod recover;
 mod source;
 
 #[cfg(test)]
@@ -40,8 +43,13 @@ pub(crate) use frame::{decode as decode_follow, samples as follow_samples};
 
 /// The log, vote and snapshots, in the data folder.
 pub const LOG_FILE: &str = "control.redb";
-const NAMES: GroupNames =
-    GroupNames { group: "control", raft: "control/raft", propose: "control/propose", read: "control/read" };
+const NAMES: GroupNames = GroupNames {
+    group: "control",
+    raft: "control/raft",
+    propose: "control/propose",
+    read: "control/read",
+    seen: "control/seen",
+};
 /// How long founding waits for the only voter to elect itself: a few election timeouts.
 const FOUND_WITHIN: Duration = Duration::from_secs(10);
 /// How often is looked at what changes by time alone: how long ago a leader was heard, and thereby who knows best. It is told to
@@ -184,6 +192,7 @@ impl Control {
         let mut tasks = JoinSet::new();
         tasks.spawn(stop.clone().run_until_cancelled_owned(follow::run(shared.clone())).map_unit());
         tasks.spawn(stop.clone().run_until_cancelled_owned(watch_leadership(shared.clone())).map_unit());
+        tasks.spawn(stop.clone().run_until_cancelled_owned(recover::keep_up(shared.clone())).map_unit());
         tasks.spawn(keep::run(shared.clone(), stop.clone()));
         Ok(Arc::new(Self { shared, store, tasks: tasks.into(), stop }))
     }

@@ -9,6 +9,9 @@
 //! - An acknowledged command is durable on a majority, and is applied once however often its proposal was sent (`sessions`).
 //! - A term has one leader (`leader_id_std`): the term is a fencing number.
 //! - A message is taken only from the node whose certificate says it is the one that the message names.
+//! - A message belongs to one foundation of the group (`tagged`): where a majority was lost for good, another one begins (`refound`),
+//!   and the two never mix.
+//! - A replica whose disk is older than what others saw of it neither votes nor acknowledges anything (`witness`).
 //! - A replica that cannot write, or meets an entry it does not understand, stops with words ([`Group::stopped`]) and never panics.
 //!
 //! Not here: addresses (a node id is enough for [`Calls`]), what is agreed on, and who should be a voter.
@@ -19,10 +22,13 @@ mod log;
 mod machine;
 mod network;
 mod proposals;
+mod refound;
 mod serve;
 mod sessions;
 mod store;
+mod tagged;
 mod wire;
+mod witness;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -38,6 +44,7 @@ pub use calls::{CallHandler, Calls, StreamHandler};
 pub use group::{Group, GroupConfig, GroupNames, Place, Standing};
 pub use machine::Applied;
 pub use proposals::ProposeError;
+pub use refound::{Evidence, write_seed};
 pub use store::{Store, StoreError};
 
 pub(crate) use wire::{decode, samples};
@@ -59,8 +66,11 @@ pub trait StateMachine: Send + Sync + 'static {
     /// # Errors
     /// Only when the command cannot be understood; the replica then stops. A refusal is a result.
     fn apply(&mut self, index: u64, command: &[u8]) -> Result<Vec<u8>, StateMachineError>;
-    /// Called after one or more commands were applied or the state was restored: the moment to publish what is true now.
-    fn applied(&mut self) {}
+    /// Called after one or more entries were applied or the state was restored: the moment to publish what is true now. `at` is the
+    /// last entry.
+    fn applied(&mut self, _at: Applied) {}
+    /// Forgets the state: it will be told anew, from its first command or by [`StateMachine::restore`].
+    fn reset(&mut self);
     /// The whole state.
     fn snapshot(&self) -> Vec<u8>;
     /// Replaces the whole state by what [`StateMachine::snapshot`] returned, here or on another replica.

@@ -15,6 +15,7 @@ use crate::plan::Plan;
 use crate::planner::change::PlanChange;
 use crate::secret::{Sealed, SecretId, Secrets};
 use crate::spec::{AppSpec, Availability, Former, NodeSpec, Replicas, RoleSpec, ServiceSpec, Spec};
+use crate::tag::Tag;
 use crate::time::WallTime;
 
 mod apply;
@@ -92,6 +93,9 @@ pub struct ClusterInfo {
     /// The key that seals secrets and the authority's key.
     #[serde(default, skip_serializing_if = "crate::spec::is_default")]
     pub sealing: Sealing,
+    /// Which foundation of it this is.
+    #[serde(default, skip_serializing_if = "crate::spec::is_default")]
+    pub tag: Tag,
 }
 
 /// The cluster of a state that nothing was written to yet: whoever founds it starts with all that its build understands.

@@ -25,8 +25,10 @@ pub mod resilience;
 pub mod sealing;
 pub mod secret;
 pub mod spec;
+pub mod tag;
 pub mod time;
 pub mod view;
 
 pub use id::*;
+pub use tag::Tag;
 pub use time::{Timestamp, WallTime};

@@ -26,15 +26,19 @@ const NEXT_AFTER: Duration = Duration::from_millis(100);
 /// The same when every source was tried in vain.
 const ROUND_AFTER: Duration = Duration::from_secs(1);
 
+/// How many other nodes are tried when no voter and no spare is a source.
+const ASKED_IN_VAIN: usize = 3;
+
 /// Follows whenever it is needed.
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut good: Option<NodeId> = None;
+    let mut in_vain = false;
     loop {
         if shared.has_leader_itself(MEMBER_ALONE_AFTER) {
             tokio::time::sleep(LOOK_EVERY).await;
             continue;
         }
-        let mut sources = sources(&shared, good);
+        let mut sources = sources(&shared, good, in_vain);
         let mut served = false;
         while let Some(source) = sources.pop() {
             if shared.has_leader_itself(MEMBER_ALONE_AFTER) {
@@ -51,6 +55,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             }
             pause(&shared, NEXT_AFTER).await;
         }
+        in_vain = !served;
         if !served {
             good = None;
             pause(&shared, ROUND_AFTER).await;
@@ -64,16 +69,23 @@ async fn pause(shared: &Shared, at_least: Duration) {
 }
 
 /// Whom to follow, the best last: the last good one, then voters, then spares, then anyone.
-fn sources(shared: &Shared, good: Option<NodeId>) -> Vec<NodeId> {
+fn sources(shared: &Shared, good: Option<NodeId>, in_vain: bool) -> Vec<NodeId> {
     let beat = shared.beat.borrow().clone().map(|(beat, _)| beat).unwrap_or_default();
     let state = shared.state.now();
     let standing = shared.group.standing().borrow().clone();
     let mut voters: BTreeSet<NodeId> = beat.voters.union(&state.plan.voters).copied().collect();
     voters.extend(&standing.voters);
     let mut others: BTreeSet<NodeId> = beat.learners.union(&state.plan.spares).copied().collect();
-    // Only while nothing is known: most nodes are no source, and asking them all would be a storm.
+    // Most nodes are no source, and asking them all would be a storm: only while nothing is known, and a few at a time when nobody
+    // who should be one is. Where all voters were lost, another node may have founded the group anew.
+    let everybody = shared.peers.borrow().clone();
     if voters.is_empty() {
-        others.extend(shared.peers.borrow().nodes.keys());
+        others.extend(everybody.nodes.keys());
+    } else if in_vain {
+        let mut drawn: Vec<(u64, NodeId)> =
+            everybody.nodes.keys().map(|node| (shared.world.chance.number(), *node)).collect();
+        drawn.sort_unstable();
+        others.extend(drawn.into_iter().take(ASKED_IN_VAIN).map(|(_, node)| node));
     }
     let mut ranked: Vec<(u8, u64, NodeId)> = voters
         .union(&others)

@@ -48,6 +48,9 @@ pub(super) struct Beat {
     pub applied: u64,
     /// How long ago the source heard a leader; none if it never did.
     pub stale_ms: Option<u64>,
+    /// The term of the last entry that led to `applied`, or of a later one that changed nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied_term: Option<u64>,
 }
 
 pub(super) fn pack(state: &impl Serialize) -> io::Result<Bytes> {

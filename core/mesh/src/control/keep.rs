@@ -85,7 +85,7 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     }
 }
 
-async fn write(shared: &Shared, written: &mut LogIndex) -> std::io::Result<()> {
+pub(super) async fn write(shared: &Shared, written: &mut LogIndex) -> std::io::Result<()> {
     let state = shared.state.now();
     if state.applied <= *written {
         return Ok(());

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::Published;
-use crate::raft::{StateMachine, StateMachineError};
+use crate::raft::{Applied, StateMachine, StateMachineError};
 
 /// Entries kept for followers that were away for a moment. Whoever lacks more gets the whole state.
 const RECENT_ENTRIES_MAX: usize = 1024;
@@ -42,10 +42,16 @@ impl StateMachine for ControlMachine {
         Ok(outcome)
     }
 
-    fn applied(&mut self) {
+    fn applied(&mut self, at: Applied) {
         let fresh = std::mem::take(&mut self.fresh);
-        self.recent.push(fresh, &self.state, std::mem::take(&mut self.restored));
+        self.recent.push(fresh, &self.state, std::mem::take(&mut self.restored), at.term);
         self.published.offer(&self.state);
+    }
+
+    fn reset(&mut self) {
+        self.state = Arc::default();
+        self.fresh.clear();
+        self.restored = true;
     }
 
     fn snapshot(&self) -> Vec<u8> {
@@ -169,6 +175,8 @@ struct Tail {
     state: Arc<ControlState>,
     /// The state before the first entry had applied this.
     floor: u64,
+    /// The term of the last entry that was applied.
+    term: u64,
     entries: VecDeque<(u64, Bytes)>,
     bytes: usize,
 }
@@ -184,7 +192,7 @@ pub(super) enum Lacks {
 }
 
 impl Recent {
-    fn push(&self, fresh: Vec<(u64, Bytes)>, state: &Arc<ControlState>, restored: bool) {
+    fn push(&self, fresh: Vec<(u64, Bytes)>, state: &Arc<ControlState>, restored: bool, term: u64) {
         let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         tail.state = state.clone();
         if restored {
@@ -196,6 +204,7 @@ impl Recent {
                 tail.entries.push_back((index, entry));
             }
         }
+        tail.term = term;
         while tail.entries.len() > RECENT_ENTRIES_MAX || tail.bytes > RECENT_BYTES_MAX {
             let Some((index, entry)) = tail.entries.pop_front() else { break };
             tail.bytes -= entry.len();
@@ -208,6 +217,12 @@ impl Recent {
     /// The last command applied, as it changes.
     pub fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
+    }
+
+    /// The last command applied, and the term of whatever was applied last.
+    pub fn position(&self) -> (u64, u64) {
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        (tail.term, tail.state.applied.0)
     }
 
     /// What someone at `applied` lacks, at most `bytes_max` of entries (at least one).

@@ -50,12 +50,16 @@ pub(super) fn serve(shared: &Arc<Shared>, stop: &CancellationToken) {
 async fn feed(shared: &Shared, hello: Hello, mut stream: BoxStream) -> std::io::Result<()> {
     let mut sent = hello.applied;
     let (mut standing, mut applied) = (shared.group.standing(), shared.recent.applied());
-    let mut beat_now = true;
+    let (mut beat_now, mut sent_term) = (true, 0);
     while shared.group.stopped().borrow().is_none() && standing.borrow_and_update().place != Place::Outside {
         applied.mark_unchanged();
-        if std::mem::take(&mut beat_now) {
+        // Entries of a new term follow the beat that names it: a follower knows of which term its state is.
+        let term = shared.recent.position().0;
+        if std::mem::take(&mut beat_now) || term != sent_term {
+            sent_term = term;
             write(&mut stream, &Frame::Beat(beat(shared))).await?;
         }
+        let before = sent;
         let frame = match shared.recent.since(sent, ENTRIES_BYTES_MAX) {
             Lacks::Nothing => None,
             Lacks::Entries(entries) => {
@@ -68,6 +72,11 @@ async fn feed(shared: &Shared, hello: Hello, mut stream: BoxStream) -> std::io::
             }
         };
         if let Some(frame) = frame {
+            if shared.recent.position().0 != sent_term {
+                // Its term is named first; what was taken is taken again.
+                sent = before;
+                continue;
+            }
             write(&mut stream, &frame).await?;
             continue;
         }
@@ -89,12 +98,14 @@ async fn write(stream: &mut BoxStream, frame: &Frame) -> std::io::Result<()> {
 
 fn beat(shared: &Shared) -> Beat {
     let standing = shared.group.standing().borrow().clone();
+    let (applied_term, applied) = shared.recent.position();
     Beat {
         term: standing.term,
         leader: standing.leader,
         voters: standing.voters,
         learners: standing.learners,
-        applied: *shared.recent.applied().borrow(),
+        applied,
+        applied_term: Some(applied_term),
         stale_ms: shared.group.heard_ago().map(|ago| ago.as_millis() as u64),
     }
 }

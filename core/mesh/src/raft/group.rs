@@ -1,12 +1,12 @@
 //! One replica of a group, and what its user can do with it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hirsel_model::NodeId;
 use hirsel_model::view::RaftFacts;
+use hirsel_model::{NodeId, Tag};
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
@@ -22,6 +22,8 @@ use super::network::Network;
 use super::proposals::{PROPOSALS_MAX, ProposeError, Proposer};
 use super::serve::{Arrivals, serve};
 use super::store::{Store, StoreError, lock};
+use super::tagged::untagged;
+use super::witness::{self, Witness};
 use super::{Raft, StateMachine, Types};
 use crate::seam::World;
 
@@ -62,6 +64,8 @@ pub struct GroupNames {
     pub propose: &'static str,
     /// Read points of the leader.
     pub read: &'static str,
+    /// What a replica saw of another one.
+    pub seen: &'static str,
 }
 
 /// What a replica needs.
@@ -110,14 +114,20 @@ pub struct Standing {
 /// One replica. All copies of the handle are the same replica.
 #[derive(Clone)]
 pub struct Group {
-    inner: Arc<Inner>,
-    watcher: Arc<Mutex<Option<JoinHandle<()>>>>,
+    pub(super) inner: Arc<Inner>,
+    pub(super) watcher: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 pub(super) struct Inner {
     pub names: GroupNames,
     pub me: NodeId,
-    pub raft: Raft,
+    /// Replaced when the group is founded anew.
+    pub(super) engine: RwLock<Raft>,
+    pub(super) log: Log,
+    pub(super) tag: watch::Sender<Tag>,
+    pub(super) witness: Witness,
+    /// Held while the engine is replaced.
+    pub(super) replacing: tokio::sync::Mutex<()>,
     pub machine: Machine,
     pub calls: Arc<dyn Calls>,
     pub proposer: Proposer,
@@ -125,8 +135,8 @@ pub(super) struct Inner {
     pub busy: Semaphore,
     pub standing: watch::Sender<Standing>,
     hint: Mutex<(Option<NodeId>, BTreeSet<NodeId>)>,
-    stopped: watch::Sender<Option<String>>,
-    heard: Mutex<Option<Instant>>,
+    pub(super) stopped: watch::Sender<Option<String>>,
+    pub(super) heard: Mutex<Option<Instant>>,
 }
 
 impl Group {
@@ -139,15 +149,17 @@ impl Group {
         let stopped = watch::Sender::new(None);
         let log = Log::open(&store, names.group)?;
         let machine = Machine::load(&world, &log, machine, stopped.clone())?;
-        let network = Network { calls: calls.clone(), kind: names.raft };
-        let refused = |error: &dyn std::fmt::Display| log.damaged(format!("{} does not start: {error}", names.group));
-        let engine = engine_config(names.group).map_err(|error| refused(&error))?;
-        let raft = Raft::new(me.0, Arc::new(engine), network, log.clone(), machine.clone()).await;
-        let raft = raft.map_err(|error| refused(&error))?;
+        let tag: Tag = log.read_fact("tag")?.unwrap_or_default();
+        let older: Option<String> = log.read_fact("older")?;
+        let raft = engine(names, me, &tag, &calls, &log, &machine).await?;
         let inner = Arc::new(Inner {
             names,
             me,
-            raft,
+            engine: RwLock::new(raft),
+            witness: Witness::new(),
+            log,
+            tag: watch::Sender::new(tag),
+            replacing: tokio::sync::Mutex::default(),
             machine,
             calls,
             proposer: Proposer::new(world.chance.number()),
@@ -160,6 +172,10 @@ impl Group {
         });
         inner.look();
         serve(&inner);
+        if let Some(words) = older {
+            inner.lag(words).await;
+        }
+        tokio::spawn(witness::ask_all(Arc::downgrade(&inner)));
         let watcher = tokio::spawn(watch_engine(Arc::downgrade(&inner)));
         Ok(Self { inner, watcher: Arc::new(Mutex::new(Some(watcher))) })
     }
@@ -170,7 +186,7 @@ impl Group {
     /// When the replica has stopped.
     pub async fn found(&self) -> Result<(), ProposeError> {
         let members = BTreeMap::from([(self.inner.me.0, EmptyNode {})]);
-        match self.inner.raft.initialize(members).await {
+        match self.inner.raft().initialize(members).await {
             Ok(()) | Err(openraft::errors::RaftError::APIError(_)) => Ok(()),
             Err(openraft::errors::RaftError::Fatal(fatal)) => Err(ProposeError::Stopped(self.inner.words(&fatal))),
         }
@@ -261,7 +277,7 @@ impl Group {
         if !now.voters.contains(&to) {
             return Err(format!("node {to} has no vote"));
         }
-        self.inner.raft.trigger().transfer_leader(to.0).await.map_err(|fatal| self.inner.words(&fatal))?;
+        self.inner.raft().trigger().transfer_leader(to.0).await.map_err(|fatal| self.inner.words(&fatal))?;
         match timeout(STEP_WITHIN, standing.wait_for(|standing| standing.leader == Some(to))).await {
             Ok(_) => Ok(()),
             Err(_) => Err(format!("node {to} did not take over within {} s", STEP_WITHIN.as_secs())),
@@ -271,7 +287,7 @@ impl Group {
     /// Stops the replica. The store stays open for others.
     pub async fn shutdown(&self) {
         // It is stopped already when this fails.
-        let _ = self.inner.raft.shutdown().await;
+        let _ = self.inner.raft().shutdown().await;
         if let Some(watcher) = lock(&self.watcher).take() {
             watcher.abort();
         }
@@ -281,15 +297,31 @@ impl Group {
     #[cfg(test)]
     pub(crate) async fn snapshot_now(&self) {
         let applied = self.inner.machine.applied().borrow().index;
-        if self.inner.raft.trigger().snapshot().await.is_err() {
+        if self.inner.raft().trigger().snapshot().await.is_err() {
             return;
         }
         let done = |metrics: &openraft::RaftMetrics<Types>| metrics.snapshot.is_some_and(|at| at.index >= applied);
-        if self.inner.raft.wait(Some(Duration::from_secs(10))).metrics(done, "snapshot").await.is_ok() {
+        if self.inner.raft().wait(Some(Duration::from_secs(10))).metrics(done, "snapshot").await.is_ok() {
             // A replica that stops meanwhile keeps its log.
-            let _ = self.inner.raft.trigger().purge_log(applied).await;
+            let _ = self.inner.raft().trigger().purge_log(applied).await;
         }
     }
+}
+
+/// Starts the engine on what is in the log.
+pub(super) async fn engine(
+    names: GroupNames,
+    me: NodeId,
+    tag: &Tag,
+    calls: &Arc<dyn Calls>,
+    log: &Log,
+    machine: &Machine,
+) -> Result<Raft, StoreError> {
+    let network = Network { calls: calls.clone(), kind: names.raft, tag: tag.clone() };
+    let refused = |error: &dyn std::fmt::Display| log.damaged(format!("{} does not start: {error}", names.group));
+    let config = engine_config(names.group).map_err(|error| refused(&error))?;
+    let raft = Raft::new(me.0, Arc::new(config), network, log.clone(), machine.clone()).await;
+    raft.map_err(|error| refused(&error))
 }
 
 fn engine_config(group: &str) -> Result<Config, openraft::ConfigError> {
@@ -315,9 +347,9 @@ fn engine_config(group: &str) -> Result<Config, openraft::ConfigError> {
 }
 
 /// Keeps [`Standing`] true.
-async fn watch_engine(group: std::sync::Weak<Inner>) {
+pub(super) async fn watch_engine(group: std::sync::Weak<Inner>) {
     let Some((mut server, mut applied)) =
-        group.upgrade().map(|group| (group.raft.server_metrics(), group.machine.applied()))
+        group.upgrade().map(|group| (group.raft().server_metrics(), group.machine.applied()))
     else {
         return;
     };
@@ -350,11 +382,26 @@ fn obeyed_ago(metrics: &openraft::RaftMetrics<Types>) -> Option<Duration> {
 }
 
 impl Inner {
+    /// The engine that runs now.
+    pub fn raft(&self) -> Raft {
+        self.engine.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Which foundation of the group this replica belongs to.
+    pub fn tag(&self) -> Tag {
+        self.tag.borrow().clone()
+    }
+
+    /// What is inside a message, if it is of this foundation.
+    pub fn untagged<'a>(&self, body: &'a [u8]) -> Result<&'a [u8], String> {
+        untagged(&self.tag.borrow(), self.me, body)
+    }
+
     /// Reads the engine and publishes what changed.
-    fn look(&self) {
-        let metrics = self.raft.metrics().borrow_watched().clone();
+    pub(super) fn look(&self) {
+        let metrics = self.raft().metrics().borrow_watched().clone();
         // What wakes us is told before the rest, which therefore may be older.
-        let server = self.raft.server_metrics().borrow_watched().clone();
+        let server = self.raft().server_metrics().borrow_watched().clone();
         if let Err(fatal) = &metrics.running_state {
             let words = self.words(fatal);
             self.stopped.send_if_modified(|stopped| {
@@ -368,7 +415,9 @@ impl Inner {
         let learners: BTreeSet<NodeId> = membership.learner_ids().map(NodeId).collect();
         // Fifty times a second the engine asks itself whether to stand for election or to speak as a leader, and who cannot vote never
         // does either.
-        self.raft.runtime_config().tick(voters.contains(&self.me) || server.state == ServerState::Leader);
+        self.raft().runtime_config().tick(voters.contains(&self.me) || server.state == ServerState::Leader);
+        self.raft().runtime_config().elect(self.may_stand(&voters));
+        self.see(&metrics);
         let applied = *self.machine.applied().borrow();
         let leads = metrics.running_state.is_ok() && server.state == ServerState::Leader;
         let obeyed = obeyed_ago(&metrics).is_some_and(|ago| ago < LEASE);
@@ -396,8 +445,8 @@ impl Inner {
         *lock(&self.heard) = Some(Instant::now());
     }
 
-    fn heard_ago(&self) -> Option<Duration> {
-        let metrics = self.raft.metrics().borrow_watched().clone();
+    pub(super) fn heard_ago(&self) -> Option<Duration> {
+        let metrics = self.raft().metrics().borrow_watched().clone();
         match metrics.state {
             ServerState::Leader => obeyed_ago(&metrics),
             _ => lock(&self.heard).map(|heard| heard.elapsed()),
@@ -418,7 +467,7 @@ impl Inner {
     }
 
     fn is_leader(&self) -> bool {
-        self.raft.server_metrics().borrow_watched().state == ServerState::Leader
+        self.raft().server_metrics().borrow_watched().state == ServerState::Leader
     }
 
     /// Where to send proposals: whom this replica heard within the lease, else what it was told.
@@ -435,7 +484,7 @@ impl Inner {
     }
 
     fn facts(&self) -> BTreeMap<NodeId, RaftFacts> {
-        let metrics = self.raft.metrics().borrow_watched().clone();
+        let metrics = self.raft().metrics().borrow_watched().clone();
         let (Some(replication), Some(heartbeat)) = (&metrics.replication, &metrics.heartbeat) else {
             return BTreeMap::new();
         };
@@ -461,7 +510,7 @@ impl Inner {
         if voters.is_empty() {
             return Err("a group without voters decides nothing".into());
         }
-        let metrics = self.raft.metrics().borrow_watched().clone();
+        let metrics = self.raft().metrics().borrow_watched().clone();
         let membership = metrics.membership_config.membership().clone();
         let now: BTreeSet<NodeId> = membership.voter_ids().map(NodeId).collect();
         let members: BTreeSet<NodeId> = membership.nodes().map(|(id, _)| NodeId(*id)).collect();
@@ -493,7 +542,7 @@ impl Inner {
 
     async fn change(&self, change: ChangeMembers<u64, EmptyNode>) -> Result<(), String> {
         // Whoever loses his vote stays a learner until a later step removes him.
-        match timeout(STEP_WITHIN, self.raft.change_membership(change, true)).await {
+        match timeout(STEP_WITHIN, self.raft().change_membership(change, true)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("the membership change is not committed after {} s", STEP_WITHIN.as_secs())),

@@ -9,7 +9,7 @@ use std::io;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::{Arc, Mutex};
 
-use hirsel_model::codec;
+use hirsel_model::{Tag, codec};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend};
 use redb::TableDefinition;
@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::store::{FACTS, Store, StoreError, lock};
-use super::wire::{Ballot, Position, Row};
+use super::wire::{Ballot, Members, Position, Row, What};
 use super::{APPEND_BYTES_MAX, Entry, LogId, Types, Vote, io_error};
 
 /// Entries kept in memory when they are on disk already; a replica that is a little behind is served from here.
@@ -52,6 +52,8 @@ struct Tail {
     purged: Option<LogId>,
     /// As it was found on disk.
     last: Option<LogId>,
+    /// What other members are known to have acknowledged of what is committed (`witness`).
+    seen: BTreeMap<u64, Position>,
 }
 
 impl Tail {
@@ -101,6 +103,7 @@ impl Log {
         let vote = log.read_fact::<Ballot>("vote")?.map(Into::into);
         let committed = log.read_fact::<Position>("committed")?.map(Into::into);
         let purged: Option<LogId> = log.read_fact::<Position>("purged")?.map(Into::into);
+        let seen = log.read_fact("seen")?.unwrap_or_default();
         let mut last = purged;
         for entry in log.read(0..u64::MAX, usize::MAX)? {
             let expected = last.map_or(0, |last| last.index + 1);
@@ -114,7 +117,7 @@ impl Log {
             return Err(log.damaged(format!("the log of {group} ends before its commit point")));
         }
         let durable = last.map_or(0, |last| last.index + 1);
-        *lock(&log.shared.tail) = Tail { vote, committed, purged, last, durable, ..Tail::default() };
+        *lock(&log.shared.tail) = Tail { vote, committed, purged, last, durable, seen, ..Tail::default() };
         Ok(log)
     }
 
@@ -133,6 +136,103 @@ impl Log {
         let Some(bytes) = self.shared.store.fact(&self.key(what))? else { return Ok(None) };
         let decoded = codec::decode(&bytes);
         decoded.map(Some).map_err(|error| self.damaged(format!("{what} of {}: {error}", self.shared.group)))
+    }
+
+    /// The last entry, durable or not.
+    pub fn last(&self) -> Option<LogId> {
+        let tail = lock(&self.shared.tail);
+        tail.entries.values().next_back().map(|entry| entry.log_id).or(tail.last)
+    }
+
+    /// How far the log is known to be committed.
+    pub fn committed(&self) -> Option<LogId> {
+        let tail = lock(&self.shared.tail);
+        tail.committed.max(tail.purged)
+    }
+
+    /// The newest term that it voted in.
+    pub fn term(&self) -> u64 {
+        lock(&self.shared.tail).vote.map_or(0, |vote| vote.leader_id.term)
+    }
+
+    /// What each other member acknowledged of what is committed, as far as this replica saw it as a leader.
+    pub fn seen(&self) -> BTreeMap<u64, Position> {
+        lock(&self.shared.tail).seen.clone()
+    }
+
+    /// Replaces what [`Log::seen`] tells. It reaches the disk with the next commit point.
+    pub fn see(&self, seen: BTreeMap<u64, Position>) {
+        lock(&self.shared.tail).seen = seen;
+    }
+
+    /// Begins another foundation of the group on what is there (`base` is none) or on a snapshot, with `me` as its only voter. The
+    /// engine must not run. All of it happens or nothing does.
+    pub async fn refound(
+        &self,
+        me: u64,
+        tag: &Tag,
+        above: u64,
+        base: Option<(LogId, Vec<u8>)>,
+    ) -> Result<(), StoreError> {
+        let last = base.as_ref().map_or_else(|| self.last(), |(at, _)| Some(*at));
+        let term = last.map_or(0, |last| *last.leader_id).max(self.term()).max(above) + 1;
+        let at = Position { term, index: last.map_or(0, |last| last.index + 1) };
+        let members = Members { voters: vec![[me].into()], nodes: [me].into() };
+        let row = Row { at, what: What::Members(members) };
+        let ballot = Ballot { term, node: me, won: false };
+        let (encoded, facts) = (codec::encode(&row), [("tag", codec::encode(tag)), ("vote", codec::encode(&ballot))]);
+        let facts: Vec<_> = facts.into_iter().map(|(what, bytes)| (self.key(what), bytes)).collect();
+        let seeded = base.as_ref().map(|(at, snapshot)| (codec::encode(&Position::from(*at)), snapshot.clone()));
+        let (log, table) = (self.clone(), self.shared.table.clone());
+        let work = move |tx: &redb::WriteTransaction| {
+            match &seeded {
+                None => drop(tx.open_table(FACTS)?.remove(log.key("seen").as_str())?),
+                Some((purged, snapshot)) => {
+                    log.erase(tx)?;
+                    let mut facts = tx.open_table(FACTS)?;
+                    facts.insert(log.key("purged").as_str(), purged.as_slice())?;
+                    facts.insert(log.key("snapshot").as_str(), snapshot.as_slice())?;
+                }
+            }
+            tx.open_table(TableDefinition::<u64, &[u8]>::new(&table))?.insert(at.index, encoded.as_slice())?;
+            let mut table = tx.open_table(FACTS)?;
+            for (key, bytes) in &facts {
+                table.insert(key.as_str(), bytes.as_slice())?;
+            }
+            Ok(())
+        };
+        self.shared.store.write(work).await?;
+        let mut tail = lock(&self.shared.tail);
+        if let Some((at, _)) = base {
+            *tail = Tail { purged: Some(at), last: Some(at), ..Tail::default() };
+        }
+        tail.seen.clear();
+        tail.vote = Some(ballot.into());
+        tail.push(row.into());
+        tail.settle(at.index + 1);
+        Ok(())
+    }
+
+    /// Forgets everything, for the foundation `tag` tells it all anew. The engine must not run.
+    pub async fn forget(&self, tag: &Tag) -> Result<(), StoreError> {
+        let (log, key, bytes) = (self.clone(), self.key("tag"), codec::encode(tag));
+        let work = move |tx: &redb::WriteTransaction| {
+            log.erase(tx)?;
+            tx.open_table(FACTS)?.insert(key.as_str(), bytes.as_slice())?;
+            Ok(())
+        };
+        self.shared.store.write(work).await?;
+        *lock(&self.shared.tail) = Tail::default();
+        Ok(())
+    }
+
+    fn erase(&self, tx: &redb::WriteTransaction) -> Result<(), redb::Error> {
+        tx.delete_table(TableDefinition::<u64, &[u8]>::new(&self.shared.table))?;
+        let mut facts = tx.open_table(FACTS)?;
+        for what in ["vote", "committed", "purged", "snapshot", "seen", "older"] {
+            facts.remove(self.key(what).as_str())?;
+        }
+        Ok(())
     }
 
     pub fn store(&self) -> &Arc<Store> {
@@ -239,8 +339,15 @@ impl RaftLogStorage<Types> for Log {
         lock(&self.shared.tail).committed = committed;
         let Some(committed) = committed else { return Ok(()) };
         let (key, bytes) = (self.key("committed"), codec::encode(&Position::from(committed)));
+        let (shared, seen_key) = (self.shared.clone(), self.key("seen"));
         let work = move |tx: &redb::WriteTransaction| {
-            tx.open_table(FACTS)?.insert(key.as_str(), bytes.as_slice())?;
+            let mut facts = tx.open_table(FACTS)?;
+            facts.insert(key.as_str(), bytes.as_slice())?;
+            // With it goes what others acknowledged: that changes with it, and costs no write of its own.
+            let seen = lock(&shared.tail).seen.clone();
+            if !seen.is_empty() {
+                facts.insert(seen_key.as_str(), codec::encode(&seen).as_slice())?;
+            }
             Ok(())
         };
         self.shared.store.submit_hint(work).await;

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::log::Log;
 use super::sessions::Sessions;
 use super::store::{StoreError, lock};
-use super::wire::Head;
+use super::wire::{Head, Members};
 use super::{
     Command, LogId, Reply, Snapshot, SnapshotData, SnapshotMeta, StateMachine, StateMachineError, StoredMembership,
     Types, io_error,
@@ -128,11 +128,31 @@ impl Machine {
     }
 
     fn publish(&self, inner: &mut Inner) {
-        inner.machine.applied();
-        if let Some(last) = inner.last {
-            let applied = Applied { index: last.index, term: *last.leader_id, command: inner.command };
-            self.shared.applied.send_replace(applied);
+        let at = inner.last.map_or_else(Applied::default, |last| Applied {
+            index: last.index,
+            term: *last.leader_id,
+            command: inner.command,
+        });
+        inner.machine.applied(at);
+        if inner.last.is_some() {
+            self.shared.applied.send_replace(at);
         }
+    }
+
+    /// As if nothing had ever been applied.
+    pub fn reset(&self) {
+        let mut inner = lock(&self.shared.inner);
+        inner.machine.reset();
+        inner.last = None;
+        inner.command = 0;
+        inner.membership = StoredMembership::default();
+        inner.sessions = Sessions::default();
+        self.shared.applied.send_replace(Applied::default());
+    }
+
+    /// Begins with a snapshot that [`seed`] made.
+    pub fn take(&self, packed: &[u8]) -> Result<(), String> {
+        self.replace(unpack(packed)?).map_err(|error| error.0)
     }
 
     /// Says why this replica stops, and gives the engine the reason to.
@@ -290,6 +310,13 @@ pub(super) fn samples(state: Vec<u8>) -> Vec<Vec<u8>> {
     let meta = SnapshotMeta { last_log_id: None, last_membership: StoredMembership::default() };
     let saved = Saved { head: (&meta).into(), command: 0, sessions: Sessions::default(), state: state.into() };
     vec![zstd::bulk::compress(&codec::encode(&saved), COMPRESSION).unwrap_or_default()]
+}
+
+/// A snapshot of a state that was not applied from this log: `command` is the last one in it, applied at `at`.
+pub(super) fn seed(at: LogId, command: u64, members: Members, state: Vec<u8>) -> io::Result<Vec<u8>> {
+    let head = Head { last: Some(at.into()), members_at: Some(at.into()), members };
+    let saved = Saved { head, command, sessions: Sessions::default(), state: state.into() };
+    zstd::bulk::compress(&codec::encode(&saved), COMPRESSION)
 }
 
 fn unpack(packed: &[u8]) -> Result<Saved, String> {

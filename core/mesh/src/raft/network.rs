@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hirsel_model::{NodeId, codec};
+use hirsel_model::{NodeId, Tag, codec};
 use openraft::OptionalSend;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::v2::RaftNetworkV2;
@@ -15,6 +15,7 @@ use openraft::raft::{
 };
 
 use super::calls::Calls;
+use super::tagged::tagged;
 use super::wire::{Answer, Ask, Head, Request, Row};
 use super::{APPEND_BYTES_MAX, LogId, Snapshot, SnapshotData, Types, Vote};
 use crate::transport::CallError;
@@ -28,13 +29,14 @@ const CHUNK_WITHIN: Duration = Duration::from_secs(10);
 pub(super) struct Network {
     pub calls: Arc<dyn Calls>,
     pub kind: &'static str,
+    pub tag: Tag,
 }
 
 impl RaftNetworkFactory<Types> for Network {
     type Network = Link;
 
     async fn new_client(&mut self, to: u64, _: &openraft::EmptyNode) -> Link {
-        Link { calls: self.calls.clone(), kind: self.kind, to: NodeId(to) }
+        Link { calls: self.calls.clone(), kind: self.kind, tag: self.tag.clone(), to: NodeId(to) }
     }
 }
 
@@ -42,12 +44,13 @@ impl RaftNetworkFactory<Types> for Network {
 pub(super) struct Link {
     calls: Arc<dyn Calls>,
     kind: &'static str,
+    tag: Tag,
     to: NodeId,
 }
 
 impl Link {
     async fn ask(&self, request: &Request, ttl: Duration) -> Result<Answer, CallError> {
-        let answer = self.calls.call(self.to, self.kind, codec::encode(request), ttl).await?;
+        let answer = self.calls.call(self.to, self.kind, tagged(&self.tag, codec::encode(request)), ttl).await?;
         codec::decode(&answer).map_err(|error| CallError::Refused(error.to_string()))
     }
 

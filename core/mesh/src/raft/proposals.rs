@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::group::Inner;
 use super::store::lock;
+use super::tagged::tagged;
 use super::{COMMAND_BYTES_MAX, Command, Reply};
 use crate::transport::CallError;
 
@@ -174,7 +175,8 @@ impl Inner {
         if let Some(words) = self.stopped() {
             return Offered::Stopped(words);
         }
-        let write = timeout(TRY_WITHIN, self.raft.client_write(command));
+        let raft = self.raft();
+        let write = timeout(TRY_WITHIN, raft.client_write(command));
         let written = tokio::select! {
             written = write => written,
             // Deposed: what waits here is for the next leader to decide, and the proposer to ask there.
@@ -195,7 +197,7 @@ impl Inner {
 
     async fn offer_there(&self, leader: NodeId, command: &Command, deadline: Instant) -> Offered {
         let ttl = TRY_WITHIN.min(deadline.saturating_duration_since(Instant::now()));
-        let call = self.calls.call(leader, self.names.propose, codec::encode(command), ttl);
+        let call = self.calls.call(leader, self.names.propose, tagged(&self.tag(), codec::encode(command)), ttl);
         let answered = tokio::select! {
             answered = call => answered,
             () = self.leader_changes_from(leader) => return Offered::Unknown,
@@ -222,7 +224,7 @@ impl Inner {
     /// A read point of this replica, if it leads, and in this term if one is given; else who might.
     async fn read_point_of(&self, term: Option<u64>) -> Result<u64, Option<u64>> {
         let read = async {
-            let linearizer = self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await?;
+            let linearizer = self.raft().get_read_linearizer(ReadPolicy::ReadIndex).await?;
             Ok::<_, RaftError<_, LinearizableReadError<_>>>(*linearizer.read_log_id().log_id())
         };
         match timeout(TRY_WITHIN, read).await {
@@ -241,7 +243,7 @@ impl Inner {
     async fn read_there(&self, leader: NodeId, deadline: Instant) -> Result<u64, Option<u64>> {
         let ttl = TRY_WITHIN.min(deadline.saturating_duration_since(Instant::now()));
         tokio::select! {
-            answer = self.calls.call(leader, self.names.read, Vec::new(), ttl) => {
+            answer = self.calls.call(leader, self.names.read, tagged(&self.tag(), Vec::new()), ttl) => {
                 codec::decode(&answer.map_err(|_| None)?).unwrap_or(Err(None))
             }
             () = self.leader_changes_from(leader) => Err(None),

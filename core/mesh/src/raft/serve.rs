@@ -80,8 +80,8 @@ pub(super) fn serve(inner: &Arc<Inner>) {
         Arc::new(move |_, body| {
             let group = group.clone();
             async move {
-                let command = codec::decode(&body).map_err(|error| error.to_string())?;
                 let group = group.upgrade().ok_or("stopped")?;
+                let command = codec::decode(group.untagged(&body)?).map_err(|error| error.to_string())?;
                 let _permit = group.busy.try_acquire().map_err(|_| "too many proposals at once")?;
                 Ok(codec::encode(&group.offer_here(command).await))
             }
@@ -91,12 +91,26 @@ pub(super) fn serve(inner: &Arc<Inner>) {
     let group = Arc::downgrade(inner);
     inner.calls.serve(
         names.read,
-        Arc::new(move |_, _| {
+        Arc::new(move |_, body| {
             let group = group.clone();
             async move {
                 let group = group.upgrade().ok_or("stopped")?;
+                group.untagged(&body)?;
                 let _permit = group.busy.try_acquire().map_err(|_| "too many reads at once")?;
                 Ok(codec::encode(&group.read_here().await))
+            }
+            .boxed()
+        }),
+    );
+    let group = Arc::downgrade(inner);
+    inner.calls.serve(
+        names.seen,
+        Arc::new(move |from, body| {
+            let group = group.clone();
+            async move {
+                let group = group.upgrade().ok_or("stopped")?;
+                let ask = codec::decode(group.untagged(&body)?).map_err(|error| error.to_string())?;
+                Ok(codec::encode(&group.saw(from, &ask)))
             }
             .boxed()
         }),
@@ -104,11 +118,12 @@ pub(super) fn serve(inner: &Arc<Inner>) {
 }
 
 async fn answer(group: &Inner, from: NodeId, body: &[u8]) -> Result<Vec<u8>, String> {
-    let request: Request = codec::decode(body).map_err(|error| error.to_string())?;
+    let request: Request = codec::decode(group.untagged(body)?).map_err(|error| error.to_string())?;
     // Whoever could speak for another could vote for it.
     if request.sender() != from.0 {
         return Err(format!("a message of node {} came from node {from}", request.sender()));
     }
+    group.may_answer(from, &request).await?;
     let answer = match request {
         Request::Append { ballot, previous, rows, committed } => {
             append(
@@ -122,8 +137,8 @@ async fn answer(group: &Inner, from: NodeId, body: &[u8]) -> Result<Vec<u8>, Str
             )
             .await?
         }
-        Request::Vote(ask) => voted(group.raft.vote(vote(ask)).await.map_err(|error| error.to_string())?),
-        Request::PreVote(ask) => voted(group.raft.pre_vote(vote(ask)).await.map_err(|error| error.to_string())?),
+        Request::Vote(ask) => voted(group.raft().vote(vote(ask)).await.map_err(|error| error.to_string())?),
+        Request::PreVote(ask) => voted(group.raft().pre_vote(vote(ask)).await.map_err(|error| error.to_string())?),
         Request::Chunk { ballot, head, offset, total, bytes } => {
             group.heard();
             match group.arrivals.take(from, &head, offset, total, &bytes)? {
@@ -133,7 +148,7 @@ async fn answer(group: &Inner, from: NodeId, body: &[u8]) -> Result<Vec<u8>, Str
         }
         Request::Transfer { ballot, to, last } => {
             let request = TransferLeaderRequest::new(ballot.into(), to, last.map(Into::into));
-            match group.raft.handle_transfer_leader(request).await.map_err(|error| error.to_string())? {
+            match group.raft().handle_transfer_leader(request).await.map_err(|error| error.to_string())? {
                 Ok(()) => Answer::Transferring,
                 Err(TransferLeaderError::VoteChanged { expected, actual }) => {
                     Answer::OtherVote { expected: expected.into(), actual: actual.into() }
@@ -148,7 +163,7 @@ async fn answer(group: &Inner, from: NodeId, body: &[u8]) -> Result<Vec<u8>, Str
 }
 
 async fn append(group: &Inner, request: AppendEntriesRequest<Types>) -> Result<Answer, String> {
-    let answer = group.raft.append_entries(request).await.map_err(|error| error.to_string())?;
+    let answer = group.raft().append_entries(request).await.map_err(|error| error.to_string())?;
     Ok(match answer {
         AppendEntriesResponse::HigherVote(vote) => Answer::Higher(vote.into()),
         AppendEntriesResponse::Success => {
@@ -168,7 +183,7 @@ async fn append(group: &Inner, request: AppendEntriesRequest<Types>) -> Result<A
 
 async fn install(group: &Inner, ballot: Ballot, head: Head, whole: BytesMut) -> Result<Answer, String> {
     let snapshot = Snapshot { meta: head.into(), snapshot: whole.freeze() };
-    let installed = group.raft.install_full_snapshot(ballot.into(), snapshot).await;
+    let installed = group.raft().install_full_snapshot(ballot.into(), snapshot).await;
     Ok(Answer::Installed(installed.map_err(|error| error.to_string())?.vote.into()))
 }
 

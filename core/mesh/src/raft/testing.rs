@@ -230,6 +230,16 @@ impl Platter {
         }
     }
 
+    /// What is on it now, as another platter.
+    pub fn copy(&self) -> Platter {
+        let inner = lock(&self.0);
+        let copy = |(name, file): (&String, &TestFile)| {
+            (name.clone(), TestFile { bytes: file.bytes.clone(), unsynced: Vec::new() })
+        };
+        let files = inner.files.iter().map(copy).collect();
+        Platter(Arc::new(Mutex::new(PlatterInner { files, ..PlatterInner::default() })))
+    }
+
     /// Does something to the bytes of a file that no agent has open.
     pub fn damage(&self, file: &str, harm: impl FnOnce(&mut Vec<u8>)) {
         harm(&mut lock(&self.0).files.get_mut(file).unwrap().bytes);

@@ -17,8 +17,10 @@ use super::{Group, GroupConfig, GroupNames, ProposeError, StateMachine, StateMac
 
 mod crash;
 mod damage;
+mod refound;
 
-const NAMES: GroupNames = GroupNames { group: "test", raft: "test/raft", propose: "test/propose", read: "test/read" };
+const NAMES: GroupNames =
+    GroupNames { group: "test", raft: "test/raft", propose: "test/propose", read: "test/read", seen: "test/seen" };
 const FILE: &str = "test.redb";
 const SOON: Duration = Duration::from_secs(20);
 
@@ -39,6 +41,10 @@ impl StateMachine for Ledger {
         let mut lines = lock(&self.0);
         lines.insert(index, line);
         Ok(lines.len().to_string().into_bytes())
+    }
+
+    fn reset(&mut self) {
+        lock(&self.0).clear();
     }
 
     fn snapshot(&self) -> Vec<u8> {

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Command, Entry, LogId, SnapshotMeta, StoredMembership, Vote};
 
-/// A place in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A place in the log, ordered as logs are compared: the later term first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Position {
     pub term: u64,

@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::config::Config;
+use crate::foundation;
 use crate::sealing;
 use crate::shared::Shared;
 
@@ -149,6 +150,9 @@ pub const LATER: &str = "not now: ";
 
 /// Answers a request on any member: hands it to the leader.
 pub async fn receive(shared: Arc<Shared>, body: Vec<u8>) -> Result<Vec<u8>, String> {
+    if let Some(answer) = foundation::answer(&shared, &body) {
+        return Ok(answer);
+    }
     let leader = shared.control.leadership().borrow().leader;
     let Some(leader) = leader else { return Err(format!("{LATER}the cluster has no leader")) };
     match shared.transport.call(leader, ADMIT_CALL, body, ADMIT_WITHIN).await {

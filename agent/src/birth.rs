@@ -12,7 +12,7 @@ use hirsel_mesh::transport::{Peer, Peers};
 use hirsel_model::codec::{decode, encode};
 use hirsel_model::control::{ClusterInfo, Command, Entry, Outcome, Sealing};
 use hirsel_model::spec::{Availability, NodeSpec};
-use hirsel_model::{Incarnation, NodeId, RoleName, feature};
+use hirsel_model::{Incarnation, NodeId, RoleName, Tag, feature};
 use tracing::info;
 
 use crate::admission::{self, VERSION};
@@ -116,6 +116,7 @@ fn found(world: &World, config: &Config, built: &[RoleName]) -> Result<Identity>
         feature_level: feature::BUILT,
         webhook: None,
         sealing: Sealing { key: sealing.id(), ..Sealing::default() },
+        tag: Tag::default(),
     };
     let node = NodeSpec {
         name: config.name.clone(),

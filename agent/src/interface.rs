@@ -18,10 +18,13 @@ use tracing::error;
 use crate::api::agent::{Agent, Minted, NotProposed, TokenParts};
 use crate::api::auth::Source;
 use crate::api::doctor::Findings;
+use crate::api::error::ApiError;
 use crate::api::logs;
+use crate::api::recovery::Recovery;
 use crate::api::server::Server;
 use crate::api::sight::{Leader, Sight};
 use crate::doctor::{self, Examiner, HostFacts};
+use crate::recovery;
 use crate::secrets::{self, SealedValue};
 use crate::shared::Shared;
 
@@ -128,6 +131,19 @@ impl Agent for Interface {
 
     fn examine(&self) -> BoxFuture<'_, Findings> {
         self.1.examine().boxed()
+    }
+
+    fn recovery(&self, lost: Vec<String>) -> BoxFuture<'_, Result<Recovery, ApiError>> {
+        async move { recovery::plan(&self.0, &lost).await }.boxed()
+    }
+
+    fn recover(
+        &self,
+        lost: Vec<String>,
+        force: Option<String>,
+        by: String,
+    ) -> BoxFuture<'_, Result<Recovery, ApiError>> {
+        async move { recovery::recover(&self.0, &lost, force.as_deref(), by).await }.boxed()
     }
 
     fn metrics(&self) -> String {

@@ -35,7 +35,7 @@ use crate::metrics::Registries;
 use crate::roles::{self, Runtimes};
 use crate::senses::{self, Senses};
 use crate::shared::Shared;
-use crate::{admission, calls, digest, metrics, renewal, sealing, secrets};
+use crate::{admission, calls, digest, foundation, metrics, recovery, renewal, sealing, secrets};
 
 /// Handing leadership over and saying goodbye may take so long; then the agent stops anyway.
 const FAREWELL_MAX: Duration = Duration::from_secs(3);
@@ -153,6 +153,8 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     let desk =
         Desk { book: Arc::new(Mutex::new(Book::new(0, shared.world.clock.now()))), bell: Arc::new(Notify::new()) };
     calls::serve(&shared, &desk);
+    recovery::serve(&shared);
+    recovery::go_on(&shared)?;
 
     let tasks = TaskTracker::new();
     let (left, mut has_left) = watch::channel(false);
@@ -175,6 +177,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     tasks.spawn(sealing::keep(shared.clone()));
     tasks.spawn(sealing::renew(shared.clone()));
     tasks.spawn(secrets::keep(shared.clone(), values, secrets::own_key(&identity)));
+    tasks.spawn(foundation::watch(shared.clone()));
     tasks.spawn(renewal::keep(shared.clone(), identity.clone()));
     tasks.spawn(metrics::keep(shared.clone()));
     let mut orders = BTreeMap::new();

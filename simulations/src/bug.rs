@@ -7,6 +7,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use hirsel::api::agent::{Agent, Minted, NotProposed, TokenParts};
 use hirsel::api::doctor::Findings;
+use hirsel::api::error::ApiError;
+use hirsel::api::recovery::Recovery;
 use hirsel::api::sight::Sight;
 use hirsel::secrets::SealedValue;
 use hirsel_model::control::{Command, Entry, Outcome};
@@ -121,6 +123,19 @@ impl Agent for Lying {
 
     fn examine(&self) -> BoxFuture<'_, Findings> {
         self.agent.examine()
+    }
+
+    fn recovery(&self, lost: Vec<String>) -> BoxFuture<'_, Result<Recovery, ApiError>> {
+        self.agent.recovery(lost)
+    }
+
+    fn recover(
+        &self,
+        lost: Vec<String>,
+        force: Option<String>,
+        by: String,
+    ) -> BoxFuture<'_, Result<Recovery, ApiError>> {
+        self.agent.recover(lost, force, by)
     }
 
     fn metrics(&self) -> String {

@@ -11,6 +11,7 @@ use hirsel_role::host::{Output, OutputFrom};
 
 use super::doctor::Findings;
 use super::error::{ApiError, Code};
+use super::recovery::Recovery;
 use super::sight::Sight;
 use crate::secrets::SealedValue;
 
@@ -36,6 +37,15 @@ pub trait Agent: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<Vec<u8>, String>>;
     /// Looks at this node and its ways to the others. Takes seconds where some do not answer.
     fn examine(&self) -> BoxFuture<'_, Findings>;
+    /// What survived the loss of a majority, and what a recovery without `lost` would make of it. Takes seconds where some do not answer.
+    fn recovery(&self, lost: Vec<String>) -> BoxFuture<'_, Result<Recovery, ApiError>>;
+    /// Founds the control group anew without `lost`. `by` is written into the log.
+    fn recover(
+        &self,
+        lost: Vec<String>,
+        force: Option<String>,
+        by: String,
+    ) -> BoxFuture<'_, Result<Recovery, ApiError>>;
     /// The metrics that this agent and its roles registered, in the text format of OpenMetrics.
     fn metrics(&self) -> String;
     /// Has the value of a secret sealed by a node that holds the key. The error is in words, without the value.
@@ -80,9 +90,9 @@ pub enum NotProposed {
 impl From<NotProposed> for ApiError {
     fn from(error: NotProposed) -> Self {
         match error {
-            NotProposed::NoLeader => {
-                ApiError::new(Code::NoLeader, "no leader is known, so nothing can be changed now").next("hirsel status")
-            }
+            NotProposed::NoLeader => ApiError::new(Code::NoLeader, "no leader is known, so nothing can be changed now")
+                .next("hirsel status")
+                .next("hirsel recover --plan"),
             NotProposed::TimedOut => {
                 ApiError::new(Code::TimedOut, "the leader did not confirm the change in time; it may happen yet")
                     .next("hirsel events")

@@ -15,6 +15,7 @@ pub mod handlers;
 pub mod logs;
 pub mod metrics;
 pub mod openapi;
+pub mod recovery;
 pub mod server;
 pub mod sight;
 pub mod simulate;

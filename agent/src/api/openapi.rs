@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use utoipa::OpenApi;
 
-use super::handlers::{changes, evolve, nodes, people, reads, secrets, streams};
+use super::handlers::{changes, evolve, nodes, people, reads, recover, secrets, streams};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -37,6 +37,8 @@ use super::handlers::{changes, evolve, nodes, people, reads, secrets, streams};
         evolve::finish,
         evolve::rollback,
         nodes::change,
+        recover::plan,
+        recover::recover,
         people::new_token,
         people::revoke,
         people::set_webhook,

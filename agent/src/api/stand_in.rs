@@ -14,6 +14,8 @@ use tokio::sync::watch;
 
 use super::agent::{Agent, Minted, NotProposed, TokenParts};
 use super::doctor::Findings;
+use super::error::ApiError;
+use super::recovery::Recovery;
 use super::sight::Sight;
 use crate::secrets::SealedValue;
 
@@ -104,6 +106,14 @@ impl Agent for StandIn {
 
     fn examine(&self) -> BoxFuture<'_, Findings> {
         async { Findings::default() }.boxed()
+    }
+
+    fn recovery(&self, _: Vec<String>) -> BoxFuture<'_, Result<Recovery, ApiError>> {
+        async { Ok(Recovery::default()) }.boxed()
+    }
+
+    fn recover(&self, _: Vec<String>, _: Option<String>, _: String) -> BoxFuture<'_, Result<Recovery, ApiError>> {
+        async { Ok(Recovery::default()) }.boxed()
     }
 
     fn metrics(&self) -> String {

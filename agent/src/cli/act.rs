@@ -79,7 +79,7 @@ pub(super) fn with_flags(path: &str, flags: &ChangeArgs) -> String {
 }
 
 /// Asks on the terminal; where there is none, `--yes` is needed.
-fn confirm(question: &str) -> Result<(), ApiError> {
+pub(super) fn confirm(question: &str) -> Result<(), ApiError> {
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return Err(nobody_to_ask(question));
     }

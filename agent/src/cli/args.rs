@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::bundle::BundleArgs;
 use super::evolve::UpgradeArgs;
+use super::recover::RecoverArgs;
 use crate::args::{DevArgs, JoinArgs, Power, UpArgs};
 
 /// One executable for a redundant, self-healing cluster behind a single endpoint.
@@ -54,10 +55,10 @@ Reason   why          why something is where it is, why it moved, why it waits
 Act      apply        create or update an application
          scale, restart, rollback, stop, start, rm change an application
          drain, cordon, uncordon, forget           change a node
-         role         prefer a node for a role (pin, unpin), or move one slot now (move)
+         role, webhook             prefer a node for a role, or move a slot; whom to tell of losses
          secret       values that programs need and nobody shall see (set, list, rm, rotate)
-         webhook      whom to tell when less can be lost (set, rm)
          upgrade, support-bundle   go to another build; all that a helper needs, in one file
+         recover      go on where a majority of the voters is lost for good
 Shell    completions, man, install   the last one writes a systemd unit
 
 Options:
@@ -187,6 +188,11 @@ pub enum Verb {
         after_help = "Example: hirsel support-bundle --plan\n         hirsel support-bundle --logs --to help.tar.zst"
     )]
     SupportBundle(BundleArgs),
+    /// Show what survived the loss of a majority of the voters, and go on with the most of it
+    #[command(
+        after_help = "Example: hirsel recover --plan\n         hirsel recover --lost n1,n2\nExit status: 4 with --plan, 6 if a safety rule refuses"
+    )]
+    Recover(RecoverArgs),
     /// Stop an application without forgetting it
     #[command(after_help = "Example: hirsel stop shop")]
     Stop(AppArgs),

@@ -18,6 +18,7 @@ pub mod evolve;
 pub mod here;
 pub mod look;
 pub mod output;
+pub mod recover;
 pub mod secret;
 pub mod target;
 pub mod top;
@@ -105,6 +106,7 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
         Verb::Top => top::top(&client, json).await,
         Verb::SupportBundle(args) => bundle::support_bundle(&client, json, args).await,
         Verb::Upgrade(args) => evolve::upgrade(&client, json, args).await,
+        Verb::Recover(args) => recover::recover(&client, json, args).await,
         Verb::Stop(args) => act::app(&client, json, "stop", &args.app, &args.change).await,
         Verb::Start(args) => act::app(&client, json, "start", &args.app, &args.change).await,
         Verb::Rm(args) => act::remove(&client, json, &args.app, &args.change).await,

@@ -51,6 +51,8 @@ fn every_verb_of_the_contract_parses() {
         "plan f.toml",
         "simulate kill:n1",
         "doctor --json",
+        "recover --plan",
+        "recover --lost n1,n2 --yes --force why --timeout 20",
         "doctor 10.0.0.1 --data /d",
         "simulate kill:n1 zone:a leave:n2 --json",
         "apply f.toml --wait --timeout 90s",

@@ -4,7 +4,7 @@
 //! cannot be carried out is refused with a reason and changes nothing. An unknown field or command is an error of decoding, which
 //! stops the replica: it was written by a newer hirsel.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,7 @@ mod nodes;
 #[cfg(test)]
 mod properties;
 mod record;
+mod recover;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod secrets;
@@ -102,7 +103,8 @@ pub struct ClusterInfo {
 impl Default for ClusterInfo {
     fn default() -> Self {
         let (id, ca, sealed_ca_key) = Default::default();
-        Self { id, ca, sealed_ca_key, feature_level: crate::feature::BUILT, webhook: None, sealing: Sealing::default() }
+        let feature_level = crate::feature::BUILT;
+        Self { id, ca, sealed_ca_key, feature_level, webhook: None, sealing: Sealing::default(), tag: Tag::default() }
     }
 }
 
@@ -283,6 +285,15 @@ pub enum Command {
     Reseal {
         /// Everything, sealed with it.
         resealed: Resealed,
+    },
+    /// A majority was lost for good: the control group was founded anew on what one node had.
+    Recover {
+        /// Drawn for the new foundation; its epoch must be the next one.
+        tag: Tag,
+        /// The node that began it.
+        survivor: NodeId,
+        /// Nodes that are given up: they are no members any more.
+        lost: BTreeSet<NodeId>,
     },
     /// The leader decided.
     Adopt {

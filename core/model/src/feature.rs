@@ -82,6 +82,7 @@ pub fn needed(command: &Command) -> Need {
         Command::SetSecret { .. } | Command::RemoveSecret { .. } | Command::RotateSealing | Command::Reseal { .. } => {
             Need::of(2, "a secret")
         }
+        Command::Recover { .. } => Need::of(2, "a new foundation of the control group"),
         Command::ApplyApp { app: _, spec } => app(spec),
         Command::SetRole { role: _, spec } => role(spec),
         Command::Adopt { base: _, spec_index: _, change, events: _ } => plan_change(change),

@@ -6,6 +6,7 @@ pub mod evolve;
 pub mod nodes;
 pub mod people;
 pub mod reads;
+pub mod recover;
 pub mod secrets;
 pub mod streams;
 

@@ -201,7 +201,9 @@ fn health(sight: &Sight, apps: &[App], roles: &[RoleSlot]) -> (&'static str, Vec
         (Some(_), true, false) => "degraded",
         (Some(_), true, true) => "healthy",
     };
-    let leaderless = (sight.leader().is_none()).then(|| "no leader is known".to_string());
+    let leaderless = (sight.leader().is_none()).then(|| {
+        "no leader is known; where a majority of the voters is lost for good: hirsel recover --plan".to_string()
+    });
     (word, leaderless.into_iter().chain(critical).chain(degraded).collect())
 }
 

@@ -3,7 +3,7 @@
 
 use super::nodes::Announcement;
 use super::record::record;
-use super::{Command, Context, ControlState, Entry, Outcome, Refusal, apps, nodes, secrets, tokens};
+use super::{Command, Context, ControlState, Entry, Outcome, Refusal, apps, nodes, recover, secrets, tokens};
 use crate::event::NewEvent;
 use crate::feature;
 use crate::id::{Generation, LogIndex};
@@ -45,6 +45,7 @@ fn carry_out(state: &mut ControlState, context: &Context, command: Command) -> R
         Command::RemoveSecret { id } => secrets::remove(state, context, id),
         Command::RotateSealing => secrets::want_sealing(state, context),
         Command::Reseal { resealed } => secrets::reseal(state, context, resealed),
+        Command::Recover { tag, survivor, lost } => recover::recover(state, context, tag, survivor, &lost),
         Command::Adopt { base, spec_index, change, events } => adopt(state, context, base, spec_index, change, events),
         Command::Note { events } => {
             record(state, context.at, events);

@@ -172,6 +172,11 @@ fn command() -> impl Strategy<Value = Command> {
         1 => word().prop_map(|id| Command::RevokeToken { id }),
         1 => option::of(text()).prop_map(|url| Command::SetWebhook { url }),
         2 => (node_id(), node_id()).prop_map(|(from, to)| Command::MoveRole { role: RoleName::lb(), from, to }),
+        1 => (0..3u64, node_id(), btree_set(node_id(), 0..3)).prop_map(|(epochs, survivor, lost)| Command::Recover {
+            tag: (0..epochs).fold(Tag::default(), |tag, epoch| tag.next(epoch)),
+            survivor,
+            lost,
+        }),
         4 => (plan_change(), vec(new_event(), 0..4), any::<bool>()).prop_map(|(change, events, fits)| Command::Adopt {
             base: Generation(if fits { FITS } else { 0 }),
             spec_index: LogIndex(if fits { FITS } else { 0 }),

@@ -67,6 +67,8 @@ async fn a_state_that_was_followed_can_begin_a_foundation() {
     cluster.stop(NodeId(9)).await;
     cluster.start(NodeId(9)).await.unwrap();
     cluster.start(NodeId(8)).await.unwrap();
+    // Whoever comes new is told where it belongs.
+    cluster.group(8).follow_tag(tag()).await.unwrap();
     cluster.reach(&[NodeId(8), NodeId(9)].into(), &BTreeSet::new()).await;
     until("the other one to have it", || (cluster.lines(8) == ["kept", "new"]).then_some(())).await;
 }

@@ -319,6 +319,7 @@ async fn keep_peers(shared: Arc<Shared>, peers: watch::Sender<Arc<Peers>>, left:
     let mut state = shared.control.state();
     let mut was_member = false;
     let mut departed: BTreeMap<NodeId, (Peer, Instant)> = BTreeMap::new();
+    let mut tag = state.borrow().cluster.tag.clone();
     loop {
         let now = state.borrow_and_update().clone();
         let member = now.spec.nodes.contains_key(&shared.node);
@@ -328,7 +329,10 @@ async fn keep_peers(shared: Arc<Shared>, peers: watch::Sender<Arc<Peers>>, left:
         }
         was_member |= member;
         if member {
-            let next = with_departed(peers_of(&now), &peers.borrow(), &mut departed);
+            // Whoever was given up in a recovery did not leave, and must not speak for the past for another moment.
+            let given_up = std::mem::replace(&mut tag, now.cluster.tag.clone()) != now.cluster.tag;
+            let before = if given_up { Arc::new(peers_of(&now)) } else { peers.borrow().clone() };
+            let next = with_departed(peers_of(&now), &before, &mut departed);
             if **peers.borrow() != next {
                 if let Err(error) = admission::save_peers(&shared.world, &next) {
                     warn!(error = format!("{error:#}"), "members' addresses not saved");

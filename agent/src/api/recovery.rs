@@ -112,7 +112,8 @@ impl Survivor {
 /// What can be made of what the nodes said, if `lost` are given up.
 pub(crate) fn judge(nodes: Vec<(NodeId, Survivor)>, lost: &[String], tag: &Tag) -> Recovery {
     let named = |survivor: &Survivor| lost.contains(&survivor.node);
-    let mut recovery = Recovery { lost: lost.to_vec(), tag: tag.to_string(), ..Recovery::default() };
+    let survivors = nodes.iter().map(|(_, survivor)| survivor.clone()).collect();
+    let mut recovery = Recovery { survivors, lost: lost.to_vec(), tag: tag.to_string(), ..Recovery::default() };
     let answering = || nodes.iter().filter(|(_, survivor)| survivor.answers);
     for (_, survivor) in answering().filter(|(_, survivor)| survivor.hears_leader) {
         recovery.never.push(format!("{} hears a leader: the cluster works there", survivor.node));
@@ -200,6 +201,7 @@ mod tests {
             vec![node(1, None), node(2, None), node(3, Some((7, 90))), node(4, Some((8, 80))), node(5, Some((8, 79)))];
         let plan = judge(nodes, &names(&["n1", "n2"]), &Tag::default());
         assert_eq!((plan.from.as_deref(), plan.from_id, plan.term), (Some("n4"), Some(NodeId(4)), 9));
+        assert_eq!(plan.survivors.iter().filter(|survivor| survivor.answers).count(), 3);
         assert_eq!(plan.lost_ids, [NodeId(1), NodeId(2)].into());
         assert!(plan.refusals.is_empty() && plan.never.is_empty(), "{plan:?}");
         assert!(plan.sealing_key.contains("n3") && plan.may_be_lost.contains("entry 80 of term 8"));

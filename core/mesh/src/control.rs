@@ -130,6 +130,8 @@ struct Shared {
     /// The last beat of the source, and when it came.
     beat: watch::Sender<Option<(Beat, Instant)>>,
     started: Instant,
+    /// Held while the state is written.
+    keeping: tokio::sync::Mutex<()>,
 }
 
 /// The newest state, from wherever it comes.
@@ -181,6 +183,7 @@ impl Control {
             // Too old to say who leads, good enough to know whom to ask.
             beat: watch::Sender::new(kept.beat.clone().map(|beat| (beat, Instant::now()))),
             started: Instant::now(),
+            keeping: tokio::sync::Mutex::default(),
         });
         if let Some(beat) = kept.beat {
             shared.leadership.send_modify(|leadership| leadership.term = beat.term);

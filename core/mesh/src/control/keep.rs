@@ -86,6 +86,8 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
 }
 
 pub(super) async fn write(shared: &Shared, written: &mut LogIndex) -> std::io::Result<()> {
+    // One at a time: a file that is being replaced cannot be replaced by another writer.
+    let _alone = shared.keeping.lock().await;
     let state = shared.state.now();
     if state.applied <= *written {
         return Ok(());

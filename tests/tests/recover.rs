@@ -1,0 +1,103 @@
+//! A majority of the voters is lost for good: one command goes on with what is left, and the past does not mix with it.
+
+use std::time::{Duration, Instant};
+
+use hirsel_tests::cli::Ran;
+use hirsel_tests::cluster::{Cluster, MESH_PORT, array};
+use hirsel_tests::wait_for;
+use serde_json::Value;
+
+/// What people wait for. The promise is 10 s; a debug build on a shared machine gets as much again.
+const SOON: Duration = Duration::from_secs(20);
+
+const MANIFEST: &str = "app = \"rest\"\n[service.one]\ncommand = [\"/bin/sleep\", \"3600\"]\nreplicas = 2\n";
+
+/// What a verb answered, whatever its exit status.
+fn data(ran: &Ran) -> Value {
+    let envelope: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{}", ran.words()));
+    envelope["data"].clone()
+}
+
+#[test]
+fn two_of_three_voters_are_lost_at_once_and_what_is_left_goes_on() {
+    let mut cluster = Cluster::start(4);
+    cluster.apply(MANIFEST);
+    wait_for("three of four nodes to vote", SOON, || {
+        let status = cluster.any().ask(["status"]).try_data()?;
+        if array(&status["voters"]).len() == 3 { Ok(()) } else { Err(status.to_string()) }
+    });
+    let status = cluster.any().ask(["status"]).data();
+    let voters: Vec<String> =
+        array(&status["voters"]).iter().filter_map(|name| name.as_str().map(str::to_string)).collect();
+    let (gone, stays) = ([voters[0].clone(), voters[1].clone()], voters[2].clone());
+    let lost = gone.join(",");
+    for name in &gone {
+        let index = cluster.index(name);
+        cluster.nodes[index].off();
+    }
+    let left = cluster.node(&stays);
+    wait_for("the loss is noticed", SOON, || {
+        let status = left.ask(["status"]).try_data()?;
+        let says = status["because"].to_string().contains("hirsel recover --plan");
+        if status["health"] == "no_leader" && says { Ok(()) } else { Err(status.to_string()) }
+    });
+    let refused = left.ask(["token", "new"]);
+    // Nobody knows what becomes of one that reached the last leader.
+    assert!(matches!(refused.code, Some(5 | 7)), "{}", refused.words());
+
+    let plan = left.ask(["recover", "--plan"]);
+    assert_eq!(plan.code, Some(4), "{}", plan.words());
+    let shown = data(&plan);
+    assert_eq!((shown["from"].as_str(), shown["tag"].as_str()), (Some(&*stays), Some("0")), "{shown}");
+    assert_eq!(array(&shown["survivors"]).iter().filter(|it| it["answers"] == true).count(), 2, "{shown}");
+    let half = left.ask(["recover", "--lost", &gone[0], "--yes"]);
+    assert_eq!(half.code, Some(6), "{}", half.words());
+    assert!(half.words().contains(&format!("{} does not answer", gone[1])), "{}", half.words());
+
+    let began = Instant::now();
+    let done = left.ask(["recover", "--lost", &lost, "--yes"]);
+    assert_eq!(done.code, Some(0), "{}", done.words());
+    let tag = data(&done)["new_tag"].as_str().unwrap_or_default().to_string();
+    assert!(tag.starts_with("1-"), "{}", done.words());
+    let token = left.token();
+    eprintln!("recovered: the next change was accepted after {:?}", began.elapsed());
+    assert!(began.elapsed() < SOON);
+    wait_for("all runs on what is left", SOON, || {
+        let rows = left.ask(["ps", "rest"]).try_data()?;
+        let well = array(&rows)
+            .iter()
+            .filter(|row| !gone.iter().any(|name| row["node"] == **name) && row["healthy"] == true)
+            .count();
+        if well == 2 { Ok(()) } else { Err(rows.to_string()) }
+    });
+
+    wait_for("the other one that is left to vote with it", SOON, || {
+        let status = left.ask(["status"]).try_data()?;
+        if array(&status["voters"]).len() == 2 { Ok(()) } else { Err(status.to_string()) }
+    });
+
+    // Both that were given up come back: they are a majority of the past, and of nothing else.
+    for name in &gone {
+        let index = cluster.index(name);
+        cluster.nodes[index].start(None);
+    }
+    wait_for("the past to learn of the present", Duration::from_secs(60), || {
+        let said = std::fs::read_to_string(cluster.node(&gone[0]).log()).unwrap_or_default();
+        let line =
+            said.lines().find(|line| line.contains(&tag) && line.contains("tag 0") && line.contains("hirsel join"));
+        line.map(drop).ok_or("it says nothing".into())
+    });
+    let members = cluster.node(&stays).ask(["members"]).data();
+    assert_eq!(array(&members).len(), 2, "{members}");
+
+    // One of them joins again, as a new node.
+    let (index, seed) = (cluster.index(&gone[0]), cluster.node(&stays).addr(MESH_PORT).to_string());
+    cluster.nodes[index].off();
+    let data = cluster.nodes[index].data.clone();
+    std::fs::rename(&data, data.with_extension("aside")).expect("the folder is put aside");
+    cluster.nodes[index].start(Some((&seed, &token)));
+    wait_for("it to vote again", SOON, || {
+        let status = cluster.node(&stays).ask(["status"]).try_data()?;
+        if array(&status["voters"]).len() == 3 { Ok(()) } else { Err(status.to_string()) }
+    });
+}

@@ -65,6 +65,8 @@ pub struct Setup {
     pub start: Start,
     /// Where plugins run.
     pub runtimes: Runtimes,
+    /// Where the connections of clients to the mesh port are served; the agent's own work runs where it is started.
+    pub streams: tokio::runtime::Handle,
     /// Told when the agent runs.
     pub ready: Option<oneshot::Sender<Arc<Shared>>>,
     /// Ends the agent.
@@ -87,7 +89,7 @@ pub enum End {
 
 /// Runs an agent until it is told to stop or has left.
 pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
-    let Setup { config, world, host, load, start, runtimes, ready, stop } = setup;
+    let Setup { config, world, host, load, start, runtimes, streams, ready, stop } = setup;
     let built: Vec<RoleName> = plugins.iter().map(|plugin| plugin.role()).collect();
     let born = birth::born(&world, &config, &built, start).await?;
     let identity = born.identity;
@@ -98,6 +100,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
         bind: config.bind,
         advertise: config.advertise,
         peers: peers_seen.clone(),
+        streams,
     })
     .await?;
     let control = Control::start(ControlConfig {

@@ -249,6 +249,7 @@ impl Node {
             load: self.load(),
             start,
             runtimes: Runtimes::Shared,
+            streams: tokio::runtime::Handle::current(),
             ready: Some(ready),
             stop,
         };

@@ -116,6 +116,8 @@ pub struct TransportConfig {
     pub advertise: SocketAddr,
     /// The members; read again whenever it matters.
     pub peers: watch::Receiver<Arc<Peers>>,
+    /// Where TCP connections are served, which carry the traffic of clients; all else runs where the transport is started.
+    pub streams: tokio::runtime::Handle,
 }
 
 /// Why a transport did not start.
@@ -220,6 +222,7 @@ struct Shared {
     pings: ping::Pings,
     /// The runtime of the transport. A connection is often first asked for by a task of another runtime that may end any time.
     runtime: tokio::runtime::Handle,
+    streams: tokio::runtime::Handle,
     stop: CancellationToken,
 }
 
@@ -247,13 +250,19 @@ impl Shared {
 
     /// Runs `work` until it is done or the transport stops.
     fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.stop.clone();
-        self.runtime.spawn(async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = work => {}
-            }
-        });
+        self.runtime.spawn(until(self.stop.clone(), work));
+    }
+
+    /// The same, for work on TCP connections.
+    fn spawn_stream(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+        self.streams.spawn(until(self.stop.clone(), work));
+    }
+}
+
+async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = work => {}
     }
 }
 
@@ -266,10 +275,10 @@ pub struct Transport {
 impl Transport {
     /// Binds both ports and begins to serve. Handlers may be set at any time: until then their calls are told so.
     pub async fn start(config: TransportConfig) -> Result<Arc<Transport>, TransportError> {
-        let TransportConfig { world, identity, bind, mut advertise, peers } = config;
+        let TransportConfig { world, identity, bind, mut advertise, peers, streams } = config;
         identity.check()?;
         let tls = tls::Tls::new(&world, &identity, peers.clone())?;
-        let (listener, socket) = bind_both(&world, bind).await?;
+        let (listener, socket) = bind_both(&world, &streams, bind).await?;
         let bound =
             socket.local_addr().map_err(|source| TransportError::Bind { protocol: "udp", addr: bind, source })?;
         if advertise.port() == 0 {
@@ -295,10 +304,11 @@ impl Transport {
             messages_in,
             pings: ping::Pings::default(),
             runtime: tokio::runtime::Handle::current(),
+            streams,
             stop: CancellationToken::new(),
         });
         shared.spawn(quic::accept(shared.clone()));
-        shared.spawn(tcp::accept(shared.clone(), listener));
+        shared.spawn_stream(tcp::accept(shared.clone(), listener));
         shared.spawn(ping::run(shared.clone()));
         Ok(Arc::new(Transport { shared, messages: Arc::new(tokio::sync::Mutex::new(messages)) }))
     }
@@ -454,6 +464,7 @@ impl fmt::Debug for Transport {
 /// One port number for both protocols.
 async fn bind_both(
     world: &World,
+    streams: &tokio::runtime::Handle,
     bind: SocketAddr,
 ) -> Result<(Box<dyn crate::seam::Listener>, Arc<dyn quinn::AsyncUdpSocket>), TransportError> {
     let explain = |protocol, addr, source: io::Error| match source.kind() {
@@ -462,7 +473,10 @@ async fn bind_both(
     };
     let mut draws = if bind.port() == 0 { PORT_DRAWS } else { 1 };
     loop {
-        let listener = world.net.listen(bind).await.map_err(|source| explain("tcp", bind, source))?;
+        // A socket belongs to the runtime that it is opened on.
+        let net = world.net.clone();
+        let listener = streams.spawn(async move { net.listen(bind).await }).await.map_err(io::Error::other).flatten();
+        let listener = listener.map_err(|source| explain("tcp", bind, source))?;
         let addr = listener.local_addr().map_err(|source| explain("tcp", bind, source))?;
         match world.net.udp(SocketAddr::new(bind.ip(), addr.port())).await {
             Ok(socket) => return Ok((listener, socket)),

@@ -94,8 +94,14 @@ impl Herd {
         let world = wait_for(|| real::world(&self.folder.path().join(identity.node.to_string())).ok());
         let addr = format!("127.0.0.{}:0", identity.node).parse().unwrap();
         let peers = self.peers.subscribe();
-        let config =
-            TransportConfig { world: world.clone(), identity: identity.clone(), bind: addr, advertise: addr, peers };
+        let config = TransportConfig {
+            world: world.clone(),
+            identity: identity.clone(),
+            bind: addr,
+            advertise: addr,
+            peers,
+            streams: runtime.handle().clone(),
+        };
         let transport = runtime.block_on(Transport::start(config)).unwrap();
         self.peers.send_modify(|peers| {
             let peer = Peer { addr: transport.advertise(), key: identity.public_key() };

@@ -89,7 +89,7 @@ pub(super) async fn accept(shared: Arc<Shared>, mut listener: Box<dyn Listener>)
                 failing = false;
                 let Some(place) = limits.place(from.ip()) else { continue };
                 let (accepting, limits) = (shared.clone(), limits.clone());
-                shared.spawn(welcome(accepting, limits, stream, from, place));
+                shared.spawn_stream(welcome(accepting, limits, stream, from, place));
             }
             Err(error) => {
                 if !failing {

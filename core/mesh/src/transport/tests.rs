@@ -110,8 +110,14 @@ impl Herd {
         let world = self.world(identity.node);
         // One address per node, as on real hosts.
         let addr: SocketAddr = format!("127.0.0.{}:{port}", identity.node).parse().unwrap();
-        let config =
-            TransportConfig { world: world.clone(), identity: identity.clone(), bind: addr, advertise: addr, peers };
+        let config = TransportConfig {
+            world: world.clone(),
+            identity: identity.clone(),
+            bind: addr,
+            advertise: addr,
+            peers,
+            streams: tokio::runtime::Handle::current(),
+        };
         let transport = Transport::start(config).await.unwrap();
         Node { identity, world, transport }
     }

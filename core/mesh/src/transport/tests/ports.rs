@@ -13,6 +13,7 @@ async fn a_taken_port_is_said_plainly() {
             bind,
             advertise: bind,
             peers: herd.peers.subscribe(),
+            streams: tokio::runtime::Handle::current(),
         })
     };
     let error = again(node.transport.advertise()).await.err().unwrap();

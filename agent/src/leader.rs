@@ -21,7 +21,7 @@ use hirsel_model::spec::Availability;
 use hirsel_model::view::{RaftFacts, View};
 use hirsel_model::{NodeId, panic};
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -84,7 +84,7 @@ pub async fn lead(
             }
             voters.pursue(&shared, &now, &latest);
         }
-        sleep(PAUSE).await;
+        let earliest = Instant::now() + PAUSE;
         tokio::select! {
             () = desk.bell.notified(), if now.mine => {}
             changed = leadership.changed() => if changed.is_err() { return },
@@ -92,6 +92,7 @@ pub async fn lead(
             () = sleep(TICK), if now.mine => {}
             () = stop.cancelled() => return,
         }
+        sleep_until(earliest).await;
     }
 }
 

@@ -16,7 +16,7 @@ use hirsel_model::report::NodeReport;
 use hirsel_model::{Generation, Incarnation, NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -120,13 +120,14 @@ pub async fn ask(asker: Asker, stop: CancellationToken) {
                 }
             }
         }
-        sleep(PAUSE).await;
+        let earliest = Instant::now() + PAUSE;
         tokio::select! {
             () = sleep_until(asked_at + ASK_EVERY) => {}
             changed = report.changed() => if changed.is_err() { return },
             changed = leadership.changed() => if changed.is_err() { return },
             () = stop.cancelled() => return,
         }
+        sleep_until(earliest).await;
     }
 }
 

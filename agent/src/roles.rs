@@ -15,7 +15,7 @@ use hirsel_model::report::{RoleReport, RoleState};
 use hirsel_model::{Generation, RoleName, panic};
 use hirsel_role::{Context, Plugin, Spawner};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -135,13 +135,14 @@ async fn converge_loop(
         if stop.is_cancelled() {
             return;
         }
-        sleep(PAUSE).await;
+        let earliest = Instant::now() + PAUSE;
         tokio::select! {
             changed = orders.changed() => if changed.is_err() { return },
             () = wake.notified() => {}
             () = sleep(TICK) => {}
             () = stop.cancelled() => return,
         }
+        sleep_until(earliest).await;
     }
 }
 

@@ -53,8 +53,8 @@ const NAMES: GroupNames = GroupNames {
 /// How long founding waits for the only voter to elect itself: a few election timeouts.
 const FOUND_WITHIN: Duration = Duration::from_secs(10);
 /// How often is looked at what changes by time alone: how long ago a leader was heard, and thereby who knows best. It is told to
-/// people, and beats of a source come half as often.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// people, and beats of a source come as often.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What a [`Control`] needs.
 pub struct ControlConfig {

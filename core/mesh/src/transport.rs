@@ -34,6 +34,7 @@ mod quic;
 mod tcp;
 #[cfg(test)]
 pub(crate) mod tests;
+mod timer;
 mod tls;
 
 pub use call::BODY_BYTES_MAX;
@@ -428,6 +429,16 @@ impl Transport {
         self.shared.endpoint.close(quic::CLOSED, b"closed");
         // Whoever cannot be told will find out.
         let _ = timeout(CLOSE_WITHIN, self.shared.endpoint.wait_idle()).await;
+    }
+
+    /// Begins a round of control pings, unless one has just begun: whoever speaks to others now and then sets the pace.
+    pub(crate) fn beat(&self) {
+        self.shared.pings.beat();
+    }
+
+    /// Tells when a round begins.
+    pub(crate) fn beats(&self) -> watch::Receiver<tokio::time::Instant> {
+        self.shared.pings.beats()
     }
 
     /// Sends one message, at most once, without waiting. What cannot leave now is lost.

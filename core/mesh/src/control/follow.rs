@@ -19,8 +19,6 @@ use super::machine::{NotTaken, apply, decode_state};
 pub(super) const STALE_AFTER: Duration = Duration::from_secs(2);
 /// A member follows when it heard no leader for this long: longer than an election usually takes.
 pub(super) const MEMBER_ALONE_AFTER: Duration = Duration::from_secs(2);
-/// How often is looked whether this node should follow.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Between two sources, times one to two by chance, so that followers of a dead source do not run to the next one in step.
 const NEXT_AFTER: Duration = Duration::from_millis(100);
 /// The same when every source was tried in vain.
@@ -34,10 +32,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut good: Option<NodeId> = None;
     let mut in_vain = false;
     loop {
-        if shared.has_leader_itself(MEMBER_ALONE_AFTER) {
-            tokio::time::sleep(LOOK_EVERY).await;
-            continue;
-        }
+        alone(&shared).await;
         let mut sources = sources(&shared, good, in_vain);
         let mut served = false;
         while let Some(source) = sources.pop() {
@@ -59,6 +54,24 @@ pub(super) async fn run(shared: Arc<Shared>) {
         if !served {
             good = None;
             pause(&shared, ROUND_AFTER).await;
+        }
+    }
+}
+
+/// Waits until this node has heard no leader itself for [`MEMBER_ALONE_AFTER`].
+async fn alone(shared: &Shared) {
+    let (mut standing, mut stopped) = (shared.group.standing(), shared.group.stopped());
+    while let Some(left) = shared.group.heard_ago().and_then(|ago| MEMBER_ALONE_AFTER.checked_sub(ago)) {
+        standing.mark_unchanged();
+        stopped.mark_unchanged();
+        if !shared.has_leader_itself(MEMBER_ALONE_AFTER) {
+            return;
+        }
+        // Whoever tells is gone only with everything else, and then there is nothing to wait for.
+        tokio::select! {
+            _ = standing.changed() => {}
+            _ = stopped.changed() => {}
+            () = tokio::time::sleep(left) => {}
         }
     }
 }

@@ -6,13 +6,15 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use chitchat::transport::{Socket, Transport as ChitchatTransport};
 use chitchat::{ChitchatId, ChitchatMessage, Deserializable, Serializable};
 use hirsel_model::NodeId;
+use tokio::time::Instant;
 use tracing::debug;
 use zstd::bulk::{Compressor, Decompressor};
 
@@ -30,17 +32,37 @@ const WITH_DIGEST: [u8; 2] = [0, 1];
 const EMPTY_ACK_BYTES: usize = HEADER_BYTES + 1;
 /// What follows an id in a digest: heartbeat and two versions.
 const COUNTERS_BYTES: usize = 24;
+/// A delta that ends where it begins.
+const EMPTY_DELTA_BYTES: usize = EMPTY_ACK_BYTES - HEADER_BYTES;
+/// Who began to gossip with us this lately, a little less than an interval ago, has not counted another heartbeat since.
+const MET_WITHIN: Duration = Duration::from_millis(200);
 /// The fastest level: messages are mostly numbers and names seen a moment ago.
 const LEVEL: i32 = 1;
+
+/// When this node last learned something that others may not know yet: a value of its own, or of somebody else.
+#[derive(Debug, Default)]
+pub(super) struct News(Mutex<Option<Instant>>);
+
+impl News {
+    /// Something is new now.
+    pub(super) fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn is_older_than(&self, moment: Instant) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|news| news < moment)
+    }
+}
 
 /// Opens sockets for one chitchat after another.
 pub(super) struct GossipTransport {
     transport: Arc<Transport>,
+    news: Arc<News>,
 }
 
 impl GossipTransport {
-    pub(super) fn new(transport: Arc<Transport>) -> Self {
-        Self { transport }
+    pub(super) fn new(transport: Arc<Transport>, news: Arc<News>) -> Self {
+        Self { transport, news }
     }
 }
 
@@ -50,6 +72,7 @@ impl ChitchatTransport for GossipTransport {
         Ok(Box::new(GossipSocket {
             messages: self.transport.messages(),
             transport: self.transport.clone(),
+            meetings: Meetings { news: self.news.clone(), met: BTreeMap::new() },
             compressor: Compressor::new(LEVEL)?,
             decompressor: Decompressor::new()?,
         }))
@@ -59,6 +82,7 @@ impl ChitchatTransport for GossipTransport {
 struct GossipSocket {
     transport: Arc<Transport>,
     messages: Inbox,
+    meetings: Meetings,
     // Kept: setting up their tables costs far more than compressing a message.
     compressor: Compressor<'static>,
     decompressor: Decompressor<'static>,
@@ -68,11 +92,16 @@ struct GossipSocket {
 impl Socket for GossipSocket {
     // Must not wait: chitchat sends and receives in one task, so waiting for a dead peer would stop gossip with the others.
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> Result<()> {
-        if is_idle_talk(&message) {
-            return Ok(());
+        let begins = matches!(message, ChitchatMessage::Syn { .. });
+        if begins {
+            // chitchat's rounds begin with these, and so do those of all else.
+            self.transport.beat();
         }
         let node = self.transport.peers().borrow().at(to);
         if let Some(node) = node {
+            if is_idle_talk(&message) || begins && self.meetings.have_told_all(node, Instant::now()) {
+                return Ok(());
+            }
             let mut plain = Vec::with_capacity(message.serialized_len());
             message.serialize(&mut plain);
             self.transport.send_message(node, self.compressor.compress(&plain)?);
@@ -89,10 +118,42 @@ impl Socket for GossipSocket {
             let Some(addr) = peers.nodes.get(&from).map(|peer| peer.addr) else { continue };
             let plain = self.decompressor.decompress(&body, MESSAGE_BYTES_MAX).ok();
             match plain.and_then(|plain| parse(&plain, self.transport.me(), &peers)) {
-                Some(message) => return Ok((addr, message)),
+                Some(message) => {
+                    self.meetings.note(from, &message, Instant::now());
+                    return Ok((addr, message));
+                }
                 None => debug!(node = %from, bytes = body.len(), "not a gossip message"),
             }
         }
+    }
+}
+
+/// Who gossiped with us of its own accord, and when.
+///
+/// A handshake tells both sides all that the other knows. Of two nodes that each choose the other in the same interval, the second
+/// would ask for what it was told a moment ago; among few nodes that is every other handshake.
+struct Meetings {
+    news: Arc<News>,
+    met: BTreeMap<NodeId, Instant>,
+}
+
+impl Meetings {
+    fn note(&mut self, from: NodeId, message: &ChitchatMessage, now: Instant) {
+        match message {
+            ChitchatMessage::Syn { .. } => drop(self.met.insert(from, now)),
+            ChitchatMessage::SynAck { delta, .. } | ChitchatMessage::Ack { delta }
+                if delta.serialized_len() > EMPTY_DELTA_BYTES =>
+            {
+                self.news.note();
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether `node` began a handshake so lately that another would bring neither side anything.
+    fn have_told_all(&self, node: NodeId, now: Instant) -> bool {
+        let met = self.met.get(&node).filter(|met| now.duration_since(**met) < MET_WITHIN);
+        met.is_some_and(|met| self.news.is_older_than(*met))
     }
 }
 
@@ -196,6 +257,23 @@ mod tests {
         let idle = empty.filter(is_idle_talk);
         assert!(idle.is_some(), "what chitchat reads as an Ack without news");
         assert!(!is_idle_talk(&parse(&digest(&[("n1", 5)]), NodeId(1), &peers()).unwrap()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_just_begun_a_handshake_is_not_asked_for_another_until_there_are_news() {
+        let said = |bytes: &[u8]| parse(bytes, NodeId(1), &peers()).unwrap();
+        let news = Arc::new(News::default());
+        let mut meetings = Meetings { news: news.clone(), met: BTreeMap::new() };
+        let met = Instant::now();
+        assert!(!meetings.have_told_all(NodeId(2), met), "never met");
+        meetings.note(NodeId(2), &said(&digest(&[("n2", 1)])), met);
+        meetings.note(NodeId(3), &said(&[0x53, 0xb0, 0, 2, 0]), met);
+        assert!(meetings.have_told_all(NodeId(2), met + MET_WITHIN / 2));
+        assert!(!meetings.have_told_all(NodeId(3), met), "an answer is no handshake of its own");
+        assert!(!meetings.have_told_all(NodeId(2), met + MET_WITHIN), "it has counted another heartbeat since");
+        tokio::time::advance(MET_WITHIN / 4).await;
+        news.note();
+        assert!(!meetings.have_told_all(NodeId(2), Instant::now()), "there is something that it does not know");
     }
 
     #[test]

@@ -27,10 +27,11 @@ use super::witness::{self, Witness};
 use super::{Raft, StateMachine, Types};
 use crate::seam::World;
 
-/// A leader says this often that it is there.
-const HEARTBEAT: Duration = Duration::from_millis(100);
+/// A leader says this often that it is there. What is committed is told at once and does not wait for it; so oftener would only cost
+/// processor time, of which heartbeats are the largest part while nothing happens.
+const HEARTBEAT: Duration = Duration::from_millis(150);
 /// Who hears nothing for the leader's lease, which is the end of this range, and then for a time drawn from it, stands for election:
-/// 0.9 to 1.2 s after the last heartbeat. So nine heartbeats in a row must be lost or late, and the processors of a busy host must
+/// 0.9 to 1.2 s after the last heartbeat. So six heartbeats in a row must be lost or late, and the processors of a busy host must
 /// withhold an agent for that long, before a leader that lives is doubted. The draw keeps candidates apart: a round of votes takes
 /// some milliseconds, of which the range holds dozens. A shorter range gains less than the half second after which traffic avoids
 /// the node anyway, and every election costs the leader's notes.
@@ -52,6 +53,9 @@ const LEARNER_HEARD_WITHIN: Duration = Duration::from_secs(1);
 const STEP_WITHIN: Duration = Duration::from_secs(2);
 /// How often is looked at what changes by time alone (a lease that runs out).
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// A voter that heard its leader this lately has no reason to ask itself whether to stand for election: that is decided from the
+/// end of [`LEASE`] on. The rest of the lease is room for a timer that is late.
+const CALM_FOR: Duration = Duration::from_millis(400);
 
 /// The kinds of calls of a group, and its name in the store.
 #[derive(Clone, Copy, Debug)]
@@ -353,17 +357,16 @@ pub(super) async fn watch_engine(group: std::sync::Weak<Inner>) {
     else {
         return;
     };
-    let mut leads = false;
+    let mut next = Some(Duration::ZERO);
     loop {
         tokio::select! {
             changed = server.changed() => if changed.is_err() { break },
             changed = applied.changed() => if changed.is_err() { break },
-            // Elsewhere nothing changes by time alone.
-            () = tokio::time::sleep(LOOK_EVERY), if leads => {}
+            () = tokio::time::sleep(next.unwrap_or_default()), if next.is_some() => {}
         }
         let Some(group) = group.upgrade() else { return };
         group.look();
-        leads = group.is_leader();
+        next = group.next_look();
     }
     // The engine has ended.
     if let Some(group) = group.upgrade() {
@@ -413,9 +416,10 @@ impl Inner {
         let membership = server.membership_config.membership();
         let voters: BTreeSet<NodeId> = membership.voter_ids().map(NodeId).collect();
         let learners: BTreeSet<NodeId> = membership.learner_ids().map(NodeId).collect();
-        // Fifty times a second the engine asks itself whether to stand for election or to speak as a leader, and who cannot vote never
-        // does either.
-        self.raft().runtime_config().tick(voters.contains(&self.me) || server.state == ServerState::Leader);
+        // Dozens of times a second the engine asks itself whether to stand for election or to speak as a leader. Who cannot vote never does
+        // either, and who hears its leader does not yet.
+        let doubts = voters.contains(&self.me) && !self.is_calm();
+        self.raft().runtime_config().tick(doubts || server.state == ServerState::Leader);
         self.raft().runtime_config().elect(self.may_stand(&voters));
         self.see(&metrics);
         let applied = *self.machine.applied().borrow();
@@ -451,6 +455,22 @@ impl Inner {
             ServerState::Leader => obeyed_ago(&metrics),
             _ => lock(&self.heard).map(|heard| heard.elapsed()),
         }
+    }
+
+    /// Whether a leader was heard so lately that an election is not worth a thought.
+    fn is_calm(&self) -> bool {
+        lock(&self.heard).is_some_and(|heard| heard.elapsed() < CALM_FOR)
+    }
+
+    /// When to look again although nothing was told; never where nothing changes by time alone.
+    fn next_look(&self) -> Option<Duration> {
+        let standing = self.standing.borrow();
+        if self.is_leader() {
+            return Some(LOOK_EVERY);
+        }
+        let heard = lock(&self.heard).map(|heard| heard.elapsed());
+        let calm = heard.map(|ago| CALM_FOR.saturating_sub(ago)).filter(|calm| !calm.is_zero());
+        (standing.place == Place::Voter).then(|| calm.unwrap_or(LOOK_EVERY))
     }
 
     pub fn stopped(&self) -> Option<String> {

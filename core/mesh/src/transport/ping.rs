@@ -2,6 +2,9 @@
 //!
 //! A ping is a datagram on the peer's connection. It passes bulk data that waits in streams, and it is sent again within its round,
 //! so that a lossy link is not taken for a dead node. Three rounds without an answer: the node is not sent traffic until it answers.
+//!
+//! Rounds with all nodes begin in the same moment, and with gossip's own: what is sent to a node then shares packets, the answers
+//! come together, and one wake-up serves all of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,13 +14,17 @@ use bytes::Bytes;
 use hirsel_model::NodeId;
 use quinn::Connection;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{PingState, Shared};
 
-/// Length of a round.
+/// Length of a round: gossip's, which gives the beat.
 pub const PING_INTERVAL: Duration = Duration::from_millis(250);
+/// What comes sooner after a beat is part of the same round.
+const BEAT_MIN: Duration = Duration::from_millis(200);
+/// Without a beat for this long, because gossip does not speak, rounds begin by themselves.
+const BEAT_MAX: Duration = Duration::from_millis(270);
 /// The same ping is sent again after this while there is no answer: at 30 % loss each way, one round in seven stays unanswered.
 const REPEAT_AFTER: Duration = Duration::from_millis(80);
 /// How long a round waits; a little less than its length, so that rounds do not run into each other.
@@ -34,6 +41,8 @@ pub(super) struct Pings {
     states: watch::Sender<Arc<BTreeMap<NodeId, PingState>>>,
     /// Where answers go, by node: the highest number it has answered.
     answers: Mutex<BTreeMap<NodeId, watch::Sender<u64>>>,
+    /// When the last round began.
+    beat: watch::Sender<Instant>,
 }
 
 impl Default for Pings {
@@ -42,11 +51,28 @@ impl Default for Pings {
             targets: watch::Sender::new(BTreeSet::new()),
             states: watch::Sender::new(Arc::default()),
             answers: Mutex::default(),
+            beat: watch::Sender::new(Instant::now()),
         }
     }
 }
 
 impl Pings {
+    /// Begins a round, unless one has just begun.
+    pub(super) fn beat(&self) {
+        self.beat.send_if_modified(|last| {
+            let due = last.elapsed() >= BEAT_MIN;
+            if due {
+                *last = Instant::now();
+            }
+            due
+        });
+    }
+
+    /// Tells when a round begins.
+    pub(super) fn beats(&self) -> watch::Receiver<Instant> {
+        self.beat.subscribe()
+    }
+
     pub(super) fn states(&self) -> watch::Receiver<Arc<BTreeMap<NodeId, PingState>>> {
         self.states.subscribe()
     }
@@ -104,7 +130,7 @@ impl Pings {
 
 /// Pings the targets, each in a task of its own.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let mut targets = shared.pings.targets.subscribe();
+    let (mut targets, mut beats) = (shared.pings.targets.subscribe(), shared.pings.beats());
     let mut running: BTreeMap<NodeId, CancellationToken> = BTreeMap::new();
     loop {
         let wanted = targets.borrow_and_update().clone();
@@ -130,20 +156,26 @@ pub(super) async fn run(shared: Arc<Shared>) {
             };
             running.entry(node).or_insert_with(new);
         }
-        if targets.changed().await.is_err() {
-            return;
+        loop {
+            tokio::select! {
+                changed = targets.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                beat = timeout(BEAT_MAX, beats.changed()) => if beat.is_err() {
+                    shared.pings.beat();
+                },
+            }
         }
     }
 }
 
 async fn ping(shared: Arc<Shared>, node: NodeId) {
     let mut answers = shared.pings.answers_of(node);
-    let mut rounds = interval(PING_INTERVAL);
-    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut beats = shared.pings.beats();
     let (mut unanswered, mut rtt_ms) = (0u32, 0);
     // Numbers rise over the life of this transport; a peer that answers numbers not asked for yet cheats only about itself.
     for number in 1u64.. {
-        rounds.tick().await;
         match round(&shared, node, number, &mut answers).await {
             Some(rtt) => {
                 unanswered = 0;
@@ -156,6 +188,9 @@ async fn ping(shared: Arc<Shared>, node: NodeId) {
                     shared.pings.set(node, PingState { answered: false, rtt_ms });
                 }
             }
+        }
+        if beats.changed().await.is_err() {
+            return;
         }
     }
 }

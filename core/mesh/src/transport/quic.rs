@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
+use super::timer::QuicRuntime;
 use super::tls::Tls;
 use super::{CallError, Shared, call, message, ping};
 use crate::identity::{Certified, Identity};
@@ -118,10 +119,8 @@ pub(super) fn endpoint(
     let client = QuicClientConfig::try_from(client).map_err(io::Error::other)?;
     let mut client = quinn::ClientConfig::new(Arc::new(client));
     client.transport_config(quic);
-    // Its timers are tokio's, hence virtual in simulation.
-    let runtime = Arc::new(quinn::TokioRuntime);
-    let mut endpoint =
-        Endpoint::new_with_abstract_socket(endpoint_config(world, identity), Some(server), socket, runtime)?;
+    let config = endpoint_config(world, identity);
+    let mut endpoint = Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(QuicRuntime))?;
     endpoint.set_default_client_config(client);
     Ok(endpoint)
 }

@@ -24,6 +24,9 @@ mod disk;
 
 pub use disk::FolderDisk;
 
+/// A socket of the operating system, which quinn asks its runtime to wrap. Nobody opens one but [`Net::udp`].
+pub(crate) type SystemSocket = std::net::UdpSocket;
+
 /// Buffers of the UDP socket. A burst of gossip from a few hundred nodes must fit while the agent is not scheduled; the kernel cuts
 /// it down to `net.core.rmem_max` where that is lower.
 const UDP_BUFFER_BYTES: usize = 4 << 20;

@@ -14,6 +14,8 @@ use std::time::Instant;
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime};
 use tokio::time::{Sleep, sleep_until};
 
+use crate::seam::real::SystemSocket;
+
 /// The runtime of a QUIC endpoint. Its time is tokio's, hence virtual in simulation.
 #[derive(Debug)]
 pub(super) struct QuicRuntime;
@@ -27,7 +29,7 @@ impl Runtime for QuicRuntime {
         TokioRuntime.spawn(future);
     }
 
-    fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+    fn wrap_udp_socket(&self, socket: SystemSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
         TokioRuntime.wrap_udp_socket(socket)
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use hirsel_mesh::identity::{Authority, Identity, JoinToken, NodeKey, fingerprint};
+use hirsel_mesh::identity::{Authority, Former, Identity, JoinToken, NodeKey, fingerprint};
 use hirsel_mesh::seam::World;
 use hirsel_mesh::transport::{JoinError, Peer, Peers, join_request};
 use hirsel_model::codec::{decode, encode};
@@ -23,8 +23,8 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::foundation;
-use crate::sealing;
 use crate::shared::Shared;
+use crate::{authority, sealing};
 
 /// The kind of call by which a member hands a request to the leader.
 pub const ADMIT_CALL: &str = "admit";
@@ -64,6 +64,8 @@ pub struct Reply {
     ca: Vec<u8>,
     cert: Vec<u8>,
     peers: Vec<(NodeId, SocketAddr, Vec<u8>)>,
+    #[serde(default)]
+    former: Vec<Former>,
 }
 
 /// The version of this build.
@@ -101,6 +103,7 @@ pub async fn join(
         node: reply.node,
         name: reply.name,
         ca: reply.ca,
+        former: reply.former,
         cert: reply.cert,
         key: key.pkcs8().to_vec(),
         reset_seed,
@@ -198,7 +201,8 @@ pub async fn admit(shared: Arc<Shared>, body: Vec<u8>) -> Result<Vec<u8>, String
     info!(node = %name, addr = %request.addr, "node admitted");
     let state = shared.control.state().borrow().clone();
     let peers = state.spec.nodes.iter().map(|(id, spec)| (*id, spec.addr, spec.key.to_vec())).collect();
-    Ok(encode(&Reply { cluster: state.cluster.id.clone(), node: id, name, ca: state.cluster.ca.clone(), cert, peers }))
+    let (cluster, ca, former) = (state.cluster.id.clone(), state.cluster.ca.clone(), authority::former(&state));
+    Ok(encode(&Reply { cluster, node: id, name, ca, cert, peers, former }))
 }
 
 /// The cluster's authority, where this node holds the key that unseals it.

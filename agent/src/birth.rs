@@ -57,7 +57,7 @@ pub async fn born(world: &World, config: &Config, built: &[RoleName], start: Sta
             bail!("{} holds no node; try: hirsel up, or: hirsel join SEED --token TOKEN", config.data.display())
         }
         (Start::Found, None) => (found(world, config, built)?, Peers::default()),
-        (Start::Join { token, .. }, Some(identity)) if fingerprint(&identity.ca) == token.ca_fingerprint => {
+        (Start::Join { token, .. }, Some(identity)) if identity.knows_authority(&token.ca_fingerprint) => {
             // Whether the token is still good does not matter: nobody is let in.
             info!(node = %identity.name, cluster = %identity.cluster, "a node of this cluster already: goes on as that");
             (identity, admission::load_peers(world))
@@ -104,6 +104,7 @@ fn found(world: &World, config: &Config, built: &[RoleName]) -> Result<Identity>
         node,
         name: config.name.clone(),
         ca: authority.certificate().to_vec(),
+        former: Vec::new(),
         cert: authority.issue(node, &cluster, &key.csr(), wall)?,
         key: key.pkcs8().to_vec(),
         reset_seed,
@@ -117,6 +118,8 @@ fn found(world: &World, config: &Config, built: &[RoleName]) -> Result<Identity>
         webhook: None,
         sealing: Sealing { key: sealing.id(), ..Sealing::default() },
         tag: Tag::default(),
+        former: Vec::new(),
+        authority_wanted: false,
     };
     let node = NodeSpec {
         name: config.name.clone(),

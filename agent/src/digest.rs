@@ -9,10 +9,19 @@ use std::fmt::Write;
 
 use hirsel_model::report::{InstanceFacts, InstanceState, NodeReport, RoleFacts, RoleReport, RoleState};
 use hirsel_model::{AppName, Generation, Incarnation, InstanceId, Revision, RoleName, ServiceName};
-use hirsel_role::LiveNode;
+use hirsel_role::{Certificate, LiveNode};
 
 /// Longest text of one role. Beyond it instances are left out (and the role says so), for a gossip message carries everything.
 const TEXT_BYTES_MAX: usize = 16 << 10;
+
+/// Key under which a node says when its certificate ends, and of which authority it is.
+pub const CERTIFICATE: &str = "cert";
+
+/// `1790000000.3f2a…`: seconds since 1970, and the mark of an authority.
+pub fn read_certificate(text: &str) -> Option<Certificate> {
+    let (ends, of) = text.split_once('.')?;
+    Some(Certificate { ends_s: ends.parse().ok()?, of: of.into() })
+}
 
 /// Keys and values to gossip for `report`.
 pub fn write(report: &NodeReport) -> BTreeMap<String, String> {
@@ -35,6 +44,7 @@ pub fn read(values: &BTreeMap<String, String>) -> LiveNode {
     let mut node = LiveNode {
         generation: Generation(number("gen")),
         load: u8::try_from(number("load")).unwrap_or(10).min(10),
+        certificate: values.get(CERTIFICATE).and_then(|text| read_certificate(text)),
         level: u32::try_from(number("level")).unwrap_or(0),
         incarnation: Incarnation(number("start")),
         ..LiveNode::default()

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
-use crate::admission;
 use crate::shared::Shared;
+use crate::{admission, authority};
 
 /// The kind of call by which a node asks for a new certificate.
 pub const RENEW_CALL: &str = "renew";
@@ -32,6 +32,8 @@ const RETRY_MAX: Duration = Duration::from_secs(3_600);
 /// A new certificate that is not good by this node's clock either is followed by another not sooner: then the clocks differ, and
 /// asking again changes nothing.
 const AGAIN_AFTER: Duration = Duration::from_secs(3_600);
+/// After the authority was replaced, all nodes ask within this for their new certificates: some milliseconds of work for each.
+const SPREAD: Duration = Duration::from_secs(3);
 /// People are told after so many failures in a row: a cluster that was off for a year has no leader at first.
 const TELL_AFTER: u32 = 5;
 /// What telling them may take.
@@ -84,9 +86,18 @@ fn certify(
 pub async fn keep(shared: Arc<Shared>, mut identity: Identity) {
     let mut trouble = Trouble::default();
     let mut next_try = Instant::now();
+    let mut state = shared.control.state();
     loop {
+        let now = state.borrow_and_update().clone();
+        match authority::follow(&shared, &now, &mut identity) {
+            Ok(false) => {}
+            // All nodes learn of it at once; who certifies them should not be asked at once by all.
+            Ok(true) => next_try = Instant::now() + SPREAD.mul_f64(share(shared.world.chance.number())),
+            Err(error) => warn!(error, "the new authority cannot be followed yet"),
+        }
         let age = shared.transport.certificate().age(shared.world.clock.wall());
-        if age != Age::Fresh && Instant::now() >= next_try {
+        let due = age != Age::Fresh || !shared.transport.is_current();
+        if due && Instant::now() >= next_try {
             let pause = match renew(&shared, &mut identity).await {
                 Ok(said) => {
                     let wall = shared.world.clock.wall();
@@ -101,9 +112,15 @@ pub async fn keep(shared: Arc<Shared>, mut identity: Identity) {
         let until_try = next_try.saturating_duration_since(Instant::now());
         tokio::select! {
             () = sleep(if until_try.is_zero() { LOOK_EVERY } else { until_try.min(LOOK_EVERY) }) => {}
+            changed = state.changed() => if changed.is_err() { return },
             () = shared.stop.cancelled() => return,
         }
     }
+}
+
+/// Evenly from 0 to 1.
+fn share(number: u64) -> f64 {
+    f64::from(u32::try_from(number >> 32).unwrap_or(0)) / f64::from(u32::MAX)
 }
 
 /// Asks the leader first, then every other voter and spare.

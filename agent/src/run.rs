@@ -35,7 +35,7 @@ use crate::metrics::Registries;
 use crate::roles::{self, Runtimes};
 use crate::senses::{self, Senses};
 use crate::shared::Shared;
-use crate::{admission, calls, digest, foundation, metrics, recovery, renewal, sealing, secrets};
+use crate::{admission, authority, calls, digest, foundation, metrics, recovery, renewal, sealing, secrets};
 
 /// Handing leadership over and saying goodbye may take so long; then the agent stops anyway.
 const FAREWELL_MAX: Duration = Duration::from_secs(3);
@@ -179,6 +179,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     tasks.spawn(announce(shared.clone(), identity.clone()));
     tasks.spawn(sealing::keep(shared.clone()));
     tasks.spawn(sealing::renew(shared.clone()));
+    tasks.spawn(authority::tend(shared.clone()));
     tasks.spawn(secrets::keep(shared.clone(), values, secrets::own_key(&identity)));
     tasks.spawn(foundation::watch(shared.clone()));
     tasks.spawn(renewal::keep(shared.clone(), identity.clone()));
@@ -390,6 +391,11 @@ async fn keep_report(
             load: step,
             level: feature::BUILT,
         };
+        let certificate = authority::told(&shared);
+        if gossiped.get(digest::CERTIFICATE) != Some(&certificate) {
+            gossip.set(digest::CERTIFICATE, certificate.clone()).await;
+            gossiped.insert(digest::CERTIFICATE.into(), certificate);
+        }
         if **report.borrow() != next {
             next.version += 1;
             for (key, value) in digest::write(&next) {

@@ -16,8 +16,8 @@ use hirsel_model::{NodeId, RoleName, Timestamp};
 use hirsel_role::{Live, LiveNode};
 use tokio::sync::watch;
 
-use crate::digest;
 use crate::shared::Shared;
+use crate::{authority, digest};
 
 /// Each node is pinged by this many neighbours on the ring of ids, besides those who send it traffic.
 const RING_NEIGHBOURS: usize = 3;
@@ -52,7 +52,10 @@ pub async fn watch(shared: Arc<Shared>, mut heard: watch::Receiver<Arc<BTreeMap<
             pinged = wanted;
         }
         let report = own.borrow_and_update().clone();
-        let live = live((me, &report), &now, &members, &answers, leader);
+        let mut live = live((me, &report), &now, &members, &answers, leader);
+        if let Some(own) = live.nodes.get_mut(&me) {
+            own.certificate = digest::read_certificate(&authority::told(&shared));
+        }
         let clock = shared.world.clock.now();
         senses.silent_since.send_modify(|since| note_silence(since, &live, clock));
         senses.live.send_if_modified(|before| {

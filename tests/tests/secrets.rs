@@ -7,9 +7,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use hirsel_tests::cli::Ran;
-use hirsel_tests::cluster::{Cluster, Node, array};
+use hirsel_tests::cluster::{Cluster, MESH_PORT, Node, array, sample};
 use hirsel_tests::executable::hirsel;
 use hirsel_tests::http::Connection;
+use hirsel_tests::load::Load;
 use hirsel_tests::{lacks, wait_for};
 use rustix::process::Signal;
 
@@ -216,4 +217,72 @@ fn a_value_is_taken_from_standard_input_and_from_no_argument() {
     assert_eq!(ran.code, Some(2), "{}", ran.words());
     let ran = cluster.nodes[0].ask(["secret", "rm", "key", "--yes"]);
     assert_eq!(ran.code, Some(0), "{}", ran.words());
+}
+
+#[test]
+fn the_authority_is_replaced_and_no_request_and_nobody_is_turned_away() {
+    let mut cluster = Cluster::start(4);
+    cluster.apply(&sample(3));
+    let home = tempfile::tempdir().unwrap();
+    let person = |words: &[&str]| {
+        let mut command = Command::new(hirsel());
+        command.args(words).arg("--json").current_dir(home.path()).env("XDG_CONFIG_HOME", home.path());
+        hirsel_tests::cli::run(command)
+    };
+    let word = cluster.nodes[0].ask(["token", "new", "--viewer"]).data()["token"].as_str().unwrap().to_owned();
+    let at = cluster.nodes[0].addr(MESH_PORT).to_string();
+    assert_eq!(person(&["login", &at, "--token", &word]).code, Some(0));
+    let logins = || std::fs::read_to_string(home.path().join("hirsel/logins.json")).unwrap();
+    assert!(!logins().contains("authority"));
+
+    // One is away meanwhile.
+    cluster.nodes[3].off();
+    cluster.replaced("n4", SOON);
+    let before = cluster.any().ask(["cert", "list"]).data();
+    let load = Load {
+        targets: cluster.lbs().into_iter().map(|(_, at)| at).collect(),
+        host: "shop.example.com".into(),
+        path: "/".into(),
+        method: "GET",
+        status: 200,
+        rate: 100,
+        connections: 9,
+    };
+    let load = load.start();
+    let ran = cluster.any().ask(["cert", "rotate", "--wait"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.words());
+    let after = cluster.any().ask(["cert", "list"]).data();
+    assert_ne!(before["authorities"][0]["fingerprint"], after["authorities"][0]["fingerprint"]);
+    assert_eq!(after["authorities"][1]["fingerprint"], before["authorities"][0]["fingerprint"]);
+    assert_eq!(after["authorities"][1]["state"], "dropped");
+    // The leader has heard of all certificates by then; whoever answers may hear of the last one a moment later.
+    wait_for("all that are here are certified by the new authority", SOON, || {
+        let nodes = cluster.any().ask(["cert", "list"]).try_data()?["nodes"].clone();
+        let well = array(&nodes).iter().all(|node| node["node"] == "n4" || node["state"] == "ok");
+        if well { Ok(()) } else { Err(nodes.to_string()) }
+    });
+    load.end().assert_sound(50);
+    // Whoever pinned the former authority goes on, and pins the new one.
+    assert_eq!(array(&person(&["members", "--node", &at]).data()).len(), 4);
+    let present = after["authorities"][0]["fingerprint"].as_str().unwrap().to_owned();
+    assert!(logins().contains(&present), "{}", logins());
+    assert_eq!(person(&["members", "--node", &at]).code, Some(0));
+
+    // The one that was away comes back and is certified anew; the token that let the others in, of before the change, is good still.
+    cluster.nodes[3].start(None);
+    cluster.add();
+    cluster.whole();
+    wait_for("all are certified by the new authority", SOON, || {
+        let ran = cluster.any().ask(["cert", "list"]);
+        let nodes = ran.try_data()?["nodes"].clone();
+        if ran.code == Some(0) && array(&nodes).len() == 5 { Ok(()) } else { Err(nodes.to_string()) }
+    });
+    // What was kept is read again.
+    cluster.nodes[1].kill_agent();
+    cluster.nodes[1].start(None);
+    cluster.whole();
+    let again = cluster.any().ask(["cert", "rotate", "--wait"]);
+    assert_eq!(again.code, Some(0), "{}", again.words());
+    assert_eq!(person(&["members", "--node", &at]).code, Some(0));
+    assert!(cluster.any().ask(["doctor"]).data().to_string().contains("\"certificate\""));
 }

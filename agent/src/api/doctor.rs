@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::sight::{Sight, Standing, people_order};
+use super::views::certificates;
 
 /// Clocks further apart than this make the times in logs misleading, and tokens expire early or late.
 const CLOCK_WARN_MS: u64 = 1_000;
@@ -20,8 +21,6 @@ const SPACE_FAIL_BYTES: u64 = 64 << 20;
 /// Every connection is an open file; a load balancer has tens of thousands.
 const FILES_WARN: u64 = 65_536;
 const FILES_FAIL: u64 = 1_024;
-/// A certificate is renewed when a third of its 30 days is over. One with less than this left is not being renewed.
-const CERTIFICATE_WARN_S: u64 = 15 * 86_400;
 /// The wall clock may move this much against the monotonic one while it is looked at.
 const DRIFT_WARN_MS: u64 = 200;
 
@@ -194,11 +193,12 @@ pub fn doctor(sight: &Sight, found: &Findings) -> Doctor {
     let mut checks = host(&me, &found.host);
     if let Some(ends) = found.certificate_ends {
         let left = ends.saturating_sub(found.host.wall.0 / 1000);
-        let grade = Grade::below(left, CERTIFICATE_WARN_S, 1);
+        let grade = Grade::below(left, certificates::LATE_S, 1);
         let value = if left == 0 { "expired".into() } else { format!("good for {} days", left / 86_400) };
         let limit = "renewed when 20 days are left";
         checks.push(check("certificate", &me, grade, value, limit, "hirsel events: why it is not renewed"));
     }
+    checks.extend(late_certificates(sight, &me));
     let mut peers: Vec<&PeerFindings> = found.peers.iter().collect();
     peers.sort_by(|one, other| people_order(&one.name, &other.name));
     for peer in peers {
@@ -208,6 +208,29 @@ pub fn doctor(sight: &Sight, found: &Findings) -> Doctor {
     }
     checks.push(versions(sight, found));
     judged(checks)
+}
+
+/// Certificates of the other nodes that are not as they should be, as those say themselves.
+fn late_certificates(sight: &Sight, me: &str) -> Vec<Check> {
+    let all = certificates::certificates(sight).nodes;
+    let late = all.into_iter().filter(|it| it.node != me && matches!(it.state.as_str(), "late" | "expired" | "former"));
+    let told = late.map(|it| {
+        let grade = if it.state == "expired" { Grade::Failed } else { Grade::Warning };
+        let ends = it.ends_at.unwrap_or_default();
+        let value = match it.state.as_str() {
+            "former" => "of an authority that was replaced".into(),
+            state => format!("{state}: it ends at {ends}"),
+        };
+        check(
+            "certificate",
+            &it.node,
+            grade,
+            value,
+            "renewed when 20 days are left",
+            "hirsel events: why it is not renewed",
+        )
+    });
+    told.collect()
 }
 
 /// Judges what was found on a host that is no member yet.

@@ -47,6 +47,8 @@ use super::handlers::{changes, evolve, nodes, people, reads, recover, secrets, s
         secrets::set,
         secrets::remove,
         secrets::rotate,
+        secrets::certificates,
+        secrets::rotate_authority,
     )
 )]
 struct Document;

@@ -150,6 +150,7 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/upgrade", get(evolve::upgrade))
         .route("/v1/secrets", get(secrets::list))
         .route("/v1/sealing", get(secrets::sealing))
+        .route("/v1/certificates", get(secrets::certificates))
         .route("/v1/openapi.json", get(reads::openapi))
         .fallback(reads::nothing);
     let operate = Router::new()
@@ -171,7 +172,8 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/upgrade/finish", post(evolve::finish))
         .route("/v1/recover", get(recover::plan).post(recover::recover))
         .route("/v1/webhook", put(people::set_webhook))
-        .route("/v1/sealing/rotate", post(secrets::rotate));
+        .route("/v1/sealing/rotate", post(secrets::rotate))
+        .route("/v1/certificates/rotate", post(secrets::rotate_authority));
     let guarded =
         |router: Router<AgentState>, need: Need| router.layer(from_fn_with_state((agent.clone(), need), guard));
     guarded(look, Need::Look)

@@ -60,7 +60,7 @@ Act      apply        create or update an application
          scale, restart, rollback, stop, start, rm change an application
          drain, cordon, uncordon, forget           change a node
          role, webhook             prefer a node for a role, or move a slot; whom to tell of losses
-         secret       values that programs need and nobody shall see (set, list, rm, rotate)
+         secret, cert              values that nobody shall see; certificates and their authority
          upgrade, support-bundle   go to another build; all that a helper needs, in one file
          recover      go on where a majority of the voters is lost for good
 Shell    completions, man, install   the last one writes a systemd unit
@@ -224,6 +224,9 @@ pub enum Verb {
     /// Set, list and remove values that programs need and nobody shall see
     #[command(after_help = SECRET_HELP)]
     Secret(SecretCommand),
+    /// Show the certificates of nodes and their authority, or replace the authority
+    #[command(after_help = "Example: hirsel cert list\n         hirsel cert rotate --wait")]
+    Cert(CertCommand),
     /// Say whom to tell when less can be lost than before
     #[command(after_help = "Example: hirsel webhook set https://example.com/hook")]
     Webhook(WebhookCommand),

@@ -39,6 +39,8 @@ pub enum Target {
         addr: SocketAddr,
         /// A token for people.
         token: String,
+        /// Fingerprint of the authority to believe; the one of the token when none was seen since.
+        pin: Option<[u8; 32]>,
     },
 }
 
@@ -164,8 +166,8 @@ impl Client {
                 Ok(Err(error)) => Err(self.unreachable(&error.to_string())),
                 Err(_) => Err(self.unreachable("it does not accept")),
             },
-            Target::Network { addr, token } => {
-                let token: JoinToken = token.parse().map_err(|error: hirsel_mesh::identity::TokenError| {
+            Target::Network { addr, token: word, pin } => {
+                let token: JoinToken = word.parse().map_err(|error: hirsel_mesh::identity::TokenError| {
                     ApiError::new(Code::Usage, error.to_string())
                 })?;
                 // A client keeps nothing on disk, and whoever else asks at the same time has a folder too.
@@ -173,10 +175,16 @@ impl Client {
                 let world = real::world(&folder)
                     .map_err(|error| ApiError::new(Code::Failed, format!("cannot reach out: {error}")))?;
                 let _ = std::fs::remove_dir_all(&folder);
-                let connected = timeout(CONNECT_WITHIN, connect_https(&world, *addr, token.ca_fingerprint)).await;
-                connected
+                let pinned = pin.unwrap_or(token.ca_fingerprint);
+                let connected = timeout(CONNECT_WITHIN, connect_https(&world, *addr, pinned)).await;
+                let (stream, of) = connected
                     .map_err(|_| self.unreachable("it does not accept"))?
-                    .map_err(|error| ApiError::new(Code::Unreachable, error.to_string()))
+                    .map_err(|error| ApiError::new(Code::Unreachable, error.to_string()))?;
+                if let Some(of) = of.filter(|of| *of != pinned) {
+                    // The authority was replaced, and the one that was pinned vouches for the new one: from now on only that is believed.
+                    super::target::pin(word, of);
+                }
+                Ok(stream)
             }
         }
     }

@@ -48,7 +48,7 @@ pub async fn login(json: bool, args: &LoginArgs) -> Result<Done, ApiError> {
         ApiError::new(Code::Usage, error.to_string())
             .next("on a host of the cluster: hirsel token new --viewer (or --operator, --admin)")
     })?;
-    let client = Client::new(Target::Network { addr, token: token.to_string() });
+    let client = Client::new(Target::Network { addr, token: token.to_string(), pin: None });
     let envelope = client.get::<Status>("/v1/status").await?.envelope;
     let path =
         remember(addr, &token.to_string()).map_err(|error| failed(&format!("cannot remember the login: {error}")))?;

@@ -30,7 +30,7 @@ mod tests;
 pub use args::{Cli, DevCommand, DevVerb, HiddenArgs, Verb};
 
 use crate::api::error::{ApiError, Code};
-use args::{RoleVerb, SecretVerb, TokenVerb};
+use args::{CertVerb, RoleVerb, SecretVerb, TokenVerb};
 
 /// How a verb ended, when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +125,10 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
             SecretVerb::List => secret::list(&client, json).await,
             SecretVerb::Rm(args) => secret::remove(&client, json, args).await,
             SecretVerb::Rotate(change) => secret::rotate(&client, json, change).await,
+        },
+        Verb::Cert(cert) => match &cert.verb {
+            CertVerb::List => secret::certificates(&client, json).await,
+            CertVerb::Rotate(change) => secret::rotate_authority(&client, json, change).await,
         },
         Verb::Webhook(webhook) => act::webhook(&client, json, &webhook.verb).await,
         Verb::Token(token) => match &token.verb {

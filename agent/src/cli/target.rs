@@ -132,6 +132,34 @@ struct Logins {
 struct Login {
     addr: SocketAddr,
     token: String,
+    /// Fingerprint of the cluster's authority, in hexadecimal digits, when it is not the one of the token any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    authority: Option<String>,
+}
+
+impl Login {
+    fn pin(&self) -> Option<[u8; 32]> {
+        let digits = self.authority.as_ref().filter(|digits| digits.is_ascii() && digits.len() == 64)?;
+        let mut print = [0; 32];
+        for (at, byte) in print.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).ok()?;
+        }
+        Some(print)
+    }
+}
+
+/// Believes only the authority with this fingerprint from now on where `token` is used. What cannot be written is learned again.
+pub fn pin(token: &str, authority: [u8; 32]) {
+    let mut logins = read_logins();
+    let digits: String = authority.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut changed = false;
+    for login in logins.logins.iter_mut().filter(|login| login.token == token) {
+        changed |= login.authority.as_ref() != Some(&digits);
+        login.authority = Some(digits.clone());
+    }
+    if changed {
+        let _ = write_logins(&logins);
+    }
 }
 
 /// Nobody uses more clusters than this from one account; older logins are dropped.
@@ -148,7 +176,8 @@ fn logged_in(node: Option<&str>) -> Result<Client, ApiError> {
     let logins = read_logins().logins;
     let Some(node) = node else {
         let last = logins.into_iter().next().ok_or_else(nowhere)?;
-        return Ok(Client::new(Target::Network { addr: last.addr, token: last.token }));
+        let pin = last.pin();
+        return Ok(Client::new(Target::Network { addr: last.addr, token: last.token, pin }));
     };
     let addr = parse_addr(node).map_err(|_| {
         ApiError::new(Code::Usage, format!("{node:?} is neither an address nor a node of a development cluster here"))
@@ -159,7 +188,8 @@ fn logged_in(node: Option<&str>) -> Result<Client, ApiError> {
     let token = std::env::var("HIRSEL_TOKEN").ok().or(exact).ok_or_else(|| {
         ApiError::new(Code::Unauthorized, format!("no token for {addr}")).next(format!("hirsel login {addr} --token T"))
     })?;
-    Ok(Client::new(Target::Network { addr, token }))
+    let pin = logins.iter().find(|login| login.token == token).and_then(Login::pin);
+    Ok(Client::new(Target::Network { addr, token, pin }))
 }
 
 fn logins_path() -> Option<PathBuf> {
@@ -175,17 +205,23 @@ fn read_logins() -> Logins {
 
 /// Remembers a login, readable by its owner only.
 pub fn remember(addr: SocketAddr, token: &str) -> io::Result<PathBuf> {
-    let path = logins_path().ok_or_else(|| io::Error::other("neither HOME nor XDG_CONFIG_HOME is set"))?;
     let mut logins = read_logins();
+    // What was learned of the authority while logging in, or before with this token, is kept.
+    let authority = logins.logins.iter().find(|login| login.token == token).and_then(|login| login.authority.clone());
     logins.logins.retain(|login| login.addr != addr);
-    logins.logins.insert(0, Login { addr, token: token.into() });
+    logins.logins.insert(0, Login { addr, token: token.into(), authority });
     logins.logins.truncate(LOGINS_MAX);
+    write_logins(&logins)
+}
+
+fn write_logins(logins: &Logins) -> io::Result<PathBuf> {
+    let path = logins_path().ok_or_else(|| io::Error::other("neither HOME nor XDG_CONFIG_HOME is set"))?;
     if let Some(folder) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
     let fresh = path.with_extension("new");
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-    file.write_all(&serde_json::to_vec_pretty(&logins)?)?;
+    file.write_all(&serde_json::to_vec_pretty(logins)?)?;
     file.sync_all()?;
     fs::rename(&fresh, &path)?;
     Ok(path)

@@ -82,6 +82,8 @@ fn every_verb_of_the_contract_parses() {
         "secret list",
         "secret rm key --app shop --yes",
         "secret rotate --wait",
+        "cert list",
+        "cert rotate --wait --plan",
         "members --all",
         "completions bash",
         "man",

@@ -11,6 +11,7 @@ use super::look::escape;
 use super::output::note;
 use crate::api::error::{ApiError, Code};
 use crate::api::views::apps::{App, Instance};
+use crate::api::views::certificates::Certificates;
 use crate::api::views::members::Member;
 use crate::api::views::roles::RoleSlot;
 use crate::api::views::secrets::{Sealing, Secret};
@@ -31,6 +32,8 @@ pub enum Goal {
     SecretSettled(String, Option<String>),
     /// Secrets are sealed with another key than this.
     Resealed(Option<String>),
+    /// Nodes are certified by another authority than this, and no live one by a former.
+    Certified(Option<String>),
     /// No instance of the application is left.
     AppGone(String),
     /// The node holds nothing.
@@ -108,6 +111,17 @@ async fn look(client: &Client, goal: &Goal) -> Result<Progress, ApiError> {
             Ok(match Some(&now.key) != before.as_ref() && !now.wanted {
                 true => Progress::Reached,
                 false => Progress::Missing("the leader hands the new key round".into()),
+            })
+        }
+        Goal::Certified(before) => {
+            let now = client.get::<Certificates>("/v1/certificates").await?.envelope.data;
+            let is_new = now.authorities.first().map(|present| &present.fingerprint) != before.as_ref();
+            Ok(match is_new && !now.authorities.iter().any(|authority| authority.state == "former") {
+                true => Progress::Reached,
+                false => {
+                    let count = now.nodes.iter().filter(|node| node.state == "former").count();
+                    Progress::Missing(format!("{count} nodes have no certificate of the new authority yet"))
+                }
             })
         }
         Goal::AppSettled(app) => {

@@ -48,6 +48,9 @@ pub struct Identity {
     /// Certificate of the cluster's authority, DER.
     #[serde(with = "serde_bytes")]
     pub ca: Vec<u8>,
+    /// Authorities before that one, which some may still know it by.
+    #[serde(default)]
+    pub former: Vec<Former>,
     /// Its own certificate, DER.
     #[serde(with = "serde_bytes")]
     pub cert: Vec<u8>,
@@ -58,6 +61,19 @@ pub struct Identity {
     pub reset_seed: [u8; 32],
     /// Restart counter. Raised and saved before anything else at every start.
     pub incarnation: Incarnation,
+}
+
+/// An authority that was replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Former {
+    /// Its certificate, DER.
+    #[serde(with = "serde_bytes")]
+    pub ca: Vec<u8>,
+    /// The key of the next one, certified by it, DER.
+    #[serde(with = "serde_bytes")]
+    pub successor: Vec<u8>,
+    /// Nobody should have a certificate of it any more.
+    pub dropped: bool,
 }
 
 /// Something about an identity, a certificate or a key that is not as it must be.
@@ -96,6 +112,12 @@ impl Identity {
         let identity: Identity = codec::decode(&bytes).map_err(|error| damaged(error.to_string()))?;
         identity.check().map_err(|error| damaged(error.to_string()))?;
         Ok(Some(identity))
+    }
+
+    /// Whether the authority with this fingerprint is the cluster's, or was.
+    pub fn knows_authority(&self, print: &[u8; 32]) -> bool {
+        let former = self.former.iter().map(|former| &former.ca);
+        former.chain([&self.ca]).any(|ca| fingerprint(ca) == *print)
     }
 
     /// Keeps the identity, durably.

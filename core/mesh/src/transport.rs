@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::identity::{Certified, Identity, IdentityError, certified, common_name};
+use crate::identity::{Certified, Former, Identity, IdentityError, certified, common_name};
 use crate::seam::{BoxStream, World};
 
 mod call;
@@ -334,15 +334,28 @@ impl Transport {
         self.shared.tls.shown().expect("only checked certificates are shown")
     }
 
+    /// Whether the certificate that is shown is of the cluster's present authority.
+    pub fn is_current(&self) -> bool {
+        self.shared.tls.is_current()
+    }
+
+    /// Believes this authority and those before it from now on, and shows them. Connections that are up stay up.
+    pub fn follow_authority(&self, ca: Vec<u8>, former: Vec<Former>) -> Result<(), TransportError> {
+        self.shared.tls.alter(|identity| (identity.ca, identity.former) = (ca, former))
+    }
+
     /// Whether `certificate` may follow the one that is shown: of this node and its key, signed by the cluster's authority, and good
     /// for longer, unless the present one is not good by this node's clock.
     pub fn check_renewal(&self, certificate: &[u8]) -> Result<Certified, TransportError> {
         let renewed = Identity { cert: certificate.to_vec(), ..self.shared.identity.clone() };
         renewed.check()?;
         self.shared.tls.is_signed(certificate)?;
+        // One of a former authority is followed by any of the present one.
+        let is_current = self.is_current();
         let (now, next) = (self.certificate(), certified(certificate, &self.shared.identity.cluster)?);
         let second = self.shared.world.clock.wall().0 / 1000;
-        if (now.not_before..=now.not_after).contains(&second) && next.not_after <= now.not_after {
+        let is_good = is_current && (now.not_before..=now.not_after).contains(&second);
+        if is_good && next.not_after <= now.not_after {
             let why = format!("it ends at {}, the present one at {}", next.not_after, now.not_after);
             return Err(IdentityError::Certificate(why).into());
         }
@@ -352,7 +365,7 @@ impl Transport {
     /// Shows this certificate from now on, if [`Transport::check_renewal`] lets it. Connections that are up stay up.
     pub fn renew(&self, certificate: Vec<u8>) -> Result<Certified, TransportError> {
         let said = self.check_renewal(&certificate)?;
-        self.shared.tls.present(&Identity { cert: certificate, ..self.shared.identity.clone() })?;
+        self.shared.tls.alter(|identity| identity.cert = certificate)?;
         Ok(said)
     }
 

@@ -20,6 +20,7 @@ use crate::time::WallTime;
 
 mod apply;
 mod apps;
+pub mod authority;
 pub mod limits;
 mod nodes;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub mod secrets;
 mod tests;
 mod tokens;
 
+pub use authority::{FORMER_AUTHORITIES_MAX, FormerAuthority, NewAuthority};
 pub use secrets::{Resealed, SEALING_KEY, Sealing};
 
 /// Everything that is strong and small.
@@ -97,14 +99,29 @@ pub struct ClusterInfo {
     /// Which foundation of it this is.
     #[serde(default, skip_serializing_if = "crate::spec::is_default")]
     pub tag: Tag,
+    /// Authorities before the present one, the latest at the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former: Vec<FormerAuthority>,
+    /// An operator wants another authority.
+    #[serde(default, skip_serializing_if = "crate::spec::is_default")]
+    pub authority_wanted: bool,
 }
 
 /// The cluster of a state that nothing was written to yet: whoever founds it starts with all that its build understands.
 impl Default for ClusterInfo {
     fn default() -> Self {
         let (id, ca, sealed_ca_key) = Default::default();
-        let feature_level = crate::feature::BUILT;
-        Self { id, ca, sealed_ca_key, feature_level, webhook: None, sealing: Sealing::default(), tag: Tag::default() }
+        Self {
+            id,
+            ca,
+            sealed_ca_key,
+            feature_level: crate::feature::BUILT,
+            webhook: None,
+            sealing: Sealing::default(),
+            tag: Tag::default(),
+            former: Vec::new(),
+            authority_wanted: false,
+        }
     }
 }
 
@@ -294,6 +311,18 @@ pub enum Command {
         survivor: NodeId,
         /// Nodes that are given up: they are no members any more.
         lost: BTreeSet<NodeId>,
+    },
+    /// Asks the leader for a new authority.
+    RotateAuthority,
+    /// A new authority certifies from now on.
+    ReplaceAuthority {
+        /// It.
+        new: NewAuthority,
+    },
+    /// Every live node has a certificate of the present authority: this former one is not needed any more.
+    DropAuthority {
+        /// Its certificate, DER.
+        ca: Sealed,
     },
     /// The leader decided.
     Adopt {

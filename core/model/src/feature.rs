@@ -83,6 +83,9 @@ pub fn needed(command: &Command) -> Need {
             Need::of(2, "a secret")
         }
         Command::Recover { .. } => Need::of(2, "a new foundation of the control group"),
+        Command::RotateAuthority | Command::ReplaceAuthority { .. } | Command::DropAuthority { .. } => {
+            Need::of(2, "a new authority")
+        }
         Command::ApplyApp { app: _, spec } => app(spec),
         Command::SetRole { role: _, spec } => role(spec),
         Command::Adopt { base: _, spec_index: _, change, events: _ } => plan_change(change),

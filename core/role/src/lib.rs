@@ -130,12 +130,23 @@ pub struct LiveNode {
     pub facts: BTreeMap<RoleName, RoleFacts>,
     /// How far each of its roles is.
     pub roles: BTreeMap<RoleName, RoleReport>,
+    /// The certificate it shows, once it has said so.
+    pub certificate: Option<Certificate>,
     /// Use of its scarcest resource in tenths.
     pub load: u8,
     /// The feature level its build reports; zero for none.
     pub level: u32,
     /// The start of the agent that says all this; zero from a build that does not tell.
     pub incarnation: Incarnation,
+}
+
+/// What a node says of its certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Certificate {
+    /// When it ends, in seconds since 1970.
+    pub ends_s: u64,
+    /// By what its authority is recognized; another word when it is a former one.
+    pub of: String,
 }
 
 /// Ways to instances on other nodes, through the one port of the mesh.

@@ -311,6 +311,29 @@ pub struct SecretArgs {
     pub change: ChangeArgs,
 }
 
+/// `cert list|rotate`
+#[derive(Args, Clone, Debug)]
+pub struct CertCommand {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: CertVerb,
+}
+
+/// What to do with certificates.
+#[derive(Subcommand, Clone, Debug)]
+pub enum CertVerb {
+    /// List the authorities, and until when the certificate of each node is good
+    #[command(
+        after_help = "Example: hirsel cert list --json\nExit status: 3 if a certificate is late, expired or not known"
+    )]
+    List,
+    /// Replace the authority: every node gets a new certificate, and nothing stops
+    #[command(after_help = "Example: hirsel cert rotate --wait\n\n\
+        Tokens and logins stay good: the old authority signs the new one, and whoever pinned it follows that.\n\
+        The last 3 authorities are remembered for that; their private keys are forgotten at once.")]
+    Rotate(ChangeArgs),
+}
+
 /// `webhook set|rm`
 #[derive(Args, Clone, Debug)]
 pub struct WebhookCommand {

@@ -61,6 +61,7 @@ impl Herd {
                 node: NodeId(node),
                 name: format!("n{node}").parse().unwrap(),
                 ca: authority.certificate().to_vec(),
+                former: Vec::new(),
                 cert: authority.issue(NodeId(node), &cluster, &key.csr(), scratch.clock.wall()).unwrap(),
                 key: key.pkcs8().to_vec(),
                 reset_seed,

@@ -86,6 +86,34 @@ impl Authority {
         Authority { certificate: certificate.der().to_vec(), key }
     }
 
+    /// The authority that shall follow this one, and its key certified by this one: whoever knows only this one can follow.
+    pub fn succeed(
+        &self,
+        cluster: &ClusterId,
+        chance: &dyn Chance,
+        wall: WallTime,
+    ) -> Result<(Authority, Vec<u8>), IdentityError> {
+        let key = NodeKey::generate(chance);
+        let mark: String = sha256(&[&key.public()])[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+        let params = |basic, what: &[u8]| {
+            let mut params = valid(wall, AUTHORITY_LIFE);
+            params.is_ca = IsCa::Ca(basic);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+            params.distinguished_name.push(DnType::CommonName, format!("hirsel authority of {cluster} ({mark})"));
+            params.serial_number = Some(serial(&[what, &key.public()]));
+            params
+        };
+        let refused = |error: rcgen::Error| IdentityError::Request(error.to_string());
+        let own = params(BasicConstraints::Constrained(0), b"authority").self_signed(&key.0).map_err(refused)?;
+        // Others may follow it in turn, so the length of the path is not bound.
+        let mut successor = params(BasicConstraints::Unconstrained, b"successor");
+        successor.use_authority_key_identifier_extension = true;
+        let ca = CertificateDer::from(self.certificate.as_slice());
+        let issuer = Issuer::from_ca_cert_der(&ca, &self.key.0).map_err(refused)?;
+        let successor = successor.signed_by(&key.0, &issuer).map_err(refused)?.der().to_vec();
+        Ok((Authority { certificate: own.der().to_vec(), key }, successor))
+    }
+
     /// Its certificate, DER.
     pub fn certificate(&self) -> &[u8] {
         &self.certificate

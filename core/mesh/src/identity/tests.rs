@@ -38,6 +38,7 @@ fn identity(authority: &Authority, node: u64) -> Identity {
         node: NodeId(node),
         name: format!("n{node}").parse().unwrap(),
         ca: authority.certificate().to_vec(),
+        former: Vec::new(),
         cert: authority.issue(NodeId(node), &cluster(), &key.csr(), WALL).unwrap(),
         key: key.pkcs8().to_vec(),
         reset_seed: [7; 32],

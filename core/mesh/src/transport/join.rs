@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use rustls::CertificateError;
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -22,7 +22,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::{debug, error};
 
 use super::Shared;
-use super::tls::{Alpn, Buffered, buffered, newcomer};
+use super::tls::{Alpn, Buffered, buffered, issuer, newcomer};
 use crate::identity::JoinToken;
 use crate::seam::{BoxStream, World};
 
@@ -90,7 +90,7 @@ pub async fn join_request(
     request: Vec<u8>,
 ) -> Result<Vec<u8>, JoinError> {
     let not_an_agent = |source| JoinError::NotAnAgent { addr: seed, source };
-    let mut stream = connect(world, seed, token.ca_fingerprint, Alpn::Join).await?;
+    let (mut stream, _) = connect(world, seed, token.ca_fingerprint, Alpn::Join).await?;
     let asked = async {
         let length = u32::try_from(request.len()).map_err(io::Error::other)?;
         stream.write_all(&[&length.to_be_bytes(), request.as_slice()].concat()).await?;
@@ -106,8 +106,13 @@ pub async fn join_request(
     }
 }
 
-/// An HTTPS connection to a member of the cluster whose authority has this fingerprint.
-pub async fn connect_https(world: &World, addr: SocketAddr, ca_fingerprint: [u8; 32]) -> Result<BoxStream, JoinError> {
+/// An HTTPS connection to a member of the cluster whose authority has this fingerprint, or had it. With it comes the fingerprint of the
+/// authority that the member's certificate is of: whoever pinned one that was replaced may go on with that.
+pub async fn connect_https(
+    world: &World,
+    addr: SocketAddr,
+    ca_fingerprint: [u8; 32],
+) -> Result<(BoxStream, Option<[u8; 32]>), JoinError> {
     connect(world, addr, ca_fingerprint, Alpn::Http).await
 }
 
@@ -116,7 +121,7 @@ async fn connect(
     addr: SocketAddr,
     ca_fingerprint: [u8; 32],
     alpn: Alpn,
-) -> Result<BoxStream, JoinError> {
+) -> Result<(BoxStream, Option<[u8; 32]>), JoinError> {
     let late = |_| JoinError::Unreachable { addr, source: io::Error::from(io::ErrorKind::TimedOut) };
     let config = newcomer(world, ca_fingerprint, alpn)
         .map_err(|error| JoinError::NotAnAgent { addr, source: io::Error::other(error) })?;
@@ -125,7 +130,11 @@ async fn connect(
     let name = ServerName::try_from(SERVER_NAME).expect("a constant DNS name");
     let tls = timeout(CONNECT_WITHIN, TlsConnector::from(Arc::new(config)).connect(name, buffered(stream)));
     match tls.await.map_err(late)? {
-        Ok(tls) => Ok(Box::new(tls)),
+        Ok(tls) => {
+            let now = UnixTime::since_unix_epoch(Duration::from_millis(world.clock.wall().0));
+            let of = issuer(tls.get_ref().1.peer_certificates().unwrap_or_default(), now);
+            Ok((Box::new(tls), of))
+        }
         Err(error) if is_unknown_issuer(&error) => Err(JoinError::AnotherCluster { addr }),
         Err(source) => Err(JoinError::NotAnAgent { addr, source }),
     }

@@ -10,6 +10,7 @@ use crate::identity::{Authority, NodeKey, draw_cluster_id};
 use crate::seam::Clock;
 use crate::seam::real::{FolderDisk, OsClock, OsNet};
 
+mod authorities;
 mod calls;
 mod doors;
 mod garbage;
@@ -81,6 +82,7 @@ impl Herd {
             node,
             name: format!("n{node}").parse().unwrap(),
             ca: self.authority.certificate().to_vec(),
+            former: Vec::new(),
             cert: self.authority.issue(node, &self.cluster, &key.csr(), self.clock.wall()).unwrap(),
             key: key.pkcs8().to_vec(),
             reset_seed,

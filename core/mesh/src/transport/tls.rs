@@ -4,7 +4,8 @@
 //! start, and a host whose clock is wrong must not vanish. Sessions are never resumed: a resumed one would not show its certificate.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hirsel_model::{ClusterId, NodeId};
@@ -50,6 +51,10 @@ pub(super) struct Tls {
     clock: Arc<WallSource>,
     presenter: Arc<Presenter>,
     verifier: Arc<PeerVerifier>,
+    /// What is shown and believed now: certificate and authorities change while the agent runs.
+    identity: Mutex<Identity>,
+    /// The certificate that is shown is of the present authority.
+    is_current: AtomicBool,
     pub(super) door_server: Arc<ServerConfig>,
     pub(super) join_server: Arc<ServerConfig>,
     pub(super) https_server: Arc<ServerConfig>,
@@ -65,14 +70,10 @@ impl Tls {
         let wrong = |error: Error| TransportError::Tls(error.to_string());
         let provider = provider();
         let clock = Arc::new(WallSource(world.clock.clone()));
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from(identity.ca.clone())).map_err(wrong)?;
         let presenter = Arc::new(Presenter::new(&provider, identity)?);
-        let hints = roots.subjects();
         let verifier = Arc::new(PeerVerifier {
             cluster: identity.cluster.clone(),
-            roots,
-            hints,
+            trust: Arc::new(RwLock::new(Arc::new(Trust::new(identity)?))),
             peers,
             provider: provider.clone(),
             clients: Clients::Members,
@@ -81,7 +82,7 @@ impl Tls {
         let server = |clients: Option<Arc<PeerVerifier>>, alpn: &[u8]| {
             server_config(&provider, &clock, presenter.clone(), clients, alpn).map_err(wrong)
         };
-        Ok(Tls {
+        let tls = Tls {
             door_server: server(Some(verifier.clone()), DOOR)?,
             join_server: server(None, JOIN)?,
             https_server: server(Some(anybody), HTTP)?,
@@ -93,12 +94,23 @@ impl Tls {
             clock,
             presenter,
             verifier,
-        })
+            identity: Mutex::new(identity.clone()),
+            is_current: AtomicBool::default(),
+        };
+        tls.is_current.store(tls.is_signed(&identity.cert).is_ok(), Ordering::Relaxed);
+        Ok(tls)
     }
 
-    /// Shows the certificate of `identity` from now on.
-    pub(super) fn present(&self, identity: &Identity) -> Result<(), TransportError> {
-        self.presenter.current.send_replace(certified_key(&self.provider, identity)?);
+    /// Changes what is shown and believed from now on. Nothing changes when it cannot be used.
+    pub(super) fn alter(&self, alter: impl FnOnce(&mut Identity)) -> Result<(), TransportError> {
+        let mut held = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = held.clone();
+        alter(&mut next);
+        let (shown, trust) = (certified_key(&self.provider, &next)?, Trust::new(&next)?);
+        *self.verifier.trust.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(trust);
+        self.presenter.current.send_replace(shown);
+        self.is_current.store(self.is_signed(&next.cert).is_ok(), Ordering::Relaxed);
+        *held = next;
         Ok(())
     }
 
@@ -107,10 +119,16 @@ impl Tls {
         self.owner(&self.presenter.current.borrow().cert)
     }
 
-    /// Whether the cluster's authority signed this certificate, whatever its dates say.
+    /// Whether the certificate that is shown is of the present authority.
+    pub(super) fn is_current(&self) -> bool {
+        self.is_current.load(Ordering::Relaxed)
+    }
+
+    /// Whether the cluster's present authority signed this certificate, whatever its dates say.
     pub(super) fn is_signed(&self, certificate: &[u8]) -> Result<(), TransportError> {
         let now = UnixTime::since_unix_epoch(Duration::from_millis(self.clock.0.wall().0));
-        let signed = signed_by(&CertificateDer::from(certificate), &self.verifier.roots, &self.provider, now);
+        let trust = self.verifier.trust();
+        let signed = signed_by(&CertificateDer::from(certificate), &trust.present, &[], &self.provider, now);
         signed.map(drop).map_err(|error| TransportError::Tls(error.to_string()))
     }
 
@@ -120,6 +138,12 @@ impl Tls {
         let server = server_config(provider, clock, self.presenter.clone(), Some(self.verifier.clone()), MESH)?;
         let client = client_config(provider, clock, self.verifier.clone(), Some(self.presenter.clone()), MESH)?;
         Ok((server, client))
+    }
+
+    /// What is shown and believed now.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> Identity {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// HTTPS as a member.
@@ -242,8 +266,10 @@ impl Presenter {
 fn certified_key(provider: &CryptoProvider, identity: &Identity) -> Result<Arc<CertifiedKey>, TransportError> {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key.clone()));
     let key = provider.key_provider.load_private_key(key).map_err(|error| TransportError::Tls(error.to_string()))?;
-    // The authority is shown as well: a newcomer knows only its fingerprint.
-    let chain = vec![CertificateDer::from(identity.cert.clone()), CertificateDer::from(identity.ca.clone())];
+    // The authority is shown as well: a newcomer knows only its fingerprint; and those before it, for whoever knows one of them.
+    let former = identity.former.iter().rev().flat_map(|former| [&former.successor, &former.ca]);
+    let chain = [&identity.cert, &identity.ca].into_iter().chain(former);
+    let chain = chain.map(|der| CertificateDer::from(der.clone())).collect();
     Ok(Arc::new(CertifiedKey::new(chain, key)))
 }
 
@@ -278,31 +304,107 @@ enum Clients {
     Anybody,
 }
 
+/// Whose signatures count.
+#[derive(Debug)]
+struct Trust {
+    /// Those of the present authority.
+    present: RootCertStore,
+    /// Those of the ones before it: on certificates of nodes that have not got a new one yet.
+    former: RootCertStore,
+    /// Those of the ones that nobody should need any more: a node that was away may, and is believed for its pinned key.
+    dropped: RootCertStore,
+}
+
+impl Trust {
+    fn new(identity: &Identity) -> Result<Trust, TransportError> {
+        let store = |authorities: Vec<&Vec<u8>>| {
+            let mut store = RootCertStore::empty();
+            for ca in authorities {
+                let added = store.add(CertificateDer::from(ca.clone()));
+                added.map_err(|error| TransportError::Tls(error.to_string()))?;
+            }
+            Ok::<_, TransportError>(store)
+        };
+        let of = |dropped| identity.former.iter().filter(move |it| it.dropped == dropped).map(|it| &it.ca).collect();
+        Ok(Trust { present: store(vec![&identity.ca])?, former: store(of(false))?, dropped: store(of(true))? })
+    }
+
+    /// Whether a certificate is of one of them, and what is to be said about it. The chain is what came with it: it leads from an
+    /// authority that is newer than all that are known here to one that is.
+    fn verify(
+        &self,
+        certificate: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        provider: &CryptoProvider,
+        now: UnixTime,
+    ) -> Result<Verified, Error> {
+        let by = |roots| signed_by(certificate, roots, chain, provider, now);
+        let present = by(&self.present);
+        match (&present, self.former.is_empty() && self.dropped.is_empty()) {
+            (Ok(Dates::Hold), _) => return Ok(Verified::Well),
+            (Ok(Dates::DoNotHold), _) => return Ok(Verified::Dates),
+            (Err(_), true) => return present.map(|_| Verified::Well),
+            (Err(_), false) => {}
+        }
+        match (by(&self.former), by(&self.dropped)) {
+            (Ok(Dates::Hold), _) => Ok(Verified::Well),
+            (Ok(Dates::DoNotHold), _) => Ok(Verified::Dates),
+            (Err(_), Ok(_)) => Ok(Verified::Dropped),
+            (Err(_), Err(_)) => present.map(|_| Verified::Well),
+        }
+    }
+}
+
+/// What is to be said of a certificate that is accepted if its key is pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verified {
+    /// Nothing.
+    Well,
+    /// Its dates do not hold.
+    Dates,
+    /// Its authority was replaced, and all others have followed.
+    Dropped,
+}
+
 /// Accepts the members of the cluster, in both directions.
 #[derive(Clone, Debug)]
 struct PeerVerifier {
     cluster: ClusterId,
-    roots: RootCertStore,
-    hints: Vec<DistinguishedName>,
+    trust: Arc<RwLock<Arc<Trust>>>,
     peers: watch::Receiver<Arc<Peers>>,
     provider: Arc<CryptoProvider>,
     clients: Clients,
 }
 
 impl PeerVerifier {
-    fn verify(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Result<NodeId, Error> {
+    fn trust(&self) -> Arc<Trust> {
+        self.trust.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn verify(
+        &self,
+        certificate: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<NodeId, Error> {
         let said = certified(certificate, &self.cluster).map_err(|error| {
             debug!(%error, "peer refused");
             Error::InvalidCertificate(CertificateError::BadEncoding)
         })?;
-        let dates = signed_by(certificate, &self.roots, &self.provider, now)?;
+        let verified = self.trust().verify(certificate, chain, &self.provider, now)?;
         // Last, so that only who is really certified is told apart in the log.
         if !self.peers.borrow().pins(said.node, &said.key) {
             debug!(node = %said.node, "peer refused: its key is not pinned");
             return Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure));
         }
-        if dates == Dates::DoNotHold {
-            warn!(node = %said.node, "certificate's dates do not hold, accepted because its key is pinned; check the clocks");
+        match verified {
+            Verified::Well => {}
+            Verified::Dates => {
+                warn!(node = %said.node, "certificate's dates do not hold, accepted because its key is pinned; check the clocks");
+            }
+            Verified::Dropped => {
+                warn!(node = %said.node, "certificate is of a former authority, accepted because its key is pinned; it gets a new one");
+            }
         }
         Ok(said.node)
     }
@@ -321,12 +423,12 @@ impl ServerCertVerifier for PeerVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
+        chain: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let node = self.verify(end_entity, now)?;
+        let node = self.verify(end_entity, chain, now)?;
         if server_name.to_str() != common_name(&self.cluster, node) {
             return Err(Error::InvalidCertificate(CertificateError::NotValidForName));
         }
@@ -362,16 +464,17 @@ impl ClientCertVerifier for PeerVerifier {
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &self.hints
+        // Members have one certificate to show, whoever asks.
+        &[]
     }
 
     fn verify_client_cert(
         &self,
         end_entity: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
+        chain: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.verify(end_entity, now)?;
+        self.verify(end_entity, chain, now)?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -419,7 +522,7 @@ impl ServerCertVerifier for FingerprintVerifier {
         let mut roots = RootCertStore::empty();
         roots.add(authority.clone().into_owned())?;
         // Dates are not asked for: the newcomer's clock may be as wrong as theirs, and the fingerprint is what was promised.
-        signed_by(end_entity, &roots, &self.provider, now)?;
+        signed_by(end_entity, &roots, intermediates, &self.provider, now)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -452,16 +555,30 @@ enum Dates {
     DoNotHold,
 }
 
+/// Fingerprint of the authority that signed the first certificate of a chain, if it is shown in it. Of a chain that was verified this
+/// is the authority in force, or the one before it.
+pub(super) fn issuer(chain: &[CertificateDer<'_>], now: UnixTime) -> Option<[u8; 32]> {
+    let (first, rest) = chain.split_first()?;
+    let provider = provider();
+    rest.iter().find_map(|shown| {
+        let mut roots = RootCertStore::empty();
+        roots.add(shown.clone().into_owned()).ok()?;
+        signed_by(first, &roots, &[], &provider, now).ok()?;
+        Some(fingerprint(shown))
+    })
+}
+
 /// Whether the authority signed this certificate, and whether its dates hold now.
 fn signed_by(
     certificate: &CertificateDer<'_>,
     roots: &RootCertStore,
+    chain: &[CertificateDer<'_>],
     provider: &CryptoProvider,
     now: UnixTime,
 ) -> Result<Dates, Error> {
     let parsed = ParsedCertificate::try_from(certificate)?;
     let algorithms = provider.signature_verification_algorithms.all;
-    let verify = |at| verify_server_cert_signed_by_trust_anchor(&parsed, roots, &[], at, algorithms);
+    let verify = |at| verify_server_cert_signed_by_trust_anchor(&parsed, roots, chain, at, algorithms);
     match verify(now) {
         Ok(()) => Ok(Dates::Hold),
         Err(Error::InvalidCertificate(

@@ -3,7 +3,9 @@
 
 use super::nodes::Announcement;
 use super::record::record;
-use super::{Command, Context, ControlState, Entry, Outcome, Refusal, apps, nodes, recover, secrets, tokens};
+use super::{
+    Command, Context, ControlState, Entry, Outcome, Refusal, apps, authority, nodes, recover, secrets, tokens,
+};
 use crate::event::NewEvent;
 use crate::feature;
 use crate::id::{Generation, LogIndex};
@@ -46,6 +48,9 @@ fn carry_out(state: &mut ControlState, context: &Context, command: Command) -> R
         Command::RotateSealing => secrets::want_sealing(state, context),
         Command::Reseal { resealed } => secrets::reseal(state, context, resealed),
         Command::Recover { tag, survivor, lost } => recover::recover(state, context, tag, survivor, &lost),
+        Command::RotateAuthority => authority::want(state, context),
+        Command::ReplaceAuthority { new } => authority::replace(state, context, new),
+        Command::DropAuthority { ca } => authority::drop_former(state, context, &ca),
         Command::Adopt { base, spec_index, change, events } => adopt(state, context, base, spec_index, change, events),
         Command::Note { events } => {
             record(state, context.at, events);

@@ -172,13 +172,18 @@ pub(super) fn fill_in(state: &ControlState, app: &AppName, spec: &mut AppSpec) -
     Ok(())
 }
 
-fn check_key(state: &ControlState, key: &str) -> Result<(), Refusal> {
-    let sealing = &state.cluster.sealing;
-    if sealing.key.is_empty() {
-        let message =
-            "the key that seals secrets is not ready: every agent must be of a version that knows secrets first";
-        return Err(Refusal::Invalid(format!("{message}; try: hirsel members")));
+/// Whether every agent knows how to seal.
+pub(super) fn check_ready(state: &ControlState) -> Result<(), Refusal> {
+    if !state.cluster.sealing.key.is_empty() {
+        return Ok(());
     }
+    let message = "the key that seals secrets is not ready: every agent must be of a version that knows secrets first";
+    Err(Refusal::Invalid(format!("{message}; try: hirsel members")))
+}
+
+pub(super) fn check_key(state: &ControlState, key: &str) -> Result<(), Refusal> {
+    check_ready(state)?;
+    let sealing = &state.cluster.sealing;
     if sealing.key == key {
         return Ok(());
     }

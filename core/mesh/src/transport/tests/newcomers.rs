@@ -72,7 +72,7 @@ async fn https_is_for_anybody_and_knows_members() {
     });
     let addr = nodes[0].transport.advertise();
     let ca = fingerprint(herd.authority.certificate());
-    let mut stream = connect_https(&nodes[0].world, addr, ca).await.unwrap();
+    let (mut stream, _) = connect_https(&nodes[0].world, addr, ca).await.unwrap();
     let mut text = String::new();
     within(stream.read_to_string(&mut text)).await.unwrap();
     assert_eq!(text, "None");

@@ -10,9 +10,9 @@ use anyhow::Result;
 use hirsel_model::RoleName;
 use hirsel_model::control::Command;
 use hirsel_model::spec::Availability;
+use rand::Rng;
 use rand::rngs::SmallRng;
-use rand::seq::{IndexedRandom, SliceRandom};
-use rand::{Rng, SeedableRng};
+use rand::seq::IndexedRandom;
 
 use crate::bug::Bug;
 use crate::chance::stream;
@@ -22,7 +22,9 @@ use crate::node::Deed;
 use crate::trace::{Note, Trace};
 use crate::world::{Power, Trouble, World};
 
+mod losses;
 mod sealed;
+mod wear;
 
 /// Founding, joining, and the first instances.
 const FORM_WITHIN: Duration = Duration::from_secs(40);
@@ -423,180 +425,6 @@ impl<'a> Play<'a> {
             self.world.note(format!("{id} on {} is killed", node.name));
             node.machine.kill(id, 9);
         }
-    }
-
-    fn lossy(&mut self) -> Result<()> {
-        let index = self.victim();
-        let before = self.world.newest().map(|state| state.plan.generation);
-        self.world.set(index, |trouble| trouble.loss = 0.3);
-        self.world.pass(MINUTES_10)?;
-        let after = self.world.newest().map(|state| state.plan.generation);
-        if before != after {
-            let message = format!("30 % loss on one node led from plan {before:?} to {after:?}");
-            self.world.require(Rule::Judged, Err(message));
-        }
-        Ok(())
-    }
-
-    fn frozen(&mut self) -> Result<()> {
-        let index = self.victim();
-        let frozen = self.world.nodes[index].name.clone();
-        self.world.set(index, |trouble| trouble.frozen = true);
-        self.judging_only(&frozen, Duration::from_secs(3))?;
-        self.world.set(index, |trouble| trouble.frozen = false);
-        self.judging_only(&frozen, Duration::from_secs(20))
-    }
-
-    fn judging_only(&mut self, victim: &str, length: Duration) -> Result<()> {
-        let until = self.world.now() + length;
-        while self.world.now() < until {
-            self.world.pass(Duration::from_millis(100))?;
-            let Some(state) = self.world.newest() else { continue };
-            let judged: Vec<String> = state.plan.verdicts.keys().map(|node| state.spec.name_of(*node)).collect();
-            if let Some(other) = judged.iter().find(|name| *name != victim) {
-                self.world.require(Rule::Judged, Err(format!("{victim} was in trouble and {other} is judged")));
-            }
-        }
-        Ok(())
-    }
-
-    fn flapping(&mut self) -> Result<()> {
-        let index = self.victim();
-        let name = self.world.nodes[index].name.clone();
-        let ends = self.world.now() + MINUTES_10;
-        let mut moves = 0;
-        let mut before = self.held_by(&name);
-        while self.world.now() < ends {
-            let on = self.world.trouble[index].power == Power::On;
-            self.world.set(index, |trouble| trouble.power = if on { Power::Off } else { Power::On });
-            for _ in 0..50 {
-                self.world.pass(Duration::from_millis(100))?;
-                let now = self.held_by(&name);
-                if now != before {
-                    moves += 1;
-                    before = now;
-                }
-            }
-        }
-        if moves > 2 {
-            self.world.require(Rule::Judged, Err(format!("work of the flapping {name} moved {moves} times")));
-        }
-        self.world.note(format!("work of {name} moved {moves} times"));
-        Ok(())
-    }
-
-    /// Whether the plan gives a node anything.
-    fn held_by(&self, name: &str) -> bool {
-        let Some(state) = self.world.newest() else { return false };
-        let slots = state.plan.roles.values().flat_map(|slots| slots.values().map(|slot| slot.node));
-        let instances = state.plan.instances.values().map(|instance| instance.node);
-        slots.chain(instances).any(|node| state.spec.name_of(node) == name)
-    }
-
-    fn chained(&mut self) -> Result<()> {
-        let mut off = Vec::new();
-        for which in ["leader", "worker", "new leader"] {
-            let leader = self.world.leader().unwrap_or(0);
-            let others: Vec<usize> =
-                (0..self.world.nodes.len()).filter(|index| *index != leader && !off.contains(index)).collect();
-            let victim = if which == "worker" { others[self.rng.random_range(0..others.len())] } else { leader };
-            off.push(victim);
-            self.world.set(victim, |trouble| trouble.power = Power::Off);
-            self.be_well(Rule::Healed, REPLACE_WITHIN, &format!("after the {which} was lost"))?;
-        }
-        for victim in off.into_iter().rev() {
-            self.world.set(victim, |trouble| trouble.power = Power::On);
-            self.be_well(Rule::Healed, HEAL_WITHIN, "after one came back")?;
-        }
-        Ok(())
-    }
-
-    fn years(&mut self) -> Result<()> {
-        // Until the first leap is over, the work that was applied in a hurry is spread.
-        let mut before = None;
-        for leap in 0..4 {
-            self.world.leap(DAYS_12);
-            self.renewed()?;
-            if leap == 0 {
-                before = self.world.newest().map(|state| state.plan.generation);
-            }
-        }
-        if before != self.world.newest().map(|state| state.plan.generation) {
-            self.world.require(Rule::Judged, Err("renewing certificates changed the plan".into()));
-        }
-        // Who renewed before a restart shows the same after it, and asks for none.
-        let index = self.victim();
-        let ends = self.world.nodes[index].look(|eyes| eyes.certificate_ends()).flatten();
-        self.world.set(index, |trouble| trouble.power = Power::Off);
-        self.be_well(Rule::Healed, REPLACE_WITHIN, "after one was lost")?;
-        self.world.set(index, |trouble| trouble.power = Power::On);
-        self.be_well(Rule::Healed, HEAL_WITHIN, "after it came back")?;
-        let after = self.world.nodes[index].look(|eyes| eyes.certificate_ends()).flatten();
-        if ends.is_none() || ends != after {
-            self.world.require(Rule::Renewed, Err(format!("a certificate that ends at {ends:?} became {after:?}")));
-        }
-        for index in 0..self.world.nodes.len() {
-            self.world.set(index, |trouble| trouble.power = Power::Off);
-        }
-        self.world.leap(YEAR);
-        for index in 0..self.world.nodes.len() {
-            self.world.set(index, |trouble| trouble.power = Power::On);
-        }
-        self.be_well(Rule::Healed, REPLACE_WITHIN, "after a year without power")?;
-        self.renewed()
-    }
-
-    /// Soon all running agents show certificates that are good for most of their life.
-    fn renewed(&mut self) -> Result<()> {
-        let renewed = self.world.until(RENEW_WITHIN, |world| {
-            let now = world.wall_s();
-            let shown = world.nodes.iter().map(|node| (&node.name, node.look(|eyes| eyes.certificate_ends())));
-            for (name, ends) in shown {
-                let left = ends.flatten().unwrap_or(0).saturating_sub(now);
-                if left < 25 * 86_400 {
-                    return Err(format!("{name} shows a certificate that is good for {left} s"));
-                }
-            }
-            Ok(())
-        })?;
-        self.world.require(Rule::Renewed, renewed.map(drop));
-        Ok(())
-    }
-
-    /// Something is wrong with the disk of one node: the others take changes all the time.
-    fn disk(&mut self, wrong: fn(&mut Trouble)) -> Result<()> {
-        let index = self.victim();
-        self.world.set(index, wrong);
-        let ends = self.world.now() + DISK_FOR;
-        let (mut before, mut since) = (self.world.oracle().acknowledgements(), self.world.now());
-        while self.world.now() < ends {
-            self.world.mark();
-            self.world.pass(Duration::from_millis(self.rng.random_range(50..500)))?;
-            let (acknowledged, now) = (self.world.oracle().acknowledgements(), self.world.now());
-            if acknowledged > before {
-                (before, since) = (acknowledged, now);
-            }
-            if now - since > REPLACE_WITHIN {
-                let name = &self.world.nodes[index].name;
-                let message = format!("nothing was acknowledged any more because of the disk of {name}");
-                self.world.require(Rule::Healed, Err(message));
-                since = now;
-            }
-        }
-        Ok(())
-    }
-
-    fn blackout(&mut self) -> Result<()> {
-        let mut order: Vec<usize> = (0..self.world.nodes.len()).collect();
-        for step in [Power::Off, Power::On] {
-            order.shuffle(&mut SmallRng::from_rng(&mut self.rng));
-            for index in order.clone() {
-                self.world.set(index, |trouble| trouble.power = step);
-                self.world.pass(Duration::from_millis(self.rng.random_range(0..1_000)))?;
-                self.world.mark();
-            }
-        }
-        self.be_well(Rule::Healed, REPLACE_WITHIN, "after all had been off")
     }
 }
 

@@ -63,6 +63,8 @@ pub(super) fn comes_true(world: &mut World) -> Result<(), Found> {
     }
     let told = places(ahead.plan());
     world.say(&format!("{lost} is lost after that was foretold"));
+    // What is decided late, or twice, is decided on other grounds: it was foretold for when nothing else happens.
+    world.undisturbed = true;
     power(world, lost, Power::Off);
     for _ in 0..TRUE_WITHIN.as_secs() {
         world.run(LOOK_EVERY)?;

@@ -225,7 +225,8 @@ impl World {
 
     /// Proposes a plan. Mostly it is decided at once; else later, by whoever leads then.
     pub(super) fn propose(&mut self, node: NodeId, command: Command) -> Result<bool, Found> {
-        if !self.rng.random_ratio(1, 8) {
+        let slow = self.rng.random_ratio(1, 8);
+        if self.undisturbed || !slow {
             return self.commit(node, command);
         }
         self.say(&format!("a proposal of {node} is under way for long"));

@@ -131,3 +131,10 @@ fn an_unknown_scenario_is_refused_with_the_known_ones() {
 fn steps_are_short_enough_for_every_timing() {
     assert!(world::STEP <= Duration::from_millis(50));
 }
+
+/// A proposal that was under way for long made the leader decide in another order than was foretold.
+#[test]
+fn what_is_foretold_for_when_nothing_else_happens_is_asked_of_nothing_else() {
+    let history = run(1_637_154_765, Some("mixed"));
+    assert!(history.is_ok(), "{}", history.err().map(|failure| failure.message).unwrap_or_default());
+}

@@ -54,6 +54,8 @@ pub(super) struct World {
     pub mail: Vec<Letter>,
     pub waiting: Vec<Waiting>,
     pub proposed: Vec<Proposed>,
+    /// No proposal is lost or late any more.
+    pub undisturbed: bool,
     pub lines: Vec<String>,
 }
 
@@ -97,6 +99,7 @@ impl World {
             mail: Vec::new(),
             waiting: Vec::new(),
             proposed: Vec::new(),
+            undisturbed: false,
             lines: Vec::new(),
         };
         world.found(nodes);
@@ -495,7 +498,7 @@ impl World {
         if !self.has_quorum(leader) || self.hosts[&leader].state.applied != self.committed.applied {
             return Ok(false);
         }
-        if self.rng.random_ratio(1, LOST_PROPOSALS) {
+        if self.rng.random_ratio(1, LOST_PROPOSALS) && !self.undisturbed {
             self.say("a proposal is lost");
             return Ok(false);
         }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::cli::backup::OpensArgs;
+
 /// What `up` and `join` have in common: how this node presents itself.
 #[derive(Args, Clone, Debug, Default)]
 pub struct NodeArgs {
@@ -66,6 +68,26 @@ pub struct JoinArgs {
     /// File that holds the join token
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// How this node presents itself.
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// `hirsel restore`
+#[derive(Args, Clone, Debug, Default)]
+pub struct RestoreArgs {
+    /// The backup
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// What opens it.
+    #[command(flatten)]
+    pub opens: OpensArgs,
+    /// Only say what is in it, whether its cluster lives, and what would be done
+    #[arg(long)]
+    pub plan: bool,
+    /// Do it although a node of the backup answers, and say why
+    #[arg(long, value_name = "REASON")]
+    pub force: Option<String>,
     /// How this node presents itself.
     #[command(flatten)]
     pub node: NodeArgs,

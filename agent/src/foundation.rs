@@ -4,10 +4,12 @@
 //! at the door for newcomers, which is open to anybody who knows the authority: the answer is a tag and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hirsel_mesh::identity::{JoinToken, fingerprint};
+use hirsel_mesh::seam::World;
 use hirsel_mesh::transport::join_request;
 use hirsel_model::codec::{decode, encode};
 use hirsel_model::{NodeId, Tag};
@@ -26,6 +28,13 @@ pub fn answer(shared: &Shared, request: &[u8]) -> Option<Vec<u8>> {
     (request == QUESTION).then(|| encode(&shared.control.tag()))
 }
 
+/// Asks whoever is at `addr`; none where nobody answers who belongs to the cluster whose authority has this fingerprint, or had it.
+pub async fn ask(world: &World, addr: SocketAddr, authority: [u8; 32]) -> Option<Tag> {
+    let word = JoinToken { id: String::new(), secret: String::new(), ca_fingerprint: authority };
+    let answer = join_request(world, addr, &word, QUESTION.to_vec()).await.ok()?;
+    decode(&answer).ok()
+}
+
 /// Asks whoever is not heard, and says it once when somebody belongs to another foundation.
 pub async fn watch(shared: Arc<Shared>) {
     let mut told: BTreeMap<NodeId, Tag> = BTreeMap::new();
@@ -41,10 +50,8 @@ pub async fn watch(shared: Arc<Shared>) {
         // Whoever is only on its way is not asked.
         for node in unheard.intersection(&before).filter(|node| **node != shared.node) {
             let Some(spec) = state.spec.nodes.get(node) else { continue };
-            let word =
-                JoinToken { id: String::new(), secret: String::new(), ca_fingerprint: fingerprint(&state.cluster.ca) };
-            let Ok(bytes) = join_request(&shared.world, spec.addr, &word, QUESTION.to_vec()).await else { continue };
-            let Ok(theirs) = decode::<Tag>(&bytes) else { continue };
+            let asked = ask(&shared.world, spec.addr, fingerprint(&state.cluster.ca));
+            let Some(theirs) = asked.await else { continue };
             if theirs != mine && told.insert(*node, theirs.clone()).as_ref() != Some(&theirs) {
                 warn!(
                     "{} belongs to the foundation with tag {theirs} of cluster {}, this node to the one with tag {mine}; they do not \

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use hirsel_mesh::archive::{FileKey, Lock, Sealing};
 use hirsel_mesh::control::ProposeError;
 use hirsel_mesh::identity::JoinToken;
 use hirsel_model::control::{Entry, Outcome};
@@ -23,6 +24,7 @@ use crate::api::logs;
 use crate::api::recovery::Recovery;
 use crate::api::server::Server;
 use crate::api::sight::{Leader, Sight};
+use crate::backup;
 use crate::doctor::{self, Examiner, HostFacts};
 use crate::recovery;
 use crate::secrets::{self, SealedValue};
@@ -144,6 +146,10 @@ impl Agent for Interface {
         by: String,
     ) -> BoxFuture<'_, Result<Recovery, ApiError>> {
         async move { recovery::recover(&self.0, &lost, force.as_deref(), by).await }.boxed()
+    }
+
+    fn backup(&self, lock: Lock, key: FileKey, by: String) -> BoxFuture<'_, Result<Sealing, ApiError>> {
+        async move { backup::make(&self.0, lock, &key, by).await }.boxed()
     }
 
     fn metrics(&self) -> String {

@@ -32,6 +32,7 @@ pub mod host;
 mod load;
 pub mod power;
 pub mod reserve;
+pub mod restore;
 
 /// The agent's socket in its data folder.
 pub const SOCKET: &str = "agent.sock";

@@ -8,6 +8,7 @@ pub mod admission;
 pub mod api;
 pub mod args;
 pub mod authority;
+pub mod backup;
 pub mod birth;
 pub mod calls;
 pub mod cli;

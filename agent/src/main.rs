@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         }
         Verb::Up(args) => logged(launch::up(args)),
         Verb::Join(args) => logged(launch::join(args)),
+        Verb::Restore(args) if !args.plan => logged(launch::restore::restore(args)),
         Verb::Dev(command) => match command.power {
             Some(verb) => switch(verb),
             None => run(dev::dev(command.args)),
@@ -36,8 +37,13 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => cli::fail(&ApiError::new(Code::Failed, format!("{error:#}")), json),
+        Err(error) => cli::fail(&in_words(error), json),
     }
+}
+
+/// What was refused in words keeps them, with its exit status.
+fn in_words(error: anyhow::Error) -> ApiError {
+    error.downcast::<ApiError>().unwrap_or_else(|error| ApiError::new(Code::Failed, format!("{error:#}")))
 }
 
 fn run(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {

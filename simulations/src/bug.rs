@@ -11,6 +11,7 @@ use hirsel::api::error::ApiError;
 use hirsel::api::recovery::Recovery;
 use hirsel::api::sight::Sight;
 use hirsel::secrets::SealedValue;
+use hirsel_mesh::archive::{FileKey, Lock, Sealing};
 use hirsel_model::control::{Command, Entry, Outcome};
 use hirsel_model::order::{Order, Work};
 use hirsel_model::report::RoleReport;
@@ -136,6 +137,10 @@ impl Agent for Lying {
         by: String,
     ) -> BoxFuture<'_, Result<Recovery, ApiError>> {
         self.agent.recover(lost, force, by)
+    }
+
+    fn backup(&self, lock: Lock, key: FileKey, by: String) -> BoxFuture<'_, Result<Sealing, ApiError>> {
+        self.agent.backup(lock, key, by)
     }
 
     fn metrics(&self) -> String {

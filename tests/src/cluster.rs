@@ -115,14 +115,25 @@ impl Cluster {
         Ipv4Addr::new(a, b, c, (self.nodes.len() + 1) as u8)
     }
 
-    fn launch_at(&mut self, ip: Ipv4Addr, prefix: Vec<String>) -> &mut Node {
+    /// Adds a node like [`Cluster::add`], whose agent is not started.
+    pub fn place(&mut self) -> &mut Node {
+        let node = self.node_at(self.next_ip(), Vec::new());
+        self.nodes.push(node);
+        self.nodes.last_mut().expect("just added")
+    }
+
+    fn node_at(&self, ip: Ipv4Addr, prefix: Vec<String>) -> Node {
         let number = self.nodes.len() + 1;
         let name = format!("n{number}");
         let data = self.folder.path().join(&name);
         let zone = ["a", "b", "c"][(number - 1) % 3].to_string();
         let executable = self.executable.clone();
-        let mut node = Node { data, name, ip, prefix, executable, zone, agent: None };
-        let join = (number > 1).then(|| {
+        Node { data, name, ip, prefix, executable, zone, agent: None }
+    }
+
+    fn launch_at(&mut self, ip: Ipv4Addr, prefix: Vec<String>) -> &mut Node {
+        let mut node = self.node_at(ip, prefix);
+        let join = (!self.nodes.is_empty()).then(|| {
             let token = self.token.get_or_insert_with(|| self.nodes[0].token()).clone();
             (self.nodes[0].addr(MESH_PORT).to_string(), token)
         });
@@ -323,10 +334,16 @@ impl Node {
 
     /// The words that start its agent.
     pub fn words(&self, join: Option<(&str, &str)>) -> Vec<String> {
-        let mut words: Vec<String> = match join {
-            Some((seed, token)) => ["join", seed, "--token", token].map(str::to_string).to_vec(),
-            None => vec!["up".into()],
+        let verb: &[&str] = match join {
+            Some((seed, token)) => &["join", seed, "--token", token],
+            None => &["up"],
         };
+        self.words_of(verb)
+    }
+
+    /// The words of a verb that starts its agent.
+    pub fn words_of(&self, verb: &[&str]) -> Vec<String> {
+        let mut words: Vec<String> = verb.iter().map(ToString::to_string).collect();
         let flags: [(&str, String); 7] = [
             ("--name", self.name.clone()),
             ("--addr", format!("{}:{MESH_PORT}", self.ip)),
@@ -353,8 +370,7 @@ impl Node {
 
     /// Starts its agent.
     pub fn launch(&mut self, join: Option<(&str, &str)>) {
-        let mut words = vec![self.executable.display().to_string()];
-        words.extend(self.words(join));
+        let words = [vec![self.executable.display().to_string()], self.words(join)].concat();
         self.launch_as(&words);
     }
 
@@ -422,7 +438,7 @@ impl Node {
     /// # Panics
     /// When it does not run.
     pub fn agent_pid(&self) -> u32 {
-        let verb = |command: &str| command.contains(" up ") || command.contains(" join ");
+        let verb = |command: &str| [" up ", " join ", " restore "].iter().any(|verb| command.contains(verb));
         let all = power::processes(&self.data);
         let agent = all.iter().find(|process| verb(&process.command) && process.command.contains("--data"));
         agent.unwrap_or_else(|| panic!("no agent of {} in {all:?}", self.name)).pid

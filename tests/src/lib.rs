@@ -13,6 +13,7 @@ pub mod load;
 pub mod netns;
 pub mod power;
 pub mod programs;
+pub mod told;
 pub mod unit;
 
 /// Between two looks at a condition.

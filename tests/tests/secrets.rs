@@ -1,7 +1,6 @@
 //! Secrets with real processes: what a program is told, what is rolled out, what goes on without a leader, and that no value is to be
 //! found anywhere but in the environment of the program it is for.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -9,39 +8,13 @@ use std::time::Duration;
 use hirsel_tests::cli::Ran;
 use hirsel_tests::cluster::{Cluster, MESH_PORT, Node, array, sample};
 use hirsel_tests::executable::hirsel;
-use hirsel_tests::http::Connection;
 use hirsel_tests::load::Load;
-use hirsel_tests::{lacks, wait_for};
+use hirsel_tests::{lacks, told, wait_for};
 use rustix::process::Signal;
 
 const SOON: Duration = Duration::from_secs(60);
-/// A request that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// A program that answers with a variable of its environment, and writes it nowhere.
-const PROGRAM: &str = "\
-import http.server, os
-class Told(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        body = ('well' if self.path == '/healthz' else os.environ['KEY']).encode()
-        self.send_response(200)
-        self.send_header('content-length', str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    def log_message(self, *_):
-        pass
-http.server.ThreadingHTTPServer((os.environ['HOST'], int(os.environ['PORT'])), Told).serve_forever()
-";
-
 fn manifest(cluster: &Cluster, replicas: usize) -> String {
-    let program = cluster.folder.path().join("told.py");
-    std::fs::write(&program, PROGRAM).unwrap();
-    format!(
-        "app = \"shop\"\n[service.web]\ncommand = [\"python3\", \"{}\"]\nreplicas = {replicas}\n\
-         health = {{ http = \"/healthz\", interval = \"1s\" }}\nenv = {{ KEY = \"key=${{secret.key}}\" }}\n\
-         [route.\"*\"]\nto = \"web\"\n",
-        program.display()
-    )
+    told::manifest(cluster.folder.path(), replicas)
 }
 
 /// `secret set` with the value in a file outside of every node's folder.
@@ -51,25 +24,6 @@ fn set(node: &Node, value: &str, words: &[&str]) -> Ran {
     std::fs::write(&file, format!("{value}\n")).unwrap();
     let file = file.display().to_string();
     node.ask(["secret", "set", "key", "--file", &file].iter().chain(words))
-}
-
-/// What the application answers through a load balancer.
-fn told(at: SocketAddr) -> Result<String, String> {
-    let asked = Connection::open(at, PATIENCE).and_then(|mut lb| lb.ask("GET", "shop.example.com", "/", b""));
-    let (answer, _) = asked.map_err(|error| error.to_string())?;
-    if answer.status == 200 { Ok(answer.text()) } else { Err(format!("{} {}", answer.status, answer.text())) }
-}
-
-fn until_told(cluster: &Cluster, expected: &str) {
-    wait_for(&format!("every lb answers {expected}"), SOON, || {
-        for (_, at) in cluster.lbs() {
-            let answer = told(at)?;
-            if answer != expected {
-                return Err(answer);
-            }
-        }
-        Ok(())
-    });
 }
 
 /// Nothing on any disk holds any of `values`: neither the data folders nor the logs of the agents.
@@ -136,24 +90,24 @@ fn a_program_is_told_its_secret_and_nobody_else_is() {
         if ran.code == Some(0) { Ok(()) } else { Err(ran.words()) }
     });
     cluster.well(SOON);
-    until_told(&cluster, &format!("key={first}"));
+    told::everywhere(&cluster, &format!("key={first}"));
     let same = set(&cluster.nodes[0], first, &[]);
     assert!(same.data()["did"].as_str().unwrap().contains("has this value already"), "{}", same.words());
 
     // A new value is rolled out; one of the application comes before it.
     let ran = set(&cluster.nodes[0], second, &["--wait"]);
     assert_eq!(ran.code, Some(0), "{}", ran.words());
-    until_told(&cluster, &format!("key={second}"));
+    told::everywhere(&cluster, &format!("key={second}"));
     let why = cluster.any().ask(["why", "shop/web"]).data().to_string();
     assert!(why.contains("gets the new value of secret key"), "{why}");
     assert_eq!(set(&cluster.nodes[1], own, &["--app", "shop", "--wait"]).code, Some(0));
-    until_told(&cluster, &format!("key={own}"));
+    told::everywhere(&cluster, &format!("key={own}"));
     let listed = cluster.any().ask(["secret", "list"]).data();
     assert_eq!(listed.as_array().map(Vec::len), Some(2), "{listed}");
     assert_eq!((&listed[0]["app"], &listed[1]["app"]), (&serde_json::Value::Null, &"shop".into()));
     assert_eq!(listed[1]["used_by"][0], "shop/web");
     assert_eq!(cluster.any().ask(["secret", "rm", "key", "--app", "shop", "--yes", "--wait"]).code, Some(0));
-    until_told(&cluster, &format!("key={second}"));
+    told::everywhere(&cluster, &format!("key={second}"));
     let ran = cluster.any().ask(["secret", "rm", "key", "--yes"]);
     assert_eq!(ran.code, Some(6), "{}", ran.words());
     assert_hidden(&cluster, &[first, second, own]);
@@ -162,7 +116,7 @@ fn a_program_is_told_its_secret_and_nobody_else_is() {
     let ran = cluster.any().ask(["secret", "rotate", "--wait"]);
     assert_eq!(ran.code, Some(0), "{}", ran.words());
     assert_eq!(cluster.any().ask(["restart", "shop", "--wait"]).code, Some(0));
-    until_told(&cluster, &format!("key={second}"));
+    told::everywhere(&cluster, &format!("key={second}"));
 
     // Only one node is left, and there is no leader: its instance starts again all the same, also after its agent did.
     for name in ["n1", "n2", "n3"] {
@@ -192,7 +146,7 @@ fn a_program_is_told_its_secret_and_nobody_else_is() {
         let rows = node.ask(["ps", "shop"]).try_data()?;
         let own = array(&rows).iter().find(|row| row["node"] == "n4").ok_or_else(|| rows.to_string())?;
         let at = own["addr"].as_str().and_then(|addr| addr.parse().ok()).ok_or_else(|| own.to_string())?;
-        let answer = told(at)?;
+        let answer = told::told(at)?;
         if answer == format!("key={second}") { Ok(()) } else { Err(answer) }
     });
     assert_hidden(&cluster, &[first, second, own]);

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use hirsel_mesh::archive::{FileKey, Lock, Sealing};
 use hirsel_model::control::{Entry, Outcome};
 use hirsel_model::secret::SecretId;
 use hirsel_model::{InstanceId, LogIndex, NodeId};
@@ -46,6 +47,8 @@ pub trait Agent: Send + Sync + 'static {
         force: Option<String>,
         by: String,
     ) -> BoxFuture<'_, Result<Recovery, ApiError>>;
+    /// The control state, sealed with `key`, which `lock` made. `by` is written into the log.
+    fn backup(&self, lock: Lock, key: FileKey, by: String) -> BoxFuture<'_, Result<Sealing, ApiError>>;
     /// The metrics that this agent and its roles registered, in the text format of OpenMetrics.
     fn metrics(&self) -> String;
     /// Has the value of a secret sealed by a node that holds the key. The error is in words, without the value.

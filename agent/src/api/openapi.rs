@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use utoipa::OpenApi;
 
-use super::handlers::{changes, evolve, nodes, people, reads, recover, secrets, streams};
+use super::handlers::{backup, changes, evolve, nodes, people, reads, recover, secrets, streams};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -37,6 +37,7 @@ use super::handlers::{changes, evolve, nodes, people, reads, recover, secrets, s
         evolve::finish,
         evolve::rollback,
         nodes::change,
+        backup::backup,
         recover::plan,
         recover::recover,
         people::new_token,

@@ -26,7 +26,7 @@ use tracing::debug;
 use super::agent::Agent;
 use super::auth::{Need, Source, allow, identify};
 use super::fresh;
-use super::handlers::{AgentState, changes, evolve, nodes, people, reads, recover, secrets, streams};
+use super::handlers::{AgentState, backup, changes, evolve, nodes, people, reads, recover, secrets, streams};
 
 /// Largest body of a request. A manifest of a thousand services is a tenth of it.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
@@ -171,6 +171,7 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/tokens/{id}", delete(people::revoke))
         .route("/v1/upgrade/finish", post(evolve::finish))
         .route("/v1/recover", get(recover::plan).post(recover::recover))
+        .route("/v1/backup", post(backup::backup))
         .route("/v1/webhook", put(people::set_webhook))
         .route("/v1/sealing/rotate", post(secrets::rotate))
         .route("/v1/certificates/rotate", post(secrets::rotate_authority));

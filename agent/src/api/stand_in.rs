@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use hirsel_mesh::archive::{FileKey, Lock, Sealing};
 use hirsel_model::control::{Entry, Outcome};
 use hirsel_model::secret::SecretId;
 use hirsel_model::{InstanceId, LogIndex, NodeId};
@@ -114,6 +115,14 @@ impl Agent for StandIn {
 
     fn recover(&self, _: Vec<String>, _: Option<String>, _: String) -> BoxFuture<'_, Result<Recovery, ApiError>> {
         async { Ok(Recovery::default()) }.boxed()
+    }
+
+    fn backup(&self, lock: Lock, key: FileKey, _: String) -> BoxFuture<'_, Result<Sealing, ApiError>> {
+        async move {
+            let sealing = Sealing::new(b"inside".to_vec(), 1, lock, &key);
+            sealing.map_err(|error| ApiError::new(super::error::Code::Failed, error.to_string()))
+        }
+        .boxed()
     }
 
     fn metrics(&self) -> String {

@@ -77,6 +77,10 @@ fn shop_ran_otherwise(sight: &mut Sight) {
 
 const MANIFEST: &str = "app = \"blog\"\n[service.web]\ncommand = [\"serve\"]\nreplicas = 2\n";
 
+const BACKUP: &str = "{\"by\":\"passphrase\",\"rounds\":1000,\
+    \"salt\":\"0000000000000000000000000000000000000000000000000000000000000001\",\
+    \"key\":\"0000000000000000000000000000000000000000000000000000000000000002\"}";
+
 /// Every path, a good body, and the least rights that suffice: 0 none, 1 viewer, 2 operator, 3 admin.
 const PATHS: &[(&str, &str, &str, usize)] = &[
     ("GET", "/healthz", "", 0),
@@ -113,6 +117,7 @@ const PATHS: &[(&str, &str, &str, usize)] = &[
     ("GET", "/v1/tokens", "", 3),
     ("POST", "/v1/tokens", r#"{"grants":"join"}"#, 3),
     ("DELETE", "/v1/tokens/view", "", 3),
+    ("POST", "/v1/backup", BACKUP, 3),
     ("PUT", "/v1/webhook", r#"{"url":"http://127.0.0.1:9/x"}"#, 3),
 ];
 

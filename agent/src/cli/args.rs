@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::backup::BackupArgs;
 use super::bundle::BundleArgs;
 use super::evolve::UpgradeArgs;
 use super::recover::RecoverArgs;
-use crate::args::{DevArgs, JoinArgs, Power, UpArgs};
+use crate::args::{DevArgs, JoinArgs, Power, RestoreArgs, UpArgs};
 
 mod verbs;
 
@@ -62,7 +63,7 @@ Act      apply        create or update an application
          role, webhook             prefer a node for a role, or move a slot; whom to tell of losses
          secret, cert              values that nobody shall see; certificates and their authority
          upgrade, support-bundle   go to another build; all that a helper needs, in one file
-         recover      go on where a majority of the voters is lost for good
+         backup, restore, recover  one sealed file, and a cluster from it; go on without the majority
 Shell    completions, man, install   the last one writes a systemd unit
 
 Options:
@@ -83,6 +84,26 @@ A secret belongs to the whole cluster, or with --app to one application; where b
 name, the application's is meant. One of an application may be set before it is applied, and stays
 when it is removed. At most 1000 secrets of 16 KiB. Values are sealed with a key that voters and
 spares hold, reach a program only in its environment, and are in no answer, log or command line.";
+
+const BACKUP_HELP: &str = "\
+Example: hirsel backup cluster.backup
+         hirsel backup cluster.backup --recovery-key > key
+         hirsel backup --verify cluster.backup --passphrase-file pass
+
+The file is sealed under a passphrase of at least 12 characters, or under a recovery key that is shown
+once. Whoever has the file and what opens it can read every secret and act as the cluster's authority:
+keep them apart. Not in it: what programs wrote, and logs. Only admins may make one, through a node
+that holds the sealing key; that and when is in `hirsel events`.
+Exit status: 3 if no leader confirmed that nothing newer exists, 8 if what shall open it is wrong";
+
+const RESTORE_HELP: &str = "\
+Example: hirsel restore cluster.backup --plan
+         hirsel restore cluster.backup --addr 10.0.0.1 --passphrase-file pass
+
+The cluster keeps its id, authority, applications and secrets, and begins as another foundation with a
+tag of its own and this one node. Nodes, tokens and logins of before are not let in: make tokens
+(hirsel token new) and join. Afterwards this node is started with: hirsel up
+Exit status: 6 if a node of the backup answers at its address (the cluster lives), or the folder is not empty";
 
 /// Flags that every verb takes which asks an agent.
 #[derive(Args, Clone, Debug, Default)]
@@ -197,6 +218,12 @@ pub enum Verb {
         after_help = "Example: hirsel recover --plan\n         hirsel recover --lost n1,n2\nExit status: 4 with --plan, 6 if a safety rule refuses"
     )]
     Recover(RecoverArgs),
+    /// Write all that is agreed on into one sealed file (what is wanted and decided, secrets and their key, the authority); or look into one
+    #[command(after_help = BACKUP_HELP)]
+    Backup(BackupArgs),
+    /// Found the cluster of a backup anew in an empty data folder, and start its first agent
+    #[command(after_help = RESTORE_HELP)]
+    Restore(RestoreArgs),
     /// Stop an application without forgetting it
     #[command(after_help = "Example: hirsel stop shop")]
     Stop(AppArgs),

@@ -129,6 +129,30 @@ impl Client {
         Err(self.unreachable("the agent ended the stream"))
     }
 
+    /// Asks for bytes, and gives them away as they come.
+    pub async fn download(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+        mut each: impl FnMut(&[u8]) -> Result<(), ApiError>,
+    ) -> Result<(), ApiError> {
+        let late = |_| self.unreachable(&format!("nothing came for {} s", ANSWER_WITHIN.as_secs()));
+        let response = timeout(ANSWER_WITHIN, self.send(Method::POST, path, body)).await.map_err(late)??;
+        let status = response.status();
+        let mut body = response.into_body();
+        if !status.is_success() {
+            let bytes = timeout(ANSWER_WITHIN, Limited::new(body, ANSWER_BYTES_MAX).collect()).await.map_err(late)?;
+            return Err(told(status, &bytes.map_err(|error| self.broken(&error.to_string()))?.to_bytes()));
+        }
+        while let Some(frame) = timeout(ANSWER_WITHIN, body.frame()).await.map_err(late)? {
+            let frame = frame.map_err(|error| self.broken(&error.to_string()))?;
+            if let Some(data) = frame.data_ref() {
+                each(data)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the agent works and answers within `limit`.
     pub async fn answers(&self, limit: Duration) -> bool {
         let asked = timeout(limit, self.send(Method::GET, "/healthz", Vec::new())).await;

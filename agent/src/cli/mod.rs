@@ -12,6 +12,7 @@ use hirsel_model::WallTime;
 
 pub mod act;
 pub mod args;
+pub mod backup;
 pub mod bundle;
 pub mod client;
 pub mod evolve;
@@ -83,6 +84,8 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
         Verb::Man(args) => return here::man(args),
         Verb::Install(args) => return here::install(args),
         Verb::Login(args) => return here::login(json, args).await,
+        Verb::Backup(args) if args.verify => return backup::verify(json, args),
+        Verb::Restore(args) if args.plan => return backup::plan_restore(json, args).await,
         Verb::Doctor(args) if args.seed.is_some() => return here::doctor(&cli.ask, args).await,
         _ => {}
     }
@@ -105,6 +108,7 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
         Verb::Rollback(args) => act::app(&client, json, "rollback", &args.app, &args.change).await,
         Verb::Top => top::top(&client, json).await,
         Verb::SupportBundle(args) => bundle::support_bundle(&client, json, args).await,
+        Verb::Backup(args) => backup::backup(&client, json, args).await,
         Verb::Upgrade(args) => evolve::upgrade(&client, json, args).await,
         Verb::Recover(args) => recover::recover(&client, json, args).await,
         Verb::Stop(args) => act::app(&client, json, "stop", &args.app, &args.change).await,
@@ -136,7 +140,7 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
             TokenVerb::List => look::tokens(&client, json).await,
             TokenVerb::Revoke(args) => act::revoke(&client, json, args).await,
         },
-        Verb::Up(_) | Verb::Join(_) | Verb::Dev(_) | Verb::Shim(_) | Verb::Sample(_) => {
+        Verb::Up(_) | Verb::Join(_) | Verb::Restore(_) | Verb::Dev(_) | Verb::Shim(_) | Verb::Sample(_) => {
             Err(ApiError::new(Code::Failed, "a verb that starts something was taken for one that asks"))
         }
         Verb::Completions(_) | Verb::Man(_) | Verb::Install(_) | Verb::Login(_) => Ok(Done::Well),

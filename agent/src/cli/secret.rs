@@ -24,7 +24,9 @@ pub async fn set(client: &Client, json: bool, args: &SecretSetArgs) -> Result<Do
     let SecretArgs { name, app, change: flags } = &args.secret;
     let body = match &args.file {
         Some(file) => read_file(file)?,
-        None if std::io::stdin().is_terminal() => ask(name)?,
+        None if std::io::stdin().is_terminal() => {
+            ask(&format!("value of {name}"), &format!("hirsel secret set {name} --file FILE"))?
+        }
         None => read_file(Path::new("-"))?,
     };
     let request = Request {
@@ -126,7 +128,7 @@ fn path(name: &str, app: Option<&str>) -> String {
 }
 
 /// Files and terminals end a value with a line end that is not part of it.
-fn without_line_end(mut value: Vec<u8>) -> Vec<u8> {
+pub(super) fn without_line_end(mut value: Vec<u8>) -> Vec<u8> {
     if value.ends_with(b"\n") {
         value.pop();
         if value.ends_with(b"\r") {
@@ -136,17 +138,16 @@ fn without_line_end(mut value: Vec<u8>) -> Vec<u8> {
     value
 }
 
-/// Asks on the terminal, which does not show what is typed.
-fn ask(name: &str) -> Result<Vec<u8>, ApiError> {
+/// Asks for `what` on the terminal, which does not show what is typed; where that fails, `instead` helps.
+pub(super) fn ask(what: &str, instead: &str) -> Result<Vec<u8>, ApiError> {
     let failed = |error: &dyn std::fmt::Display| {
-        ApiError::new(Code::Failed, format!("cannot read from this terminal: {error}"))
-            .next(format!("hirsel secret set {name} --file FILE"))
+        ApiError::new(Code::Failed, format!("cannot read from this terminal: {error}")).next(instead)
     };
     let stdin = std::io::stdin();
     let shown = tcgetattr(&stdin).map_err(|error| failed(&error))?;
     let mut hidden = shown.clone();
     hidden.local_modes.remove(LocalModes::ECHO);
-    let _ = write!(std::io::stderr(), "value of {name} (not shown): ");
+    let _ = write!(std::io::stderr(), "{what} (not shown): ");
     tcsetattr(&stdin, OptionalActions::Flush, &hidden).map_err(|error| failed(&error))?;
     let mut value = Vec::new();
     let read = stdin.lock().read_until(b'\n', &mut value);

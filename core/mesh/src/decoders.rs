@@ -12,7 +12,7 @@ use hirsel_model::{ClusterId, NodeId, codec};
 
 use crate::identity::{self, JoinToken};
 use crate::transport::{Peer, Peers};
-use crate::{control, gossip, raft, transport};
+use crate::{archive, control, gossip, raft, transport};
 
 /// A decoder by its name.
 pub type Decoder = (&'static str, fn(&[u8]));
@@ -40,6 +40,7 @@ pub const ALL: &[Decoder] = &[
         drop(identity::valid_from(bytes));
     }),
     ("request", identity::decode_request),
+    ("backup", archive::decode),
 ];
 
 /// The decoder called `name`.
@@ -84,6 +85,7 @@ pub fn samples() -> Vec<(&'static str, Vec<u8>)> {
     samples.extend(raft::snapshot_samples(codec::encode(&*state)).into_iter().map(|bytes| ("snapshot", bytes)));
     samples.extend(control::follow_samples(&state, entry).into_iter().map(|bytes| ("follow", bytes)));
     samples.extend(transport::call_samples().into_iter().map(|bytes| ("call", bytes)));
+    samples.extend(archive::samples().into_iter().map(|bytes| ("backup", bytes)));
     samples.extend(identity::samples());
     samples
 }

@@ -19,6 +19,7 @@ mod token;
 pub use authority::{Authority, CERTIFICATE_LIFE, NodeKey};
 pub use certificate::{Age, Certified, certified, common_name, valid_from};
 pub use seal::{Keyring, SealingKey};
+pub(crate) use token::base32;
 pub use token::{JoinToken, TokenError};
 
 /// Reads a request for a certificate ([`crate::decoders`]).
@@ -175,7 +176,7 @@ pub fn fingerprint(certificate: &[u8]) -> [u8; 32] {
     sha256(&[certificate])
 }
 
-fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+pub(crate) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest(&SHA256, &parts.concat()).as_ref());
     hash

@@ -27,6 +27,7 @@ mod nodes;
 mod properties;
 mod record;
 mod recover;
+pub mod restore;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod secrets;

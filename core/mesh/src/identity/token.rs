@@ -126,7 +126,7 @@ fn checksum(bytes: &[u8]) -> [u8; CHECK_BYTES] {
 }
 
 /// Lower case, without the letters and digits that look alike (Crockford's alphabet).
-pub(super) fn base32() -> Encoding {
+pub(crate) fn base32() -> Encoding {
     let mut specification = Specification::new();
     specification.symbols.push_str("0123456789abcdefghjkmnpqrstvwxyz");
     specification.translate.from.push_str("oil");

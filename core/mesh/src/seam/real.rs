@@ -44,8 +44,13 @@ pub fn world(folder: &Path) -> io::Result<World> {
         net: Arc::new(OsNet),
         disk: Arc::new(FolderDisk::open(folder)?),
         clock: Arc::new(OsClock),
-        chance: Arc::new(OsChance(SystemRandom::new())),
+        chance: chance(),
     })
+}
+
+/// Chance alone, for who needs nothing else of a world.
+pub fn chance() -> Arc<dyn Chance> {
+    Arc::new(OsChance(SystemRandom::new()))
 }
 
 /// The kernel's sockets.

@@ -75,7 +75,7 @@ fn onto(cluster: &mut Cluster, nodes: &[usize], executable: &Path) {
         let before = cluster.nodes[*index].programs("sample");
         let targets = cluster.lbs().into_iter().filter(|(lb, _)| *lb != name).map(|(_, addr)| addr).collect();
         let (host, path) = ("any".into(), "/".into());
-        let load = Load { targets, host, path, method: "GET", status: 200, rate: 200, connections: 8 };
+        let load = Load { targets, host, path, method: "GET", status: 200, rate: 1_000, connections: 48 };
         let running = load.start();
         let answered = |more: u64| {
             let enough = running.answered() + more;
@@ -83,7 +83,7 @@ fn onto(cluster: &mut Cluster, nodes: &[usize], executable: &Path) {
                 if running.answered() >= enough { Ok(()) } else { Err(format!("{} of {enough}", running.answered())) }
             });
         };
-        answered(50);
+        answered(500);
         let node = &mut cluster.nodes[*index];
         node.stop_agent();
         assert_eq!(node.programs("sample"), before, "they run without the agent");
@@ -92,8 +92,10 @@ fn onto(cluster: &mut Cluster, nodes: &[usize], executable: &Path) {
         cluster.whole();
         cluster.well(Duration::from_secs(30));
         assert_eq!(cluster.nodes[*index].programs("sample"), before, "the same processes");
-        answered(50);
-        running.end().assert_sound(100);
-        eprintln!("{name} at {} runs {}", cluster.nodes[*index].addr(MESH_PORT), executable.display());
+        answered(500);
+        let tally = running.end();
+        let (at, onto) = (cluster.nodes[*index].addr(MESH_PORT), executable.display());
+        eprintln!("{name} at {at} runs {onto}: {} requests, {} failed", tally.answered, tally.failures.len());
+        tally.assert_sound(1_000);
     }
 }

@@ -1,8 +1,8 @@
 //! Whole clusters of real processes: how fast they join and heal, and what they cost while nothing happens.
 //!
-//! `cargo bench -p hirsel-tests --bench cluster -- [SECTION...] [RUNS]`; sections are `join`, `idle`, `heal`, `leader`, `down` and
-//! `exclusive`. Ten runs make a distribution, fifty in the last two, unless a number among the words, or `HIRSEL_BENCH_RUNS`, says
-//! otherwise. `HIRSEL_BIN` names another executable.
+//! `cargo bench -p hirsel-tests --bench cluster -- [SECTION...] [RUNS]`; sections are `join`, `idle`, `heal`, `leader`, `down`,
+//! `exclusive` and `calm`. Ten runs make a distribution, fifty in `down` and `exclusive`, unless a number among the words, or
+//! `HIRSEL_BENCH_RUNS`, says otherwise; `calm` takes it as minutes. `HIRSEL_BIN` names another executable.
 //!
 //! Agents are release builds on loopback addresses of their own, all on this machine. A node is lost as a host whose processes die:
 //! everything of it is stopped and killed at once, and its kernel closes what was open. Peers that are installed run in the same
@@ -11,6 +11,7 @@
 #![allow(clippy::print_stdout, reason = "a benchmark reports on the terminal")]
 #![allow(missing_docs)]
 
+mod calm;
 mod duty;
 mod etcd;
 mod figures;
@@ -33,13 +34,14 @@ fn main() {
     let asked = asked.or_else(|| std::env::var("HIRSEL_BENCH_RUNS").ok()?.parse().ok());
     let sections: Vec<&str> = words.iter().map(String::as_str).filter(|word| word.parse::<usize>().is_err()).collect();
     type Section = (&'static str, fn(usize), usize);
-    let all: [Section; 6] = [
+    let all: [Section; 7] = [
         ("join", join::report, RUNS),
         ("idle", idle::report, RUNS),
         ("heal", heal::report, RUNS),
         ("leader", leader::report, RUNS),
         ("down", duty::down, RUNS_IN_PLACE),
         ("exclusive", duty::exclusive, RUNS_IN_PLACE),
+        ("calm", calm::report, RUNS),
     ];
     if let Some(unknown) = sections.iter().find(|word| all.iter().all(|(name, ..)| name != *word)) {
         let known = all.map(|(name, ..)| name).join(", ");

@@ -27,6 +27,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 mod etcd;
+#[path = "../machine.rs"]
+mod machine;
 
 const CONCURRENCY: [usize; 3] = [1, 16, 256];
 const MEASURE: Duration = Duration::from_secs(5);
@@ -181,20 +183,8 @@ fn syncs_per_second(folder: &Path) -> f64 {
     f64::from(count) / began.elapsed().as_secs_f64()
 }
 
-fn machine() -> String {
-    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpus
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"))
-        .unwrap_or(": unknown")
-        .trim_start_matches(['\t', ' ', ':']);
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    format!("{cores} cores of {model}, load before {}", load.split(' ').next().unwrap_or("?"))
-}
-
 fn main() {
-    println!("machine: {}", machine());
+    println!("machine: {}", machine::describe());
     let herd = Herd::founded();
     println!(
         "disk: {:.0} syncs/s of one file under {}",

@@ -493,8 +493,13 @@ impl Inner {
     /// Where to send proposals: whom this replica heard within the lease, else what it was told.
     pub fn known_leader(&self) -> Option<NodeId> {
         let leader = self.standing.borrow().leader;
-        let fresh = leader == Some(self.me) || self.heard_ago().is_some_and(|ago| ago < LEASE);
+        let fresh = leader == Some(self.me) || self.hears_leader();
         leader.filter(|_| fresh).or(lock(&self.hint).0)
+    }
+
+    /// Whether a leader was heard within the lease.
+    pub(super) fn hears_leader(&self) -> bool {
+        self.heard_ago().is_some_and(|ago| ago < LEASE)
     }
 
     pub fn known_voters(&self) -> BTreeSet<NodeId> {

@@ -186,7 +186,7 @@ impl Inner {
             Err(_) => Offered::Unknown,
             Ok(Ok(response)) => Offered::Applied(response.data),
             Ok(Err(RaftError::APIError(error))) => match error {
-                ClientWriteError::ForwardToLeader(forward) => Offered::NotTaken(forward.leader_id),
+                ClientWriteError::ForwardToLeader(forward) => Offered::NotTaken(self.hint_at(forward.leader_id)),
                 ClientWriteError::LogEntryDiscarded(_)
                 | ClientWriteError::ChangeMembershipError(_)
                 | ClientWriteError::PreconditionFailed(_) => Offered::Unknown,
@@ -235,7 +235,7 @@ impl Inner {
                 there.ok().and_then(Result::ok).map(|applied| applied.command).ok_or(None)
             }
             Ok(Ok(_)) => Err(None),
-            Ok(Err(error)) => Err(error.forward_to_leader().and_then(|forward| forward.leader_id)),
+            Ok(Err(error)) => Err(error.forward_to_leader().and_then(|forward| self.hint_at(forward.leader_id))),
             Err(_) => Err(None),
         }
     }
@@ -248,6 +248,12 @@ impl Inner {
             }
             () = self.leader_changes_from(leader) => Err(None),
         }
+    }
+
+    /// Whom to name to others that ask for the leader. The engine names the last one it knew, which may be long dead: a proposal that is
+    /// handed to it leaves a doubt.
+    fn hint_at(&self, leader: Option<u64>) -> Option<u64> {
+        leader.filter(|leader| NodeId(*leader) == self.me || self.hears_leader())
     }
 
     /// Until the next try is worth it: a while, or until another leader shows up.

@@ -254,6 +254,22 @@ async fn a_cut_off_leader_stops_saying_that_it_leads() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn while_most_voters_are_silent_nothing_is_handed_to_the_one_that_led() {
+    let cluster = Cluster::founded(5).await;
+    let leader = cluster.leader().await;
+    let others: Vec<NodeId> = cluster.members.keys().copied().filter(|node| *node != leader).collect();
+    // The two that are left hear each other, and both know who led last.
+    for silent in [leader, others[0], others[1]] {
+        cluster.wires.isolate(silent);
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let asked = cluster.members[&others[2]].group.propose("nobody".into(), Duration::from_secs(5)).await;
+    assert_eq!(asked, Err(ProposeError::NoLeader), "no doubt is left: nobody was given it");
+    cluster.wires.heal();
+    cluster.write(others[2].0, "somebody").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_restarted_replica_has_its_state_before_it_hears_of_anyone() {
     let mut cluster = Cluster::founded(3).await;
     for line in ["a", "b", "c"] {

@@ -99,6 +99,11 @@ impl<'a> Ground<'a> {
         self.index.get(&node).copied()
     }
 
+    /// Whether some node that would take work is not heard, and nothing was said of it yet.
+    pub fn is_in_doubt(&self) -> bool {
+        self.rows.iter().any(|row| !row.open && !row.lost && row.spec.availability == Availability::Open)
+    }
+
     /// What people call the node.
     pub fn name(&self, node: NodeId) -> String {
         self.view.spec.name_of(node)

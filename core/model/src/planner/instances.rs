@@ -47,7 +47,8 @@ pub(super) fn settle(ground: &Ground, draft: &mut Draft) {
     let moving =
         |member: &Member| matches!(member.assigned.reason.because, Because::Joined { .. }) && !member.is_ready();
     let moving = groups.iter().flat_map(|group| &group.members).filter(|member| moving(member)).count();
-    let mut balancing = BALANCING_MAX.saturating_sub(moving);
+    // Whoever is not heard and not judged yet will be back or lost in a moment. What is best without it is known then.
+    let mut balancing = if ground.is_in_doubt() { 0 } else { BALANCING_MAX.saturating_sub(moving) };
     let mut out = Vec::new();
     for group in groups {
         let ghosts = ghosts.get(&(&group.app, &group.service)).copied().unwrap_or(0);

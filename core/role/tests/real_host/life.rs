@@ -92,6 +92,7 @@ pub async fn an_id_runs_once_and_again_after_its_end_with_its_output_going_on(on
     let error = on.host.start(spec.clone()).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists);
     assert!(on.host.forget(&spec.id).await.is_err(), "it runs");
+    eventually("its first words", async || on.text(&spec.id).await == "o hello\n").await;
     on.host.signal(&spec.id, 9).await.unwrap();
     on.end(&spec.id).await;
     for code in 0..20 {

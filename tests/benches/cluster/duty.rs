@@ -5,7 +5,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hirsel_tests::cluster::{Cluster, array};
 
-use crate::figures::{timed, times};
+use crate::figures::{installed, timed, times};
+use crate::serf::Serf;
 
 const NODES: usize = 5;
 const LIMIT: Duration = Duration::from_secs(60);
@@ -17,11 +18,25 @@ pub fn down(runs: usize) {
     let mut cluster = Cluster::start(NODES);
     let took: Vec<Duration> = (0..runs).map(|run| judged(&mut cluster, run)).collect();
     times("any node killed to judged down", &took);
+    if installed("serf", "serf") {
+        let mut serf = Serf::start(NODES);
+        let took: Vec<Duration> = (0..runs)
+            .map(|run| {
+                std::thread::sleep(out_of_step(run));
+                serf.fail(run % NODES)
+            })
+            .collect();
+        times("serf (lan profile), killed to failed", &took);
+    }
+}
+
+/// Not in step with whatever ticks.
+fn out_of_step(run: usize) -> Duration {
+    Duration::from_millis(300 + 37 * run as u64 % 500)
 }
 
 fn judged(cluster: &mut Cluster, run: usize) -> Duration {
-    // Not in step with whatever ticks.
-    std::thread::sleep(Duration::from_millis(300 + 37 * run as u64 % 500));
+    std::thread::sleep(out_of_step(run));
     let victim = run % NODES;
     let (name, witness) = (cluster.nodes[victim].name.clone(), (victim + 1) % NODES);
     let killed = Instant::now();
@@ -74,7 +89,7 @@ pub fn exclusive(runs: usize) {
 }
 
 fn taken_over(cluster: &mut Cluster, journal: &Path, holder: &str, fence: u64, run: usize) -> (u64, Duration) {
-    std::thread::sleep(Duration::from_millis(300 + 37 * run as u64 % 500));
+    std::thread::sleep(out_of_step(run));
     let index = cluster.index(holder);
     let killed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     cluster.nodes[index].off();

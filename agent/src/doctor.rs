@@ -10,6 +10,7 @@ use hirsel_mesh::seam::{Clock, Disk, World};
 use hirsel_mesh::transport::{knock_tcp, knock_udp};
 use hirsel_model::codec::{decode, encode};
 use hirsel_model::{NodeId, Timestamp, WallTime};
+use hirsel_role::host::GuardState;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -72,11 +73,27 @@ impl Examiner {
                 sync: Some(sync),
                 drift_ms: drift(began, moment(world.clock.as_ref())),
                 wall: world.clock.wall(),
+                guard: self.look_at_guard().await,
                 ..facts
             },
             certificate_ends: Some(self.shared.transport.certificate().not_after),
             peers,
         }
+    }
+
+    /// One guard serves all roles; the worst that any of them sees counts.
+    async fn look_at_guard(&self) -> Option<Result<usize, String>> {
+        let mut seen = None;
+        for host in self.shared.hosts.values() {
+            match (host.guard().await, &mut seen) {
+                (GuardState::Unneeded, _) => {}
+                (GuardState::Watches { guards }, Some(Ok(all))) => *all += guards,
+                (GuardState::Watches { guards }, seen @ None) => *seen = Some(Ok(guards)),
+                (GuardState::Watches { .. }, Some(Err(_))) => {}
+                (GuardState::Silent { message }, seen) => *seen = Some(Err(message)),
+            }
+        }
+        seen
     }
 
     async fn look_at_members(&self) -> Vec<PeerFindings> {

@@ -14,7 +14,7 @@ use hirsel_mesh::identity::{Identity, JoinToken};
 use hirsel_mesh::seam::World;
 use hirsel_mesh::seam::real;
 use hirsel_role::host::Host;
-use hirsel_role::host::real::{RealHost, RealHostConfig};
+use hirsel_role::host::real::{Groups, GuardConfig, RealHost, RealHostConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -171,11 +171,17 @@ fn end_on_signal(stop: CancellationToken) -> Result<()> {
 
 fn hosts(world: &World, folder: &Path) -> Result<crate::run::HostFor> {
     let me = std::env::current_exe().context("cannot find this executable")?;
-    let shim = vec![me.to_string_lossy().into_owned(), "shim".into()];
+    let becomes = |verb: &str| vec![me.to_string_lossy().into_owned(), verb.into()];
+    let (shim, guard) = (becomes("shim"), becomes("guard"));
     let (net, folder) = (world.net.clone(), folder.to_owned());
     Ok(Arc::new(move |role| {
-        let config =
-            RealHostConfig { folder: folder.join("roles").join(role.as_str()), shim: shim.clone(), net: net.clone() };
+        let config = RealHostConfig {
+            folder: folder.join("roles").join(role.as_str()),
+            shim: shim.clone(),
+            guard: GuardConfig { folder: folder.join("guard"), command: guard.clone() },
+            groups: Groups::IfPossible,
+            net: net.clone(),
+        };
         let host = RealHost::new(config).with_context(|| format!("cannot prepare the host for {role}"))?;
         Ok(Arc::new(host) as Arc<dyn Host>)
     }))

@@ -8,20 +8,19 @@ use anyhow::Context;
 use clap::Parser;
 use hirsel::api::error::{ApiError, Code};
 use hirsel::args::Power;
-use hirsel::cli::{Cli, DevVerb, Verb};
+use hirsel::cli::{Cli, DevVerb, HiddenArgs, Verb};
 use hirsel::launch::{self, dev, power};
 use hirsel::{cli, sample};
+use hirsel_role::host;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let command = Cli::parse();
     let json = command.ask.json;
     let outcome = match command.verb {
-        // A shim is one of many: it stays a single small thread.
-        Verb::Shim(args) => {
-            let folder = args.args.first().map(Path::new).unwrap_or(Path::new(""));
-            return ExitCode::from(u8::try_from(hirsel_role::host::shim::main(folder)).unwrap_or(1));
-        }
+        // A shim is one of many: it stays a single small thread. So does the guard, which must act when all else stands still.
+        Verb::Shim(args) => return alone(host::shim::main, &args),
+        Verb::Guard(args) => return alone(host::guard::main, &args),
         Verb::Up(args) => logged(launch::up(args)),
         Verb::Join(args) => logged(launch::join(args)),
         Verb::Restore(args) if !args.plan => logged(launch::restore::restore(args)),
@@ -44,6 +43,12 @@ fn main() -> ExitCode {
 /// What was refused in words keeps them, with its exit status.
 fn in_words(error: anyhow::Error) -> ApiError {
     error.downcast::<ApiError>().unwrap_or_else(|error| ApiError::new(Code::Failed, format!("{error:#}")))
+}
+
+/// Becomes a process of one thread, about the folder that the arguments name.
+fn alone(work: fn(&Path) -> i32, args: &HiddenArgs) -> ExitCode {
+    let folder = args.args.first().map(Path::new).unwrap_or(Path::new(""));
+    ExitCode::from(u8::try_from(work(folder)).unwrap_or(1))
 }
 
 fn run(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {

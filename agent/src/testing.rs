@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use hirsel_mesh::seam::{BoxStream, real};
 use hirsel_model::spec::{Availability, Capacity, NodeSpec};
 use hirsel_model::{Incarnation, InstanceId, NodeId, RoleName};
-use hirsel_role::host::real::{RealHost, RealHostConfig};
+use hirsel_role::host::real::{Groups, GuardConfig, RealHost, RealHostConfig};
 use hirsel_role::{Context, Doors, Me, RoleConfig, Spawner};
 use tokio::sync::watch;
 
@@ -34,7 +34,9 @@ pub fn node_spec(id: u64) -> NodeSpec {
 pub fn context(spawner: Spawner) -> Context {
     let folder = std::env::temp_dir().join("hirsel-untouched");
     let world = real::world(&folder).expect("a temporary folder");
-    let config = RealHostConfig { folder, shim: vec!["false".into()], net: world.net.clone() };
+    let guard = GuardConfig { folder: folder.join("guard"), command: vec!["false".into()] };
+    let (shim, groups) = (vec!["false".into()], Groups::Never);
+    let config = RealHostConfig { folder, shim, guard, groups, net: world.net.clone() };
     let (_, live) = watch::channel(Arc::default());
     Context {
         me: Me {

@@ -15,7 +15,7 @@ use futures::future::BoxFuture;
 use hirsel_mesh::seam::{BoxStream, Disk, Listener, Net};
 use hirsel_model::{InstanceId, Timestamp};
 use hirsel_role::Host;
-use hirsel_role::host::{Output, OutputFrom, Process, ProcessSpec, ProcessState};
+use hirsel_role::host::{GuardState, Output, OutputFrom, Process, ProcessSpec, ProcessState};
 use tokio::sync::{Notify, watch};
 
 use crate::clock::{SimClock, elapsed};
@@ -51,6 +51,8 @@ pub struct Machine {
 struct Inner {
     processes: BTreeMap<InstanceId, Entry>,
     pids: u32,
+    /// Its guard answers nobody, and no other one can be started.
+    guard_is_silent: bool,
 }
 
 #[derive(Debug)]
@@ -61,7 +63,7 @@ struct Entry {
     listens_at: Duration,
     /// When and how it ends, as far as that is known.
     ends: Option<(Duration, ProcessState)>,
-    /// When its shim ends it by force.
+    /// When it is ended by force: by its shim, by the guard if that stands still, by whichever acts first.
     deadline: Option<Duration>,
     /// Falls when it ends: connections end with it.
     alive: watch::Sender<bool>,
@@ -98,6 +100,13 @@ impl Entry {
 }
 
 impl Inner {
+    fn ask_guard(&self) -> io::Result<()> {
+        match self.guard_is_silent {
+            true => Err(io::Error::new(io::ErrorKind::TimedOut, "the guard of this host does not answer")),
+            false => Ok(()),
+        }
+    }
+
     /// Ends what has ended by `now`. True when something did.
     fn settle(&mut self, now: Duration) -> bool {
         let mut any = false;
@@ -176,6 +185,11 @@ impl Machine {
         self.still.send_replace(still);
     }
 
+    /// Lets its guard answer nobody, or answer again. What it and the shims know until then holds.
+    pub fn silence_guard(&self, silent: bool) {
+        crate::lock(&self.inner).guard_is_silent = silent;
+    }
+
     async fn moves(&self) {
         // The sender lives as long as the machine.
         let _ = self.still.subscribe().wait_for(|still| !still).await;
@@ -213,6 +227,9 @@ impl Machine {
         if inner.processes.get(&spec.id).is_some_and(Entry::is_running) {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} runs already", spec.id)));
         }
+        if spec.deadline.is_some() {
+            inner.ask_guard()?;
+        }
         inner.pids += 1;
         let (id, pid) = (spec.id.clone(), 1000 + inner.pids);
         let taken = inner.processes.values().any(|other| other.is_running() && other.process.spec.port == spec.port);
@@ -245,13 +262,29 @@ impl Machine {
         self.ended.notify_one();
     }
 
-    fn prolong(&self, id: &InstanceId, until: Timestamp) {
+    /// The guard is told first: without its word the shim is not.
+    fn prolong(&self, id: &InstanceId, until: Timestamp) -> io::Result<()> {
         let mut inner = crate::lock(&self.inner);
         inner.settle(elapsed());
-        if let Some(entry) = inner.processes.get_mut(id).filter(|entry| entry.is_running() && entry.deadline.is_some())
-        {
+        let guarded = |entry: &Entry| entry.is_running() && entry.deadline.is_some();
+        if inner.processes.get(id).is_some_and(guarded) {
+            inner.ask_guard()?;
+        }
+        if let Some(entry) = inner.processes.get_mut(id).filter(|entry| guarded(entry)) {
             entry.deadline = Some(self.clock.when(until));
             self.ended.notify_one();
+        }
+        Ok(())
+    }
+
+    fn guard(&self) -> GuardState {
+        let mut inner = crate::lock(&self.inner);
+        inner.settle(elapsed());
+        let guarded = |entry: &&Entry| entry.is_running() && entry.deadline.is_some();
+        match (inner.processes.values().filter(guarded).count(), inner.ask_guard()) {
+            (0, _) => GuardState::Unneeded,
+            (guards, Ok(())) => GuardState::Watches { guards },
+            (_, Err(error)) => GuardState::Silent { message: error.to_string() },
         }
     }
 
@@ -314,9 +347,12 @@ impl Host for SimHost {
     fn prolong<'a>(&'a self, id: &'a InstanceId, until: Timestamp) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
             self.machine.moves().await;
-            self.machine.prolong(id, until);
-            Ok(())
+            self.machine.prolong(id, until)
         })
+    }
+
+    fn guard(&self) -> BoxFuture<'_, GuardState> {
+        Box::pin(async move { self.machine.guard() })
     }
 
     fn forget<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, io::Result<()>> {

@@ -86,12 +86,14 @@ pub enum Scenario {
     Slow,
     /// Nothing is wrong, and many use the same registers at once.
     Crowded,
+    /// The guard of the host that holds the exclusive duty answers nobody for a while.
+    Unguarded,
     /// Another sealing key again and again, while those who hold it lose power.
     Sealed,
 }
 
 /// Every scenario, with its name.
-pub const ALL: [(&str, Scenario); 12] = [
+pub const ALL: [(&str, Scenario); 13] = [
     ("random", Scenario::Random),
     ("calm", Scenario::Calm),
     ("lossy", Scenario::Lossy),
@@ -103,6 +105,7 @@ pub const ALL: [(&str, Scenario); 12] = [
     ("full", Scenario::Full),
     ("slow", Scenario::Slow),
     ("crowded", Scenario::Crowded),
+    ("unguarded", Scenario::Unguarded),
     ("sealed", Scenario::Sealed),
 ];
 
@@ -229,6 +232,7 @@ impl<'a> Play<'a> {
             Scenario::Full => self.disk(|trouble| trouble.full = true)?,
             Scenario::Slow => self.disk(|trouble| trouble.slow = SLOW)?,
             Scenario::Crowded => self.crowded()?,
+            Scenario::Unguarded => self.unguarded()?,
             Scenario::Sealed => self.sealed()?,
         }
         self.world.note("heals");

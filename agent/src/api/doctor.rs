@@ -52,6 +52,8 @@ pub struct HostFindings {
     pub wall: WallTime,
     /// Whether the agent was started by systemd; none where that does not matter.
     pub supervised: Option<bool>,
+    /// The guard: how many processes it guards, or why it does not answer; none while nothing needs one.
+    pub guard: Option<Result<usize, String>>,
     /// Whom instances run as; none when the question does not arise.
     pub user: Option<User>,
     /// Whether the mesh's port could be bound here, before joining: what is in the way.
@@ -126,7 +128,7 @@ pub struct Doctor {
 /// One check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Check {
-    /// `clock`, `tcp`, `udp`, `disk`, `space`, `reserve`, `files`, `versions`, `certificate`, `unit`, `user`, `port`.
+    /// `clock`, `tcp`, `udp`, `disk`, `space`, `reserve`, `files`, `versions`, `certificate`, `unit`, `guard`, `user`, `port`.
     pub check: String,
     /// What was looked at: this node, or `n1 -> n2`.
     pub subject: String,
@@ -307,6 +309,15 @@ fn host(me: &str, found: &HostFindings) -> Vec<Check> {
             if supervised { "started by systemd" } else { "not started by systemd: it does not start with the host" };
         checks.push(check("unit", me, grade, value, "starts with the host", "hirsel install"));
     }
+    if let Some(guard) = &found.guard {
+        let (grade, value) = match guard {
+            Ok(1) => (Grade::Ok, "keeps the end of 1 grant".to_string()),
+            Ok(count) => (Grade::Ok, format!("keeps the ends of {count} grants")),
+            Err(why) => (Grade::Failed, format!("no grant is prolonged here: {why}")),
+        };
+        let next = "ps -C hirsel-guard: does it stand still? another one is tried all the time; hirsel roles";
+        checks.push(check("guard", me, grade, value, "answers while something exclusive runs here", next));
+    }
     if let Some(user) = &found.user {
         let next = "name a user with --run-as, or compute.run_as in hirsel.toml";
         let (grade, value) = match user {
@@ -386,6 +397,7 @@ mod tests {
                 drift_ms: 1,
                 wall: NOON,
                 supervised: Some(true),
+                guard: Some(Ok(2)),
                 user: Some(User::Named("nobody".into(), true)),
                 port_taken: None,
             },
@@ -426,6 +438,7 @@ mod tests {
         one(|found| found.host.open_files = Some(256), "files", "failed");
         one(|found| found.host.drift_ms = 900, "clock", "warning");
         one(|found| found.host.supervised = Some(false), "unit", "warning");
+        one(|found| found.host.guard = Some(Err("it does not answer".into())), "guard", "failed");
         one(|found| found.host.user = Some(User::Root), "user", "warning");
         one(|found| found.host.user = Some(User::Named("web".into(), false)), "user", "failed");
         one(|found| found.certificate_ends = Some(NOON.0 / 1000 + 86_400), "certificate", "warning");

@@ -271,6 +271,9 @@ pub enum Verb {
     /// Watch over one process (started by the agent)
     #[command(hide = true)]
     Shim(HiddenArgs),
+    /// End what may act no longer, though agent and shims stand still (started by the agent)
+    #[command(hide = true)]
+    Guard(HiddenArgs),
     /// Serve the sample application (started by `dev`)
     #[command(hide = true)]
     Sample(HiddenArgs),

@@ -140,7 +140,13 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
             TokenVerb::List => look::tokens(&client, json).await,
             TokenVerb::Revoke(args) => act::revoke(&client, json, args).await,
         },
-        Verb::Up(_) | Verb::Join(_) | Verb::Restore(_) | Verb::Dev(_) | Verb::Shim(_) | Verb::Sample(_) => {
+        Verb::Up(_)
+        | Verb::Join(_)
+        | Verb::Restore(_)
+        | Verb::Dev(_)
+        | Verb::Shim(_)
+        | Verb::Guard(_)
+        | Verb::Sample(_) => {
             Err(ApiError::new(Code::Failed, "a verb that starts something was taken for one that asks"))
         }
         Verb::Completions(_) | Verb::Man(_) | Verb::Install(_) | Verb::Login(_) => Ok(Done::Well),

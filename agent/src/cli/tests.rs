@@ -95,6 +95,7 @@ fn every_verb_of_the_contract_parses() {
         "install --print",
         "install -- up --zone a",
         "shim /some/folder",
+        "guard /some/folder",
         "sample --port 1",
     ] {
         let parsed = parse(&format!("hirsel {words}"));

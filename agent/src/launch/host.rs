@@ -57,6 +57,7 @@ pub async fn before(seed: &str, data: Option<PathBuf>) -> Result<Doctor, ApiErro
         drift_ms: drift(began, moment(world.clock.as_ref())),
         wall: world.clock.wall(),
         supervised: None,
+        guard: None,
         user: None,
         port_taken: (!seed.ip().is_loopback()).then(port_taken),
     };

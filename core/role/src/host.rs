@@ -14,6 +14,9 @@ use crate::secret::Plain;
 
 mod deadline;
 mod folder;
+mod group;
+pub mod guard;
+mod orphan;
 mod output;
 mod procfs;
 pub mod real;
@@ -26,7 +29,7 @@ pub mod shim;
 pub trait Host: Send + Sync {
     /// Starts a process under a shim and returns when it runs (or could not be started: it is then also listed as
     /// [`ProcessState::Lost`]). Refuses an id that runs already; one that ended is replaced, and its output goes on.
-    /// A start goes on when the future is dropped.
+    /// One with a deadline is not started where no guard keeps that too. A start goes on when the future is dropped.
     fn start(&self, spec: ProcessSpec) -> BoxFuture<'_, io::Result<()>>;
     /// Every process this host knows of: running ones (their identity verified: pid, start time, instance id) and ended ones that
     /// were not forgotten yet. After a restart of the agent this is the adoption scan.
@@ -34,8 +37,13 @@ pub trait Host: Send + Sync {
     /// Sends `signal` to the whole group of the process (9 ends every descendant). No error when it has ended.
     fn signal<'a>(&'a self, id: &'a InstanceId, signal: i32) -> BoxFuture<'a, io::Result<()>>;
     /// Moves the moment at which the process is ended by force ([`ProcessSpec::deadline`]) to `until`, earlier or later. No error when
-    /// it has ended.
+    /// it has ended. An error says that the guard of this host does not know of it: then the process ends when it had to end before.
     fn prolong<'a>(&'a self, id: &'a InstanceId, until: Timestamp) -> BoxFuture<'a, io::Result<()>>;
+    /// How the guard of this host is: the process that ends what has a deadline even if this agent and shims stand still. Takes at most
+    /// some hundred milliseconds.
+    fn guard(&self) -> BoxFuture<'_, GuardState> {
+        Box::pin(std::future::ready(GuardState::Unneeded))
+    }
     /// Forgets an ended process with its status and output. Refuses while it runs.
     fn forget<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, io::Result<()>>;
     /// Completes when some process that [`Host::processes`] told to run has ended (or spuriously).
@@ -117,7 +125,7 @@ pub struct Process {
 pub enum ProcessState {
     /// Runs under this process id.
     Running {
-        /// Process id; 0 while it is being started.
+        /// Process id; 0 while it is being started, and while something of it is left that does not end.
         pid: u32,
     },
     /// Returned this status.
@@ -133,6 +141,23 @@ pub enum ProcessState {
     /// Could not be started, or its shim is gone without a word (the host was switched off).
     Lost {
         /// What is known, for people.
+        message: String,
+    },
+}
+
+/// How the guard of a host is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GuardState {
+    /// Nothing has a deadline, so that there need not be one.
+    Unneeded,
+    /// It answers.
+    Watches {
+        /// How many processes it guards.
+        guards: usize,
+    },
+    /// It is missing or does not answer: no deadline is put off.
+    Silent {
+        /// What was tried, for people.
         message: String,
     },
 }

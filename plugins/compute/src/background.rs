@@ -13,7 +13,6 @@ use hirsel_role::host::{OutputFrom, ProcessSpec};
 use hirsel_role::{Context, Host, Spawner};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tracing::warn;
 
 /// Changes that follow each other more closely than this are looked at together.
 const CHANGES_EVERY: Duration = Duration::from_millis(10);
@@ -29,6 +28,8 @@ pub(crate) enum Done {
     Started(InstanceId, io::Result<()>),
     /// A signal or a removal.
     Acted(InstanceId, io::Result<()>),
+    /// The end of a grant was told to guard and shim, or not.
+    Prolonged(InstanceId, io::Result<()>),
     /// The last line a program wrote before it ended.
     LastWords(InstanceId, String),
 }
@@ -107,12 +108,15 @@ impl Background {
         });
     }
 
-    /// A deadline that is not told holds: the process ends sooner.
+    /// A deadline that is not told holds: the process ends sooner. Nobody is woken by one that is.
     pub(crate) fn prolong(&self, context: &Context, id: InstanceId, until: Timestamp) {
-        let host = Arc::clone(&context.host);
+        let (host, done, wake) = (Arc::clone(&context.host), Arc::clone(&self.done), Arc::clone(&context.wake));
         drop(context.spawner.spawn(async move {
-            if let Err(error) = host.prolong(&id, until).await {
-                warn!(instance = %id, %error, "the end of its grant could not be told");
+            let result = sound(host.prolong(&id, until)).await;
+            let failed = result.is_err();
+            done.lock().unwrap_or_else(PoisonError::into_inner).push(Done::Prolonged(id, result));
+            if failed {
+                wake.notify_one();
             }
         }));
     }

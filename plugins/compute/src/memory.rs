@@ -13,6 +13,8 @@ use crate::health::{Health, Watch};
 
 /// A program that ends this soon, without ever having worked, may have found its port taken.
 const AT_ONCE: Duration = Duration::from_secs(2);
+/// Guard and shim end a program within some milliseconds after its deadline.
+const LATE: Duration = Duration::from_millis(300);
 /// So many ends in a row are no accident any more.
 const FAILING_AFTER: u32 = 3;
 
@@ -53,6 +55,8 @@ pub(crate) struct Instance {
     pub avoid_port: bool,
     /// The deadline its shim was last told.
     pub deadline: Option<Timestamp>,
+    /// Why its deadline could not be put off the last time.
+    pub unguarded: Option<String>,
     /// Its process.
     pub run: Option<Run>,
     /// How it ended, once that was taken note of.
@@ -145,9 +149,23 @@ impl Instance {
         self.past.busy = true;
         self.past.start_at = None;
         self.end = None;
+        self.unguarded = None;
         self.run = None;
         self.port = port;
         self.service = Some(service);
+    }
+
+    /// Whether it should have ended with the grant that it was last told of.
+    pub(crate) fn is_late(&self, now: Timestamp) -> bool {
+        self.deadline.is_some_and(|deadline| now.since(deadline) >= LATE)
+    }
+
+    /// The end of its grant was told, or not. Whether that is something new.
+    pub(crate) fn note_prolonged(&mut self, result: Result<(), String>) -> bool {
+        let unguarded = result.err();
+        let changed = self.unguarded.is_some() != unguarded.is_some();
+        self.unguarded = unguarded;
+        changed
     }
 
     /// The last line it wrote, once that is known.

@@ -43,6 +43,9 @@ pub(crate) fn facts(instance: &Instance, process: Option<&Process>, wanted: Opti
         message: match (state, wanted) {
             (InstanceState::Waiting, Some(Wanted { may_act: false, .. })) => Some(NO_GRANT.into()),
             (InstanceState::Waiting, Some(Wanted { has_secrets: false, .. })) => Some(NO_SECRETS.into()),
+            (InstanceState::Starting | InstanceState::Running, _) if instance.unguarded.is_some() => {
+                instance.unguarded.as_ref().map(|why| format!("its grant is not prolonged, and it ends with it: {why}"))
+            }
             _ => health.failure.or_else(|| instance.message.clone()),
         },
     }
@@ -58,20 +61,24 @@ pub(crate) fn report(
 ) -> RoleReport {
     let failing: Vec<(&InstanceId, &Instance)> =
         instances.iter().filter(|(id, instance)| wanted.contains_key(id) && instance.is_failing()).collect();
+    let unguarded: Vec<(&InstanceId, &str)> = instances
+        .iter()
+        .filter_map(|(id, instance)| Some((id, instance.run.as_ref().and(instance.unguarded.as_deref())?)))
+        .collect();
     let holds = facts.iter().all(|(id, facts)| {
         let draining = wanted.get(id).is_some_and(|wanted| wanted.phase == Phase::Draining);
         wanted.contains_key(id) && (draining || facts.state == InstanceState::Running)
     });
     let state = match () {
         () if is_stop && facts.is_empty() => RoleState::Stopped,
-        () if !failing.is_empty() => RoleState::Degraded,
+        () if !failing.is_empty() || !unguarded.is_empty() => RoleState::Degraded,
         () if holds => RoleState::Running,
         () => RoleState::Starting,
     };
-    RoleReport { state, generation, message: message(&failing), facts: RoleFacts::Compute(facts) }
+    RoleReport { state, generation, message: message(&failing, &unguarded), facts: RoleFacts::Compute(facts) }
 }
 
-fn message(failing: &[(&InstanceId, &Instance)]) -> Option<String> {
+fn message(failing: &[(&InstanceId, &Instance)], unguarded: &[(&InstanceId, &str)]) -> Option<String> {
     let mut parts: Vec<String> = failing
         .iter()
         .take(NAMED_MAX)
@@ -79,6 +86,12 @@ fn message(failing: &[(&InstanceId, &Instance)]) -> Option<String> {
         .collect();
     if failing.len() > NAMED_MAX {
         parts.push(format!("{} more fail", failing.len() - NAMED_MAX));
+    }
+    // All for one reason.
+    if let Some((id, why)) = unguarded.first() {
+        let others = unguarded.len() - 1;
+        let others = if others == 0 { String::new() } else { format!(" and of {others} more") };
+        parts.push(format!("the grant of {id}{others} is not prolonged: {why}"));
     }
     (!parts.is_empty()).then(|| parts.join("; "))
 }

@@ -142,6 +142,16 @@ impl ComputeRole {
                         warn!(instance = %id, %error, "instance could not be stopped or removed");
                     }
                 }
+                Done::Prolonged(id, result) => {
+                    let Some(instance) = self.instances.get_mut(&id) else { continue };
+                    let result = result.map_err(|error| error.to_string());
+                    let words = result.as_ref().err().cloned();
+                    match (instance.note_prolonged(result), words) {
+                        (true, Some(error)) => warn!(instance = %id, error, "its grant is not prolonged"),
+                        (true, None) => info!(instance = %id, "its grant is prolonged again"),
+                        (false, _) => {}
+                    }
+                }
                 Done::LastWords(id, words) => {
                     if let Some(instance) = self.instances.get_mut(&id) {
                         instance.add_last_words(&words);
@@ -189,16 +199,26 @@ impl ComputeRole {
         Wanted { revision: order.revision, phase: order.phase, may_act, has_secrets }
     }
 
-    /// Hands the end of each new grant to the shims of exclusive instances, which end what is granted no longer.
+    /// Hands the end of each new grant to the guard and to the shims of exclusive instances, which end what is granted no longer.
     fn prolong(&mut self, processes: &BTreeMap<InstanceId, Process>, now: Timestamp) {
         let grants = self.context.grants.borrow().clone();
         for (id, process) in processes {
             let runs = matches!(process.state, ProcessState::Running { .. });
             let Some(deadline) = process.spec.deadline.filter(|_| runs) else { continue };
-            let (Some(until), Some(instance)) = (grants.until(id, now), self.instances.get_mut(id)) else { continue };
-            if until > instance.deadline.unwrap_or(deadline) {
-                instance.deadline = Some(until);
-                self.background.prolong(&self.context, id.clone(), until);
+            let Some(instance) = self.instances.get_mut(id) else { continue };
+            match grants.until(id, now) {
+                Some(until) if until > instance.deadline.unwrap_or(deadline) => {
+                    instance.deadline = Some(until);
+                    self.background.prolong(&self.context, id.clone(), until);
+                }
+                // Both of them stand still.
+                None if instance.is_late(now) && !instance.past.busy && instance.past.stopping.is_none() => {
+                    warn!(instance = %id, "neither guard nor shim ended it with its grant, and it is killed");
+                    instance.past.busy = true;
+                    instance.past.stopping = Some(Stopping { since: now, killed: Some(now) });
+                    self.background.signal(&self.context, id.clone(), 9);
+                }
+                Some(_) | None => {}
             }
         }
     }

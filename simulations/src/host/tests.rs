@@ -189,3 +189,28 @@ fn a_process_with_a_deadline_ends_at_it_on_the_clock_of_its_host() {
         assert!(machine.running(elapsed()).is_empty());
     });
 }
+
+#[test]
+fn without_the_word_of_its_guard_a_host_prolongs_nothing_and_starts_nothing_that_is_granted() {
+    on_a_host(|machine, host| async move {
+        let granted = |number, at| ProcessSpec {
+            deadline: Some(Timestamp(at)),
+            ..spec(number, 20_000 + number as u16, &["sim-web"])
+        };
+        assert_eq!(host.guard().await, GuardState::Unneeded);
+        let (one, two) = (granted(1, 1_000), granted(2, 1_000));
+        host.start(one.clone()).await.unwrap();
+        assert_eq!(host.guard().await, GuardState::Watches { guards: 1 });
+        machine.silence_guard(true);
+        assert!(matches!(host.guard().await, GuardState::Silent { .. }));
+        assert!(host.prolong(&one.id, Timestamp(9_000)).await.unwrap_err().to_string().contains("guard"));
+        assert!(host.start(two).await.unwrap_err().to_string().contains("guard"));
+        host.start(spec(3, 20_003, &["sim-web"])).await.expect("it is granted by nobody");
+        tokio::time::sleep(Duration::from_millis(1_001).saturating_sub(elapsed())).await;
+        assert_eq!(machine.running(elapsed()).into_keys().next(), Some("shop/web/3".parse().unwrap()));
+        machine.silence_guard(false);
+        host.start(granted(1, 9_000)).await.unwrap();
+        host.prolong(&one.id, Timestamp(10_000)).await.unwrap();
+        assert_eq!(host.guard().await, GuardState::Watches { guards: 1 });
+    });
+}

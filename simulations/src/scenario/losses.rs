@@ -1,8 +1,10 @@
-//! Nodes that are hard to hear, stand still, come and go, or are lost one after another: what must move does, and nothing else.
+//! Nodes that are hard to hear, stand still, come and go, lack a guard, or are lost one after another: what must move does, and nothing
+//! else.
 
 use std::time::Duration;
 
 use anyhow::Result;
+use hirsel_model::grant::LEASE;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -10,6 +12,11 @@ use rand::{Rng, SeedableRng};
 use super::{HEAL_WITHIN, MINUTES_10, Play, REPLACE_WITHIN};
 use crate::check::Rule;
 use crate::world::Power;
+
+/// A guard that is silent is so for longer than a few grants.
+const UNGUARDED_FOR: Duration = Duration::from_secs(10);
+/// Between two looks.
+const MOMENT: Duration = Duration::from_millis(100);
 
 impl Play<'_> {
     pub(super) fn lossy(&mut self) -> Result<()> {
@@ -32,6 +39,26 @@ impl Play<'_> {
         self.judging_only(&frozen, Duration::from_secs(3))?;
         self.world.set(index, |trouble| trouble.frozen = false);
         self.judging_only(&frozen, Duration::from_secs(20))
+    }
+
+    /// The duty ends there with the grant that its guard last heard of, though the leader grants on, and nobody thinks less of the node.
+    pub(super) fn unguarded(&mut self) -> Result<()> {
+        let Some(index) = self.world.holder() else { return Ok(()) };
+        let name = self.world.nodes[index].name.clone();
+        self.world.note(format!("the guard of {name} is silent"));
+        self.world.nodes[index].machine.silence_guard(true);
+        self.world.pass(LEASE + MOMENT)?;
+        let until = self.world.now() + UNGUARDED_FOR;
+        while self.world.now() < until {
+            let acts = self.world.nodes[index].machine.acting(self.world.now());
+            if !acts.is_empty() {
+                self.world.require(Rule::NeverTwo, Err(format!("{name} acts without a guard: {acts:?}")));
+            }
+            self.judging_only("nobody", MOMENT)?;
+        }
+        self.world.note(format!("the guard of {name} answers"));
+        self.world.nodes[index].machine.silence_guard(false);
+        Ok(())
     }
 
     fn judging_only(&mut self, victim: &str, length: Duration) -> Result<()> {

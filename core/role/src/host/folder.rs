@@ -7,6 +7,7 @@
 //! | `state` | shim | who it is, whom it started, and at last how that ended; whole or not at all |
 //! | `control` | agent | a pipe with a name: each byte is a signal number to pass on |
 //! | `output.N` | shim | output from offset N on; the last two of them are kept |
+//! | `guard` | guard | is there when the guard ended program and shim, because the shim did not act at its deadline |
 //! | `shim.err` | shim | what the shim itself complained about |
 //! | `work/` | program | the instance's own folder |
 
@@ -19,6 +20,7 @@ use hirsel_model::{InstanceId, codec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::group::Group;
 use super::procfs::ProcessKey;
 use super::{ProcessSpec, ProcessState};
 
@@ -30,6 +32,9 @@ const FILE_BYTES_MAX: u64 = 8 << 20;
 pub(crate) struct Launch {
     pub spec: ProcessSpec,
     pub identity: Option<Identity>,
+    /// The folder of the group that the program begins in.
+    #[serde(default)]
+    pub group: Option<PathBuf>,
 }
 
 /// A user, already looked up.
@@ -55,6 +60,16 @@ pub(crate) struct ShimState {
     pub program: Option<ProcessKey>,
     /// How it ended.
     pub ended: Option<ProcessState>,
+    /// The folder of the group it began in; none where there are no groups, and none from shims of earlier builds.
+    #[serde(default)]
+    pub group: Option<PathBuf>,
+}
+
+impl ShimState {
+    /// The group it began in.
+    pub(crate) fn group(&self) -> Option<Group> {
+        self.group.clone().map(Group::new)
+    }
 }
 
 /// The one variable that the host adds to a program's environment: the run it belongs to. A stray descendant is known by it.
@@ -112,7 +127,15 @@ impl Folder {
         replace(&self.0.join("state"), &codec::encode(state), Durability::Volatile)
     }
     pub(crate) fn remove_state(&self) -> io::Result<()> {
+        absent_is_fine(fs::remove_file(self.0.join("guard")))?;
         absent_is_fine(fs::remove_file(self.0.join("state")))
+    }
+    /// Notes that the guard ended program and shim. Best effort: it is for people, and to tell whose fault it was.
+    pub(crate) fn note_guard(&self) {
+        let _ = File::create(self.0.join("guard"));
+    }
+    pub(crate) fn ended_by_guard(&self) -> bool {
+        self.0.join("guard").exists()
     }
 }
 

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{self, Read};
 
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 /// A process that cannot be confused with a later one of the same number.
@@ -25,6 +26,19 @@ impl ProcessKey {
     pub(crate) fn is_alive(self) -> bool {
         stat(self.pid).is_some_and(|stat| stat.start == self.start && stat.runs())
     }
+
+    /// Kills this very process, and never one that was given its number meanwhile. That it is gone already is no error.
+    pub(crate) fn kill(self) {
+        let Some(pid) = i32::try_from(self.pid).ok().filter(|pid| *pid > 1).and_then(Pid::from_raw) else { return };
+        // The descriptor stays with the process; whose it is, is asked once it is held.
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(held) if self.is_alive() => drop(pidfd_send_signal(&held, Signal::KILL)),
+            Ok(_) | Err(rustix::io::Errno::SRCH) => {}
+            // Before Linux 5.3, or out of descriptors: then there is a gap of some microseconds.
+            Err(_) if self.is_alive() => drop(kill_process(pid, Signal::KILL)),
+            Err(_) => {}
+        }
+    }
 }
 
 /// The fields of `/proc/PID/stat` that matter here (proc(5)).
@@ -41,6 +55,11 @@ impl Stat {
     /// Neither ended and waiting to be noticed, nor half gone.
     pub(crate) fn runs(&self) -> bool {
         !matches!(self.state, 'Z' | 'X' | 'x')
+    }
+
+    /// Which process it is.
+    pub(crate) fn key(&self) -> ProcessKey {
+        ProcessKey { pid: self.pid, start: self.start }
     }
 }
 
@@ -139,5 +158,17 @@ mod tests {
         let me = ProcessKey::of(std::process::id());
         assert!(me.is_alive());
         assert!(!ProcessKey { start: me.start + 1, ..me }.is_alive());
+    }
+
+    #[test]
+    fn a_process_is_killed_and_a_later_one_of_its_number_is_not() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let key = ProcessKey::of(child.id());
+        ProcessKey { start: key.start - 1, ..key }.kill();
+        assert!(key.is_alive());
+        key.kill();
+        let status = child.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+        key.kill();
     }
 }

@@ -6,6 +6,8 @@
 //! - the lock is free and `state` tells no end: the host was switched off, or somebody killed the shim. What the shim left running is
 //!   ended, for nobody watches it, and the process is lost.
 //!
+//! What has a deadline is told to a guard as well, first of all, and ends in a group of its own where there are groups.
+//!
 //! One agent uses a folder at a time. Nothing here blocks the runtime: files and starts are left to its blocking threads.
 
 use std::collections::BTreeMap;
@@ -23,11 +25,12 @@ use hirsel_model::{InstanceId, Timestamp};
 use tokio::sync::Notify;
 
 use super::folder::{Durability, absent_is_fine, passable_folder, replace};
-use super::{Host, Output, OutputFrom, Process, ProcessSpec};
+use super::{GuardState, Host, Output, OutputFrom, Process, ProcessSpec};
+use guardian::Guardian;
 use processes::Processes;
 
 mod end;
-mod orphan;
+mod guardian;
 mod power;
 mod processes;
 mod user;
@@ -44,8 +47,30 @@ pub struct RealHostConfig {
     pub folder: PathBuf,
     /// The command that becomes a shim when the folder of a process is appended: `[current_exe, "shim"]`.
     pub shim: Vec<String>,
+    /// What keeps deadlines besides the shims.
+    pub guard: GuardConfig,
+    /// Whether what has a deadline gets a group of its own.
+    pub groups: Groups,
     /// Sockets.
     pub net: Arc<dyn Net>,
+}
+
+/// Where and how there is a guard, once there is something to guard.
+#[derive(Clone, Debug)]
+pub struct GuardConfig {
+    /// Its folder; made when it is needed. Those of one agent may share it, and with it one guard.
+    pub folder: PathBuf,
+    /// The command that becomes a guard when its folder is appended: `[current_exe, "guard"]`.
+    pub command: Vec<String>,
+}
+
+/// Whether processes are put into control groups, which nothing leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Groups {
+    /// Where this agent may make them.
+    IfPossible,
+    /// Not at all: descendants, sessions and marks tell what belongs together.
+    Never,
 }
 
 /// The machine this agent runs on.
@@ -70,7 +95,9 @@ impl RealHost {
         passable_folder(&config.folder)?;
         fs::create_dir_all(&files)?;
         let executable = config.shim.first().cloned();
-        let processes = Arc::new(Processes::open(config.folder.join("processes"), config.shim)?);
+        let guardian = Guardian::new(config.guard);
+        let processes =
+            Arc::new(Processes::open(config.folder.join("processes"), config.shim, guardian, config.groups)?);
         Ok(RealHost { processes, files, executable, net: config.net, moved: Notify::new() })
     }
 
@@ -126,6 +153,14 @@ impl Host for RealHost {
     fn prolong<'a>(&'a self, id: &'a InstanceId, until: Timestamp) -> BoxFuture<'a, io::Result<()>> {
         let id = id.clone();
         self.blocking(move |processes| processes.prolong(&id, until)).boxed()
+    }
+
+    fn guard(&self) -> BoxFuture<'_, GuardState> {
+        async move {
+            let state = self.blocking(|processes| Ok(processes.guard())).await;
+            state.unwrap_or_else(|error| GuardState::Silent { message: error.to_string() })
+        }
+        .boxed()
     }
 
     fn forget<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, io::Result<()>> {

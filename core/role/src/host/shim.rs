@@ -4,7 +4,8 @@
 //! named pipe, adopts every descendant whose parent ends (`PR_SET_CHILD_SUBREAPER`), and when the program itself has ended, ends
 //! all of them and writes down the exit status. It never starts the program again and decides nothing.
 //!
-//! Whatever ends the shim releases its lock, by which the agent notices: what it left running is then ended by the agent.
+//! Whatever ends the shim releases its lock, by which the agent notices: what it left running is then ended by the agent. A program with
+//! a deadline begins in a group of its own where there are groups, and the guard keeps its deadline too, for a shim can be frozen.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
@@ -23,6 +24,7 @@ use rustix::fs::FlockOperation;
 use super::ProcessState;
 use super::deadline::{self, Deadline, Message, Messages};
 use super::folder::{Folder, HIDDEN, Launch, MARK, ShimState};
+use super::group::Group;
 use super::output::{Lines, Writer};
 use super::procfs::{self, ProcessKey};
 use sys::Reaped;
@@ -62,7 +64,7 @@ fn complain(message: &str) {
 fn run(folder: &Folder) -> io::Result<()> {
     hold_lock(folder)?;
     sys::into_background()?;
-    sys::name_process();
+    sys::name_process(c"hirsel-shim");
     let signals = sys::signals()?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let control = OpenOptions::new()
@@ -80,6 +82,7 @@ fn run(folder: &Folder) -> io::Result<()> {
         mark: format!("{}-{}", me.pid, me.start),
         program: None,
         ended: None,
+        group: launch.group.clone(),
     };
     // From here on everything that carries the mark can be found, even if this process ends before its next line.
     folder.write_state(&state)?;
@@ -91,11 +94,16 @@ fn run(folder: &Folder) -> io::Result<()> {
             state.program = Some(ProcessKey::of(program.pid));
             folder.write_state(&state)?;
             sys::close_stdout()?;
-            Watch::new(folder, program, signals, control, stop_signal, deadline).until_the_end()
+            let ending = Ending { stop_signal, deadline, group: state.group() };
+            Watch::new(folder, program, signals, control, ending).until_the_end()
         }
         Err(message) => ProcessState::Lost { message },
     };
     state.ended = Some(ended);
+    if let Some(group) = state.group() {
+        // One in which something is left stays, and the agent sees that.
+        let _ = group.remove();
+    }
     // A disk that is full for a moment must not cost the exit status.
     let give_up = Instant::now() + LAST_WORD_MAX;
     loop {
@@ -124,7 +132,7 @@ struct Program {
 }
 
 fn start(folder: &Folder, launch: Launch, mark: &str) -> Result<Program, String> {
-    let Launch { spec, identity } = launch;
+    let Launch { spec, identity, group } = launch;
     let Some((program, arguments)) = spec.command.split_first() else {
         return Err("could not start: the command is empty".into());
     };
@@ -142,9 +150,13 @@ fn start(folder: &Folder, launch: Launch, mark: &str) -> Result<Program, String>
     let mut command = Command::new(program);
     command.args(arguments).env_clear().envs(&spec.env).envs(hidden()).env(MARK, mark);
     command.stdin(Stdio::null()).stdout(to_stdout).stderr(to_stderr);
-    // With a deadline nobody else would keep, should this process be killed while no agent runs.
-    sys::prepare(&mut command, identity, spec.deadline.is_some());
-    let child = command.spawn().map_err(|error| format!("could not start {program:?}: {error}"))?;
+    let closed = |error| format!("could not open its group: {error}");
+    let door = group.map(|group| Group::new(group).door()).transpose().map_err(closed)?;
+    sys::prepare(&mut command, identity, door, spec.deadline);
+    let child = command.spawn().map_err(|error| match spec.deadline {
+        Some(deadline) if deadline::now() >= deadline => deadline::PASSED.into(),
+        Some(_) | None => format!("could not start {program:?}: {error}"),
+    })?;
     // The folder may be removed or unmounted while the program runs.
     let _ = std::env::set_current_dir("/");
     Ok(Program { pid: child.id(), stdout, stderr })
@@ -158,10 +170,20 @@ fn hidden() -> impl Iterator<Item = (OsString, OsString)> {
     })
 }
 
+/// How a program is ended.
+struct Ending {
+    /// Asks it to.
+    stop_signal: i32,
+    /// When it may act no more, told by the agent.
+    deadline: Deadline,
+    /// What it began in.
+    group: Option<Group>,
+}
+
 /// Watches over a program that runs.
 struct Watch {
     program: u32,
-    stop_signal: i32,
+    ending: Ending,
     signals: OwnedFd,
     control: File,
     streams: [Option<(PipeReader, Lines)>; 2],
@@ -172,24 +194,15 @@ struct Watch {
     childless: bool,
     /// When everything is ended by force: `None` is never.
     kill_at: Option<Instant>,
-    /// When it may act no more, told by the agent.
-    deadline: Deadline,
     /// Begun messages of the agent.
     told: Messages,
 }
 
 impl Watch {
-    fn new(
-        folder: &Folder,
-        program: Program,
-        signals: OwnedFd,
-        control: File,
-        stop_signal: i32,
-        deadline: Deadline,
-    ) -> Self {
+    fn new(folder: &Folder, program: Program, signals: OwnedFd, control: File, ending: Ending) -> Self {
         Self {
             program: program.pid,
-            stop_signal,
+            ending,
             signals,
             control,
             streams: [Some((program.stdout, Lines::new(b'o'))), Some((program.stderr, Lines::new(b'e')))],
@@ -197,7 +210,6 @@ impl Watch {
             status: None,
             childless: false,
             kill_at: None,
-            deadline,
             told: Messages::default(),
         }
     }
@@ -210,12 +222,16 @@ impl Watch {
                 kill_descendants();
                 self.kill_at = Some(Instant::now() + SWEEP_EVERY);
             }
-            if self.deadline.has_passed() {
+            if self.ending.deadline.has_passed() {
+                if let Some(group) = &self.ending.group {
+                    // At once and whole; what has left it is met below.
+                    let _ = group.kill();
+                }
                 kill_descendants();
                 self.kill_at = Some(Instant::now() + SWEEP_EVERY);
             }
         }
-        let too_late = self.deadline.has_passed();
+        let too_late = self.ending.deadline.has_passed();
         let give_up = Instant::now() + SWEEP_MAX;
         while !self.childless && Instant::now() < give_up {
             kill_descendants();
@@ -251,7 +267,7 @@ impl Watch {
             self.streams[0].as_ref().map(|(pipe, _)| pipe.as_fd()),
             self.streams[1].as_ref().map(|(pipe, _)| pipe.as_fd()),
             // It only ends the waiting: what it means is asked afterwards.
-            self.deadline.timer(),
+            self.ending.deadline.timer(),
         ];
         let mut ready = [false; 5];
         let mut polled: Vec<PollFd<'_>> =
@@ -315,7 +331,9 @@ impl Watch {
             match message {
                 Message::Signal(libc::SIGKILL) => kill_descendants(),
                 Message::Signal(signal) => sys::kill_group(self.program, signal),
-                Message::Deadline(until) => self.deadline.put_off(until),
+                // What is being ended does not go on.
+                Message::Deadline(_) if self.ending.deadline.has_passed() => {}
+                Message::Deadline(until) => self.ending.deadline.put_off(until),
             }
         }
     }
@@ -324,7 +342,7 @@ impl Watch {
         let count = rustix::io::read(&self.signals, &mut *buffer).unwrap_or(0);
         for record in buffer[..count].chunks(sys::SIGNAL_BYTES) {
             if sys::signal_of(record) == Some(libc::SIGTERM) && self.kill_at.is_none() {
-                sys::kill_group(self.program, self.stop_signal);
+                sys::kill_group(self.program, self.ending.stop_signal);
                 self.kill_at = Some(Instant::now() + END_GRACE);
             }
         }

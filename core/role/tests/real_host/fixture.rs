@@ -9,7 +9,7 @@ use std::time::Duration;
 use hirsel_mesh::seam::real::OsNet;
 use hirsel_model::{InstanceId, Revision};
 use hirsel_role::Host;
-use hirsel_role::host::real::{RealHost, RealHostConfig};
+use hirsel_role::host::real::{Groups, GuardConfig, RealHost, RealHostConfig};
 use hirsel_role::host::{OutputFrom, ProcessSpec, ProcessState};
 
 /// Far longer than anything here takes, on a machine that does other things too.
@@ -18,14 +18,15 @@ const WAIT_MAX: Duration = Duration::from_secs(20);
 pub fn run<F: Future<Output = ()>>(test: fn(Fixture) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let fixture = Fixture { folder: folder.path().to_owned(), host: host(folder.path()) };
+    let fixture = Fixture::on(folder.path(), Groups::IfPossible);
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(test(fixture))));
-    // Nothing a failed test started goes on.
+    // Nothing a failed test started goes on, and no guard waits for deadlines that are an hour away.
     runtime.block_on(async {
-        let host = host(folder.path());
-        for id in host.processes().await.unwrap().into_keys() {
-            host.signal(&id, 9).await.unwrap();
+        let on = Fixture::on(folder.path(), Groups::IfPossible);
+        for id in on.host.processes().await.unwrap().into_keys() {
+            on.host.signal(&id, 9).await.unwrap();
         }
+        on.guard().into_iter().for_each(crate::life::kill);
     });
     if let Err(panic) = result {
         std::panic::resume_unwind(panic);
@@ -37,15 +38,42 @@ pub struct Fixture {
     pub host: RealHost,
 }
 
-fn host(folder: &Path) -> RealHost {
-    let shim = vec![std::env::current_exe().unwrap().to_str().unwrap().to_owned(), "shim".into()];
-    RealHost::new(RealHostConfig { folder: folder.to_owned(), shim, net: Arc::new(OsNet) }).unwrap()
+/// Command lines that make this executable a shim or a guard.
+fn becomes(what: &str) -> Vec<String> {
+    vec![std::env::current_exe().unwrap().to_str().unwrap().to_owned(), what.into()]
 }
 
 impl Fixture {
+    fn on(folder: &Path, groups: Groups) -> Self {
+        Self { folder: folder.to_owned(), host: host(folder, groups, becomes("guard")) }
+    }
+
     /// The agent ends and another one starts on the same folder.
     pub fn restart(&mut self) {
-        self.host = host(&self.folder);
+        *self = Self::on(&self.folder, Groups::IfPossible);
+    }
+
+    /// The same, on a host without control groups.
+    pub fn restart_without_groups(&mut self) {
+        *self = Self::on(&self.folder, Groups::Never);
+    }
+
+    /// The same, on a host that starts no guard.
+    pub fn restart_without_guards(&mut self) {
+        self.host = host(&self.folder, Groups::IfPossible, vec!["/bin/false".into()]);
+    }
+
+    /// A host on another folder.
+    pub fn elsewhere(folder: &Path) -> RealHost {
+        Self::on(folder, Groups::IfPossible).host
+    }
+
+    /// The process id of the guard, if there is one.
+    pub fn guard(&self) -> Option<u32> {
+        let folder = self.folder.join("guard");
+        let words = |pid: &u32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let ends = |words: Vec<u8>| words.strip_suffix(b"\0").is_some_and(|words| words.ends_with(path(&folder)));
+        pids().find(|pid| runs(*pid) && ends(words(pid)))
     }
 
     pub fn folder_of(&self, id: &InstanceId) -> PathBuf {
@@ -117,6 +145,17 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
         }
     };
     tokio::time::timeout(WAIT_MAX, met).await.unwrap_or_else(|_| panic!("waited in vain for {what}"));
+}
+
+fn host(folder: &Path, groups: Groups, guard: Vec<String>) -> RealHost {
+    let guard = GuardConfig { folder: folder.join("guard"), command: guard };
+    let config =
+        RealHostConfig { folder: folder.to_owned(), shim: becomes("shim"), guard, groups, net: Arc::new(OsNet) };
+    RealHost::new(config).unwrap()
+}
+
+fn path(path: &Path) -> &[u8] {
+    path.as_os_str().as_encoded_bytes()
 }
 
 pub fn id(text: &str) -> InstanceId {

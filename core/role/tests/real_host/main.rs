@@ -1,10 +1,12 @@
-//! The real host with real processes. This executable is its own shim: started as `real_host shim DIR` it becomes one.
+//! The real host with real processes. This executable is its own shim and guard: started as `real_host shim DIR` it becomes one.
 #![allow(clippy::print_stdout, missing_docs)]
 
 use std::path::Path;
 use std::process::exit;
 
 mod fixture;
+mod groups;
+mod guard;
 mod life;
 mod loss;
 mod surroundings;
@@ -36,6 +38,17 @@ const TESTS: &[Test] = tests! {
         what_cannot_be_read_is_removed_and_ended,
         a_node_can_be_switched_off_from_outside,
         a_full_disk_neither_stops_a_program_nor_hides_its_end;
+    guard: what_has_a_frozen_shim_ends_at_its_deadline_and_the_agent_learns_it,
+        what_has_a_frozen_shim_ends_whole_without_control_groups_too,
+        a_program_whose_shim_is_gone_ends_at_its_deadline_with_what_it_left_behind,
+        a_guard_is_there_only_while_something_has_a_deadline_and_goes_on_without_an_agent,
+        a_guard_that_is_killed_is_started_again_and_knows_what_it_knew,
+        a_guard_that_stands_still_is_replaced,
+        without_a_guard_nothing_with_a_deadline_begins_and_no_deadline_moves,
+        what_the_first_agents_say_is_understood_and_anything_else_harms_nothing;
+    groups: a_program_in_a_group_ends_whole_whatever_it_does_to_hide,
+        a_group_that_nobody_knows_is_ended_by_the_next_agent,
+        nothing_begins_in_a_group_that_was_removed;
     surroundings: the_environment_is_exactly_the_given_one,
         nothing_the_agent_has_open_reaches_a_program,
         what_cannot_be_started_says_why_and_is_listed_as_lost,
@@ -48,10 +61,10 @@ const TESTS: &[Test] = tests! {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [first, folder] = arguments.as_slice()
-        && first == "shim"
-    {
-        exit(hirsel_role::host::shim::main(Path::new(folder)));
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["shim", folder] => exit(hirsel_role::host::shim::main(Path::new(folder))),
+        ["guard", folder] => exit(hirsel_role::host::guard::main(Path::new(folder))),
+        _ => {}
     }
     let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
     let chosen = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));

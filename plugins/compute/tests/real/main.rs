@@ -17,7 +17,7 @@ use hirsel_model::plan::Phase;
 use hirsel_model::report::{InstanceFacts, RoleFacts, RoleReport};
 use hirsel_model::spec::{Capacity, Check, HealthSpec, Replicas, ServiceSpec, Spread, StopSpec, UpdateSpec};
 use hirsel_model::{Generation, InstanceId, NodeId, Revision, RoleName};
-use hirsel_role::host::real::{RealHost, RealHostConfig};
+use hirsel_role::host::real::{Groups, GuardConfig, RealHost, RealHostConfig};
 use hirsel_role::host::{OutputFrom, ProcessState};
 use hirsel_role::{Context, Doors, Host, Me, Plugin, Role, RoleConfig, Spawner};
 use tokio::sync::{Notify, watch};
@@ -184,7 +184,9 @@ impl Node {
 fn start(folder: &Path) -> (Arc<RealHost>, Box<dyn Role>, Arc<Notify>) {
     let world = real::world(folder).unwrap();
     let shim = vec![std::env::current_exe().unwrap().to_str().unwrap().to_owned(), "shim".into()];
-    let config = RealHostConfig { folder: folder.join("compute"), shim, net: Arc::clone(&world.net) };
+    let guard = GuardConfig { folder: folder.join("guard"), command: vec!["false".into()] };
+    let (folder, groups, net) = (folder.join("compute"), Groups::Never, Arc::clone(&world.net));
+    let config = RealHostConfig { folder, shim, guard, groups, net };
     let host = Arc::new(RealHost::new(config).unwrap());
     let wake = Arc::new(Notify::new());
     let me = Me {

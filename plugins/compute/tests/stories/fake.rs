@@ -27,6 +27,7 @@ struct Inner {
     ill: BTreeSet<InstanceId>,
     hanging: bool,
     start_takes: Duration,
+    silent_guard: bool,
     pids: u32,
     writes: u32,
 }
@@ -83,6 +84,9 @@ impl FakeHost {
     }
     pub fn set_start_takes(&self, time: Duration) {
         self.inner().start_takes = time;
+    }
+    pub fn set_silent_guard(&self, silent: bool) {
+        self.inner().silent_guard = silent;
     }
     pub fn is_empty(&self) -> bool {
         self.inner().processes.is_empty()
@@ -206,7 +210,11 @@ impl Host for FakeHost {
 
     fn prolong<'a>(&'a self, id: &'a InstanceId, until: Timestamp) -> BoxFuture<'a, io::Result<()>> {
         async move {
-            if let Some(process) = self.inner().processes.get_mut(id) {
+            let mut inner = self.inner();
+            if inner.silent_guard {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the guard of this host does not answer"));
+            }
+            if let Some(process) = inner.processes.get_mut(id) {
                 process.spec.deadline = Some(until);
             }
             Ok(())

@@ -408,6 +408,40 @@ async fn an_agent_that_starts_anew_leaves_an_exclusive_instance_to_its_shim_unti
     assert_eq!(on.host.starts(WEB), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_the_guard_does_not_take_is_told_until_it_takes_one_again() {
+    let mut on = Node::new();
+    on.order(WEB, ServiceSpec { exclusive: true, ..service("mute") });
+    on.grant(WEB);
+    on.until("it runs", |now| now.state(WEB) == InstanceState::Running).await;
+    on.host.set_silent_guard(true);
+    on.run_for(Duration::from_millis(400)).await;
+    on.grant(WEB);
+    on.until("it is told", |now| now.report.state == RoleState::Degraded).await;
+    let told = |on: &Node| (on.report.message.clone().unwrap_or_default(), on.facts(WEB).message.unwrap_or_default());
+    let (role, instance) = told(&on);
+    assert_eq!(role, "the grant of shop/web/1 is not prolonged: the guard of this host does not answer");
+    assert!(instance.contains("ends with it: the guard of this host does not answer"), "{instance}");
+    on.host.set_silent_guard(false);
+    on.run_for(Duration::from_millis(400)).await;
+    on.grant(WEB);
+    on.until("all is well", |now| now.report.state == RoleState::Running).await;
+    assert_eq!(told(&on), Default::default());
+    assert_eq!(on.host.starts(WEB), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_guard_and_shim_do_not_end_with_its_grant_is_killed() {
+    let mut on = Node::new();
+    on.order(WEB, ServiceSpec { exclusive: true, ..service("mute") });
+    on.grant(WEB);
+    on.until("it runs", |now| now.state(WEB) == InstanceState::Running).await;
+    on.run_for(Duration::from_secs(2)).await;
+    assert_eq!(on.host.signals(WEB), []);
+    on.until("it has ended", |now| !now.host.runs(WEB)).await;
+    assert!(on.host.signals(WEB).contains(&9) && on.seconds() < 4.0, "{}", on.seconds());
+}
+
 /// What is about to start may still act: the node does not say that it has let go.
 #[tokio::test(start_paused = true)]
 async fn an_instance_whose_start_is_under_way_has_not_ended() {

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::Path;
 
-use super::orphan;
 use super::processes::folders;
+use crate::host::orphan;
 use crate::host::procfs::{self, ProcessKey};
 
 /// Process ids of the shims under the data folder `folder` and of all that they run; the shims come first, so that killing them in

@@ -12,14 +12,16 @@ use std::time::{Duration, Instant};
 use hirsel_model::{InstanceId, Timestamp};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, Mode};
-use tracing::warn;
+use tracing::{debug, warn};
 
-use super::{orphan, user};
+use super::guardian::Guardian;
+use super::{Groups, user};
 use crate::host::deadline;
 use crate::host::folder::{Folder, HIDDEN, Launch, ShimState, absent_is_fine, is_damage, passable_folder};
+use crate::host::group::Slice;
 use crate::host::output;
-use crate::host::procfs;
-use crate::host::{Output, OutputFrom, Process, ProcessSpec, ProcessState};
+use crate::host::{GuardState, Output, OutputFrom, Process, ProcessSpec, ProcessState};
+use crate::host::{orphan, procfs};
 use crate::secret::Plain;
 
 /// A shim starts in some milliseconds; a host that takes longer than this for it is in trouble, and the process is looked at again.
@@ -33,6 +35,9 @@ const GONE: &str = ".gone-";
 pub(super) struct Processes {
     folder: PathBuf,
     shim: Vec<String>,
+    guardian: Guardian,
+    /// Groups for what has a deadline; none where this host has none.
+    slice: Option<Slice>,
     /// This run of the kernel.
     boot: String,
     /// Held while locks are tried: two tries at once would each take the other for a shim.
@@ -55,7 +60,7 @@ enum Lock {
 }
 
 impl Processes {
-    pub(super) fn open(folder: PathBuf, shim: Vec<String>) -> io::Result<Self> {
+    pub(super) fn open(folder: PathBuf, shim: Vec<String>, guardian: Guardian, groups: Groups) -> io::Result<Self> {
         passable_folder(&folder)?;
         for entry in fs::read_dir(&folder)?.flatten() {
             if entry.file_name().to_string_lossy().starts_with(GONE) {
@@ -63,7 +68,15 @@ impl Processes {
             }
         }
         let boot = procfs::boot_id()?;
-        Ok(Self { folder, shim, boot, table: Mutex::default(), watched: Mutex::default() })
+        let slice = match groups {
+            Groups::IfPossible => Slice::of(&folder),
+            Groups::Never => None,
+        };
+        if let Some(slice) = &slice {
+            // Of those that a folder is left of the state tells more.
+            slice.sweep(|name| folder.join(name).exists());
+        }
+        Ok(Self { folder, shim, guardian, slice, boot, table: Mutex::default(), watched: Mutex::default() })
     }
 
     /// Programs to watch for their end.
@@ -80,8 +93,11 @@ impl Processes {
         let id = spec.id.clone();
         let folder = Folder::of(&self.folder, &id);
         let lock = self.lock_for_start(&folder)?;
-        let hidden = spec.secret_env.clone();
-        if let Err(error) = self.prepare(&folder, spec) {
+        let (hidden, deadline) = (spec.secret_env.clone(), spec.deadline);
+        // Before there is anything to guard: from its first moment on it is, and the run before is over for the guard too.
+        let guarded = deadline.map_or(Ok(()), |until| self.guardian.begin(folder.path(), until));
+        let prepared = self.prepare(&folder, spec);
+        if let Err(error) = guarded.and(prepared) {
             return Err(self.refused(&folder, id, error));
         }
         if let Err(error) = self.start_shim(&folder, &lock, &hidden) {
@@ -108,7 +124,8 @@ impl Processes {
     /// Writes down why a process could not be started, as far as that can be done.
     fn refused(&self, folder: &Folder, id: InstanceId, error: io::Error) -> io::Error {
         let ended = Some(ProcessState::Lost { message: error.to_string() });
-        let state = ShimState { boot: self.boot.clone(), id, shim: None, mark: String::new(), program: None, ended };
+        let (boot, mark) = (self.boot.clone(), String::new());
+        let state = ShimState { boot, id, shim: None, mark, program: None, ended, group: None };
         // On a full disk the caller is told all the same, and the next look finds a start that was cut short.
         let _ = folder.write_state(&state);
         error
@@ -155,9 +172,13 @@ impl Processes {
             Ok(identity) => (identity.flatten(), None),
             Err(error) => (None, Some(error)),
         };
-        let launch = Launch { spec, identity };
+        let (group, busy) = match self.group(folder, &spec) {
+            Ok(group) => (group, None),
+            Err(error) => (None, Some(error)),
+        };
+        let launch = Launch { spec, identity, group };
         folder.write_launch(&launch)?;
-        if let Some(error) = wrong {
+        if let Some(error) = wrong.or(busy) {
             return Err(error);
         }
         fs::create_dir_all(folder.work())?;
@@ -167,6 +188,20 @@ impl Processes {
         match rustix::fs::mkfifoat(rustix::fs::CWD, folder.control(), Mode::RUSR | Mode::WUSR) {
             Err(error) if error != rustix::io::Errno::EXIST => Err(error.into()),
             _ => Ok(()),
+        }
+    }
+
+    /// A fresh group for what has a deadline, where there are groups. An error means that whoever ran there before is still in it.
+    fn group(&self, folder: &Folder, spec: &ProcessSpec) -> io::Result<Option<PathBuf>> {
+        let name = folder.path().file_name().and_then(|name| name.to_str());
+        let (Some(slice), Some(name), true) = (&self.slice, name, spec.deadline.is_some()) else { return Ok(None) };
+        match slice.make(name) {
+            Ok(group) => Ok(Some(group.path().to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Err(error),
+            Err(error) => {
+                debug!(%error, "no group could be made");
+                Ok(None)
+            }
         }
     }
 
@@ -225,11 +260,41 @@ impl Processes {
         let Some(number) = number else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{signal} is no signal")));
         };
-        tell(&Folder::of(&self.folder, id), &[number])
+        let folder = Folder::of(&self.folder, id);
+        tell(&folder, &[number])?;
+        // A shim that stands still passes nothing on, and this must not wait for it.
+        match folder.state() {
+            Ok(state) if signal == libc::SIGKILL && state.ended.is_none() && state.boot == self.boot => {
+                orphan::strike(&state).map(drop)
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
+    /// The guard first, and the shim only if there is a guard that keeps it too. What is over now is the shim's first, which can tell.
     pub(super) fn prolong(&self, id: &InstanceId, until: Timestamp) -> io::Result<()> {
-        tell(&Folder::of(&self.folder, id), &deadline::message(until))
+        let folder = Folder::of(&self.folder, id);
+        match folder.launch() {
+            Ok(launch) if launch.spec.deadline.is_some() => {}
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        if folder.state().is_ok_and(|state| state.ended.is_some()) {
+            return Ok(());
+        }
+        if until <= deadline::now() {
+            tell(&folder, &deadline::message(until))?;
+            return self.guardian.keep(folder.path(), until).map(drop);
+        }
+        if !self.guardian.keep(folder.path(), until)? {
+            return Ok(());
+        }
+        tell(&folder, &deadline::message(until))
+    }
+
+    pub(super) fn guard(&self) -> GuardState {
+        self.guardian.state()
     }
 
     pub(super) fn forget(&self, id: &InstanceId) -> io::Result<()> {
@@ -243,6 +308,9 @@ impl Processes {
             // Ends what an ended shim left, and sees that nothing did start meanwhile.
             if let ProcessState::Running { .. } = look(&folder, id, &self.boot)? {
                 return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{id} runs and cannot be forgotten")));
+            }
+            if let Some(group) = folder.state().ok().and_then(|state| state.group()) {
+                group.remove()?;
             }
             table.removed += 1;
             let gone = self.folder.join(format!("{GONE}{}-{}", std::process::id(), table.removed));
@@ -270,6 +338,9 @@ impl Processes {
 /// A process that has its lock but did not tell anything yet.
 const STARTING: ProcessState = ProcessState::Running { pid: 0 };
 
+/// A process of which something is left.
+const LEFT: ProcessState = ProcessState::Running { pid: 0 };
+
 /// The folders of all processes in `parent`.
 pub(super) fn folders(parent: &Path) -> io::Result<Vec<(InstanceId, Folder)>> {
     let entry = |entry: fs::DirEntry| Some((Folder::id_of(entry.file_name().to_str()?)?, Folder::new(entry.path())));
@@ -281,7 +352,7 @@ fn look(folder: &Folder, id: &InstanceId, boot: &str) -> io::Result<ProcessState
     let _lock = match try_lock(folder)? {
         Lock::Held => {
             return Ok(match folder.state() {
-                Ok(ShimState { ended: Some(ended), .. }) => ended,
+                Ok(state) if state.ended.is_some() => whole(state),
                 Ok(ShimState { program: Some(program), .. }) => ProcessState::Running { pid: program.pid },
                 Ok(_) | Err(_) => STARTING,
             });
@@ -294,20 +365,37 @@ fn look(folder: &Folder, id: &InstanceId, boot: &str) -> io::Result<ProcessState
         Err(error) if !is_damage(&error) => return Err(error),
         Ok(_) | Err(_) => return lost("its start was cut short"),
     };
-    if let Some(ended) = state.ended {
-        return Ok(ended);
-    }
     if state.boot != boot {
-        return lost("the host was switched off");
+        return Ok(state.ended.unwrap_or(ProcessState::Lost { message: "the host was switched off".into() }));
     }
-    let message = if orphan::end(&state, boot)? {
-        "its shim was killed; the program was ended, for nobody watched it"
-    } else {
-        "its shim was killed"
+    if state.ended.is_some() {
+        return Ok(whole(state));
+    }
+    let found = orphan::end(&state, boot)?;
+    let message = match found {
+        _ if folder.ended_by_guard() => deadline::PASSED,
+        true => "its shim was killed; the program was ended, for nobody watched it",
+        false => "its shim was killed",
     };
+    if folder.ended_by_guard() {
+        warn!(%id, "its shim did not act at the deadline, and the guard ended it");
+    }
+    let state = ShimState { ended: Some(ProcessState::Lost { message: message.into() }), ..state };
     // If the disk is full, the next look comes to the same.
-    let _ = folder.write_state(&ShimState { ended: Some(ProcessState::Lost { message: message.into() }), ..state });
-    lost(message)
+    let _ = folder.write_state(&state);
+    Ok(whole(state))
+}
+
+/// How what `state` tells to have ended is: it goes on while something is left in its group, whatever its shim thought.
+fn whole(state: ShimState) -> ProcessState {
+    match (state.group().filter(|group| !group.is_empty()), state.ended) {
+        (None, Some(ended)) => ended,
+        (Some(group), Some(_)) => {
+            let _ = group.kill();
+            LEFT
+        }
+        (_, None) => LEFT,
+    }
 }
 
 /// Removes what cannot be made out, so that nothing runs that nobody knows.
@@ -340,7 +428,7 @@ fn tell(folder: &Folder, message: &[u8]) -> io::Result<()> {
 }
 
 /// Waits until nobody has the other end of the pipe any more.
-fn wait_for_end(mut pipe: PipeReader, limit: Duration) -> io::Result<()> {
+pub(super) fn wait_for_end(mut pipe: PipeReader, limit: Duration) -> io::Result<()> {
     let until = Instant::now() + limit;
     let mut unread = [0; 64];
     loop {
@@ -364,9 +452,17 @@ mod tests {
     use super::*;
     use crate::host::procfs::ProcessKey;
 
+    fn guardian(folder: &Path) -> Guardian {
+        let command = vec!["/bin/false".into()];
+        Guardian::new(super::super::GuardConfig { folder: folder.join("guard"), command })
+    }
+
     fn processes() -> (tempfile::TempDir, Processes) {
         let folder = tempfile::tempdir().unwrap();
-        let processes = Processes::open(folder.path().join("processes"), vec!["/bin/false".into()]).unwrap();
+        let guardian = guardian(folder.path());
+        let processes =
+            Processes::open(folder.path().join("processes"), vec!["/bin/false".into()], guardian, Groups::Never)
+                .unwrap();
         (folder, processes)
     }
 
@@ -389,11 +485,10 @@ mod tests {
     fn left(processes: &Processes, boot: &str, program: ProcessKey) -> Folder {
         let folder = Folder::of(&processes.folder, &spec().id);
         passable_folder(folder.path()).unwrap();
-        folder.write_launch(&Launch { spec: spec(), identity: None }).unwrap();
+        folder.write_launch(&Launch { spec: spec(), identity: None, group: None }).unwrap();
         let (boot, mark) = (boot.into(), "1-1".into());
-        folder
-            .write_state(&ShimState { boot, id: spec().id, shim: None, mark, program: Some(program), ended: None })
-            .unwrap();
+        let (id, program) = (spec().id, Some(program));
+        folder.write_state(&ShimState { boot, id, shim: None, mark, program, ended: None, group: None }).unwrap();
         folder
     }
 
@@ -444,11 +539,12 @@ mod tests {
 
     #[test]
     fn a_shim_that_does_not_come_up_is_told() {
-        let (_folder, processes) = processes();
+        let (temporary, processes) = processes();
         let error = processes.start(spec()).unwrap_err().to_string();
         assert_eq!(error, "its shim ended without a word");
         assert!(matches!(only(&processes), ProcessState::Lost { .. }));
-        let absent = Processes::open(processes.folder.clone(), vec!["/no/such/hirsel".into()]).unwrap();
+        let (shim, guardian) = (vec!["/no/such/hirsel".into()], guardian(temporary.path()));
+        let absent = Processes::open(processes.folder.clone(), shim, guardian, Groups::Never).unwrap();
         let error = absent.start(spec()).unwrap_err().to_string();
         assert!(error.starts_with("could not start its shim: No such file"), "{error}");
         assert_eq!(only(&processes), ProcessState::Lost { message: error });

@@ -1,7 +1,8 @@
-//! The few system calls a shim needs that no safe library offers: becoming a background process, receiving signals as bytes, and
-//! preparing a child between fork and exec.
+//! The few system calls that shims and the guard need and no safe library offers: becoming a background process, receiving signals as
+//! bytes, and preparing a child between fork and exec.
 #![allow(unsafe_code)] // Leaf of raw system calls; each block says why it is sound.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
@@ -12,11 +13,14 @@ use std::ptr;
 
 use std::os::unix::process::ExitStatusExt;
 
+use hirsel_model::Timestamp;
+
+use crate::host::deadline;
 use crate::host::folder::Identity;
 
 /// Goes on in a child of its own session, whose parent has ended, with nothing open but its three streams. The caller must have no
 /// other thread, and nothing open of its own.
-pub(super) fn into_background() -> io::Result<()> {
+pub(in crate::host) fn into_background() -> io::Result<()> {
     // SAFETY: whatever is open came from the agent by mistake; nothing of this process refers to it.
     unsafe { each_other_descriptor(0, close) };
     // SAFETY: there is no other thread whose locks the child could miss.
@@ -35,7 +39,7 @@ pub(super) fn into_background() -> io::Result<()> {
 
 /// From now on no signal interrupts or ends this process (but those that cannot be blocked); `SIGCHLD` and `SIGTERM` are read from
 /// the returned descriptor.
-pub(super) fn signals() -> io::Result<OwnedFd> {
+pub(in crate::host) fn signals() -> io::Result<OwnedFd> {
     let mut all = MaybeUninit::<libc::sigset_t>::uninit();
     let mut heard = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: both sets are initialized by the calls before they are used; the descriptor returned is owned by nobody else.
@@ -107,13 +111,29 @@ pub(super) fn kill_group(group: u32, signal: i32) {
 const OPEN_FILES: libc::rlim_t = 65_536;
 
 /// Makes `command` begin as a program expects to: a session of its own, default signals, nothing open but its three streams, sane
-/// limits, and the given user. One that must not outlive this process is ended by the kernel with it.
-pub(super) fn prepare(command: &mut Command, identity: Option<Identity>, ends_with_us: bool) {
+/// limits, the given user, and the group whose `door` is given. One with a deadline is ended by the kernel with this process, and does not
+/// begin once its group is removed or the deadline has come, however long this process stood still meanwhile.
+pub(super) fn prepare(
+    command: &mut Command,
+    identity: Option<Identity>,
+    door: Option<File>,
+    deadline: Option<Timestamp>,
+) {
     let us = std::process::id();
     let prepare = move || {
         // SAFETY: system calls with plain values or pointers to live locals, in a child that has one thread.
         unsafe {
             check(libc::setsid())?;
+            // While it still may, and before anything that it could fork.
+            if let Some(door) = &door
+                && libc::write(door.as_raw_fd(), c"0".as_ptr().cast(), 1) == -1
+            {
+                let error = io::Error::last_os_error();
+                // One that may not join is found in other ways; one whose group is gone comes too late.
+                if error.raw_os_error() == Some(libc::ENODEV) {
+                    return Err(error);
+                }
+            }
             for signal in 1..=libc::SIGRTMAX() {
                 // Refused for SIGKILL, SIGSTOP and those the C library keeps: they are as they should be.
                 libc::signal(signal, libc::SIG_DFL);
@@ -130,11 +150,11 @@ pub(super) fn prepare(command: &mut Command, identity: Option<Identity>, ends_wi
                 check(libc::setgid(identity.gid))?;
                 check(libc::setuid(identity.uid))?;
             }
-            if ends_with_us {
+            if let Some(deadline) = deadline {
                 // After the change of user, which would undo it.
                 check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
-                if libc::getppid().unsigned_abs() != us {
-                    return Err(io::ErrorKind::BrokenPipe.into());
+                if libc::getppid().unsigned_abs() != us || deadline::now() >= deadline {
+                    return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
                 }
             }
             each_other_descriptor(libc::CLOSE_RANGE_CLOEXEC, close_at_exec);
@@ -183,14 +203,14 @@ fn check(result: libc::c_int) -> io::Result<()> {
 }
 
 /// Lets go of the standard output that the agent waits on for its end.
-pub(super) fn close_stdout() -> io::Result<()> {
+pub(in crate::host) fn close_stdout() -> io::Result<()> {
     let null = File::options().write(true).open("/dev/null")?;
     // SAFETY: both descriptors are open.
     check(unsafe { libc::dup2(null.as_raw_fd(), libc::STDOUT_FILENO) })
 }
 
-/// What `ps` shows as the name of this process.
-pub(super) fn name_process() {
-    // SAFETY: the name is a C string of at most 16 bytes.
-    unsafe { libc::prctl(libc::PR_SET_NAME, c"hirsel-shim".as_ptr()) };
+/// What `ps` shows as the name of this process: at most 15 bytes of it.
+pub(in crate::host) fn name_process(name: &'static CStr) {
+    // SAFETY: the name is a C string, which is cut by the kernel.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }

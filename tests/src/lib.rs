@@ -9,6 +9,7 @@ pub mod cli;
 pub mod cluster;
 pub mod executable;
 pub mod http;
+pub mod journal;
 pub mod load;
 pub mod netns;
 pub mod power;

@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hirsel_tests::cluster::{Cluster, array};
+use hirsel_tests::journal::{Journal, PROGRAM};
 use hirsel_tests::netns::{self, Network, Wire};
 use hirsel_tests::{lacks, power, wait_for};
 use rand::rngs::SmallRng;
@@ -37,20 +38,26 @@ enum Fault {
     KillAgent,
     KillProgram,
     KillGuard,
+    KillShim,
     FreezeAgent,
     FreezeProgram,
+    FreezeGuard,
+    FreezeShim,
     Off,
     Wire(Wire),
     FullDisk,
     ClockJump,
 }
 
-const FAULTS: [Fault; 12] = [
+const FAULTS: [Fault; 15] = [
     Fault::KillAgent,
     Fault::KillProgram,
     Fault::KillGuard,
+    Fault::KillShim,
     Fault::FreezeAgent,
     Fault::FreezeProgram,
+    Fault::FreezeGuard,
+    Fault::FreezeShim,
     Fault::Off,
     Fault::Wire(Wire::Cut),
     Fault::Wire(Wire::Mute),
@@ -59,6 +66,17 @@ const FAULTS: [Fault; 12] = [
     Fault::FullDisk,
     Fault::ClockJump,
 ];
+
+impl Fault {
+    /// Whether the node cannot be asked meanwhile.
+    fn is_of_the_agent(self) -> bool {
+        match self {
+            Fault::KillAgent | Fault::FreezeAgent | Fault::Off | Fault::Wire(_) | Fault::FullDisk => true,
+            Fault::KillProgram | Fault::KillGuard | Fault::KillShim => false,
+            Fault::FreezeProgram | Fault::FreezeGuard | Fault::FreezeShim | Fault::ClockJump => false,
+        }
+    }
+}
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -69,7 +87,7 @@ impl fmt::Display for Fault {
 struct Soak {
     cluster: Cluster,
     network: Network,
-    journal: PathBuf,
+    journal: Journal,
     rng: SmallRng,
     began: Instant,
     /// What is wrong with which node, and until when.
@@ -77,37 +95,6 @@ struct Soak {
     acknowledged: Vec<String>,
     asked: usize,
     has_faketime: bool,
-}
-
-/// Every 20 ms its fence and the time, into a file that all hosts share.
-fn manifest(journal: &Path) -> String {
-    let script = format!(
-        "while :; do echo \\\"$HIRSEL_FENCE $HIRSEL_INSTANCE $(date +%s%3N)\\\" >> {}; sleep 0.02; done",
-        journal.display()
-    );
-    format!("app = \"sole\"\n[service.one]\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]\nexclusive = true\n")
-}
-
-/// Who acted from when to when (ms), by fence.
-fn acts(journal: &Path) -> BTreeMap<u64, (u64, u64)> {
-    let mut acts: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
-    for line in fs::read_to_string(journal).unwrap_or_default().lines() {
-        let words: Vec<&str> = line.split(' ').collect();
-        let [fence, _, at] = words.as_slice() else { continue };
-        let (Ok(fence), Ok(at)) = (fence.parse(), at.parse::<u64>()) else { continue };
-        let (first, last) = acts.entry(fence).or_insert((at, at));
-        (*first, *last) = (at.min(*first), at.max(*last));
-    }
-    acts
-}
-
-/// No two act at once, and the fence rises with time.
-fn assert_never_two(journal: &Path) {
-    let acts: Vec<_> = acts(journal).into_iter().collect();
-    for pair in acts.windows(2) {
-        let [(before, (_, last)), (after, (first, _))] = pair else { continue };
-        assert!(last <= first, "{before} acted until {last}, {after} from {first}: {acts:?}");
-    }
 }
 
 impl Soak {
@@ -133,9 +120,9 @@ impl Soak {
             }
             cluster.add_at(network.address(host), prefix);
         }
-        let journal = cluster.folder.path().join("journal");
+        let journal = Journal::at(cluster.folder.path().join("journal"));
         cluster.whole();
-        cluster.apply(&manifest(&journal));
+        cluster.apply(&journal.manifest());
         Self {
             cluster,
             network,
@@ -175,28 +162,29 @@ impl Soak {
                 if since.elapsed() >= pause { Ok(()) } else { Err("not yet".into()) }
             },
         );
-        assert_never_two(&self.journal);
+        self.journal.assert_never_two();
     }
 
     fn harm(&mut self, index: usize, fault: Fault, lasts: Duration) {
         let data = self.cluster.nodes[index].data.clone();
         let named = |what: &str| power::processes(&data).into_iter().find(|process| process.command.contains(what));
-        let kill = |what: &str| named(what).map(|process| power::signal(process.pid, Signal::KILL)).is_some();
+        let send = |what: &str, signal| named(what).map(|process| power::signal(process.pid, signal)).is_some();
         let done = match fault {
             Fault::KillAgent => {
                 self.cluster.nodes[index].kill_agent();
                 true
             }
-            Fault::KillProgram => kill("/bin/sh -c while"),
-            Fault::KillGuard => kill(" guard"),
+            Fault::KillProgram => send(PROGRAM, Signal::KILL),
+            Fault::KillGuard => send(" guard ", Signal::KILL),
+            Fault::KillShim => send(" shim ", Signal::KILL),
             Fault::FreezeAgent => {
                 power::signal(self.cluster.nodes[index].agent_pid(), Signal::STOP);
                 true
             }
             // The program alone: a whole host that is paused between two instructions is what fences are for, and a file has none.
-            Fault::FreezeProgram => {
-                named("/bin/sh -c while").map(|process| power::signal(process.pid, Signal::STOP)).is_some()
-            }
+            Fault::FreezeProgram => send(PROGRAM, Signal::STOP),
+            Fault::FreezeGuard => send(" guard ", Signal::STOP),
+            Fault::FreezeShim => send(" shim ", Signal::STOP),
             Fault::Off => {
                 self.cluster.nodes[index].off();
                 true
@@ -215,7 +203,7 @@ impl Soak {
         }
         self.say(format!("{}: {fault} for {} ms", self.cluster.nodes[index].name, lasts.as_millis()));
         let name = self.cluster.nodes[index].name.clone();
-        if !matches!(fault, Fault::KillProgram | Fault::FreezeProgram | Fault::KillGuard | Fault::ClockJump) {
+        if fault.is_of_the_agent() {
             self.cluster.away.insert(name);
         }
         self.wrong.insert(index, (fault, Instant::now() + lasts));
@@ -227,10 +215,12 @@ impl Soak {
         let data = self.cluster.nodes[index].data.clone();
         match fault {
             Fault::KillAgent | Fault::Off => self.cluster.nodes[index].launch(None),
-            Fault::FreezeAgent | Fault::FreezeProgram => power::freeze(&data, false),
+            Fault::FreezeAgent | Fault::FreezeProgram | Fault::FreezeGuard | Fault::FreezeShim => {
+                power::freeze(&data, false);
+            }
             Fault::FullDisk => drop(fs::remove_file(data.join("ballast"))),
             Fault::ClockJump => drop(fs::write(data.with_extension("clock"), "+0")),
-            Fault::KillProgram | Fault::KillGuard => {}
+            Fault::KillProgram | Fault::KillGuard | Fault::KillShim => {}
             Fault::Wire(_) => self.rewire(),
         }
         self.say(format!("{}: {fault} is over", self.cluster.nodes[index].name));
@@ -279,12 +269,11 @@ impl Soak {
         let there = |name: &String| array(&apps).iter().any(|app| app["app"] == name.as_str());
         let lost: Vec<&String> = self.acknowledged.iter().filter(|name| !there(name)).collect();
         assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
-        let newest = || acts(&self.journal).last_key_value().map(|(fence, (_, last))| (*fence, *last));
-        let before = newest();
+        let before = self.journal.newest();
         wait_for("somebody acts again", HEALED_WITHIN, || {
-            if newest() > before { Ok(()) } else { Err(format!("the last act was {before:?}")) }
+            if self.journal.newest() > before { Ok(()) } else { Err(format!("the last act was {before:?}")) }
         });
-        assert_never_two(&self.journal);
+        self.journal.assert_never_two();
     }
 }
 
@@ -316,7 +305,7 @@ fn whatever_goes_wrong_there_are_never_two_and_nothing_acknowledged_is_lost() {
         soak.step();
     }
     soak.heal();
-    let (acts, acknowledged) = (acts(&soak.journal).len(), soak.acknowledged.len());
+    let (acts, acknowledged) = (soak.journal.acts().len(), soak.acknowledged.len());
     eprintln!("{acts} acted one after the other; {acknowledged} of {} changes were acknowledged", soak.asked);
     assert!(acknowledged > 0);
 }

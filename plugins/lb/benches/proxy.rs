@@ -3,7 +3,8 @@
 //! `cargo bench -p hirsel-lb --bench proxy [-- SECONDS]`. Each proxy is a process of its own with one worker thread, in front of the
 //! same backend; load comes from `wrk` where it is installed, else from a client of our own. Processor time is that of the proxy
 //! alone (`/proc/PID/stat`), so that neither load nor backend count. Many short rounds alternate and are summed, so that a busy
-//! machine is busy for all.
+//! machine is busy for all. haproxy is there twice: as it is usually set up, adding `X-Forwarded-For` alone, and adding the lines that
+//! ours adds (`Forwarded`, `Via`, host and protocol too).
 #![allow(missing_docs, clippy::print_stdout)]
 
 use std::fs;
@@ -69,7 +70,9 @@ fn compare(seconds: u64) {
     let addr = free_addr();
     add("hirsel lb", addr, Some(own(&["serve-proxy", &addr.to_string(), &backend.to_string(), "1"])));
     let addr = free_addr();
-    add("haproxy", addr, haproxy(&folder, addr, backend));
+    add("haproxy", addr, haproxy(&folder.join("haproxy.cfg"), addr, backend, ""));
+    let addr = free_addr();
+    add("haproxy, same lines", addr, haproxy(&folder.join("lines.cfg"), addr, backend, SAME_LINES));
     let addr = free_addr();
     add("nginx", addr, nginx(&folder, addr, backend));
     for proxy in &proxies {
@@ -116,7 +119,7 @@ fn report(proxies: &[Proxy], seconds: u64) {
     let micros = |seconds: f64, proxy: &Proxy| seconds * 1e6 / proxy.requests as f64;
     let reference = proxies.iter().find(|p| p.name == "haproxy").map(|p| micros(p.cpu.total(), p));
     println!(
-        "{:<12}{:>14}{:>9}{:>9}{:>12}{:>12}",
+        "{:<20}{:>14}{:>9}{:>9}{:>12}{:>12}",
         "proxy", "CPU µs/request", "user", "system", "requests/s", "× haproxy"
     );
     for proxy in proxies {
@@ -124,7 +127,7 @@ fn report(proxies: &[Proxy], seconds: u64) {
         let (user, system) = (micros(proxy.cpu.user, proxy), micros(proxy.cpu.system, proxy));
         let per_second = proxy.requests as f64 / proxy.seconds;
         let ratio = reference.map_or("-".to_owned(), |reference| format!("{:.2}", total / reference));
-        println!("{:<12}{total:>14.2}{user:>9.2}{system:>9.2}{per_second:>12.0}{ratio:>12}", proxy.name);
+        println!("{:<20}{total:>14.2}{user:>9.2}{system:>9.2}{per_second:>12.0}{ratio:>12}", proxy.name);
     }
 }
 
@@ -132,15 +135,20 @@ fn own(args: &[&str]) -> Child {
     Command::new(std::env::current_exe().unwrap()).args(args).stdin(Stdio::null()).spawn().unwrap()
 }
 
-fn haproxy(folder: &Path, listen: SocketAddr, backend: SocketAddr) -> Option<Child> {
-    let config = folder.join("haproxy.cfg");
+/// What our load balancer adds besides `X-Forwarded-For`.
+const SAME_LINES: &str = "  http-request set-header X-Forwarded-Proto http\n  \
+    http-request set-header X-Forwarded-Host %[req.hdr(host)]\n  \
+    http-request add-header Forwarded for=%[src];proto=http\n  \
+    http-request add-header Via \"1.1 haproxy\"\n  http-response add-header Via \"1.1 haproxy\"\n";
+
+fn haproxy(config: &Path, listen: SocketAddr, backend: SocketAddr, lines: &str) -> Option<Child> {
     let text = format!(
         "global\n  nbthread 1\n  maxconn 1000\ndefaults\n  mode http\n  timeout connect 1s\n  timeout client 60s\n  timeout server 60s\n  \
-         option forwardfor\n  http-reuse always\nfrontend f\n  bind {listen}\n  default_backend b\nbackend b\n  server s {backend}\n"
+         option forwardfor\n  http-reuse always\nfrontend f\n  bind {listen}\n{lines}  default_backend b\nbackend b\n  server s {backend}\n"
     );
-    fs::write(&config, text).unwrap();
+    fs::write(config, text).unwrap();
     let mut command = Command::new(program("haproxy")?);
-    Some(command.arg("-db").arg("-f").arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    Some(command.arg("-db").arg("-f").arg(config).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
 }
 
 fn nginx(folder: &Path, listen: SocketAddr, backend: SocketAddr) -> Option<Child> {

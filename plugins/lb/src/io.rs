@@ -13,6 +13,9 @@ use futures::task::AtomicWaker;
 use hirsel_mesh::seam::BoxStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+/// What is written in pieces is put together up to so many bytes: a head and a small body.
+const PIECED_BYTES_MAX: usize = 2048;
+
 /// What can be seen of a stream from outside.
 #[derive(Debug, Default)]
 pub struct Gauge {
@@ -144,7 +147,18 @@ impl AsyncWrite for Gauged {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let bytes: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let result = if bytes <= PIECED_BYTES_MAX {
+            // One short piece costs the kernel less than a list of two, the copy included.
+            let (mut whole, mut at) = ([0; PIECED_BYTES_MAX], 0);
+            for buf in bufs {
+                whole[at..at + buf.len()].copy_from_slice(buf);
+                at += buf.len();
+            }
+            Pin::new(&mut self.stream).poll_write(cx, &whole[..bytes])
+        } else {
+            Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        };
         self.gauge.count_written(&result);
         result
     }

@@ -142,10 +142,11 @@ impl Agent for Interface {
     fn recover(
         &self,
         lost: Vec<String>,
+        off: bool,
         force: Option<String>,
         by: String,
     ) -> BoxFuture<'_, Result<Recovery, ApiError>> {
-        async move { recovery::recover(&self.0, &lost, force.as_deref(), by).await }.boxed()
+        async move { recovery::recover(&self.0, &lost, off, force.as_deref(), by).await }.boxed()
     }
 
     fn backup(&self, lock: Lock, key: FileKey, by: String) -> BoxFuture<'_, Result<Sealing, ApiError>> {

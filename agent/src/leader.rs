@@ -160,6 +160,7 @@ impl Pass<'_> {
                 || facts.get(node).is_some_and(|place| *place != RaftFacts::Absent)
                 || plan.roles.values().any(|slots| slots.values().any(|slot| slot.node == *node))
                 || plan.instances.values().any(|instance| instance.node == *node)
+                || plan.letting_go.values().any(|letting| letting.node == *node)
         };
         let leaving = self.state.spec.nodes.iter().filter(|(_, spec)| spec.availability == Availability::Leaving);
         leaving.map(|(id, _)| *id).find(|id| !holds(id))

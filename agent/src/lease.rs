@@ -24,8 +24,8 @@ use tracing::debug;
 pub const LEASE_CALL: &str = "lease";
 /// A question that is not answered by then was lost; the next one follows at once.
 const ANSWER_WITHIN: Duration = Duration::from_millis(700);
-/// Changes of the report follow each other at least so far apart.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Questions are at least so far apart, however often the report changes. A hand-over waits for two of them.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What a node asks.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -88,6 +88,7 @@ pub struct Asker {
 pub async fn ask(asker: Asker, stop: CancellationToken) {
     let Asker { transport, control, clock, me, incarnation, unheard, mut report, grants } = asker;
     let state = control.state();
+    let mut followed = state.clone();
     let mut last: Option<(NodeId, Answer)> = None;
     let mut leadership = control.leadership();
     loop {
@@ -123,12 +124,29 @@ pub async fn ask(asker: Asker, stop: CancellationToken) {
         let earliest = Instant::now() + PAUSE;
         tokio::select! {
             () = sleep_until(asked_at + ASK_EVERY) => {}
+            () = given_something(&mut followed, &grants, me, &*clock) => {}
             changed = report.changed() => if changed.is_err() { return },
             changed = leadership.changed() => if changed.is_err() { return },
             () = stop.cancelled() => return,
         }
         sleep_until(earliest).await;
     }
+}
+
+/// Returns when the plan gives this node something exclusive that it holds no grant for: a hand-over waits for this alone.
+async fn given_something(
+    followed: &mut watch::Receiver<Arc<ControlState>>,
+    grants: &watch::Sender<Arc<Holdings>>,
+    me: NodeId,
+    clock: &dyn Clock,
+) {
+    while followed.changed().await.is_ok() {
+        let (held, now) = (grants.borrow().clone(), clock.now());
+        if grantable(&followed.borrow_and_update(), me).iter().any(|id| held.until(id, now).is_none()) {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Takes a grant, and lets go of what the plan that this node follows does not list any more.

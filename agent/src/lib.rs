@@ -22,6 +22,7 @@ pub mod leader;
 pub mod lease;
 pub mod metrics;
 pub mod plugins;
+pub mod promise;
 pub mod recovery;
 pub mod renewal;
 pub mod roles;

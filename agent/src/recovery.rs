@@ -4,8 +4,9 @@
 //! entry; the others learn of it by the state they follow. What was begun is on disk before it begins, so that a start in the middle
 //! goes on with it.
 //!
-//! Nothing exclusive is granted before every earlier grant is over: the first leader of the foundation waits like any other leader
-//! ([`hirsel_model::grant::GRANT_OVER`] from its election), which is where that is decided.
+//! Nothing exclusive is granted before every earlier grant of those who are left is over: the first leader of the foundation waits like
+//! any other leader ([`hirsel_model::grant::GRANT_OVER`] from its election), and who promised keeps it. Against those who are given up
+//! no wait helps: what is exclusive stays where it is until somebody says that they are off ([`hirsel_model::plan::Estranged`]).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,7 +19,8 @@ use hirsel_mesh::control::Evidence;
 use hirsel_mesh::transport::CallError;
 use hirsel_model::codec::{decode, encode};
 use hirsel_model::control::{Command, Entry, Outcome};
-use hirsel_model::{NodeId, Tag};
+use hirsel_model::spec::AppSpec;
+use hirsel_model::{AppName, NodeId, Tag};
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -48,6 +50,9 @@ struct Order {
     /// No survivor has voted in a later term.
     above: u64,
     lost: BTreeSet<NodeId>,
+    /// Whether somebody made sure that they are off.
+    #[serde(default)]
+    off: bool,
     /// Who asked for it.
     by: String,
 }
@@ -131,13 +136,20 @@ pub async fn plan(shared: &Shared, lost: &[String]) -> Result<Recovery, ApiError
         }
     }
     let survivors = gather(shared).await;
-    Ok(judge(survivors, lost, &shared.control.tag()))
+    let mut plan = judge(survivors, lost, &shared.control.tag());
+    let exclusive = |(name, app): (&AppName, &AppSpec)| {
+        let services = app.services.iter().filter(|(_, service)| service.exclusive);
+        services.map(|(service, _)| format!("{name}/{service}")).collect::<Vec<_>>()
+    };
+    plan.exclusive = known.apps.iter().flat_map(exclusive).collect();
+    Ok(plan)
 }
 
 /// Does it, or says why not.
 pub async fn recover(
     shared: &Arc<Shared>,
     lost: &[String],
+    off: bool,
     force: Option<&str>,
     by: String,
 ) -> Result<Recovery, ApiError> {
@@ -155,7 +167,7 @@ pub async fn recover(
     let Some(from) = plan.from_id else { return Err(refuse("nobody has anything to go on with")) };
     let tag = shared.control.tag().next(shared.world.chance.number());
     let by = force.map_or(by.clone(), |reason| format!("{by}: {reason}"));
-    let order = Order { tag: tag.clone(), above: plan.term, lost: plan.lost_ids.clone(), by };
+    let order = Order { tag: tag.clone(), above: plan.term, lost: plan.lost_ids.clone(), off, by };
     let begun = match from == shared.node {
         true => begin(shared, order).await.map_err(|error| format!("{error:#}")),
         false => {
@@ -212,13 +224,13 @@ pub fn go_on(shared: &Arc<Shared>) -> Result<()> {
 
 /// Says in the log of the new foundation what it is.
 async fn complete(shared: Arc<Shared>, order: Order) {
-    let Order { tag, lost, by, .. } = order;
+    let Order { tag, lost, off, by, .. } = order;
     while !shared.stop.is_cancelled() {
         let mut leadership = shared.control.leadership();
         let led =
             timeout(LEAD_WITHIN, leadership.wait_for(|leadership| leadership.mine)).await.is_ok_and(|led| led.is_ok());
         if led {
-            let command = Command::Recover { tag: tag.clone(), survivor: shared.node, lost: lost.clone() };
+            let command = Command::Recover { tag: tag.clone(), survivor: shared.node, lost: lost.clone(), off };
             let entry = Entry { at: shared.world.clock.wall(), by: by.clone(), if_index: None, command };
             match shared.control.propose(entry, LEAD_WITHIN).await {
                 Ok(Outcome::Done { .. } | Outcome::Admitted { .. }) => break,

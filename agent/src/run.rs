@@ -15,6 +15,7 @@ use hirsel_mesh::seam::World;
 use hirsel_mesh::transport::{Peer, Peers, Transport, TransportConfig};
 use hirsel_model::book::Book;
 use hirsel_model::control::{Command, ControlState, Entry};
+use hirsel_model::grant::Holdings;
 use hirsel_model::order::{Order, Work};
 use hirsel_model::report::NodeReport;
 use hirsel_model::{Generation, NodeId, RoleName, feature, reconciler};
@@ -35,7 +36,7 @@ use crate::metrics::Registries;
 use crate::roles::{self, Runtimes};
 use crate::senses::{self, Senses};
 use crate::shared::Shared;
-use crate::{admission, authority, calls, digest, foundation, metrics, recovery, renewal, sealing, secrets};
+use crate::{admission, authority, calls, digest, foundation, metrics, promise, recovery, renewal, sealing, secrets};
 
 /// Handing leadership over and saying goodbye may take so long; then the agent stops anyway.
 const FAREWELL_MAX: Duration = Duration::from_secs(3);
@@ -122,7 +123,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     let (silent_since, silent_seen) = watch::channel(BTreeMap::new());
     let (report, report_seen) = watch::channel(Arc::new(NodeReport::default()));
     let (reports, reports_seen) = watch::channel(BTreeMap::new());
-    let (grants, grants_seen) = watch::channel(Arc::default());
+    let (grants, grants_seen) = watch::channel(Arc::new(Holdings::new(world.clock.now())));
     let (values, values_seen) = watch::channel(Arc::default());
     let hosts = built.iter().map(|role| Ok((role.clone(), host(role)?))).collect::<Result<_>>()?;
     let shared = Arc::new(Shared {
@@ -158,12 +159,14 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     calls::serve(&shared, &desk);
     recovery::serve(&shared);
     recovery::go_on(&shared)?;
+    promise::serve(&shared, grants.clone());
 
     let tasks = TaskTracker::new();
     let (left, mut has_left) = watch::channel(false);
     tasks.spawn(keep_peers(shared.clone(), peers, left));
     tasks.spawn(senses::watch(shared.clone(), gossip.heard(), Senses { live, unheard, silent_since }));
     tasks.spawn(keep_report(shared.clone(), gossip.clone(), reports_seen, report, load));
+    tasks.spawn(promise::keep(shared.clone(), grants.clone()));
     let asker = Asker {
         transport: transport.clone(),
         control: control.clone(),
@@ -398,13 +401,14 @@ async fn keep_report(
         }
         if **report.borrow() != next {
             next.version += 1;
+            // The leader hears of it by a question of its own: a hand-over must not wait for gossip.
+            report.send_replace(Arc::new(next.clone()));
             for (key, value) in digest::write(&next) {
                 if gossiped.get(&key) != Some(&value) {
                     gossip.set(&key, value.clone()).await;
                     gossiped.insert(key, value);
                 }
             }
-            report.send_replace(Arc::new(next));
         }
         tokio::select! {
             changed = roles.changed() => if changed.is_err() { return },

@@ -133,10 +133,11 @@ impl Agent for Lying {
     fn recover(
         &self,
         lost: Vec<String>,
+        off: bool,
         force: Option<String>,
         by: String,
     ) -> BoxFuture<'_, Result<Recovery, ApiError>> {
-        self.agent.recover(lost, force, by)
+        self.agent.recover(lost, off, force, by)
     }
 
     fn backup(&self, lock: Lock, key: FileKey, by: String) -> BoxFuture<'_, Result<Sealing, ApiError>> {

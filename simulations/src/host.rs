@@ -87,7 +87,7 @@ impl Entry {
 
     /// When and how it ends if nothing else happens.
     fn next_end(&self) -> Option<(Duration, ProcessState)> {
-        let late = self.deadline.map(|at| (at, ProcessState::Lost { message: "its grant ran out".into() }));
+        let late = self.deadline.map(|at| (at, ProcessState::lapsed()));
         self.ends.clone().into_iter().chain(late).min_by_key(|(at, _)| *at)
     }
 

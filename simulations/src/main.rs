@@ -74,17 +74,23 @@ fn main() -> Result<ExitCode> {
     let play = Play::of(&args)?;
     let began = Instant::now();
     let limit = args.minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0));
-    let (mut seeds, mut named) = (0, (0, 0));
+    let (mut seeds, mut tally) = (0, Tally::default());
     for (seed, play) in plan(&args, play)? {
         if limit.is_some_and(|limit| began.elapsed() > limit) {
             break;
         }
         seeds += 1;
-        if !run(&args, seed, &play, &mut named)? {
+        if !run(&args, seed, &play, &mut tally)? {
             return Ok(ExitCode::FAILURE);
         }
     }
-    let (right, wrong) = named;
+    if tally.histories > 0 {
+        let Tally { promised, times, histories, .. } = tally;
+        eprintln!(
+            "an exclusive program acted by promises alone in {promised} of {histories} histories of the model, {times} times"
+        );
+    }
+    let (right, wrong) = tally.named;
     if right + wrong > 0 {
         eprintln!("why named the true cause first for {right} of {} things that moved", right + wrong);
     }
@@ -162,13 +168,25 @@ fn kept(text: &str) -> Result<Vec<(u64, Scenario)>> {
         .collect()
 }
 
-/// Runs one seed. False when something was found.
-fn run(args: &Args, seed: u64, play: &Play, named: &mut (u64, u64)) -> Result<bool> {
-    let model = play.model.as_ref().is_none_or(|scenario| run_model(args, seed, scenario.as_deref()));
-    Ok(model && play.agents.map_or(Ok(true), |scenario| run_agents(args, seed, scenario, named))?)
+/// What is counted, so that nothing holds only because it was never tried.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    /// How often `why` named the true cause first, and how often not.
+    named: (u64, u64),
+    /// Histories of the model.
+    histories: usize,
+    /// Those in which a holder acted by promises alone, and how often.
+    promised: usize,
+    times: usize,
 }
 
-fn run_model(args: &Args, seed: u64, scenario: Option<&str>) -> bool {
+/// Runs one seed. False when something was found.
+fn run(args: &Args, seed: u64, play: &Play, tally: &mut Tally) -> Result<bool> {
+    let model = play.model.as_ref().is_none_or(|scenario| run_model(args, seed, scenario.as_deref(), tally));
+    Ok(model && play.agents.map_or(Ok(true), |scenario| run_agents(args, seed, scenario, &mut tally.named))?)
+}
+
+fn run_model(args: &Args, seed: u64, scenario: Option<&str>, tally: &mut Tally) -> bool {
     let history = match model::run(seed, scenario) {
         Ok(history) => history,
         Err(failure) => {
@@ -176,6 +194,9 @@ fn run_model(args: &Args, seed: u64, scenario: Option<&str>) -> bool {
             return false;
         }
     };
+    tally.histories += 1;
+    tally.promised += usize::from(history.times_promised > 0);
+    tally.times += history.times_promised;
     if args.notes {
         eprintln!("{}", history.text());
     }

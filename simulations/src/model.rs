@@ -6,8 +6,11 @@
 
 mod check;
 mod foretold;
+mod foundations;
 mod grants;
 mod host;
+mod mistakes;
+mod promises;
 mod scenario;
 mod world;
 
@@ -26,6 +29,8 @@ pub struct History {
     pub seed: u64,
     /// What was played.
     pub scenario: &'static str,
+    /// How often a holder began to act on by promises alone.
+    pub times_promised: usize,
     /// Faults, elections, commits and decisions, each with its time.
     pub lines: Vec<String>,
 }
@@ -60,7 +65,7 @@ const SHOWN: usize = 40;
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let History { seed, scenario, lines } = &self.history;
+        let History { seed, scenario, lines, .. } = &self.history;
         for line in &lines[lines.len().saturating_sub(SHOWN)..] {
             writeln!(f, "{line}")?;
         }
@@ -93,7 +98,7 @@ pub(crate) enum Bug {
     Jumpy,
     /// Nodes go on running what the plan dropped.
     NeverStops,
-    /// A leader grants without asking a majority whether it leads still.
+    /// A leader grants without asking a majority whether it leads still, and so renews for ever what it granted before it was deposed.
     NoBarrier,
     /// A new leader does not wait for the grants of the one before it.
     NoWait,
@@ -107,8 +112,22 @@ pub(crate) enum Bug {
     StaleAdopt,
     /// The leader forgets what it granted.
     GrantsForgotten,
-    /// A holder follows a grant by a plan older than the one it confirmed.
-    ObeysOldGrants,
+    /// The clock of a host stands still while the host does.
+    ClockStops,
+    /// Who promised starts what it is granted all the same.
+    PromiseBroken,
+    /// A node that is started again does not mind that it may have promised something.
+    PromiseForgotten,
+    /// A new list of candidates counts at once.
+    ListUnacknowledged,
+    /// A holder goes on once some candidate has promised.
+    SomePromise,
+    /// A leader takes a grant for all that lets an instance act on.
+    PromisesUnknown,
+    /// A leader whose agent was started again leads on without an election, as if it had never been away.
+    Restored,
+    /// Nodes that are given up are taken for off.
+    LostTakenForOff,
 }
 
 /// Plays the history of `seed`. Without a scenario the seed picks one. An unknown scenario is a failure of its own.
@@ -119,12 +138,21 @@ pub fn run(seed: u64, scenario: Option<&str>) -> Result<History, Failure> {
 fn play(seed: u64, scenario: Option<&str>, bug: Bug) -> Result<History, Failure> {
     let Some(scenario) = scenario::pick(seed, scenario) else {
         let message = format!("no scenario {:?}; there are {}", scenario.unwrap_or_default(), SCENARIOS.join(", "));
-        let history = History { seed, scenario: "none", lines: Vec::new() };
+        let history = History { seed, scenario: "none", times_promised: 0, lines: Vec::new() };
         return Err(Failure { checker: "scenario", message, history });
     };
-    let mut world = world::World::new(seed, bug);
+    let mut world = world::World::new(seed, bug, scenario::shape(scenario));
     let result = scenario::play(&mut world, scenario);
-    let history = History { seed, scenario, lines: std::mem::take(&mut world.lines) };
+    told(seed, scenario, world, result)
+}
+
+fn told(
+    seed: u64,
+    scenario: &'static str,
+    world: world::World,
+    result: Result<(), check::Found>,
+) -> Result<History, Failure> {
+    let history = History { seed, scenario, times_promised: world.times_promised, lines: world.lines };
     match result {
         Ok(()) => Ok(history),
         Err(found) => Err(Failure { checker: found.checker, message: found.message, history }),

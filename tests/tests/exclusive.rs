@@ -136,6 +136,43 @@ fn taken_over_first(journal: &Path) -> (u64, Duration) {
     })
 }
 
+/// So long nobody leads: a minute would be more impressive, and no other case.
+const LEADERLESS: Duration = Duration::from_secs(15);
+
+#[test]
+fn while_nobody_leads_an_exclusive_program_goes_on_by_promises_and_ends_without_them() {
+    let cluster = Cluster::start(5);
+    let journal = cluster.folder.path().join("journal");
+    // In zone a are n1 and n4; the other three are a majority of the voters.
+    cluster.apply(&format!("{}constraints = {{ zone = \"a\" }}\n", manifest(&journal)));
+    let (fence, _) = taken_over_first(&journal);
+    let holds = holder(&cluster);
+    let agent = |name: &str| cluster.node(name).agent_pid();
+    let last = || acts(&journal)[&fence].1;
+    let frozen_at = last();
+    ["n2", "n3", "n5"].iter().for_each(|name| power::signal(agent(name), Signal::STOP));
+    wait_for("it acts on without a leader", LEADERLESS + HELD_AGAIN_WITHIN, || {
+        let acted = Duration::from_millis(last() - frozen_at);
+        if acted >= LEADERLESS { Ok(()) } else { Err(format!("for {acted:?}")) }
+    });
+    assert_eq!(acts(&journal).len(), 1, "one and the same");
+
+    let other = if holds == "n1" { "n4" } else { "n1" };
+    power::signal(agent(other), Signal::STOP);
+    let holds = cluster.node(&holds);
+    wait_for("it ends, and its node says why", HELD_AGAIN_WITHIN, || {
+        let left = holds.programs("/bin/sh -c while").len();
+        let log = std::fs::read_to_string(holds.log()).unwrap_or_default();
+        let says = log.contains(&format!("promised not to: {other} does not answer"));
+        if left == 0 && says { Ok(()) } else { Err(format!("{left} left, says why: {says}")) }
+    });
+    ["n2", "n3", "n5", other].iter().for_each(|name| power::signal(agent(name), Signal::CONT));
+    let (_, gap) = taken_over(&journal, fence);
+    eprintln!("a leader is back: nobody acted for {gap:?}");
+    cluster.whole();
+    assert_never_two(&journal);
+}
+
 #[test]
 fn an_exclusive_service_says_what_it_waits_for_and_refuses_to_be_two() {
     let cluster = Cluster::start(3);

@@ -10,7 +10,8 @@ use serde_json::Value;
 /// What people wait for. The promise is 10 s; a debug build on a shared machine gets as much again.
 const SOON: Duration = Duration::from_secs(20);
 
-const MANIFEST: &str = "app = \"rest\"\n[service.one]\ncommand = [\"/bin/sleep\", \"3600\"]\nreplicas = 2\n";
+const MANIFEST: &str = "app = \"rest\"\n[service.one]\ncommand = [\"/bin/sleep\", \"3600\"]\nreplicas = 2\n\
+    [service.sole]\ncommand = [\"/bin/sleep\", \"3601\"]\nexclusive = true\n";
 
 /// What a verb answered, whatever its exit status.
 fn data(ran: &Ran) -> Value {
@@ -70,6 +71,21 @@ fn two_of_three_voters_are_lost_at_once_and_what_is_left_goes_on() {
             .count();
         if well == 2 { Ok(()) } else { Err(rows.to_string()) }
     });
+
+    // What is exclusive may run on where nobody sees it, for all anybody here knows.
+    let status = left.ask(["status"]).data();
+    assert!(status["because"].to_string().contains("when they are off: hirsel recover --off"), "{status}");
+    let confirmed = left.ask(["recover", "--off", "--yes"]);
+    assert_eq!(confirmed.code, Some(0), "{}", confirmed.words());
+    wait_for("what is exclusive runs on what is left", SOON, || {
+        let rows = left.ask(["ps", "rest"]).try_data()?;
+        let well = array(&rows)
+            .iter()
+            .filter(|row| !gone.iter().any(|name| row["node"] == **name) && row["healthy"] == true)
+            .count();
+        if well == 3 { Ok(()) } else { Err(rows.to_string()) }
+    });
+    assert_eq!(left.ask(["recover", "--off", "--yes"]).code, Some(9), "nobody is left to say it of");
 
     wait_for("the other one that is left to vote with it", SOON, || {
         let status = left.ask(["status"]).try_data()?;

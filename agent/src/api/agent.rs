@@ -40,10 +40,11 @@ pub trait Agent: Send + Sync + 'static {
     fn examine(&self) -> BoxFuture<'_, Findings>;
     /// What survived the loss of a majority, and what a recovery without `lost` would make of it. Takes seconds where some do not answer.
     fn recovery(&self, lost: Vec<String>) -> BoxFuture<'_, Result<Recovery, ApiError>>;
-    /// Founds the control group anew without `lost`. `by` is written into the log.
+    /// Founds the control group anew without `lost`, which somebody has made sure are `off`, or not. `by` is written into the log.
     fn recover(
         &self,
         lost: Vec<String>,
+        off: bool,
         force: Option<String>,
         by: String,
     ) -> BoxFuture<'_, Result<Recovery, ApiError>>;

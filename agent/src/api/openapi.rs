@@ -40,6 +40,7 @@ use super::handlers::{backup, changes, evolve, nodes, people, reads, recover, se
         backup::backup,
         recover::plan,
         recover::recover,
+        recover::confirm_off,
         people::new_token,
         people::revoke,
         people::set_webhook,

@@ -23,6 +23,8 @@ pub struct Recovery {
     pub may_be_lost: String,
     /// What becomes of secrets and the authority, in words.
     pub sealing_key: String,
+    /// Exclusive services: the lost nodes may go on running them, so unless they are off nothing of them is started.
+    pub exclusive: Vec<String>,
     /// Tag of the present foundation.
     pub tag: String,
     /// Tag of the new one, once it has begun.

@@ -172,6 +172,7 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/upgrade/finish", post(evolve::finish))
         .route("/v1/recover", get(recover::plan).post(recover::recover))
         .route("/v1/backup", post(backup::backup))
+        .route("/v1/recover/off", post(recover::confirm_off))
         .route("/v1/webhook", put(people::set_webhook))
         .route("/v1/sealing/rotate", post(secrets::rotate))
         .route("/v1/certificates/rotate", post(secrets::rotate_authority));

@@ -113,7 +113,13 @@ impl Agent for StandIn {
         async { Ok(Recovery::default()) }.boxed()
     }
 
-    fn recover(&self, _: Vec<String>, _: Option<String>, _: String) -> BoxFuture<'_, Result<Recovery, ApiError>> {
+    fn recover(
+        &self,
+        _: Vec<String>,
+        _: bool,
+        _: Option<String>,
+        _: String,
+    ) -> BoxFuture<'_, Result<Recovery, ApiError>> {
         async { Ok(Recovery::default()) }.boxed()
     }
 

@@ -155,7 +155,9 @@ pub async fn node(client: &Client, json: bool, verb: &str, node: &str, flags: &C
         _ => Goal::Nothing,
     };
     let confirm = match verb {
-        "forget" => Some(format!("Forget {node}? Its key will not be accepted any more.")),
+        "forget" => Some(format!(
+            "Forget {node}? It must be off: its key will not be accepted any more, and what it runs exclusively is started elsewhere."
+        )),
         "leave" => Some(format!("Hand over everything {node} holds, and leave the cluster for good?")),
         _ => None,
     };

@@ -215,7 +215,7 @@ pub enum Verb {
     SupportBundle(BundleArgs),
     /// Show what survived the loss of a majority of the voters, and go on with the most of it
     #[command(
-        after_help = "Example: hirsel recover --plan\n         hirsel recover --lost n1,n2\nExit status: 4 with --plan, 6 if a safety rule refuses"
+        after_help = "Example: hirsel recover --plan\n         hirsel recover --lost n1,n2\n         hirsel recover --off\nExit status: 4 with --plan, 6 if a safety rule refuses"
     )]
     Recover(RecoverArgs),
     /// Write all that is agreed on into one sealed file (what is wanted and decided, secrets and their key, the authority); or look into one
@@ -242,7 +242,7 @@ pub enum Verb {
     /// Let a node take work again
     #[command(after_help = "Example: hirsel uncordon n3")]
     Uncordon(NodeTarget),
-    /// Forget a node that is down for good: its key is not accepted any more
+    /// Forget a node that is off for good: its key is not accepted any more, and what it ran exclusively may start elsewhere
     #[command(after_help = "Example: hirsel forget n3 --yes")]
     Forget(NodeTarget),
     /// Prefer a node for a role, or no longer; or move one slot now

@@ -8,10 +8,11 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::Done;
-use super::act::confirm;
-use super::args::parse_duration;
+use super::act::{self, Request, confirm};
+use super::args::{ChangeArgs, parse_duration};
 use super::client::Client;
 use super::output::{self, Colour, line, note, paint, table};
+use super::wait::Goal;
 use crate::api::error::{ApiError, Code};
 use crate::api::recovery::Recovery;
 use crate::api::views::status::Status;
@@ -27,6 +28,9 @@ pub struct RecoverArgs {
     /// Nodes that are lost for good; they are given up, and can only join again as new ones
     #[arg(long, value_name = "NODE,...", value_delimiter = ',')]
     pub lost: Vec<String>,
+    /// The lost nodes are off, or can reach nothing: exclusive services may start elsewhere. Without --lost: those given up before are
+    #[arg(long)]
+    pub off: bool,
     /// Only show what survived, and what would be done
     #[arg(long)]
     pub plan: bool,
@@ -43,6 +47,9 @@ pub struct RecoverArgs {
 
 /// `recover`
 pub async fn recover(client: &Client, json: bool, args: &RecoverArgs) -> Result<Done, ApiError> {
+    if args.off && args.lost.is_empty() {
+        return confirm_off(client, json, args).await;
+    }
     if !args.plan && args.lost.is_empty() {
         let error = ApiError::new(Code::Usage, "who is lost for good?").next("hirsel recover --plan");
         return Err(error.next("hirsel recover --lost n1,n2"));
@@ -61,14 +68,19 @@ pub async fn recover(client: &Client, json: bool, args: &RecoverArgs) -> Result<
     }
     let plan = &answer.envelope.data;
     if !args.yes {
+        let lost = plan.lost.join(", ");
+        let off = if args.off {
+            format!(" Are {lost} off? What they run exclusively is started elsewhere.")
+        } else {
+            String::new()
+        };
         confirm(&format!(
-            "Give up {} and go on with what {} has? {}.",
-            plan.lost.join(", "),
+            "Give up {lost} and go on with what {} has? May be lost: {}.{off}",
             plan.from.as_deref().unwrap_or("nobody"),
             plan.may_be_lost
         ))?;
     }
-    let fields = json!({ "lost": args.lost, "force": args.force }).to_string().into_bytes();
+    let fields = json!({ "lost": args.lost, "off": args.off, "force": args.force }).to_string().into_bytes();
     let done = client.ask::<Recovery>(Method::POST, "/v1/recover", fields).await?;
     let deadline = Instant::now() + args.timeout.unwrap_or(LEADER_WITHIN);
     while !leads(client).await {
@@ -82,7 +94,7 @@ pub async fn recover(client: &Client, json: bool, args: &RecoverArgs) -> Result<
         output::raw(&done.text);
         return Ok(Done::Well);
     }
-    let Recovery { from, new_tag, lost, .. } = &done.envelope.data;
+    let Recovery { from, new_tag, lost, exclusive, .. } = &done.envelope.data;
     let tag = new_tag.as_deref().unwrap_or_default();
     line(format!(
         "the cluster goes on with what {} has, as the foundation with tag {tag}",
@@ -90,7 +102,41 @@ pub async fn recover(client: &Client, json: bool, args: &RecoverArgs) -> Result<
     ));
     note(format!("{} cannot come back as they were; each joins again: hirsel join SEED --token T", lost.join(", ")));
     note("tokens given out before are not good any more: hirsel token new");
+    if !args.off && !exclusive.is_empty() {
+        note(withheld(exclusive, lost));
+    }
     Ok(Done::Well)
+}
+
+/// What is exclusive, and why it is not started.
+fn withheld(exclusive: &[String], lost: &[String]) -> String {
+    let lost = if lost.is_empty() { "the lost nodes".into() } else { lost.join(", ") };
+    format!(
+        "{} may go on running on {lost}, so nothing of it is started before you have made sure that they are off: hirsel recover --off",
+        exclusive.join(", ")
+    )
+}
+
+/// `recover --off`
+async fn confirm_off(client: &Client, json: bool, args: &RecoverArgs) -> Result<Done, ApiError> {
+    let change = ChangeArgs {
+        wait: false,
+        timeout: args.timeout,
+        plan: args.plan,
+        if_index: None,
+        yes: args.yes,
+        force: args.force.clone(),
+    };
+    let question = "Are all nodes that were given up off? What they may have run exclusively is started elsewhere.";
+    let request = Request {
+        method: Method::POST,
+        path: "/v1/recover/off".into(),
+        body: Vec::new(),
+        goal: Goal::Nothing,
+        confirm: Some(question.into()),
+        change: &change,
+    };
+    act::change(client, json, request).await
 }
 
 async fn leads(client: &Client) -> bool {
@@ -125,6 +171,9 @@ fn print(plan: &Recovery) {
         None => line("There is nothing to go on with."),
     }
     line(format!("Secrets: {}.", plan.sealing_key));
+    if !plan.exclusive.is_empty() {
+        line(format!("Exclusive: {}.", withheld(&plan.exclusive, &plan.lost)));
+    }
     plan.never.iter().chain(&plan.refusals).for_each(|words| line(paint(&format!("! {words}"), Colour::Yellow)));
     if plan.never.is_empty() {
         let lost: Vec<&str> = plan.lost.iter().chain(&plan.silent).map(String::as_str).collect();

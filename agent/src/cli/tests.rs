@@ -52,6 +52,8 @@ fn every_verb_of_the_contract_parses() {
         "simulate kill:n1",
         "doctor --json",
         "recover --plan",
+        "recover --off --yes",
+        "recover --lost n1 --off --yes",
         "recover --lost n1,n2 --yes --force why --timeout 20",
         "backup f",
         "backup f --recovery-key --yes",

@@ -55,6 +55,9 @@ pub async fn restore(args: RestoreArgs) -> Result<()> {
         identity.cluster, identity.name, inside.made_at
     );
     eprintln!("its other nodes join anew: hirsel token new, then on each: hirsel join {addr} --token T");
+    eprintln!(
+        "what is exclusive is started when nothing of the past can run it any more; say so with: hirsel recover --off"
+    );
     eprintln!("whoever held the key of its authority may still have it: hirsel cert rotate");
     match args.node.detach {
         true => in_background(&config.data),

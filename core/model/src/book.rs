@@ -35,6 +35,8 @@ pub struct Book {
     judged: Option<BTreeMap<NodeId, Generation>>,
     /// When each exclusive instance was last granted.
     granted: BTreeMap<InstanceId, Timestamp>,
+    /// Since when somebody is known to refuse promises for an instance that left the plan.
+    refused: BTreeMap<InstanceId, Timestamp>,
 }
 
 /// Notes on one node.
@@ -106,6 +108,7 @@ impl Book {
             losses: Vec::new(),
             judged: None,
             granted: BTreeMap::new(),
+            refused: BTreeMap::new(),
         }
     }
 
@@ -113,7 +116,7 @@ impl Book {
     pub fn grant(&mut self, state: &ControlState, node: NodeId, now: Timestamp) -> Grant {
         let covers = grantable(state, node);
         self.granted.extend(covers.iter().map(|id| (id.clone(), now)));
-        Grant { term: self.term, generation: state.plan.generation, covers }
+        Grant { tag: state.cluster.tag.clone(), term: self.term, generation: state.plan.generation, covers }
     }
 
     /// Takes down a question and answers it.
@@ -186,6 +189,7 @@ impl Book {
             );
         }
         self.note_instances(state, now);
+        self.note_refusals(state, now);
         self.note_verdicts(state, now);
         let mut view = View {
             now,
@@ -200,6 +204,7 @@ impl Book {
             draining_for: ages(&self.draining, now),
             unhealthy_for: ages(&self.unhealthy, now),
             granted: ages(&self.granted, now),
+            refused_for: ages(&self.refused, now),
             losses: self.losses.clone(),
         };
         self.note_reach(&mut view);
@@ -245,6 +250,23 @@ impl Book {
         }
     }
 
+    /// Who follows a plan that has dropped an instance promises nothing for it any more, not even after a restart: a promise only
+    /// prolongs what has not run out, and who was started again refuses for as long as one runs.
+    fn note_refusals(&mut self, state: &ControlState, now: Timestamp) {
+        let letting_go = &state.plan.letting_go;
+        self.refused.retain(|id, _| letting_go.contains_key(id));
+        for (id, letting) in letting_go {
+            let Some(candidates) = state.plan.candidates.get(id) else { continue };
+            let refuses = |node: &NodeId| {
+                let report = self.nodes.get(node).and_then(|page| page.report.as_ref());
+                report.is_some_and(|report| report.generation >= letting.since)
+            };
+            if candidates.bound().iter().any(refuses) {
+                self.refused.entry(id.clone()).or_insert(now);
+            }
+        }
+    }
+
     fn note_verdicts(&mut self, state: &ControlState, now: Timestamp) {
         let verdicts = &state.plan.verdicts;
         // Those in force when the term began are older than it: this leader did not see the nodes fall, and not all at once.
@@ -268,7 +290,7 @@ fn ages(since: &BTreeMap<InstanceId, Timestamp>, now: Timestamp) -> BTreeMap<Ins
 mod tests {
     use super::*;
     use crate::control::samples;
-    use crate::plan::{InstanceAssignment, Verdict, VerdictKind};
+    use crate::plan::{Candidates, InstanceAssignment, LettingGo, Verdict, VerdictKind};
 
     /// A leader, node 1, among `nodes`.
     struct Desk {
@@ -334,6 +356,29 @@ mod tests {
         assert_eq!(ago(1_500), Some(Duration::from_millis(500)));
         assert_eq!(ago(3_099), Some(Duration::from_millis(2_099)));
         assert_eq!(ago(3_100), None, "over on every clock");
+    }
+
+    #[test]
+    fn who_reports_a_plan_that_dropped_an_instance_is_known_to_promise_nothing_for_it() {
+        let mut desk = Desk::new(3);
+        let id = samples::instance("shop/one/1");
+        let reason = samples::place(1, 1).reason;
+        let letting = LettingGo { node: NodeId(1), since: Generation(5), granted: true, reason };
+        let listed = |nodes: &[u64]| nodes.iter().copied().map(NodeId).collect::<BTreeSet<_>>();
+        // Whichever of its two lists node 1 goes by, node 2 is asked.
+        let candidates = Candidates { nodes: listed(&[2, 3]), since: Generation(4), before: Some(listed(&[2])) };
+        desk.state.plan.letting_go.insert(id.clone(), letting);
+        desk.state.plan.candidates.insert(id.clone(), candidates);
+        let mut refused_for = |node: u64, generation: u64, now: u64| {
+            let report = NodeReport { generation: Generation(generation), ..NodeReport::default() };
+            let asked = Asked { incarnation: Incarnation(1), report: Some(Arc::new(report)), ..Asked::default() };
+            desk.book.asked(NodeId(node), asked, Timestamp(now));
+            desk.view(now).refused_for.get(&id).copied()
+        };
+        assert_eq!(refused_for(2, 4, 100), None, "it follows an older plan");
+        assert_eq!(refused_for(3, 9, 200), None, "node 1 may not ask it");
+        assert_eq!(refused_for(2, 5, 300), Some(Duration::ZERO));
+        assert_eq!(refused_for(2, 6, 500), Some(Duration::from_millis(200)));
     }
 
     #[test]

@@ -312,6 +312,14 @@ pub enum Command {
         survivor: NodeId,
         /// Nodes that are given up: they are no members any more.
         lost: BTreeSet<NodeId>,
+        /// Somebody made sure that they are off. Otherwise nothing exclusive that they may run is given to anybody else.
+        #[serde(default, skip_serializing_if = "crate::spec::is_default")]
+        off: bool,
+    },
+    /// Somebody made sure that nodes which were given up are off.
+    ConfirmOff {
+        /// Which.
+        nodes: BTreeSet<NodeId>,
     },
     /// Asks the leader for a new authority.
     RotateAuthority,

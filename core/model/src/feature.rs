@@ -55,6 +55,9 @@ impl Need {
     }
 }
 
+/// A plan that lists who may take the place of an exclusive instance.
+pub const CANDIDATES: Need = Need::of(2, "a list of who may take the place of an exclusive instance");
+
 fn most(needs: impl IntoIterator<Item = Need>) -> Need {
     needs.into_iter().fold(Need::NOTHING, Need::and)
 }
@@ -82,7 +85,7 @@ pub fn needed(command: &Command) -> Need {
         Command::SetSecret { .. } | Command::RemoveSecret { .. } | Command::RotateSealing | Command::Reseal { .. } => {
             Need::of(2, "a secret")
         }
-        Command::Recover { .. } => Need::of(2, "a new foundation of the control group"),
+        Command::Recover { .. } | Command::ConfirmOff { .. } => Need::of(2, "a new foundation of the control group"),
         Command::RotateAuthority | Command::ReplaceAuthority { .. } | Command::DropAuthority { .. } => {
             Need::of(2, "a new authority")
         }
@@ -132,6 +135,7 @@ fn plan_change(change: &PlanChange) -> Need {
         roles: _,
         instances: _,
         letting_go: _,
+        candidates,
         voters: _,
         spares: _,
         verdicts: _,
@@ -142,7 +146,7 @@ fn plan_change(change: &PlanChange) -> Need {
         unmet: _,
         next_instance: _,
     } = change;
-    Need::NOTHING
+    CANDIDATES.when(!candidates.is_empty())
 }
 
 /// Refuses a command that a cluster at `level` must not write yet.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::feature;
+use crate::grant::GRANT_OVER;
 use crate::id::*;
 use crate::plan::{Phase, Plan};
 use crate::planner;
@@ -67,6 +68,7 @@ impl Ahead {
             draining_for: BTreeMap::new(),
             unhealthy_for: BTreeMap::new(),
             granted: BTreeMap::new(),
+            refused_for: BTreeMap::new(),
             losses: Vec::new(),
         };
         let mut forecast = Self { view, gone: start.gone, voters: start.voters };
@@ -168,6 +170,7 @@ impl Ahead {
         let plan = self.view.plan.clone();
         let draining = plan.instances.iter().filter(|(_, assignment)| assignment.phase == Phase::Draining);
         self.view.draining_for = draining.map(|(id, _)| (id.clone(), STEP)).collect();
+        self.view.refused_for = plan.letting_go.keys().map(|id| (id.clone(), GRANT_OVER)).collect();
         let all = self.view.spec.nodes.iter();
         self.view.nodes = all.map(|(id, spec)| (*id, self.facts(*id, spec))).collect();
     }

@@ -26,6 +26,12 @@ pub struct Plan {
     /// Exclusive instances that left the plan and may still act.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub letting_go: BTreeMap<InstanceId, LettingGo>,
+    /// For each exclusive instance that acts or may still act: the nodes that may take its place.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub candidates: BTreeMap<InstanceId, Candidates>,
+    /// What may still act on nodes that were given up when the control group was founded anew.
+    #[serde(default, skip_serializing_if = "crate::spec::is_default")]
+    pub estranged: Estranged,
     /// Who votes in the control group.
     pub voters: BTreeSet<NodeId>,
     /// Who follows the log closely, to replace a voter.
@@ -89,10 +95,56 @@ pub struct LettingGo {
     pub node: NodeId,
     /// The plan that dropped it.
     pub since: Generation,
-    /// It acted with grants, so it has let go when they have run out, heard or not. Otherwise only the word of its node ends it.
+    /// It acted with grants, so it has let go when they and all promises have run out, heard or not. Otherwise only a word ends it: that
+    /// of its node, or that of a person that the node is off.
     pub granted: bool,
     /// Why it was dropped: the reason of whatever takes its place.
     pub reason: Reason,
+}
+
+/// The nodes that may take the place of an exclusive instance. While no leader answers its node lets it act on only as long as each
+/// of them has promised not to (see [`crate::grant`]). Without any it ends with its last grant.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Candidates {
+    /// The newest list.
+    pub nodes: BTreeSet<NodeId>,
+    /// The plan that listed them.
+    pub since: Generation,
+    /// The list before, while it is not known that the node of the instance goes by the newest one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<BTreeSet<NodeId>>,
+}
+
+impl Candidates {
+    /// Nodes that are asked for promises by whichever list the holder goes. A list of nobody asks nobody, and lets nothing act on.
+    pub fn bound(&self) -> BTreeSet<NodeId> {
+        match &self.before {
+            Some(before) if self.nodes.is_empty() => before.clone(),
+            Some(before) if !before.is_empty() => self.nodes.intersection(before).copied().collect(),
+            Some(_) | None => self.nodes.clone(),
+        }
+    }
+}
+
+/// Nodes that were given up when the control group was founded anew, and that nobody has said to be off: behind a cut they may go on
+/// as the former foundation, with a leader and plans that nobody here has seen. Whatever exclusive service was there may act there, so
+/// nothing of it is given to anybody here ([`crate::grant`] says why no time is long enough).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Estranged {
+    /// The nodes, by the names that they had.
+    pub nodes: BTreeMap<NodeId, NodeName>,
+    /// The exclusive services.
+    pub services: BTreeSet<(AppName, ServiceName)>,
+}
+
+impl Estranged {
+    /// The names of the nodes, for people.
+    pub fn names(&self) -> String {
+        let names: Vec<&str> = self.nodes.values().map(NodeName::as_str).collect();
+        names.join(", ")
+    }
 }
 
 /// Whether an instance takes new requests.

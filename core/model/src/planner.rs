@@ -56,6 +56,7 @@ pub fn plan(view: &View) -> Plan {
         }
     }
     exclusive::remember(&ground, &mut draft);
+    exclusive::list_candidates(&ground, &mut draft);
     let mut next = draft.plan;
     next.unmet = draft.unmet;
     next.unmet.sort();

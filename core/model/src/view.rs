@@ -40,6 +40,8 @@ pub struct View {
     pub unhealthy_for: BTreeMap<InstanceId, Duration>,
     /// How long ago this leader last granted each exclusive instance to its node; one that it never granted is missing.
     pub granted: BTreeMap<InstanceId, Duration>,
+    /// For how long a node that has to promise for an exclusive instance on its way out has been known, by this leader, to refuse.
+    pub refused_for: BTreeMap<InstanceId, Duration>,
     /// When nodes were last judged, by this leader's clock: the brake looks at how many fell within a time.
     pub losses: Vec<(Timestamp, NodeId)>,
 }

@@ -65,6 +65,7 @@ fn any_view(seed: u64) -> View {
         draining_for: BTreeMap::new(),
         unhealthy_for: BTreeMap::new(),
         granted: BTreeMap::new(),
+        refused_for: BTreeMap::new(),
         losses: (0..rng.random_range(0..5))
             .map(|_| (Timestamp(990_000), NodeId(rng.random_range(1..=nodes))))
             .collect(),
@@ -78,6 +79,9 @@ fn any_view(seed: u64) -> View {
     for id in view.plan.instances.keys().chain(view.plan.letting_go.keys()) {
         if rng.random_bool(0.5) {
             view.granted.insert(id.clone(), Duration::from_millis(rng.random_range(0..4_000)));
+        }
+        if rng.random_bool(0.5) {
+            view.refused_for.insert(id.clone(), Duration::from_millis(rng.random_range(0..4_000)));
         }
         if rng.random_bool(0.3) {
             view.draining_for.insert(id.clone(), Duration::from_secs(rng.random_range(0..60)));
@@ -172,6 +176,16 @@ fn any_plan(rng: &mut SmallRng, nodes: u64) -> Plan {
         let (node, granted, reason) = (any_node(rng), rng.random_bool(0.8), reason.clone());
         plan.letting_go.insert(InstanceId { app, service, number }, LettingGo { node, since, granted, reason });
     }
+    for id in plan.instances.keys().chain(plan.letting_go.keys()).cloned().collect::<Vec<_>>() {
+        let mut some = || (0..rng.random_range(0..4)).map(|_| any_node(rng)).collect::<BTreeSet<_>>();
+        let (nodes, before) = (some(), some());
+        let before = rng.random_bool(0.4).then_some(before);
+        plan.candidates.insert(id, Candidates { nodes, since: Generation(rng.random_range(1..=20)), before });
+    }
+    if rng.random_bool(0.2) {
+        plan.estranged.nodes.insert(any_node(rng), "former".parse().unwrap());
+        plan.estranged.services.insert(("shop".parse().unwrap(), "web".parse().unwrap()));
+    }
     plan.next_instance = 40;
     plan.voters = (0..rng.random_range(0..6)).map(|_| any_node(rng)).collect();
     plan.spares = (0..rng.random_range(0..3)).map(|_| any_node(rng)).collect();
@@ -229,6 +243,11 @@ fn any_facts(rng: &mut SmallRng, plan: &Plan, node: NodeId, nodes: u64) -> NodeF
     }
 }
 
+fn grants_are_over(view: &View, id: &InstanceId) -> bool {
+    let led = view.now.since(view.leading_since) >= GRANT_OVER;
+    led && view.granted.get(id).is_none_or(|ago| *ago >= GRANT_OVER)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -237,11 +256,12 @@ proptest! {
         let mut view = any_view(seed);
         let first = plan(&view);
         prop_assert_eq!(&first, &plan(&view));
+        let dropped = first.letting_go.keys().any(|id| !view.plan.letting_go.contains_key(id));
         view.plan = Arc::new(first.clone());
         let mut first = first;
         let mut second = plan(&view);
         // What an exclusive service had is dropped by one plan and followed by the next, even if it can act no more.
-        if second.letting_go != first.letting_go {
+        if dropped || second.letting_go != first.letting_go {
             prop_assert!(second.letting_go.keys().all(|id| first.letting_go.contains_key(id)));
             view.plan = Arc::new(second.clone());
             first = second;
@@ -312,7 +332,17 @@ proptest! {
                 let added = new.instances.keys().filter(|id| of(app, service, id) && !view.plan.instances.contains_key(id));
                 let added = added.count();
                 let others = view.plan.instances.keys().filter(|id| of(app, service, id)).count();
-                let letting = new.letting_go.keys().filter(|id| of(app, service, id)).count();
+                let on = new.instances.iter().find(|(id, _)| of(app, service, id)).map(|(_, assigned)| assigned.node);
+                // One that may act on by promises alone is followed only where a promise is kept, or where it is itself.
+                let keeps = |id: &InstanceId, letting: &LettingGo| {
+                    let bound = view.plan.candidates.get(id).map(Candidates::bound).unwrap_or_default();
+                    let known = view.plan.letting_go.contains_key(id) && letting.granted && grants_are_over(&view, id);
+                    known && on.is_some_and(|on| on == letting.node || bound.contains(&on))
+                };
+                let letting = new.letting_go.iter().filter(|(id, _)| of(app, service, id));
+                let letting = letting.filter(|(id, letting)| !keeps(id, letting)).count();
+                let withheld = view.plan.estranged.services.contains(&(app.clone(), service.clone()));
+                prop_assert!(!withheld || added == 0, "{app}/{service} may act on nodes that were given up");
                 prop_assert!(added <= 1 && (added == 0 || others + letting == 0), "{app}/{service}: {added}, {others}, {letting}");
             }
         }
@@ -321,14 +351,17 @@ proptest! {
             prop_assert!(new.instances.contains_key(id) || new.letting_go.get(id).is_some_and(|it| it.node == assigned.node));
         }
         for (id, letting) in view.plan.letting_go.iter().filter(|(_, letting)| letting.granted) {
-            let led = view.now.since(view.leading_since) >= GRANT_OVER;
-            let over = led && view.granted.get(id).is_none_or(|ago| *ago >= GRANT_OVER);
+            let bound = view.plan.candidates.get(id).map(Candidates::bound).unwrap_or_default();
+            let refused = bound.is_empty() || view.refused_for.get(id).is_some_and(|time| *time >= GRANT_OVER);
+            let over = grants_are_over(&view, id) && refused;
             let report = view.nodes.get(&letting.node).and_then(|facts| facts.report.clone());
             let compute = report.and_then(|report| report.roles.get(&RoleName::compute()).cloned());
             let said = compute.is_some_and(|compute| compute.generation >= letting.since && match compute.facts {
                 RoleFacts::Compute(all) => all.get(id).is_none_or(|facts| facts.state == InstanceState::Ended),
                 _ => compute.state == RoleState::Stopped,
             });
+            let gone = !view.spec.nodes.contains_key(&letting.node) && !view.plan.estranged.nodes.contains_key(&letting.node);
+            let over = over || (gone && grants_are_over(&view, id));
             prop_assert!(new.letting_go.contains_key(id) || over || said, "{id}");
         }
     }

@@ -162,6 +162,21 @@ pub enum GuardState {
     },
 }
 
+/// Why a process ended whose deadline passed, in words.
+const LAPSED: &str = "was ended: nobody renewed its grant in time";
+
+impl ProcessState {
+    /// Ended, or not even begun, because its deadline passed.
+    pub fn lapsed() -> Self {
+        Self::Lost { message: LAPSED.into() }
+    }
+
+    /// Whether it ended because its deadline passed: no fault of the program.
+    pub fn is_lapsed(&self) -> bool {
+        matches!(self, Self::Lost { message } if message == LAPSED)
+    }
+}
+
 /// Where to read output from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OutputFrom {

@@ -39,6 +39,8 @@ pub(crate) struct Found<'a> {
 pub(crate) struct Past {
     /// An action is under way.
     pub busy: bool,
+    /// That action only removes what an ended process left.
+    pub forgetting: bool,
     /// Since when it is being stopped, and when it was last killed.
     pub stopping: Option<Stopping>,
     /// When it may be started (again).

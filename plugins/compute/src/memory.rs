@@ -131,8 +131,10 @@ impl Instance {
         let asked = self.past.stopping.take().is_some();
         self.past.start_at = None;
         self.message = Some(words(&end));
+        // That its grant ran out is no fault of the program.
+        let blameless = asked || end.is_lapsed();
         self.end = Some(end);
-        if asked {
+        if blameless {
             return Seen::Same;
         }
         self.avoid_port = run.is_none_or(|run| {

@@ -19,8 +19,13 @@ const NO_GRANT: &str = "waits for a grant: it may act only while the leader says
 /// Why an instance that needs a secret is not started.
 const NO_SECRETS: &str = "waits for the values of its secrets: none of the voters has told them yet";
 
-/// Facts of one instance.
-pub(crate) fn facts(instance: &Instance, process: Option<&Process>, wanted: Option<Wanted>) -> InstanceFacts {
+/// Facts of one instance. `missing` is why it may not act any more.
+pub(crate) fn facts(
+    instance: &Instance,
+    process: Option<&Process>,
+    wanted: Option<Wanted>,
+    missing: Option<&str>,
+) -> InstanceFacts {
     let health = instance.run.as_ref().map(super::memory::Run::health).unwrap_or_default();
     let state = match (&instance.run, wanted) {
         _ if instance.past.stopping.is_some() => InstanceState::Stopping,
@@ -28,7 +33,7 @@ pub(crate) fn facts(instance: &Instance, process: Option<&Process>, wanted: Opti
         (Some(_), _) => InstanceState::Starting,
         (None, Some(Wanted { phase: Phase::Active, .. })) => InstanceState::Waiting,
         // A start that is under way may still succeed.
-        (None, _) if instance.past.busy => InstanceState::Stopping,
+        (None, _) if instance.past.busy && !instance.past.forgetting => InstanceState::Stopping,
         (None, Some(Wanted { phase: Phase::Draining, .. }) | None) => InstanceState::Ended,
     };
     InstanceFacts {
@@ -41,7 +46,7 @@ pub(crate) fn facts(instance: &Instance, process: Option<&Process>, wanted: Opti
             .or(wanted.map(|wanted| wanted.revision))
             .unwrap_or(Revision(0)),
         message: match (state, wanted) {
-            (InstanceState::Waiting, Some(Wanted { may_act: false, .. })) => Some(NO_GRANT.into()),
+            (InstanceState::Waiting, Some(Wanted { may_act: false, .. })) => Some(missing.unwrap_or(NO_GRANT).into()),
             (InstanceState::Waiting, Some(Wanted { has_secrets: false, .. })) => Some(NO_SECRETS.into()),
             (InstanceState::Starting | InstanceState::Running, _) if instance.unguarded.is_some() => {
                 instance.unguarded.as_ref().map(|why| format!("its grant is not prolonged, and it ends with it: {why}"))

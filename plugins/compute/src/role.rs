@@ -88,7 +88,7 @@ impl ComputeRole {
             Work::None | Work::Lb(_) => BTreeMap::new(),
         };
         let wanted: BTreeMap<InstanceId, Wanted> =
-            orders.iter().map(|(id, order)| (id.clone(), self.wanted(id, order, now))).collect();
+            orders.iter().map(|(id, order)| (id.clone(), self.wanted(id, order, processes, now))).collect();
         self.prolong(processes, now);
         for id in wanted.keys().chain(processes.keys()) {
             self.instances.entry(id.clone()).or_default();
@@ -138,6 +138,7 @@ impl ComputeRole {
                 Done::Acted(id, result) => {
                     let Some(instance) = self.instances.get_mut(&id) else { continue };
                     instance.past.busy = false;
+                    instance.past.forgetting = false;
                     if let Err(error) = result {
                         warn!(instance = %id, %error, "instance could not be stopped or removed");
                     }
@@ -191,12 +192,34 @@ impl ComputeRole {
         }
     }
 
-    fn wanted(&self, id: &InstanceId, order: &InstanceOrder, now: Timestamp) -> Wanted {
-        // What is not worth starting for is left to the next grant.
-        let granted = || self.context.grants.borrow().until(id, now + GRANT_LEFT_MIN).is_some();
-        let may_act = !order.service.exclusive || granted();
+    fn wanted(
+        &self,
+        id: &InstanceId,
+        order: &InstanceOrder,
+        processes: &BTreeMap<InstanceId, Process>,
+        now: Timestamp,
+    ) -> Wanted {
+        let may_act = !order.service.exclusive || self.may_act(id, processes, now);
         let has_secrets = self.context.secrets.borrow().of(&id.app, &order.service.secrets).is_ok();
         Wanted { revision: order.revision, phase: order.phase, may_act, has_secrets }
+    }
+
+    /// Whether an exclusive instance may be started: its node holds a grant, has not promised another node to leave it alone, and runs no
+    /// other instance of the service.
+    fn may_act(&self, id: &InstanceId, processes: &BTreeMap<InstanceId, Process>, now: Timestamp) -> bool {
+        let grants = self.context.grants.borrow();
+        let sibling = |other: &InstanceId| *other != *id && other.app == id.app && other.service == id.service;
+        let runs = |(other, process): (&InstanceId, &Process)| {
+            sibling(other) && matches!(process.state, ProcessState::Running { .. })
+        };
+        let begins = |(other, instance): (&InstanceId, &Instance)| {
+            sibling(other) && instance.past.busy && !instance.past.forgetting
+        };
+        // What is not worth starting for is left to the next grant.
+        grants.until(id, now + GRANT_LEFT_MIN).is_some()
+            && grants.is_free(id, now)
+            && !processes.iter().any(runs)
+            && !self.instances.iter().any(begins)
     }
 
     /// Hands the end of each new grant to the guard and to the shims of exclusive instances, which end what is granted no longer.
@@ -263,7 +286,7 @@ impl ComputeRole {
         processes: &BTreeMap<InstanceId, Process>,
         now: Timestamp,
     ) -> Option<Timestamp> {
-        let wanted = order.map(|order| self.wanted(id, order, now));
+        let wanted = order.map(|order| self.wanted(id, order, processes, now));
         let instance = self.instances.get_mut(id)?;
         let found = process.map(|process| Found { revision: process.spec.revision, state: &process.state });
         let stop = instance.stop();
@@ -287,6 +310,7 @@ impl ComputeRole {
             }
             Step::Forget => {
                 instance.past.busy = true;
+                instance.past.forgetting = true;
                 self.background.forget(&self.context, id.clone());
                 None
             }
@@ -422,10 +446,14 @@ impl ComputeRole {
         wanted: &BTreeMap<InstanceId, Wanted>,
         processes: &BTreeMap<InstanceId, Process>,
     ) -> RoleReport {
+        let grants = self.context.grants.borrow().clone();
         let facts: BTreeMap<_, _> = self
             .instances
             .iter()
-            .map(|(id, instance)| (id.clone(), report::facts(instance, processes.get(id), wanted.get(id).copied())))
+            .map(|(id, instance)| {
+                let missing = grants.missing(id);
+                (id.clone(), report::facts(instance, processes.get(id), wanted.get(id).copied(), missing))
+            })
             .collect();
         let count = |is: &dyn Fn(&hirsel_model::report::InstanceFacts) -> bool| {
             i64::try_from(facts.values().filter(|facts| is(facts)).count()).unwrap_or(i64::MAX)

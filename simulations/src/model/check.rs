@@ -18,7 +18,7 @@ pub(super) struct Found {
     pub message: String,
 }
 
-fn found<T>(checker: &'static str, message: impl Into<String>) -> Result<T, Found> {
+pub(super) fn found<T>(checker: &'static str, message: impl Into<String>) -> Result<T, Found> {
     Err(Found { checker, message: message.into() })
 }
 
@@ -28,7 +28,8 @@ const GUILTY_FOR: Duration = Duration::from_secs(15);
 /// What the checkers remember.
 #[derive(Default)]
 pub(super) struct Checks {
-    leaders: BTreeMap<u64, NodeId>,
+    /// By epoch of the foundation, and term.
+    leaders: BTreeMap<(u64, u64), NodeId>,
     /// Until when a node has something to answer for; what is not listed may not be judged.
     guilty: BTreeMap<NodeId, Timestamp>,
     /// Nodes whose work is counted, with the times it was given or taken.
@@ -55,9 +56,9 @@ impl Checks {
         self.still = still;
     }
 
-    /// One leader per term.
-    pub fn elected(&mut self, term: u64, node: NodeId) -> Result<(), Found> {
-        match self.leaders.insert(term, node) {
+    /// One leader per term of a foundation.
+    pub fn elected(&mut self, epoch: u64, term: u64, node: NodeId) -> Result<(), Found> {
+        match self.leaders.insert((epoch, term), node) {
             Some(other) if other != node => {
                 found("one leader per term", format!("{other} and {node} lead term {term}"))
             }

@@ -1,12 +1,12 @@
 //! Exclusive services in the model: questions for grants and their answers travel late, twice, out of order or not at all; a leader
 //! answers once a majority says that it leads; a shim ends what is granted no longer; and whatever acts is checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hirsel_model::book::Asked;
 use hirsel_model::control::Command;
-use hirsel_model::grant::{Grant, grantable};
+use hirsel_model::grant::{ASK_EVERY, Grant, NoPromise, grantable};
 use hirsel_model::order::InstanceOrder;
 use hirsel_model::plan::Phase;
 use hirsel_model::*;
@@ -44,8 +44,8 @@ pub(super) struct Acting {
 #[derive(Clone, Debug)]
 pub(super) struct Letter {
     at: Timestamp,
-    from: NodeId,
-    to: NodeId,
+    pub from: NodeId,
+    pub to: NodeId,
     body: Body,
 }
 
@@ -53,6 +53,19 @@ pub(super) struct Letter {
 enum Body {
     Question(Question),
     Answer(Answer),
+    Plea(Plea),
+    Promise(Plea, Result<(), NoPromise>),
+}
+
+/// A plea for a promise.
+#[derive(Clone, Debug)]
+struct Plea {
+    life: Incarnation,
+    /// The foundation that it follows.
+    tag: Tag,
+    /// On the clock of who asks.
+    asked_at: Timestamp,
+    id: InstanceId,
 }
 
 #[derive(Clone, Debug)]
@@ -73,10 +86,10 @@ struct Answer {
 /// A question that waits for a majority to confirm who leads.
 #[derive(Clone, Debug)]
 pub(super) struct Waiting {
-    leader: NodeId,
+    pub leader: NodeId,
     term: u64,
     since: Timestamp,
-    asker: NodeId,
+    pub asker: NodeId,
     question: Question,
     /// When the leader goes on, once a majority has confirmed or the wait was too long.
     goes_on: Option<(Timestamp, bool)>,
@@ -99,7 +112,8 @@ impl World {
                 continue;
             }
             let late = match self.rng.random_range(0..100) {
-                _ if from == to => 0,
+                _ if from == to || self.prompt => 0,
+                _ if self.slow == Some((from, to)) => self.rng.random_range(0..2_000),
                 0..80 => 0,
                 80..95 => self.rng.random_range(0..600),
                 _ => self.rng.random_range(0..4_000),
@@ -124,6 +138,8 @@ impl World {
             match letter.body {
                 Body::Question(question) => self.receive_question(node, letter.from, question),
                 Body::Answer(answer) => self.receive_answer(node, letter.from, answer),
+                Body::Plea(plea) => self.receive_plea(node, letter.from, plea),
+                Body::Promise(plea, answer) => self.receive_promise(node, letter.from, &plea, answer),
             }
         }
         self.mail.extend(rest);
@@ -175,7 +191,8 @@ impl World {
         let Waiting { leader, term, asker, question, .. } = waiting;
         let Question { asked_at, asked } = question;
         let host = self.hosts.get_mut(&leader).expect("a host");
-        let (clock, state) = (host.clock(self.now), host.state.clone());
+        let clock = host.clock(self.now);
+        let state = host.state.clone();
         let Some(book) = host.book.as_mut().filter(|book| book.term == term) else { return };
         let life = asked.incarnation;
         let number = book.asked(asker, asked, clock).grant;
@@ -192,12 +209,55 @@ impl World {
         }
         host.last_grant = (leader, answer.number);
         let asked_at = if bug == Bug::FromReceipt { host.clock(now) } else { answer.asked_at };
-        if bug != Bug::ObeysOldGrants {
-            host.holdings.dropped(host.state.plan.generation, &grantable(&host.state, node));
-        }
+        host.holdings.dropped(host.state.plan.generation, &grantable(&host.state, node));
         host.holdings.receive(&answer.grant, asked_at);
-        if bug == Bug::ObeysOldGrants {
-            host.obeys = answer.grant.covers;
+    }
+
+    /// Asks for promises where no leader prolongs what acts.
+    pub(super) fn plead(&mut self, node: NodeId) {
+        let now = self.now;
+        let host = self.hosts.get_mut(&node).expect("a host");
+        let clock = host.clock(now);
+        for (id, why) in host.holdings.run_out(&host.state, clock) {
+            self.lines.push(format!("{:>9.3} {node} holds {id} no more: {why}", now.0 as f64 / 1_000.0));
+        }
+        if host.next_plea > now {
+            return;
+        }
+        let (life, tag) = (host.incarnation, host.state.cluster.tag.clone());
+        let pleas = host.holdings.pleas(&host.state, node, clock);
+        if !pleas.is_empty() {
+            host.next_plea = now + ASK_EVERY;
+        }
+        for (id, candidates) in pleas {
+            for candidate in candidates {
+                let plea = Plea { life, tag: tag.clone(), asked_at: clock, id: id.clone() };
+                self.post(node, candidate, Body::Plea(plea));
+            }
+        }
+    }
+
+    fn receive_plea(&mut self, node: NodeId, holder: NodeId, plea: Plea) {
+        let now = self.now;
+        let host = self.hosts.get_mut(&node).expect("a host");
+        let (clock, state) = (host.clock(now), host.state.clone());
+        let answer = host.holdings.promise(&state, (holder, &plea.tag), &plea.id, clock);
+        self.post(node, holder, Body::Promise(plea, answer));
+    }
+
+    fn receive_promise(&mut self, node: NodeId, from: NodeId, plea: &Plea, answer: Result<(), NoPromise>) {
+        let (now, bug) = (self.now, self.bug);
+        let host = self.hosts.get_mut(&node).expect("a host");
+        if plea.life != host.incarnation {
+            return;
+        }
+        let (clock, state) = (host.clock(now), host.state.clone());
+        let answer = answer.map_err(|refusal| refusal.to_string());
+        let listed = state.plan.candidates.get(&plea.id).map(|listed| listed.nodes.clone()).unwrap_or_default();
+        // With the mistake one promise stands for those of all.
+        let from = if bug == Bug::SomePromise && answer.is_ok() { listed } else { [from].into() };
+        for from in from {
+            host.holdings.answered(&state, node, (&plea.id, from), answer.clone(), plea.asked_at, clock);
         }
     }
 
@@ -210,9 +270,17 @@ impl World {
         }
     }
 
-    /// Never two at once.
+    /// Never two at once. Counts how often somebody acts by promises alone.
     pub(super) fn check_acting(&mut self) -> Result<(), Found> {
         let at = Duration::from_millis(self.now.0);
+        let promised = self.hosts.values().flat_map(|host| {
+            let clock = host.clock(self.now);
+            let acting = host.acts.keys().filter(move |id| host.holdings.acts_by_promises(id, clock));
+            acting.map(|id| (host.id, id.clone()))
+        });
+        let promised: BTreeSet<(NodeId, InstanceId)> = promised.collect();
+        self.times_promised += promised.difference(&self.promised).count();
+        self.promised = promised;
         for host in self.hosts.values() {
             for (id, acting) in &host.acts {
                 let actor = Actor { node: host.id.to_string(), id: id.clone(), pid: acting.pid, fence: acting.fence };
@@ -226,7 +294,7 @@ impl World {
     /// Proposes a plan. Mostly it is decided at once; else later, by whoever leads then.
     pub(super) fn propose(&mut self, node: NodeId, command: Command) -> Result<bool, Found> {
         let slow = self.rng.random_ratio(1, 8);
-        if self.undisturbed || !slow {
+        if self.undisturbed || !slow || self.is_past(node) {
             return self.commit(node, command);
         }
         self.say(&format!("a proposal of {node} is under way for long"));
@@ -259,26 +327,32 @@ impl World {
 
 impl Host {
     /// Starts and stops exclusive instances, and hands the end of each grant to their shims.
-    pub(super) fn act(&mut self, wanted: &BTreeMap<InstanceId, InstanceOrder>, now: Timestamp, rng: &mut SmallRng) {
+    pub(super) fn act(
+        &mut self,
+        wanted: &BTreeMap<InstanceId, InstanceOrder>,
+        now: Timestamp,
+        rng: &mut SmallRng,
+        bug: Bug,
+    ) {
         let clock = self.clock(now);
         for (id, acting) in &mut self.acts {
             if let Some(until) = self.holdings.until(id, clock) {
                 acting.deadline = acting.deadline.max(until);
             }
-            let stays =
-                wanted.get(id).is_some_and(|order| order.revision == acting.revision) || self.obeys.contains(id);
+            let stays = wanted.get(id).is_some_and(|order| order.revision == acting.revision);
             if !stays && acting.ends.is_none() {
                 acting.ends = Some(now + Duration::from_millis(rng.random_range(0..800)));
             }
         }
         let active = wanted.iter().filter(|(_, order)| order.phase == Phase::Active);
-        let mut begins: BTreeMap<InstanceId, Revision> =
-            active.map(|(id, order)| (id.clone(), order.revision)).collect();
-        begins.extend(self.obeys.iter().map(|id| (id.clone(), Revision(0))));
+        let begins: BTreeMap<InstanceId, Revision> = active.map(|(id, order)| (id.clone(), order.revision)).collect();
         for (id, revision) in begins {
             let worth_it = self.holdings.until(&id, clock + GRANT_LEFT_MIN).is_some();
             let (Some(deadline), true) = (self.holdings.until(&id, clock), worth_it) else { continue };
-            if self.acts.contains_key(&id) {
+            let sibling = |other: &InstanceId| other.app == id.app && other.service == id.service;
+            let bound = !self.holdings.is_free(&id, clock) && bug != Bug::PromiseBroken;
+            let runs = self.acts.keys().any(sibling);
+            if bound || runs {
                 continue;
             }
             self.starts += 1;

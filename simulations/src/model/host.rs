@@ -28,6 +28,10 @@ pub(super) struct Host {
     /// What it knows of the control state; on disk, so it outlives its agent.
     pub state: Arc<ControlState>,
     pub term: u64,
+    /// The term that its agent led when it ended.
+    pub led: Option<u64>,
+    /// It leads again without an election; only with a mistake planted.
+    pub restored: bool,
     /// When it last heard a leader of its term, and which.
     pub leader: Option<(NodeId, Timestamp)>,
     pub book: Option<Book>,
@@ -44,10 +48,11 @@ pub(super) struct Host {
     pub acts: BTreeMap<InstanceId, Acting>,
     /// How many processes for exclusive services were started here.
     pub starts: u32,
-    /// Started whatever the plan says; only with a mistake planted.
-    pub obeys: BTreeSet<InstanceId>,
     pub next_gossip: Timestamp,
     pub next_ask: Timestamp,
+    pub next_plea: Timestamp,
+    /// Since when its clock stands; only with a mistake planted.
+    pub stood_since: Option<Timestamp>,
     pub next_pass: Timestamp,
     pub patience: Duration,
     /// What runs here, and from when on it is healthy.
@@ -85,18 +90,21 @@ impl Host {
             incarnation: Incarnation(1),
             state,
             term: 0,
+            led: None,
+            restored: false,
             leader: None,
             book: None,
             beats: BTreeMap::new(),
             beat: 0,
             last_grant: (id, 0),
             rate_ppm: rng.random_range(0..=20_000),
-            holdings: Holdings::default(),
+            holdings: Holdings::new(now),
             acts: BTreeMap::new(),
             starts: 0,
-            obeys: BTreeSet::new(),
             next_gossip,
             next_ask,
+            next_plea: next_ask,
+            stood_since: None,
             next_pass,
             patience: Duration::from_millis(rng.random_range(1_200..2_000)),
             runs: BTreeMap::new(),
@@ -118,6 +126,7 @@ impl Host {
 
     pub fn stop(&mut self, power: Power) {
         self.power = power;
+        self.led = self.book.as_ref().map(|book| book.term);
         self.book = None;
         self.leader = None;
         if power == Power::Off {
@@ -132,8 +141,7 @@ impl Host {
         self.incarnation = self.incarnation.next();
         self.beats.clear();
         self.last_grant = (self.id, 0);
-        self.holdings = Holdings::default();
-        self.obeys.clear();
+        self.holdings = Holdings::new(self.clock(now));
         self.leader = None;
         self.seen = None;
         (self.next_gossip, self.next_ask, self.next_pass) = (now, now, now);
@@ -141,6 +149,7 @@ impl Host {
 
     /// What its clock shows.
     pub fn clock(&self, now: Timestamp) -> Timestamp {
+        let now = self.stood_since.unwrap_or(now);
         // Half of them run slower: 1 % at most in either direction.
         Timestamp(now.0 * (990_000 + self.rate_ppm) / 1_000_000)
     }
@@ -176,7 +185,7 @@ impl Host {
             wanted.extend(instances.iter().map(|(id, order)| (id.clone(), order.clone())));
         }
         let (exclusive, wanted) = wanted.into_iter().partition(|(_, order)| order.service.exclusive);
-        self.act(&exclusive, now, rng);
+        self.act(&exclusive, now, rng, bug);
         let wanted: BTreeMap<InstanceId, InstanceOrder> = wanted;
         if bug != Bug::NeverStops {
             self.runs.retain(|id, _| wanted.contains_key(id));

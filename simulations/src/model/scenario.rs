@@ -10,13 +10,30 @@ use rand::Rng;
 use rand::seq::IndexedRandom;
 
 use super::check::{Found, at_most, heals};
-use super::foretold;
 use super::host::Power;
-use super::world::World;
+use super::promises::{apart, estranged, leaderless, refounded};
+use super::world::{IDLE, Shape, World};
+use super::{Bug, foretold};
 
 /// Everything that can be played by name.
-pub const SCENARIOS: &[&str] =
-    &["mixed", "chained", "zone", "restart", "frozen", "frozen-leader", "flapping", "loss", "wishes", "exclusive"];
+pub const SCENARIOS: &[&str] = &[
+    "mixed",
+    "chained",
+    "zone",
+    "restart",
+    "frozen",
+    "frozen-leader",
+    "flapping",
+    "loss",
+    "wishes",
+    "exclusive",
+    "late",
+    "inherited",
+    "leaderless",
+    "apart",
+    "estranged",
+    "refounded",
+];
 
 /// After everything is well again the declared state holds within this: an update of six instances one by one takes half of it.
 const HEAL_WITHIN: Duration = Duration::from_secs(60);
@@ -26,7 +43,7 @@ const REPLACE_WITHIN: Duration = Duration::from_secs(16);
 const RESTART_WITHIN: Duration = Duration::from_secs(20);
 
 /// The application that is exclusive.
-const CRON: &str = "cron";
+pub(super) const CRON: &str = "cron";
 
 /// The scenario called `name`, or the one that the seed picks.
 pub(super) fn pick(seed: u64, name: Option<&str>) -> Option<&'static str> {
@@ -35,20 +52,32 @@ pub(super) fn pick(seed: u64, name: Option<&str>) -> Option<&'static str> {
         None => {
             // The long ones (ten minutes) are rarer: thousands of seeds shall fit a minute.
             let long = ["flapping", "loss"];
-            let short = ["mixed", "chained", "zone", "restart", "frozen", "frozen-leader", "wishes"];
-            let at = |count: usize| usize::try_from(seed / 20 % count as u64).unwrap_or(0);
+            let short =
+                ["mixed", "chained", "zone", "restart", "frozen", "frozen-leader", "wishes", "late", "inherited"];
+            let promises = ["leaderless", "apart", "estranged", "refounded"];
+            let of = |names: &[&'static str]| names[usize::try_from(seed / 20).unwrap_or(0) % names.len()];
             Some(match seed % 20 {
-                0 => long[at(long.len())],
-                1..=6 => "mixed",
-                7..=11 => "exclusive",
-                _ => short[usize::try_from(seed % 7).unwrap_or(0)],
+                0 => of(&long),
+                1..=4 => "mixed",
+                5..=10 => "exclusive",
+                11..=14 => of(&promises),
+                _ => short[usize::try_from(seed / 20 + seed % 20).unwrap_or(0) % short.len()],
             })
         }
     }
 }
 
+/// What the cluster begins as.
+pub(super) fn shape(scenario: &str) -> Shape {
+    match scenario {
+        "apart" | "estranged" | "refounded" => Shape { nodes: Some(7), idle: IDLE },
+        "leaderless" | "inherited" => Shape { nodes: Some(7), idle: 0 },
+        _ => Shape::default(),
+    }
+}
+
 pub(super) fn play(world: &mut World, scenario: &'static str) -> Result<(), Found> {
-    begin(world)?;
+    begin(world, scenario)?;
     match scenario {
         "chained" => chained(world),
         "zone" => zone(world),
@@ -59,25 +88,36 @@ pub(super) fn play(world: &mut World, scenario: &'static str) -> Result<(), Foun
         "loss" => loss(world),
         "wishes" => wishes(world),
         "exclusive" => exclusive(world),
+        "late" => late(world),
+        "inherited" => inherited(world),
+        "leaderless" => leaderless(world),
+        "apart" => apart(world),
+        "estranged" => estranged(world),
+        "refounded" => refounded(world),
         _ => mixed(world),
     }?;
     heal(world)?;
     heals(world, HEAL_WITHIN)?;
-    foretold::comes_true(world)
+    // Too few may be left to lose one more.
+    if scenario == "refounded" { Ok(()) } else { foretold::comes_true(world) }
 }
 
-fn seconds(seconds: u64) -> Duration {
+pub(super) fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
 /// Voters and roles are given, two applications run.
-fn begin(world: &mut World) -> Result<(), Found> {
+pub(super) fn begin(world: &mut World, scenario: &str) -> Result<(), Found> {
     world.run(seconds(5))?;
     for (name, service, count) in [("shop", "web", world.rng.random_range(2..=6)), ("blog", "api", 2)] {
         let spec = app(name, service, count, "first");
         world.operate(&Command::ApplyApp { app: name.parse().expect("a name"), spec })?;
     }
-    let spec = app(CRON, "one", 1, "first");
+    let mut spec = app(CRON, "one", 1, "first");
+    if scenario == "leaderless" {
+        // So that most voters can be taken away, and all who could take its place are left.
+        spec.services.values_mut().for_each(|one| one.constraints = [("zone".into(), "a".into())].into());
+    }
     world.operate(&Command::ApplyApp { app: CRON.parse().expect("a name"), spec })?;
     heals(world, seconds(30))
 }
@@ -111,7 +151,7 @@ fn routes(name: &str, service: &ServiceName) -> Vec<RouteSpec> {
     vec![RouteSpec { host: format!("{name}.example.com"), path: "/".into(), to: service.clone() }]
 }
 
-fn any_node(world: &mut World) -> NodeId {
+pub(super) fn any_node(world: &mut World) -> NodeId {
     let nodes: Vec<NodeId> = world.hosts.keys().copied().collect();
     *nodes.choose(&mut world.rng).expect("nodes")
 }
@@ -121,11 +161,17 @@ pub(super) fn power(world: &mut World, node: NodeId, power: Power) {
     let now = world.now;
     let host = world.hosts.get_mut(&node).expect("a host");
     match power {
-        Power::On if !host.is_on() => host.start(now),
+        Power::On if !host.is_on() => {
+            host.start(now);
+            world.start_over(node);
+        }
         Power::On => {}
         Power::Frozen(until) => {
             if host.is_on() {
                 host.power = Power::Frozen(until);
+                if world.bug == Bug::ClockStops {
+                    host.stood_since = Some(now);
+                }
                 world.checks.disturbed(node, until);
             }
             return;
@@ -138,8 +184,9 @@ pub(super) fn power(world: &mut World, node: NodeId, power: Power) {
 }
 
 /// Nothing is disturbed any more from now on.
-fn heal(world: &mut World) -> Result<(), Found> {
+pub(super) fn heal(world: &mut World) -> Result<(), Found> {
     world.say("all is well again");
+    world.slow = None;
     world.cuts.clear();
     world.loss.clear();
     let nodes: Vec<NodeId> = world.hosts.keys().copied().collect();
@@ -191,7 +238,7 @@ fn mixed(world: &mut World) -> Result<(), Found> {
 }
 
 /// While links are cut anybody may be out of reach of most others.
-fn everybody_disturbed(world: &mut World) {
+pub(super) fn everybody_disturbed(world: &mut World) {
     let nodes: Vec<NodeId> = world.hosts.keys().copied().collect();
     for node in nodes {
         world.checks.disturbed(node, world.now + seconds(3_600));
@@ -247,7 +294,35 @@ fn exclusive(world: &mut World) -> Result<(), Found> {
         let (a, b) = *[(leader, holder), (holder, leader), (any, leader), (any, holder), (leader, any)]
             .choose(&mut world.rng)
             .expect("ways");
-        match world.rng.random_range(0..13) {
+        match world.rng.random_range(0..18) {
+            13 | 14 => {
+                // Nobody can lead.
+                let voters: Vec<NodeId> = world.raft.iter().copied().filter(|node| *node != holder).collect();
+                let until = until + Duration::from_millis(world.rng.random_range(0..6_000));
+                voters.into_iter().for_each(|node| power(world, node, Power::Frozen(until)));
+            }
+            15 => {
+                // Its agent is killed, and started at once.
+                power(world, any, Power::Orphaned);
+                power(world, any, Power::On);
+            }
+            16 => {
+                let availability = world.committed.spec.nodes.get(&any).map(|spec| spec.availability);
+                let open = availability == Some(Availability::Open);
+                let availability = if open { Availability::Cordoned } else { Availability::Open };
+                world.operate(&Command::SetAvailability { node: any, availability })?;
+            }
+            17 => {
+                // It is to go while it cannot be told, and whoever leads then begins anew.
+                cut_off(world, &[holder]);
+                world.operate(&Command::SetAvailability { node: holder, availability: Availability::Draining })?;
+                if world.rng.random_bool(0.5) {
+                    world.hand_over()?;
+                } else if let Some(leader) = world.leader() {
+                    power(world, leader, Power::Orphaned);
+                    power(world, leader, Power::On);
+                }
+            }
             0 => cut_off(world, &[holder]),
             1 => cut_off(world, &[holder, leader]),
             2 => {
@@ -293,7 +368,7 @@ fn exclusive(world: &mut World) -> Result<(), Found> {
 }
 
 /// These and the others do not hear each other.
-fn cut_off(world: &mut World, side: &[NodeId]) {
+pub(super) fn cut_off(world: &mut World, side: &[NodeId]) {
     world.say(&format!("fault: {side:?} are cut off"));
     let nodes: Vec<NodeId> = world.hosts.keys().copied().collect();
     for from in &nodes {
@@ -301,6 +376,53 @@ fn cut_off(world: &mut World, side: &[NodeId]) {
             world.cuts.insert((*from, *to));
         }
     }
+}
+
+/// Answers to the holder are under way for long while it is to go: what it was granted by a plan that it follows no more arrives when
+/// another one acts.
+fn late(world: &mut World) -> Result<(), Found> {
+    everybody_disturbed(world);
+    for _ in 0..8 {
+        let Some(holder) = holder(world) else {
+            world.run(seconds(1))?;
+            continue;
+        };
+        world.slow = world.leader().filter(|leader| *leader != holder).map(|leader| (leader, holder));
+        let time = Duration::from_millis(world.rng.random_range(0..1_500));
+        world.run(time)?;
+        world.operate(&Command::SetAvailability { node: holder, availability: Availability::Draining })?;
+        world.run(seconds(4))?;
+        world.slow = None;
+        world.operate(&Command::SetAvailability { node: holder, availability: Availability::Open })?;
+        world.run(seconds(2))?;
+    }
+    Ok(())
+}
+
+/// Where something exclusive acts.
+pub(super) fn holder(world: &World) -> Option<NodeId> {
+    world.hosts.values().find(|host| !host.acts.is_empty()).map(|host| host.id)
+}
+
+/// The holder is cut off, and its place is taken. Then the leader stands still, and the next one is the only node that the holder hears:
+/// it would believe whatever that one knew before it was elected.
+fn inherited(world: &mut World) -> Result<(), Found> {
+    everybody_disturbed(world);
+    let Some(holder) = holder(world) else { return Ok(()) };
+    cut_off(world, &[holder]);
+    world.run(seconds(7))?;
+    let Some(leader) = world.leader().filter(|leader| *leader != holder) else { return Ok(()) };
+    let until = world.now + seconds(8);
+    power(world, leader, Power::Frozen(until));
+    for _ in 0..80 {
+        world.step()?;
+        if let Some(next) = world.leader().filter(|next| *next != leader) {
+            world.say(&format!("fault: {holder} hears {next} alone"));
+            world.cuts.retain(|(from, to)| *from != next && *to != next);
+            break;
+        }
+    }
+    world.run(seconds(3))
 }
 
 fn wishes(world: &mut World) -> Result<(), Found> {

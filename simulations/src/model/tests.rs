@@ -54,8 +54,12 @@ fn instances_that_are_never_stopped_are_found() {
 
 /// `bug` breaks never two at once. `first` is a seed that is known to show it: others are tried when histories have changed.
 fn lets_two_act(bug: Bug, first: u64) {
+    lets_two_act_in("exclusive", bug, first);
+}
+
+fn lets_two_act_in(scenario: &str, bug: Bug, first: u64) {
     let finds = |seed| {
-        let failure = play(seed, Some("exclusive"), bug).err();
+        let failure = play(seed, Some(scenario), bug).err();
         failure.is_some_and(|failure| failure.checker == "never two at once")
     };
     assert!((first..first + MORE_TRIES).any(finds), "{bug:?}");
@@ -97,8 +101,57 @@ fn a_leader_that_forgets_what_it_granted_is_found() {
 }
 
 #[test]
-fn a_grant_by_an_older_plan_that_is_obeyed_is_found() {
-    lets_two_act(Bug::ObeysOldGrants, 16);
+fn a_clock_that_stands_still_with_its_host_is_found() {
+    lets_two_act(Bug::ClockStops, 0);
+}
+
+#[test]
+fn a_promise_that_is_broken_is_found() {
+    lets_two_act_in("estranged", Bug::PromiseBroken, 0);
+}
+
+#[test]
+fn a_promise_forgotten_over_a_restart_is_found() {
+    lets_two_act_in("estranged", Bug::PromiseForgotten, 0);
+}
+
+#[test]
+fn a_list_of_candidates_that_nobody_acknowledged_is_found() {
+    lets_two_act_in("apart", Bug::ListUnacknowledged, 0);
+}
+
+#[test]
+fn a_holder_that_is_content_with_some_promises_is_found() {
+    lets_two_act(Bug::SomePromise, 0);
+}
+
+#[test]
+fn a_leader_that_takes_grants_for_all_that_lets_it_act_is_found() {
+    lets_two_act_in("apart", Bug::PromisesUnknown, 0);
+}
+
+#[test]
+fn a_leader_restored_in_its_term_is_found() {
+    lets_two_act(Bug::Restored, 0);
+}
+
+#[test]
+fn nodes_that_are_given_up_and_taken_for_off_are_found() {
+    lets_two_act_in("refounded", Bug::LostTakenForOff, 0);
+}
+
+/// As long as nobody could be told by then.
+const A_DAY: Duration = Duration::from_secs(24 * 3_600);
+
+#[test]
+fn a_program_goes_on_by_promises_for_a_day_without_a_leader() {
+    let mut world = world::World::new(5, Bug::None, scenario::shape("leaderless"));
+    let result = scenario::begin(&mut world, "leaderless").and_then(|()| {
+        world.stride = Duration::from_millis(250);
+        promises::leaderless_for(&mut world, A_DAY)
+    });
+    let history = told(5, "leaderless", world, result);
+    assert!(history.is_ok(), "{}", history.err().map(|failure| failure.message).unwrap_or_default());
 }
 
 #[test]

@@ -7,17 +7,16 @@ use std::time::Duration;
 use hirsel_model::book::{Asked, Book, Surroundings};
 use hirsel_model::control::{ClusterInfo, Command, ControlState, Entry, Outcome, TokenGrants, TokenRecord};
 use hirsel_model::grant::ASK_EVERY;
-use hirsel_model::plan::{Plan, Verdict, VerdictKind};
 use hirsel_model::planner::{self, change::change};
-use hirsel_model::report::{NodeReport, RoleFacts, RoleReport};
 use hirsel_model::spec::{Availability, Capacity, NodeSpec};
-use hirsel_model::view::{Liveness, RaftFacts, View};
+use hirsel_model::view::{Liveness, RaftFacts};
 use hirsel_model::*;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::Bug;
 use super::check::{Checks, Found};
+use super::foundations::Past;
 use super::grants::{Letter, Proposed, Waiting};
 use super::host::{Beat, Host, Power};
 use crate::check::Register;
@@ -32,21 +31,27 @@ const PASS: Duration = Duration::from_millis(250);
 const QUORUM_LOST: Duration = Duration::from_millis(1_200);
 /// One proposal in so many is lost on its way.
 const LOST_PROPOSALS: u32 = 25;
+/// Nodes that only vote, where some do.
+pub(super) const IDLE: u64 = 3;
 
 pub(super) struct World {
     pub now: Timestamp,
     pub rng: SmallRng,
+    /// One step of time.
+    pub stride: Duration,
     pub bug: Bug,
     pub hosts: BTreeMap<NodeId, Host>,
     /// Ways that carry nothing.
     pub cuts: BTreeSet<(NodeId, NodeId)>,
     /// Chance of each message from or to a node to be lost.
     pub loss: BTreeMap<NodeId, f64>,
+    /// Letters of one node to another take up to a lease.
+    pub slow: Option<(NodeId, NodeId)>,
     /// The voters of the control group, as Raft has them.
-    raft: BTreeSet<NodeId>,
+    pub raft: BTreeSet<NodeId>,
     /// The newest committed state.
     pub committed: Arc<ControlState>,
-    index: u64,
+    pub index: u64,
     quorum_seen: BTreeMap<NodeId, Timestamp>,
     pub checks: Checks,
     /// What exclusive services act on.
@@ -54,9 +59,26 @@ pub(super) struct World {
     pub mail: Vec<Letter>,
     pub waiting: Vec<Waiting>,
     pub proposed: Vec<Proposed>,
+    /// Letters arrive at once, or not at all.
+    pub prompt: bool,
     /// No proposal is lost or late any more.
     pub undisturbed: bool,
+    /// The former foundation, where there are two.
+    pub past: Option<Past>,
+    /// Who acts by promises alone now.
+    pub promised: BTreeSet<(NodeId, InstanceId)>,
+    /// How often somebody began to.
+    pub times_promised: usize,
     pub lines: Vec<String>,
+}
+
+/// What a cluster begins as.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Shape {
+    /// How many nodes there are; three to seven when it is not said.
+    pub nodes: Option<u64>,
+    /// The first so many do nothing but vote.
+    pub idle: u64,
 }
 
 fn node_spec(number: u64, zone: &str) -> NodeSpec {
@@ -79,17 +101,19 @@ fn node_spec(number: u64, zone: &str) -> NodeSpec {
 }
 
 impl World {
-    /// A new cluster of three to seven nodes over three zones, founded and joined.
-    pub fn new(seed: u64, bug: Bug) -> Self {
+    /// A new cluster over three zones, founded and joined.
+    pub fn new(seed: u64, bug: Bug, shape: Shape) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let nodes = rng.random_range(3..=7);
+        let nodes = shape.nodes.unwrap_or_else(|| rng.random_range(3..=7));
         let mut world = Self {
             now: Timestamp(1_000),
             rng,
+            stride: STEP,
             bug,
             hosts: BTreeMap::new(),
             cuts: BTreeSet::new(),
             loss: BTreeMap::new(),
+            slow: None,
             raft: [NodeId(1)].into(),
             committed: Arc::default(),
             index: 0,
@@ -99,14 +123,18 @@ impl World {
             mail: Vec::new(),
             waiting: Vec::new(),
             proposed: Vec::new(),
+            prompt: false,
             undisturbed: false,
+            past: None,
+            promised: BTreeSet::new(),
+            times_promised: 0,
             lines: Vec::new(),
         };
-        world.found(nodes);
+        world.found(nodes, shape.idle);
         world
     }
 
-    fn found(&mut self, nodes: u64) {
+    fn found(&mut self, nodes: u64, idle: u64) {
         let mut state = ControlState::default();
         let zones = ["a", "b", "c"];
         let record = TokenRecord {
@@ -117,6 +145,10 @@ impl World {
             revoked: false,
         };
         let cluster = ClusterInfo { id: ClusterId("model".into()), ..ClusterInfo::default() };
+        let node_spec = |number: u64, zone: &str| {
+            let spec = node_spec(number, zone);
+            if number <= idle { NodeSpec { built: [RoleName::mgmt()].into(), ..spec } } else { spec }
+        };
         let found = Command::Found { cluster, node: node_spec(1, "a") };
         let token = Command::NewToken { id: "t".into(), record };
         let zone_of = |number: u64| zones[usize::try_from(number - 1).unwrap_or(0) % zones.len()];
@@ -151,7 +183,7 @@ impl World {
     }
 
     pub fn step(&mut self) -> Result<(), Found> {
-        self.now = self.now + STEP;
+        self.now = self.now + self.stride;
         self.end_processes();
         self.lose_mail();
         self.decide_late()?;
@@ -161,18 +193,31 @@ impl World {
             if !self.hosts[&node].is_on() {
                 continue;
             }
-            // Before anything newer is heard: so does who stood still.
-            self.read_mail(node);
-            self.gossip(node);
-            self.follow(node);
-            self.elect(node)?;
-            self.ask(node);
-            let (now, bug) = (self.now, self.bug);
-            let host = self.hosts.get_mut(&node).expect("a host");
-            host.converge(now, &mut self.rng, bug);
-            self.pass(node)?;
+            let past = self.is_past(node);
+            if past {
+                self.change_places();
+            }
+            let turn = self.turn(node);
+            if past {
+                self.change_places();
+            }
+            turn?;
         }
         self.check_acting()
+    }
+
+    fn turn(&mut self, node: NodeId) -> Result<(), Found> {
+        // Before anything newer is heard: so does who stood still.
+        self.read_mail(node);
+        self.gossip(node);
+        self.follow(node);
+        self.elect(node)?;
+        self.ask(node);
+        self.plead(node);
+        let (now, bug) = (self.now, self.bug);
+        let host = self.hosts.get_mut(&node).expect("a host");
+        host.converge(now, &mut self.rng, bug);
+        self.pass(node)
     }
 
     fn thaw(&mut self, node: NodeId) {
@@ -182,18 +227,29 @@ impl World {
             && until <= now
         {
             host.power = Power::On;
+            host.stood_since = None;
             self.say(&format!("{node} thaws"));
         }
     }
 
     /// Whether a message gets from one node to the other now.
     fn arrives(&mut self, from: NodeId, to: NodeId) -> bool {
-        let lost = self.loss.get(&from).copied().unwrap_or(0.0).max(self.loss.get(&to).copied().unwrap_or(0.0));
-        self.is_linked(from, to) && (lost == 0.0 || !self.rng.random_bool(lost))
+        self.is_linked(from, to) && !self.is_lost(from, to)
     }
 
+    /// Whether one hears the other as a member of its own foundation.
     fn is_linked(&self, from: NodeId, to: NodeId) -> bool {
+        self.is_wired(from, to) && self.is_past(from) == self.is_past(to)
+    }
+
+    /// Whether the way is open. Who has not heard yet that somebody was given up answers it.
+    pub(super) fn is_wired(&self, from: NodeId, to: NodeId) -> bool {
         !self.cuts.contains(&(from, to)) && self.hosts[&from].is_on() && self.hosts[&to].is_on()
+    }
+
+    fn is_lost(&mut self, from: NodeId, to: NodeId) -> bool {
+        let lost = self.loss.get(&from).copied().unwrap_or(0.0).max(self.loss.get(&to).copied().unwrap_or(0.0));
+        lost > 0.0 && self.rng.random_bool(lost)
     }
 
     fn gossip(&mut self, node: NodeId) {
@@ -204,6 +260,9 @@ impl World {
         host.next_gossip = self.now + GOSSIP;
         host.beat += 1;
         let others: Vec<NodeId> = self.hosts.keys().copied().filter(|other| *other != node).collect();
+        if others.is_empty() {
+            return;
+        }
         for _ in 0..GOSSIP_WITH {
             let other = others[self.rng.random_range(0..others.len())];
             if self.arrives(node, other) {
@@ -228,6 +287,9 @@ impl World {
     /// Copies a newer state from whoever has one.
     fn follow(&mut self, node: NodeId) {
         let others: Vec<NodeId> = self.hosts.keys().copied().filter(|other| *other != node).collect();
+        if others.is_empty() {
+            return;
+        }
         let other = others[self.rng.random_range(0..others.len())];
         if self.hosts[&other].state.applied > self.hosts[&node].state.applied && self.arrives(other, node) {
             let state = self.hosts[&other].state.clone();
@@ -266,13 +328,14 @@ impl World {
             self.hosts.get_mut(voter).expect("a host").term = term;
         }
         self.lead(node, term);
-        self.checks.elected(term, node)
+        self.checks.elected(self.committed.cluster.tag.epoch, term, node)
     }
 
-    fn lead(&mut self, node: NodeId, term: u64) {
+    pub(super) fn lead(&mut self, node: NodeId, term: u64) {
         let now = self.now;
         let host = self.hosts.get_mut(&node).expect("a host");
         host.term = term;
+        host.restored = false;
         host.book = Some(Book::new(term, host.clock(now)));
         host.leader = Some((node, now));
         self.quorum_seen.insert(node, now);
@@ -345,7 +408,7 @@ impl World {
     }
 
     pub(super) fn arrives_by_call(&mut self, from: NodeId, to: NodeId) -> bool {
-        (0..3).any(|_| self.arrives(from, to))
+        (0..3).any(|_| self.is_wired(from, to) && !self.is_lost(from, to))
     }
 
     /// Whom a node does not hear.
@@ -422,54 +485,6 @@ impl World {
         }
     }
 
-    fn decide(&self, view: &View) -> Plan {
-        let mut plan = planner::plan(view);
-        match self.bug {
-            Bug::Restless => {
-                plan.next_instance += 1;
-                plan.generation = view.plan.generation.next();
-            }
-            Bug::OnLostNode => {
-                if let (Some(lost), Some(first)) = (plan.verdicts.keys().next(), plan.instances.values_mut().next()) {
-                    first.node = *lost;
-                    plan.generation = view.plan.generation.next();
-                }
-            }
-            Bug::JudgesAlone => {
-                let alone = |node: &NodeId| view.nodes[node].unheard_by.contains(&view.leader);
-                let judged = plan.verdicts.clone();
-                for node in view.nodes.keys().filter(|node| alone(node) && !judged.contains_key(node)) {
-                    let (kind, since) = (VerdictKind::Unfit, view.plan.generation.next());
-                    let verdict = Verdict { kind, incarnation: Incarnation(1), since, evidence: String::new() };
-                    plan.verdicts.insert(*node, verdict);
-                    plan.generation = since;
-                }
-            }
-            _ => {}
-        }
-        plan
-    }
-
-    fn spoil_view(&self, view: &mut View) {
-        if self.bug == Bug::NoHoldDown || self.bug == Bug::Jumpy {
-            view.nodes.values_mut().for_each(|facts| facts.steady_for = Duration::from_secs(3_600));
-        }
-        match self.bug {
-            Bug::NoWait => view.leading_since = Timestamp(0),
-            Bug::GrantsForgotten => view.granted.clear(),
-            Bug::SilenceConfirms => {
-                for letting in view.plan.letting_go.values() {
-                    let Some(facts) = view.nodes.get_mut(&letting.node).filter(|facts| !facts.leased) else { continue };
-                    let silent = RoleReport { generation: letting.since, ..RoleReport::default() };
-                    let silent = RoleReport { facts: RoleFacts::Compute(BTreeMap::new()), ..silent };
-                    let roles = BTreeMap::from([(RoleName::compute(), silent)]);
-                    facts.report = Some(Arc::new(NodeReport { roles, ..NodeReport::default() }));
-                }
-            }
-            _ => {}
-        }
-    }
-
     /// Hands leadership to another voter. The one who had it learns of it as it learns of every later leader.
     pub fn hand_over(&mut self) -> Result<(), Found> {
         let Some(leader) = self.leader().filter(|leader| self.has_quorum(*leader)) else { return Ok(()) };
@@ -490,7 +505,7 @@ impl World {
             self.hosts.get_mut(&voter).expect("a host").term = term;
         }
         self.lead(next, term);
-        self.checks.elected(term, next)
+        self.checks.elected(self.committed.cluster.tag.epoch, term, next)
     }
 
     /// Proposes on a leader. True when it was committed and carried out.
@@ -539,7 +554,8 @@ impl World {
 
     /// Who leads the highest term.
     pub fn leader(&self) -> Option<NodeId> {
-        let leads = |host: &&Host| host.is_on() && host.book.is_some();
+        let in_place = self.past.as_ref().is_some_and(|past| past.in_place);
+        let leads = |host: &&Host| host.is_on() && host.book.is_some() && self.is_past(host.id) == in_place;
         self.hosts.values().filter(leads).max_by_key(|host| host.term).map(|host| host.id)
     }
 

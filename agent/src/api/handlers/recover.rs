@@ -2,13 +2,15 @@
 
 use axum::extract::{Extension, State};
 use axum::response::Response;
+use hirsel_model::control::Command;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::changes::{Change, ChangeParams, Changed, carry_out};
 use super::{AgentState, Fields, Params, answer};
 use crate::api::auth::{Caller, signature};
 use crate::api::envelope::Envelope;
-use crate::api::error::{ApiError, ErrorBody};
+use crate::api::error::{ApiError, Code, ErrorBody};
 use crate::api::recovery::Recovery;
 
 /// What is looked at.
@@ -34,6 +36,8 @@ pub async fn plan(State(agent): State<AgentState>, Params(params): Params<LostPa
 pub struct RecoverFields {
     /// Names of nodes that are lost for good.
     lost: Vec<String>,
+    /// Somebody made sure that they are off, and what is exclusive may start elsewhere.
+    off: bool,
     /// Do it although a safety rule refuses; why.
     force: Option<String>,
 }
@@ -47,6 +51,24 @@ pub async fn recover(
     Fields(fields): Fields<RecoverFields>,
 ) -> Result<Response, ApiError> {
     let by = signature(&agent.sight(), &caller);
-    let done = agent.recover(fields.lost, fields.force, by).await?;
+    let done = agent.recover(fields.lost, fields.off, fields.force, by).await?;
     Ok(answer(&agent.sight(), done))
+}
+
+/// Says that the nodes which were given up are off: what is exclusive may start elsewhere.
+#[utoipa::path(post, path = "/v1/recover/off",
+    responses((status = 200, body = Envelope<Changed>), (status = 404, body = ErrorBody)))]
+pub async fn confirm_off(
+    State(agent): State<AgentState>,
+    Extension(caller): Extension<Caller>,
+    Params(params): Params<ChangeParams>,
+) -> Result<Response, ApiError> {
+    let estranged = agent.sight().state.plan.estranged.clone();
+    if estranged.nodes.is_empty() {
+        let error = ApiError::new(Code::NotFound, "no node was given up that may still be on");
+        return Err(error.next("hirsel recover --plan").next("hirsel status"));
+    }
+    let did = format!("{} are off: what is exclusive may start elsewhere", estranged.names());
+    let command = Command::ConfirmOff { nodes: estranged.nodes.into_keys().collect() };
+    carry_out(&agent, &caller, &params, Change { command, did, undo: None }).await
 }

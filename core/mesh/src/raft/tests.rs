@@ -290,6 +290,26 @@ async fn a_restarted_replica_has_its_state_before_it_hears_of_anyone() {
     assert_eq!(alone, Err(ProposeError::NoLeader));
 }
 
+/// The engine's default would let it lead its old term again, without an election, as one that has forgotten what it did in it.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_was_started_again_leads_no_term_that_it_led_before() {
+    for size in [1, 3] {
+        let mut cluster = Cluster::founded(size).await;
+        cluster.write(1, "a").await;
+        let leader = cluster.leader().await;
+        let led = cluster.group(leader.0).standing().borrow().term;
+        cluster.stop(leader).await;
+        cluster.start(leader).await.unwrap();
+        let again = cluster.group(leader.0).standing();
+        until("a later term", || {
+            let standing = again.borrow().clone();
+            assert!(!standing.mine || standing.term > led, "of {size}: term {led} is led again");
+            (standing.term > led && standing.leader.is_some()).then_some(())
+        })
+        .await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_learner_that_lags_gets_a_snapshot_in_pieces() {
     let mut cluster = Cluster::founded(1).await;

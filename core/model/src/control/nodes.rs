@@ -234,5 +234,7 @@ fn still_held(state: &ControlState, node: NodeId) -> Option<String> {
     let instance = || plan.instances.iter().find(|(_, it)| it.node == node).map(|(id, _)| format!("instance {id}"));
     let seat = || plan.voters.contains(&node).then(|| "a vote".to_owned());
     let spare = || plan.spares.contains(&node).then(|| "the place of a spare voter".to_owned());
-    slot.or_else(instance).or_else(seat).or_else(spare)
+    // Who leaves says first that it let go: that a node is no member is taken for the word that it is off.
+    let letting = || plan.letting_go.iter().find(|(_, it)| it.node == node).map(|(id, _)| format!("instance {id}"));
+    slot.or_else(instance).or_else(letting).or_else(seat).or_else(spare)
 }

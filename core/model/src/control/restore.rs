@@ -3,18 +3,22 @@
 //! It stays the same cluster: its id, its authority, its secrets and its past are in the backup, and whoever knows the cluster goes on
 //! knowing it. What tells it from the one that the backup was made of is the tag, as after a recovery; that one may still exist
 //! somewhere, and must not be taken for this one. So the nodes of the past are no members here (their keys open nothing), no token of
-//! the past is good, and no number is used again that the past may have given out since the backup was made.
+//! the past is good, and no number is used again that the past may have given out since the backup was made. Nor is anything exclusive
+//! started before somebody says that the nodes of the past are off.
 
 use super::limits::LEFT_MAX;
+use super::recover::estrange;
 use super::{ControlState, LeftNode, record};
 use crate::feature;
-use crate::id::{Incarnation, NodeId};
+use crate::id::{Generation, Incarnation, NodeId};
 use crate::spec::{Availability, NodeSpec};
 use crate::tag::Tag;
 use crate::time::WallTime;
 
 /// The past may have started so many instances after the backup: three a second for a year. Their numbers fence what they do.
 const INSTANCES_LEFT_OUT: u64 = 100_000_000;
+/// The past may have adopted so many plans after the backup: three a second for a year.
+const PLANS_LEFT_OUT: u64 = 100_000_000;
 /// The past may have admitted so many nodes after the backup.
 const NODES_LEFT_OUT: u64 = 1_000_000;
 
@@ -43,6 +47,7 @@ pub fn restored(mut state: ControlState, founder: Founder) -> ControlState {
     let Founder { node, tag, at, by, made } = founder;
     let me = next_node(&state);
     let name = node.name.clone();
+    let past = state.spec.nodes.iter().map(|(id, spec)| (*id, spec.name.clone())).collect();
     for (id, spec) in std::mem::take(&mut state.spec.nodes) {
         state.left.push_back(LeftNode { id, at, spec });
     }
@@ -60,7 +65,8 @@ pub fn restored(mut state: ControlState, founder: Founder) -> ControlState {
     plan.verdicts.clear();
     plan.flaps.clear();
     plan.brake = false;
-    plan.generation = plan.generation.next();
+    plan.generation = Generation(plan.generation.0.saturating_add(PLANS_LEFT_OUT));
+    estrange(plan, &state.spec, past);
     plan.next_instance = plan.next_instance.saturating_add(INSTANCES_LEFT_OUT);
     state.next_node = me.next();
     state.tokens.clear();
@@ -81,6 +87,7 @@ mod tests {
     use super::*;
     use crate::control::samples::{cluster, instance, place};
     use crate::control::{TokenGrants, TokenRecord};
+    use crate::plan::InstanceAssignment;
     use crate::sealing::{Haste, due};
 
     #[test]
@@ -88,6 +95,7 @@ mod tests {
         let mut state = cluster(3);
         state.plan.voters = (1..=3).map(NodeId).collect();
         state.plan.instances.insert(instance("shop/web/6"), place(1, 1));
+        state.plan.instances.insert(instance("shop/one/5"), InstanceAssignment { exclusive: true, ..place(2, 1) });
         state.plan.next_instance = 7;
         state.cluster.sealing.key = "00000000000000aa".into();
         state.cluster.sealing.holders = state.plan.voters.clone();
@@ -111,6 +119,9 @@ mod tests {
         );
         assert_eq!((&after.spec.apps, &after.secrets), (&before.spec.apps, &before.secrets));
         assert!(after.plan.next_instance > 7 + 1_000 && after.plan.generation > before.plan.generation);
+        let estranged = &after.plan.estranged;
+        assert_eq!((estranged.names().as_str(), estranged.services.len()), ("n1, n2, n3", 1));
+        assert!(!after.plan.instances.contains_key(&instance("shop/one/5")), "it may act where the past goes on");
         let last = after.log.events.back().expect("an event");
         assert!(last.message.contains("restored on new from a backup made yesterday"), "{}", last.message);
         // Everybody of the past held the key that seals: it is replaced at once.

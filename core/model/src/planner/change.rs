@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::id::*;
-use crate::plan::{Assignment, InstanceAssignment, LettingGo, Plan, Unmet, Verdict};
+use crate::plan::{Assignment, Candidates, InstanceAssignment, LettingGo, Plan, Unmet, Verdict};
 
 /// What turns one plan into the next. `None` under a key means removal; fields that are `None` as a whole did not change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,9 @@ pub struct PlanChange {
     /// Exclusive instances that may still act.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub letting_go: BTreeMap<InstanceId, Option<LettingGo>>,
+    /// Who may take the place of exclusive instances.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub candidates: BTreeMap<InstanceId, Option<Candidates>>,
     /// Voters.
     pub voters: Option<BTreeSet<NodeId>>,
     /// Spares.
@@ -49,6 +52,7 @@ impl PlanChange {
             roles,
             instances,
             letting_go,
+            candidates,
             voters,
             spares,
             verdicts,
@@ -62,6 +66,7 @@ impl PlanChange {
         roles.is_empty()
             && instances.is_empty()
             && letting_go.is_empty()
+            && candidates.is_empty()
             && voters.is_none()
             && spares.is_none()
             && verdicts.is_empty()
@@ -90,6 +95,7 @@ pub fn change(old: &Plan, new: &Plan) -> PlanChange {
         roles,
         instances: keyed(&old.instances, &new.instances),
         letting_go: keyed(&old.letting_go, &new.letting_go),
+        candidates: keyed(&old.candidates, &new.candidates),
         voters: whole(&old.voters, &new.voters),
         spares: whole(&old.spares, &new.spares),
         verdicts: keyed(&old.verdicts, &new.verdicts),
@@ -110,6 +116,7 @@ impl Plan {
             roles,
             instances,
             letting_go,
+            candidates,
             voters,
             spares,
             verdicts,
@@ -127,6 +134,7 @@ impl Plan {
         self.roles.retain(|_, slots| !slots.is_empty());
         patch(&mut self.instances, instances);
         patch(&mut self.letting_go, letting_go);
+        patch(&mut self.candidates, candidates);
         replace(&mut self.voters, voters);
         replace(&mut self.spares, spares);
         patch(&mut self.verdicts, verdicts);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::id::*;
 use crate::plan::Plan;
 use crate::report::{InstanceFacts, RoleFacts};
-use crate::spec::{Availability, NodeSpec};
+use crate::spec::{Availability, NodeSpec, ServiceSpec};
 use crate::view::{NodeFacts, View};
 
 /// Everything that stays the same while a plan is made, verdicts included.
@@ -102,6 +102,21 @@ impl<'a> Ground<'a> {
     /// Whether some node that would take work is not heard, and nothing was said of it yet.
     pub fn is_in_doubt(&self) -> bool {
         self.rows.iter().any(|row| !row.open && !row.lost && row.spec.availability == Availability::Open)
+    }
+
+    /// Nodes that may be given an instance of `service`, full or not, heard or not: what changes by the second is left out, for each
+    /// change of the list is a plan of its own.
+    pub fn candidates(&self, plan: &Plan, service: &ServiceSpec) -> BTreeSet<NodeId> {
+        let compute = RoleName::compute();
+        let slots = plan.roles.get(&compute).into_iter().flat_map(BTreeMap::values);
+        let rows = slots.filter_map(|slot| self.row(slot.node)).map(|row| &self.rows[row]);
+        let fit = |row: &&Row| {
+            !row.lost
+                && row.spec.availability == Availability::Open
+                && row.spec.built.contains(&compute)
+                && service.constraints.iter().all(|(key, value)| row.spec.has_label(key, value))
+        };
+        rows.filter(fit).map(|row| row.id).collect()
     }
 
     /// What people call the node.

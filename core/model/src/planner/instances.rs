@@ -485,9 +485,11 @@ impl Shift<'_, '_> {
         let Some((app, service)) = self.group.spec else { return };
         let (want, tally) = (self.group.want(), self.tally());
         let need = want.saturating_sub(tally.good);
-        if need == 0 || (service.exclusive && !self.is_clear()) {
+        if need == 0 {
             return;
         }
+        let Some(clear) = self.clearance(service.exclusive) else { return };
+        let only = if let exclusive::Clear::On(nodes) = &clear { Some(nodes) } else { None };
         let parallel = usize::try_from(service.update.parallel.max(1)).unwrap_or(usize::MAX);
         let going = tally.outdated + tally.displaced;
         let uncovered = match service.update.order {
@@ -509,7 +511,7 @@ impl Shift<'_, '_> {
         becauses.truncate(need);
         let all = becauses.len();
         for (started, because) in becauses.into_iter().enumerate() {
-            if let Some(row) = self.board.place(service) {
+            if let Some(row) = self.board.place(service, only) {
                 self.put(row, because);
             } else {
                 let subject = format!("{}/{}", self.group.app, self.group.service);
@@ -520,16 +522,20 @@ impl Shift<'_, '_> {
         }
     }
 
-    /// Whether no instance of an exclusive service can act besides those that are listed. Says what is waited for.
-    fn is_clear(&mut self) -> bool {
+    /// Where an instance may be started now; none, and what is waited for is told, when that is nowhere.
+    fn clearance(&mut self, exclusive: bool) -> Option<exclusive::Clear> {
         let (app, service) = (&self.group.app, &self.group.service);
         let members = &self.group.members;
         let listed = |id: &InstanceId| members.iter().any(|member| member.id == *id);
-        let in_the_way = exclusive::in_the_way(self.ground.view, &self.draft.plan, (app, service), listed);
-        let Some((id, node)) = in_the_way.first_key_value() else { return true };
-        let reason = format!("waits until {id} on {} can act no more", self.ground.name(*node));
-        self.draft.unmet(format!("{app}/{service}"), reason);
-        false
+        let clear = match exclusive {
+            true => exclusive::clearance(self.ground.view, &self.draft.plan, (app, service), listed),
+            false => exclusive::Clear::Anywhere,
+        };
+        if let exclusive::Clear::Nowhere(waits) = &clear {
+            self.draft.unmet(format!("{app}/{service}"), waits);
+            return None;
+        }
+        Some(clear)
     }
 
     /// Why instances are missing that nothing stands in for: lost with their node, replaced after a stop, or never started.
@@ -546,7 +552,10 @@ impl Shift<'_, '_> {
                     || matches!(because, Because::Updated { revision: to, .. } if *to == revision)
             });
         let let_go = self.draft.let_go.get(&(name.clone(), self.group.service.clone()));
-        let rest = if let Some(why) = let_go {
+        let of_this = |id: &InstanceId| id.app == self.group.app && id.service == self.group.service;
+        let letting_go = self.draft.plan.letting_go.iter().rfind(|(id, _)| service.exclusive && of_this(id));
+        let letting_go = letting_go.map(|(_, letting)| &letting.reason);
+        let rest = if let Some(why) = let_go.or(letting_go) {
             (why.because.clone(), why.text.clone())
         } else if self.is_reverted() || updated {
             self.because_updated()
@@ -591,7 +600,7 @@ impl Shift<'_, '_> {
         if !quiet {
             return false;
         }
-        let Some(row) = self.board.place(service) else { return false };
+        let Some(row) = self.board.place(service, None) else { return false };
         let node = &self.ground.rows[row];
         let steady = !node.flapped || node.facts.is_some_and(|facts| facts.steady_for >= BALANCE_STEADY);
         let worth = |member: &Member| self.board.is_worth_moving(member.row, row, service.spread);

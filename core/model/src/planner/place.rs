@@ -138,8 +138,9 @@ impl<'a> Board<'a> {
         better_zone || (no_worse_zone && self.mine[from] >= self.mine[to] + 2)
     }
 
-    /// The node for one more instance.
-    pub fn place(&self, service: &ServiceSpec) -> Option<usize> {
+    /// The node for one more instance, among `only` these where some are named.
+    pub fn place(&self, service: &ServiceSpec, only: Option<&BTreeSet<NodeId>>) -> Option<usize> {
+        let barred = |row: usize| only.is_some_and(|only| !only.contains(&self.ground.rows[row].id));
         let mut zones: Vec<usize> = (0..self.by_load.len()).filter(|zone| !self.by_load[*zone].is_empty()).collect();
         if service.spread == Spread::Zone {
             zones.sort_by_key(|zone| (self.mine_in_zone[*zone], self.by_load[*zone].first().copied()));
@@ -152,7 +153,8 @@ impl<'a> Board<'a> {
             }
             for (load, row) in &self.by_load[zone] {
                 let rank = (crowded, self.mine[*row], *load, *row);
-                if best.is_some_and(|(known, _)| known < rank) || self.obstacle(*row, service).is_some() {
+                let free = || !barred(*row) && self.obstacle(*row, service).is_none();
+                if best.is_some_and(|(known, _)| known < rank) || !free() {
                     continue;
                 }
                 best = Some((rank, *row));

@@ -55,6 +55,7 @@ pub struct Town {
     unhealthy: BTreeMap<InstanceId, Timestamp>,
     losses: Vec<(Timestamp, NodeId)>,
     granted: BTreeMap<InstanceId, Timestamp>,
+    refused: BTreeMap<InstanceId, Timestamp>,
     index: u64,
 }
 
@@ -93,6 +94,7 @@ impl Town {
             unhealthy: BTreeMap::new(),
             losses: Vec::new(),
             granted: BTreeMap::new(),
+            refused: BTreeMap::new(),
             index: 0,
         };
         let cluster = ClusterInfo { id: ClusterId("town".into()), ..ClusterInfo::default() };
@@ -191,6 +193,7 @@ impl Town {
             draining_for: since(&self.draining),
             unhealthy_for: since(&self.unhealthy),
             granted: since(&self.granted),
+            refused_for: since(&self.refused),
             losses: self.losses.clone(),
         }
     }
@@ -237,6 +240,7 @@ impl Town {
         self.leading_since = self.now;
         self.losses.clear();
         self.granted.clear();
+        self.refused.clear();
         for times in [&mut self.draining, &mut self.unhealthy] {
             times.values_mut().for_each(|since| *since = self.now);
         }
@@ -295,6 +299,15 @@ impl Town {
     }
 
     fn measure(&mut self) {
+        let plan = &self.state.plan;
+        self.refused.retain(|id, _| plan.letting_go.contains_key(id));
+        for (id, letting) in &plan.letting_go {
+            let bound = plan.candidates.get(id).map(|listed| listed.bound()).unwrap_or_default();
+            let refuses = |node| self.houses.get(node).is_some_and(|house| house.follows >= letting.since);
+            if bound.iter().any(refuses) {
+                self.refused.entry(id.clone()).or_insert(self.now);
+            }
+        }
         let view = self.view();
         for (node, reachable) in view.reachable() {
             let known = self.steady.entry(node).or_insert((reachable, self.now));

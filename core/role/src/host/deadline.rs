@@ -11,9 +11,6 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
-/// Why a process ended whose deadline passed, in words.
-pub(super) const PASSED: &str = "was ended: nobody renewed its grant in time";
-
 /// Begins a message that holds a deadline. No signal has this number.
 const DEADLINE: u8 = 0;
 /// Bytes of a deadline: milliseconds, least significant byte first.

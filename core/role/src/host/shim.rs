@@ -21,12 +21,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FlockOperation;
 
-use super::ProcessState;
 use super::deadline::{self, Deadline, Message, Messages};
 use super::folder::{Folder, HIDDEN, Launch, MARK, ShimState};
 use super::group::Group;
 use super::output::{Lines, Writer};
 use super::procfs::{self, ProcessKey};
+use super::{LAPSED, ProcessState};
 use sys::Reaped;
 
 pub(crate) mod sys;
@@ -137,7 +137,7 @@ fn start(folder: &Folder, launch: Launch, mark: &str) -> Result<Program, String>
         return Err("could not start: the command is empty".into());
     };
     if spec.deadline.is_some_and(|deadline| deadline::now() >= deadline) {
-        return Err(deadline::PASSED.into());
+        return Err(LAPSED.into());
     }
     let workdir = spec.workdir.map_or_else(|| folder.work(), Into::into);
     // Entered with the rights of the shim, and inherited: a user need not be able to reach its own folder by its path.
@@ -154,7 +154,7 @@ fn start(folder: &Folder, launch: Launch, mark: &str) -> Result<Program, String>
     let door = group.map(|group| Group::new(group).door()).transpose().map_err(closed)?;
     sys::prepare(&mut command, identity, door, spec.deadline);
     let child = command.spawn().map_err(|error| match spec.deadline {
-        Some(deadline) if deadline::now() >= deadline => deadline::PASSED.into(),
+        Some(deadline) if deadline::now() >= deadline => LAPSED.into(),
         Some(_) | None => format!("could not start {program:?}: {error}"),
     })?;
     // The folder may be removed or unmounted while the program runs.
@@ -243,7 +243,7 @@ impl Watch {
             self.end_stream(stream);
         }
         if too_late {
-            return ProcessState::Lost { message: deadline::PASSED.into() };
+            return ProcessState::lapsed();
         }
         match self.status {
             Some(status) => match (status.code(), status.signal()) {

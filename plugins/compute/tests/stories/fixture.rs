@@ -10,9 +10,10 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use hirsel_compute::Compute;
 use hirsel_mesh::seam::{BoxStream, Chance, Clock};
+use hirsel_model::control::ControlState;
 use hirsel_model::grant::{Grant, Holdings};
 use hirsel_model::order::{InstanceOrder, Order, Work};
-use hirsel_model::plan::Phase;
+use hirsel_model::plan::{Because, InstanceAssignment, Phase, Reason};
 use hirsel_model::report::{InstanceFacts, InstanceState, RoleFacts, RoleReport};
 use hirsel_model::spec::{Capacity, Check, HealthSpec, Replicas, ServiceSpec, Spread, StopSpec, UpdateSpec};
 use hirsel_model::{Generation, InstanceId, NodeId, Revision, RoleName, Timestamp, WallTime};
@@ -65,8 +66,21 @@ impl Node {
     /// The leader lets the instance act for one lease from now on.
     pub fn grant(&self, name: &str) {
         let now = Timestamp(u64::try_from(self.begun.elapsed().as_millis()).unwrap());
-        let grant = Grant { term: 1, generation: Generation(1), covers: [id(name)].into() };
+        let grant = Grant { term: 1, generation: Generation(1), covers: [id(name)].into(), ..Grant::default() };
         self.grants.send_modify(|held| Arc::make_mut(held).receive(&grant, now));
+    }
+
+    /// Its node promises node 2, which the plan gives the instance `name`, to start none in its place.
+    pub fn promise(&self, name: &str) {
+        let now = Timestamp(u64::try_from(self.begun.elapsed().as_millis()).unwrap());
+        let mut state = ControlState::default();
+        let reason = Reason { because: Because::Wanted, text: String::new() };
+        let (revision, since) = (Revision(1), Generation(1));
+        let (node, phase, exclusive) = (NodeId(2), Phase::Active, true);
+        state.plan.instances.insert(id(name), InstanceAssignment { node, revision, phase, reason, since, exclusive });
+        let holder = (NodeId(2), &state.cluster.tag);
+        let promised = |held: &mut Arc<Holdings>| Arc::make_mut(held).promise(&state, holder, &id(name), now);
+        self.grants.send_modify(|held| promised(held).expect("nothing is in the way"));
     }
 
     /// The role panicked, or the agent ended: another one starts on the same host.

@@ -384,13 +384,44 @@ async fn an_exclusive_instance_that_lost_its_grant_starts_again_with_the_next_on
     let before = fence(&on);
     // Nobody renews it, and its shim ends it.
     on.run_for(Duration::from_secs(2)).await;
-    on.host.end(WEB, ProcessState::Lost { message: "nobody renewed its grant".into() });
+    on.host.end(WEB, ProcessState::lapsed());
     on.run_for(Duration::from_secs(60)).await;
     assert_eq!((on.state(WEB), on.host.starts(WEB)), (InstanceState::Waiting, 1), "not without a grant");
     on.restart();
     on.grant(WEB);
     on.until("it runs again", |now| now.state(WEB) == InstanceState::Running).await;
     assert!(fence(&on) > before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_ran_out_is_no_fault_of_the_program_and_costs_it_no_rest() {
+    let mut on = Node::new();
+    on.order(WEB, ServiceSpec { exclusive: true, ..service("mute") });
+    for time in 1..=6 {
+        on.grant(WEB);
+        on.until("it runs", |now| now.state(WEB) == InstanceState::Running).await;
+        assert_eq!(on.host.starts(WEB), time);
+        on.host.end(WEB, ProcessState::lapsed());
+        on.until("its end was seen", |now| now.state(WEB) != InstanceState::Running).await;
+    }
+    assert_eq!(on.report.state, RoleState::Starting, "a program that failed so often would be told of");
+}
+
+/// A promise keeps the place of an instance elsewhere, whatever is granted here.
+#[tokio::test(start_paused = true)]
+async fn what_was_promised_is_kept_though_a_grant_came() {
+    let mut on = Node::new();
+    on.order(WEB, ServiceSpec { exclusive: true, ..service("mute") });
+    on.run_for(Duration::from_secs(3)).await;
+    on.promise("shop/web/2");
+    on.grant(WEB);
+    on.run_for(Duration::from_millis(400)).await;
+    assert_eq!(on.host.starts(WEB), 0);
+    for _ in 0..6 {
+        on.grant(WEB);
+        on.run_for(Duration::from_millis(400)).await;
+    }
+    assert_eq!(on.host.starts(WEB), 1, "the promise is over");
 }
 
 #[tokio::test(start_paused = true)]

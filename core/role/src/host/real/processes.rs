@@ -20,7 +20,7 @@ use crate::host::deadline;
 use crate::host::folder::{Folder, HIDDEN, Launch, ShimState, absent_is_fine, is_damage, passable_folder};
 use crate::host::group::Slice;
 use crate::host::output;
-use crate::host::{GuardState, Output, OutputFrom, Process, ProcessSpec, ProcessState};
+use crate::host::{GuardState, LAPSED, Output, OutputFrom, Process, ProcessSpec, ProcessState};
 use crate::host::{orphan, procfs};
 use crate::secret::Plain;
 
@@ -373,7 +373,7 @@ fn look(folder: &Folder, id: &InstanceId, boot: &str) -> io::Result<ProcessState
     }
     let found = orphan::end(&state, boot)?;
     let message = match found {
-        _ if folder.ended_by_guard() => deadline::PASSED,
+        _ if folder.ended_by_guard() => LAPSED,
         true => "its shim was killed; the program was ended, for nobody watched it",
         false => "its shim was killed",
     };

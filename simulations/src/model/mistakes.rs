@@ -1,0 +1,89 @@
+//! Mistakes planted into what is decided and remembered: each is one guard of the design taken out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hirsel_model::grant::Holdings;
+use hirsel_model::plan::{Plan, Verdict, VerdictKind};
+use hirsel_model::planner;
+use hirsel_model::report::{NodeReport, RoleFacts, RoleReport};
+use hirsel_model::view::View;
+use hirsel_model::*;
+
+use super::Bug;
+use super::world::World;
+
+impl World {
+    /// What a node remembers over a start of its agent, with a mistake planted.
+    pub(super) fn start_over(&mut self, node: NodeId) {
+        let host = self.hosts.get_mut(&node).expect("a host");
+        if self.bug == Bug::PromiseForgotten {
+            host.holdings = Holdings::default();
+        }
+        let term = host.term;
+        if self.bug == Bug::Restored && host.led == Some(term) {
+            self.lead(node, term);
+            self.hosts.get_mut(&node).expect("a host").restored = true;
+        }
+    }
+
+    /// The plan that a leader makes of what it sees.
+    pub(super) fn decide(&self, view: &View) -> Plan {
+        let mut plan = planner::plan(view);
+        match self.bug {
+            Bug::Restless => {
+                plan.next_instance += 1;
+                plan.generation = view.plan.generation.next();
+            }
+            Bug::OnLostNode => {
+                if let (Some(lost), Some(first)) = (plan.verdicts.keys().next(), plan.instances.values_mut().next()) {
+                    first.node = *lost;
+                    plan.generation = view.plan.generation.next();
+                }
+            }
+            Bug::JudgesAlone => {
+                let alone = |node: &NodeId| view.nodes[node].unheard_by.contains(&view.leader);
+                let judged = plan.verdicts.clone();
+                for node in view.nodes.keys().filter(|node| alone(node) && !judged.contains_key(node)) {
+                    let (kind, since) = (VerdictKind::Unfit, view.plan.generation.next());
+                    let verdict = Verdict { kind, incarnation: Incarnation(1), since, evidence: String::new() };
+                    plan.verdicts.insert(*node, verdict);
+                    plan.generation = since;
+                }
+            }
+            _ => {}
+        }
+        plan
+    }
+
+    /// What a leader takes down wrong.
+    pub(super) fn spoil_view(&self, view: &mut View) {
+        if self.bug == Bug::NoHoldDown || self.bug == Bug::Jumpy {
+            view.nodes.values_mut().for_each(|facts| facts.steady_for = Duration::from_secs(3_600));
+        }
+        match self.bug {
+            Bug::NoWait => view.leading_since = Timestamp(0),
+            Bug::Restored if self.hosts[&view.leader].restored => view.leading_since = Timestamp(0),
+            Bug::PromisesUnknown => {
+                let letting_go = view.plan.letting_go.keys();
+                view.refused_for = letting_go.map(|id| (id.clone(), Duration::from_secs(3_600))).collect();
+            }
+            Bug::GrantsForgotten => view.granted.clear(),
+            Bug::ListUnacknowledged => {
+                let listed = Arc::make_mut(&mut view.plan).candidates.values_mut();
+                listed.for_each(|listed| listed.before = None);
+            }
+            Bug::SilenceConfirms => {
+                for letting in view.plan.letting_go.values() {
+                    let Some(facts) = view.nodes.get_mut(&letting.node).filter(|facts| !facts.leased) else { continue };
+                    let silent = RoleReport { generation: letting.since, ..RoleReport::default() };
+                    let silent = RoleReport { facts: RoleFacts::Compute(BTreeMap::new()), ..silent };
+                    let roles = BTreeMap::from([(RoleName::compute(), silent)]);
+                    facts.report = Some(Arc::new(NodeReport { roles, ..NodeReport::default() }));
+                }
+            }
+            _ => {}
+        }
+    }
+}

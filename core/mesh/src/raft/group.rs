@@ -1,6 +1,7 @@
 //! One replica of a group, and what its user can do with it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -141,6 +142,8 @@ pub(super) struct Inner {
     hint: Mutex<(Option<NodeId>, BTreeSet<NodeId>)>,
     pub(super) stopped: watch::Sender<Option<String>>,
     pub(super) heard: Mutex<Option<Instant>>,
+    /// It leads, and no majority obeys it any more.
+    pub(super) alone: Arc<AtomicBool>,
 }
 
 impl Group {
@@ -155,7 +158,8 @@ impl Group {
         let machine = Machine::load(&world, &log, machine, stopped.clone())?;
         let tag: Tag = log.read_fact("tag")?.unwrap_or_default();
         let older: Option<String> = log.read_fact("older")?;
-        let raft = engine(names, me, &tag, &calls, &log, &machine).await?;
+        let alone = Arc::new(AtomicBool::new(false));
+        let raft = engine(names, me, &tag, (&calls, &alone), &log, &machine).await?;
         let inner = Arc::new(Inner {
             names,
             me,
@@ -173,6 +177,7 @@ impl Group {
             hint: Mutex::default(),
             stopped,
             heard: Mutex::default(),
+            alone,
         });
         inner.look();
         serve(&inner);
@@ -317,11 +322,11 @@ pub(super) async fn engine(
     names: GroupNames,
     me: NodeId,
     tag: &Tag,
-    calls: &Arc<dyn Calls>,
+    (calls, alone): (&Arc<dyn Calls>, &Arc<AtomicBool>),
     log: &Log,
     machine: &Machine,
 ) -> Result<Raft, StoreError> {
-    let network = Network { calls: calls.clone(), kind: names.raft, tag: tag.clone() };
+    let network = Network { calls: calls.clone(), kind: names.raft, tag: tag.clone(), alone: alone.clone() };
     let refused = |error: &dyn std::fmt::Display| log.damaged(format!("{} does not start: {error}", names.group));
     let config = engine_config(names.group).map_err(|error| refused(&error))?;
     let raft = Raft::new(me.0, Arc::new(config), network, log.clone(), machine.clone()).await;
@@ -425,6 +430,8 @@ impl Inner {
         let applied = *self.machine.applied().borrow();
         let leads = metrics.running_state.is_ok() && server.state == ServerState::Leader;
         let obeyed = obeyed_ago(&metrics).is_some_and(|ago| ago < LEASE);
+        // One that was elected just now has not been obeyed yet, and is a leader all the same.
+        self.alone.store(leads && obeyed_ago(&metrics).is_some_and(|ago| ago >= LEASE), Ordering::Relaxed);
         let term = server.vote.leader_id.term;
         let standing = Standing {
             term,

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hirsel_model::{NodeId, Tag, codec};
@@ -30,13 +31,21 @@ pub(super) struct Network {
     pub calls: Arc<dyn Calls>,
     pub kind: &'static str,
     pub tag: Tag,
+    /// This replica leads, and no majority obeys it any more.
+    pub alone: Arc<AtomicBool>,
 }
 
 impl RaftNetworkFactory<Types> for Network {
     type Network = Link;
 
     async fn new_client(&mut self, to: u64, _: &openraft::EmptyNode) -> Link {
-        Link { calls: self.calls.clone(), kind: self.kind, tag: self.tag.clone(), to: NodeId(to) }
+        Link {
+            calls: self.calls.clone(),
+            kind: self.kind,
+            tag: self.tag.clone(),
+            alone: self.alone.clone(),
+            to: NodeId(to),
+        }
     }
 }
 
@@ -45,6 +54,7 @@ pub(super) struct Link {
     calls: Arc<dyn Calls>,
     kind: &'static str,
     tag: Tag,
+    alone: Arc<AtomicBool>,
     to: NodeId,
 }
 
@@ -138,6 +148,7 @@ impl RaftNetworkV2<Types> for Link {
             previous: request.prev_log_id.map(Into::into),
             rows,
             committed: request.leader_commit.map(Into::into),
+            alone: self.alone.load(Ordering::Relaxed),
         };
         match self.send(&message, &option).await? {
             Answer::Appended { all: true, .. } if all => Ok(AppendEntriesResponse::Success),

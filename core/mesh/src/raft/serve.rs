@@ -125,9 +125,10 @@ async fn answer(group: &Inner, from: NodeId, body: &[u8]) -> Result<Vec<u8>, Str
     }
     group.may_answer(from, &request).await?;
     let answer = match request {
-        Request::Append { ballot, previous, rows, committed } => {
+        Request::Append { ballot, previous, rows, committed, alone } => {
             append(
                 group,
+                alone,
                 AppendEntriesRequest {
                     vote: ballot.into(),
                     prev_log_id: previous.map(Into::into),
@@ -162,22 +163,17 @@ async fn answer(group: &Inner, from: NodeId, body: &[u8]) -> Result<Vec<u8>, Str
     Ok(codec::encode(&answer))
 }
 
-async fn append(group: &Inner, request: AppendEntriesRequest<Types>) -> Result<Answer, String> {
+async fn append(group: &Inner, alone: bool, request: AppendEntriesRequest<Types>) -> Result<Answer, String> {
     let answer = group.raft().append_entries(request).await.map_err(|error| error.to_string())?;
+    // One that lost its majority speaks up from time to time. Who took that for a leader would never learn that there is none.
+    if !alone && !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+        group.heard();
+    }
     Ok(match answer {
         AppendEntriesResponse::HigherVote(vote) => Answer::Higher(vote.into()),
-        AppendEntriesResponse::Success => {
-            group.heard();
-            Answer::Appended { up_to: None, all: true }
-        }
-        AppendEntriesResponse::PartialSuccess(up_to) => {
-            group.heard();
-            Answer::Appended { up_to: up_to.map(Into::into), all: false }
-        }
-        AppendEntriesResponse::Conflict => {
-            group.heard();
-            Answer::Conflict
-        }
+        AppendEntriesResponse::Success => Answer::Appended { up_to: None, all: true },
+        AppendEntriesResponse::PartialSuccess(up_to) => Answer::Appended { up_to: up_to.map(Into::into), all: false },
+        AppendEntriesResponse::Conflict => Answer::Conflict,
     })
 }
 

@@ -254,6 +254,26 @@ async fn a_cut_off_leader_stops_saying_that_it_leads() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_hears_only_a_leader_without_a_majority_hears_no_leader() {
+    let cluster = Cluster::founded(5).await;
+    let leader = cluster.leader().await;
+    let others: Vec<NodeId> = cluster.members.keys().copied().filter(|node| *node != leader).collect();
+    // The leader and one more on a side of their own: the engine goes on to speak up for as long as that lasts.
+    for silent in &others[1..] {
+        cluster.wires.isolate(*silent);
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    for node in [leader, others[0]] {
+        let ago = cluster.members[&node].group.heard_ago().unwrap();
+        assert!(ago > Duration::from_secs(8), "{node} says that it heard a leader {ago:?} ago");
+    }
+    cluster.wires.heal();
+    cluster.write(others[0].0, "kept").await;
+    let ago = cluster.members[&others[0]].group.heard_ago().unwrap();
+    assert!(ago < Duration::from_secs(1), "{ago:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn while_most_voters_are_silent_nothing_is_handed_to_the_one_that_led() {
     let cluster = Cluster::founded(5).await;
     let leader = cluster.leader().await;
@@ -372,7 +392,8 @@ async fn a_message_that_speaks_for_another_node_is_refused() {
     let liar = cluster.wires.plug(NodeId(9));
     let victim = *cluster.members.keys().find(|node| **node != leader).unwrap();
     let ballot = super::wire::Ballot { term: term + 5, node: leader.0, won: true };
-    let request = super::wire::Request::Append { ballot, previous: None, rows: Vec::new(), committed: None };
+    let request =
+        super::wire::Request::Append { ballot, previous: None, rows: Vec::new(), committed: None, alone: false };
     let answer = liar.call(victim, NAMES.raft, codec::encode(&request), SOON).await;
     assert!(
         matches!(&answer, Err(crate::transport::CallError::Refused(words)) if words.contains("came from node 9")),

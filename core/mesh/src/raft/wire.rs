@@ -148,11 +148,29 @@ impl From<Head> for SnapshotMeta {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Request {
-    Append { ballot: Ballot, previous: Option<Position>, rows: Vec<Row>, committed: Option<Position> },
+    Append {
+        ballot: Ballot,
+        previous: Option<Position>,
+        rows: Vec<Row>,
+        committed: Option<Position>,
+        /// No majority obeys the sender any more: whoever hears it hears no leader.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        alone: bool,
+    },
     Vote(Ask),
     PreVote(Ask),
-    Chunk { ballot: Ballot, head: Head, offset: u64, total: u64, bytes: Bytes },
-    Transfer { ballot: Ballot, to: u64, last: Option<Position> },
+    Chunk {
+        ballot: Ballot,
+        head: Head,
+        offset: u64,
+        total: u64,
+        bytes: Bytes,
+    },
+    Transfer {
+        ballot: Ballot,
+        to: u64,
+        last: Option<Position>,
+    },
 }
 
 /// A candidate's question.
@@ -221,7 +239,7 @@ pub(crate) fn samples() -> Vec<Vec<u8>> {
     let mut samples: Vec<Vec<u8>> = rows.iter().map(codec::encode).collect();
     samples.extend(
         [
-            Request::Append { ballot, previous: Some(at), rows: rows.to_vec(), committed: Some(at) },
+            Request::Append { ballot, previous: Some(at), rows: rows.to_vec(), committed: Some(at), alone: true },
             Request::Vote(ask()),
             Request::PreVote(ask()),
             Request::Chunk { ballot, head, offset: 0, total: 4, bytes: Bytes::from_static(b"body") },

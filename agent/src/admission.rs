@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use hirsel_mesh::identity::{Authority, Former, Identity, JoinToken, NodeKey, fingerprint};
+use hirsel_mesh::identity::{Authority, Former, Identity, JoinToken, NodeKey, certified, fingerprint};
 use hirsel_mesh::seam::World;
 use hirsel_mesh::transport::{JoinError, Peer, Peers, join_request};
 use hirsel_model::codec::{decode, encode};
@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use crate::config::Config;
 use crate::foundation;
 use crate::shared::Shared;
-use crate::{authority, sealing};
+use crate::{authority, rejoin, sealing};
 
 /// The kind of call by which a member hands a request to the leader.
 pub const ADMIT_CALL: &str = "admit";
@@ -53,6 +53,9 @@ pub struct Request {
     /// The feature level its build understands; none from one that came before there were levels.
     #[serde(default)]
     level: u32,
+    /// It was a member before, and asks to be another one; it needs no token then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    former: Option<rejoin::Former>,
 }
 
 /// What it gets.
@@ -79,8 +82,35 @@ pub async fn join(
     seeds: &[SocketAddr],
     token: &JoinToken,
 ) -> Result<(Identity, Peers)> {
+    let (key, answer) = admitted(world, config, built, seeds, token).await?;
+    let (identity, peers) = joined(world, &key, &answer)?;
+    save_peers(world, &peers)?;
+    identity.save(world.disk.as_ref())?;
+    Ok((identity, peers))
+}
+
+/// Asks the cluster behind `seeds` to let a new node in: its key, and the answer for [`joined`].
+pub async fn admitted(
+    world: &World,
+    config: &Config,
+    built: &[RoleName],
+    seeds: &[SocketAddr],
+    token: &JoinToken,
+) -> Result<(NodeKey, Vec<u8>)> {
     let key = NodeKey::generate(world.chance.as_ref());
-    let request = Request {
+    let answer = ask(world, seeds, token, &request(config, built, token, &key, None)).await?;
+    Ok((key, answer))
+}
+
+/// What the new node with this key asks.
+pub fn request(
+    config: &Config,
+    built: &[RoleName],
+    token: &JoinToken,
+    key: &NodeKey,
+    former: Option<rejoin::Former>,
+) -> Request {
+    Request {
         token_id: token.id.clone(),
         token_secret: token.secret.clone(),
         csr: key.csr(),
@@ -94,8 +124,13 @@ pub async fn join(
         built: built.to_vec(),
         version: VERSION.into(),
         level: feature::BUILT,
-    };
-    let reply = ask(world, seeds, token, &request).await?;
+        former,
+    }
+}
+
+/// Who the node with this key is by the answer, and whom it knows.
+pub fn joined(world: &World, key: &NodeKey, answer: &[u8]) -> Result<(Identity, Peers)> {
+    let reply: Reply = decode(answer).context("the seed answered something unreadable")?;
     let mut reset_seed = [0; 32];
     world.chance.fill(&mut reset_seed);
     let identity = Identity {
@@ -115,12 +150,10 @@ pub async fn join(
             peers.nodes.insert(node, Peer { addr, key });
         }
     }
-    save_peers(world, &peers)?;
-    identity.save(world.disk.as_ref())?;
     Ok((identity, peers))
 }
 
-async fn ask(world: &World, seeds: &[SocketAddr], token: &JoinToken, request: &Request) -> Result<Reply> {
+async fn ask(world: &World, seeds: &[SocketAddr], token: &JoinToken, request: &Request) -> Result<Vec<u8>> {
     let deadline = Instant::now() + JOIN_WITHIN;
     let body = encode(request);
     let mut told = false;
@@ -128,7 +161,7 @@ async fn ask(world: &World, seeds: &[SocketAddr], token: &JoinToken, request: &R
         let mut last = None;
         for seed in seeds {
             match join_request(world, *seed, token, body.clone()).await {
-                Ok(bytes) => return decode(&bytes).context("the seed answered something unreadable"),
+                Ok(bytes) => return Ok(bytes),
                 // Asking again would not change this answer.
                 Err(JoinError::Refused(words)) if !words.starts_with(LATER) => bail!(words),
                 Err(error @ JoinError::AnotherCluster { .. }) => return Err(error.into()),
@@ -156,6 +189,9 @@ pub async fn receive(shared: Arc<Shared>, body: Vec<u8>) -> Result<Vec<u8>, Stri
     if let Some(answer) = foundation::answer(&shared, &body) {
         return Ok(answer);
     }
+    if let Some(answer) = rejoin::answer(&shared, &body) {
+        return answer;
+    }
     let leader = shared.control.leadership().borrow().leader;
     let Some(leader) = leader else { return Err(format!("{LATER}the cluster has no leader")) };
     match shared.transport.call(leader, ADMIT_CALL, body, ADMIT_WITHIN).await {
@@ -172,10 +208,17 @@ pub async fn admit(shared: Arc<Shared>, body: Vec<u8>) -> Result<Vec<u8>, String
         return Err(format!("{LATER}this node does not lead"));
     }
     let state = shared.control.state().borrow().clone();
-    check_token(&state, &request, shared.world.clock.wall().0)?;
+    let key: [u8; 32] = request.key.clone().try_into().map_err(|_| "key of wrong length".to_owned())?;
+    // A request that arrives twice (the first answer was lost) is the same node: its key is its own.
+    let known = state.spec.nodes.iter().find(|(_, spec)| spec.key == key);
+    match &request.former {
+        None => check_token(&state, &request, shared.world.clock.wall().0)?,
+        Some(former) if known.is_none() => former.check(&shared, &state, &key)?,
+        // That it was one is not known any more: it is another one already.
+        Some(_) => {}
+    }
     check_level(&state, &request)?;
     let authority = authority(&shared, &state)?;
-    let key: [u8; 32] = request.key.clone().try_into().map_err(|_| "key of wrong length".to_owned())?;
     let node = NodeSpec {
         name: request.name,
         addr: request.addr,
@@ -189,15 +232,21 @@ pub async fn admit(shared: Arc<Shared>, body: Vec<u8>) -> Result<Vec<u8>, String
         built: request.built.into_iter().collect(),
         version: request.version,
     };
-    // A request that arrives twice (the first answer was lost) is the same node: its key is its own.
-    let known = state.spec.nodes.iter().find(|(_, spec)| spec.key == key);
+    let command = match &request.former {
+        None => Command::Admit { node, token: request.token_id },
+        Some(former) => Command::Rejoin { former: former.node, node },
+    };
     let (id, name) = match known {
         Some((id, spec)) => (*id, spec.name.clone()),
-        None => propose(&shared, node, request.token_id).await?,
+        None => propose(&shared, command).await?,
     };
     let cert = authority
         .issue(id, &state.cluster.id, &request.csr, shared.world.clock.wall())
         .map_err(|error| error.to_string())?;
+    // Whoever believes the authority alone believes what this certificate says: it is for the key that is pinned, and for no other.
+    if certified(&cert, &state.cluster.id).map_err(|error| error.to_string())?.key != key {
+        return Err("the signing request is for another key than the one that joins".into());
+    }
     info!(node = %name, addr = %request.addr, "node admitted");
     let state = shared.control.state().borrow().clone();
     let peers = state.spec.nodes.iter().map(|(id, spec)| (*id, spec.addr, spec.key.to_vec())).collect();
@@ -216,7 +265,9 @@ fn check_token(state: &ControlState, request: &Request, wall_ms: u64) -> Result<
         let id = &request.token_id;
         Err(format!("token {id} is not valid: {reason}; try on a member: hirsel token new"))
     };
-    let Some(record) = state.tokens.get(&request.token_id) else { return wrong("this cluster did not give it out") };
+    let Some(record) = state.tokens.get(&request.token_id) else {
+        return wrong(&format!("this cluster{} did not give it out", foundation::named(&state.cluster.tag)));
+    };
     let shown = JoinToken {
         id: request.token_id.clone(),
         secret: request.token_secret.clone(),
@@ -251,13 +302,8 @@ fn check_level(state: &ControlState, request: &Request) -> Result<(), String> {
     ))
 }
 
-async fn propose(shared: &Shared, node: NodeSpec, token: String) -> Result<(NodeId, NodeName), String> {
-    let entry = Entry {
-        at: shared.world.clock.wall(),
-        by: shared.me.name.to_string(),
-        if_index: None,
-        command: Command::Admit { node, token },
-    };
+async fn propose(shared: &Shared, command: Command) -> Result<(NodeId, NodeName), String> {
+    let entry = Entry { at: shared.world.clock.wall(), by: shared.me.name.to_string(), if_index: None, command };
     match shared.control.propose(entry, ADMIT_WITHIN).await {
         Ok(Outcome::Admitted { node, name, .. }) => Ok((node, name)),
         Ok(Outcome::Refused(refusal)) => Err(refusal.to_string()),
@@ -266,13 +312,24 @@ async fn propose(shared: &Shared, node: NodeSpec, token: String) -> Result<(Node
     }
 }
 
-const PEERS_FILE: &str = "peers";
+/// In the data folder: addresses and keys of the members.
+pub const PEERS_FILE: &str = "peers";
 
 /// Keeps the addresses and keys of all members, so that a restarted node finds them before it has read the control state.
 pub fn save_peers(world: &World, peers: &Peers) -> Result<()> {
+    write_peers(world, &encode_peers(peers))
+}
+
+/// As they are kept.
+pub fn encode_peers(peers: &Peers) -> Vec<u8> {
     let rows: Vec<(NodeId, SocketAddr, Vec<u8>)> =
         peers.nodes.iter().map(|(id, peer)| (*id, peer.addr, peer.key.to_vec())).collect();
-    world.disk.write(PEERS_FILE, &encode(&rows)).context("cannot save the members' addresses")
+    encode(&rows)
+}
+
+/// Keeps what [`encode_peers`] made.
+pub fn write_peers(world: &World, peers: &[u8]) -> Result<()> {
+    world.disk.write(PEERS_FILE, peers).context("cannot save the members' addresses")
 }
 
 /// What [`save_peers`] kept; nothing when there is nothing or it is unreadable, for it is only a hint.

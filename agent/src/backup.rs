@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use futures::future::join_all;
 use hirsel_mesh::archive::{Archive, ArchiveError, By, FileKey, Lock, Sealing};
 use hirsel_mesh::control::{LOG_FILE, seed};
-use hirsel_mesh::identity::{Authority, Identity, Keyring, NodeKey, SealingKey, fingerprint};
+use hirsel_mesh::identity::{Authority, Identity, Keyring, NodeKey, SEALING_FILE, SealingKey, fingerprint};
 use hirsel_mesh::seam::World;
 use hirsel_model::codec::{decode, encode};
 use hirsel_model::control::restore::{Founder, next_node, restored};
@@ -46,7 +46,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// In the data folder while a cluster is restored there: what else is there is not a node yet.
 pub const UNFINISHED_FILE: &str = "restoring";
 /// What a restoration that was cut off may have left.
-pub const LEFTOVERS: [&str; 3] = [LOG_FILE, "sealing-key", UNFINISHED_FILE];
+pub const LEFTOVERS: [&str; 3] = [LOG_FILE, SEALING_FILE, UNFINISHED_FILE];
 
 /// When and how a backup was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -17,6 +17,7 @@ use tracing::info;
 
 use crate::admission::{self, VERSION};
 use crate::config::Config;
+use crate::rejoin;
 
 /// How to start.
 #[derive(Clone, Debug)]
@@ -46,10 +47,11 @@ pub struct Born {
 }
 
 /// Holds the first entry of a cluster until it is committed, so that a crash in between does not leave a node of no cluster.
-const FOUNDING_FILE: &str = "founding";
+pub const FOUNDING_FILE: &str = "founding";
 
 /// Finds out who we are. Counts this start, durably, before anything else happens.
 pub async fn born(world: &World, config: &Config, built: &[RoleName], start: Start) -> Result<Born> {
+    rejoin::settle(world)?;
     let known = Identity::load(world.disk.as_ref())?;
     let (mut identity, peers) = match (start, known) {
         (Start::Resume | Start::Found, Some(identity)) => (identity, admission::load_peers(world)),

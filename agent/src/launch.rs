@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Seek, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use hirsel_role::host::real::{Groups, GuardConfig, RealHost, RealHostConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::args::{JoinArgs, NodeArgs, UpArgs};
 use crate::birth::Start;
@@ -25,7 +27,7 @@ use crate::config::{Config, data_folder, parse_addr};
 use crate::roles::Runtimes;
 use crate::run::{End, Setup, run};
 use crate::shared::Shared;
-use crate::{interface, plugins};
+use crate::{interface, plugins, rejoin};
 
 pub mod dev;
 pub mod host;
@@ -92,6 +94,11 @@ async fn start(mut config: Config, start: Start) -> Result<()> {
     config.data.clone_from(&folder);
     let lock = lock(&folder)?;
     let world = real::world(&folder)?;
+    let start = match start {
+        Start::Join { seeds, token } => join_again(&world, &config, seeds, token).await,
+        other => other,
+    };
+    put_aside(&world, &folder)?;
     let founded = matches!(start, Start::Found) && Identity::load(world.disk.as_ref())?.is_none();
     let stop = CancellationToken::new();
     let (ready, is_ready) = oneshot::channel();
@@ -124,7 +131,7 @@ async fn start(mut config: Config, start: Start) -> Result<()> {
     drop(lock);
     match end? {
         End::Stopped => Ok(()),
-        End::Again => {
+        End::Again | End::Rejoined => {
             // The same process, so that whoever supervises it sees none end.
             let me = std::env::current_exe().context("cannot find this executable")?;
             let error = Command::new(me).args(std::env::args_os().skip(1)).env(ANEW, "1").exec();
@@ -138,6 +145,46 @@ async fn start(mut config: Config, start: Start) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// On the folder of a node that the cluster behind the seeds does not know any more, the token lets a new one in.
+async fn join_again(world: &World, config: &Config, seeds: Vec<SocketAddr>, token: JoinToken) -> Start {
+    let built: Vec<_> = plugins::all().iter().map(|plugin| plugin.role()).collect();
+    match rejoin::by_token(world, config, &built, &seeds, &token).await {
+        Ok(true) => Start::Resume,
+        Ok(false) => Start::Join { seeds, token },
+        Err(error) => {
+            // A unit says `join` for years, and its token has long run out. What runs here goes on.
+            warn!("it does not join as a new node, and goes on as it was: {error:#}");
+            Start::Join { seeds, token }
+        }
+    }
+}
+
+/// Where this is another node from now on, keeps what there is of the old one beside the data folder, for whoever finds out that it
+/// was the right one.
+fn put_aside(world: &World, folder: &Path) -> Result<()> {
+    if !rejoin::is_granted(world) {
+        return Ok(());
+    }
+    let beside = |number: u32| {
+        let mut name = folder.as_os_str().to_owned();
+        name.push(format!(".aside-{number}"));
+        PathBuf::from(name)
+    };
+    let aside = (1..).map(beside).find(|path| !path.exists()).context("no name is left to put the data aside")?;
+    fs::DirBuilder::new().mode(0o700).create(&aside).with_context(|| format!("cannot make {}", aside.display()))?;
+    for file in rejoin::OLD_FILES {
+        let from = folder.join(file);
+        if from.exists() {
+            fs::rename(&from, aside.join(file)).with_context(|| format!("cannot put {} aside", from.display()))?;
+        }
+    }
+    warn!(
+        "this is a new node now; all that made the former one was put aside in {} (keys too: remove it once it is not needed)",
+        aside.display()
+    );
+    Ok(())
 }
 
 /// The one line that says the agent is ready.

@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod plugins;
 pub mod promise;
 pub mod recovery;
+pub mod rejoin;
 pub mod renewal;
 pub mod roles;
 pub mod run;

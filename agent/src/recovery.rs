@@ -41,7 +41,7 @@ const BEGIN_WITHIN: Duration = Duration::from_secs(10);
 /// The only voter elects itself within some election timeouts.
 const LEAD_WITHIN: Duration = Duration::from_secs(10);
 /// In the data folder, from the decision until its first entry is committed.
-const ORDER_FILE: &str = "recovery";
+pub const ORDER_FILE: &str = "recovery";
 
 /// What was decided.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -36,7 +36,9 @@ use crate::metrics::Registries;
 use crate::roles::{self, Runtimes};
 use crate::senses::{self, Senses};
 use crate::shared::Shared;
-use crate::{admission, authority, calls, digest, foundation, metrics, promise, recovery, renewal, sealing, secrets};
+use crate::{
+    admission, authority, calls, digest, foundation, metrics, promise, recovery, rejoin, renewal, sealing, secrets,
+};
 
 /// Handing leadership over and saying goodbye may take so long; then the agent stops anyway.
 const FAREWELL_MAX: Duration = Duration::from_secs(3);
@@ -84,6 +86,8 @@ pub enum End {
     Stopped,
     /// It is no member any more.
     Left,
+    /// It is another node from the next start on ([`crate::rejoin`]): it is to be started anew.
+    Rejoined,
     /// Its log could not be written, and its disk takes writes again: it is to be started anew.
     Again,
 }
@@ -206,6 +210,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
         // The task that would say so ends with the others: that it is gone does not mean that this node is no member.
         Ok(_) = has_left.wait_for(|left| *left) => Ok(End::Left),
         () = mended(&shared) => Ok(End::Again),
+        () = rejoin::granted(shared.clone(), identity.clone()) => Ok(End::Rejoined),
         // Its programs go on under their shims, and whoever supervises it tries again until it is upgraded.
         words = outgrown(&shared) => Err(anyhow!(words)),
     };
@@ -268,6 +273,7 @@ async fn farewell(shared: &Shared, gossip: &Gossip, end: Option<End>) {
     match end {
         Some(End::Stopped) => info!("agent stops; its instances go on"),
         Some(End::Left) => info!("this node left the cluster"),
+        Some(End::Rejoined) => info!("the agent starts anew as another node; its instances go on until then"),
         Some(End::Again) => info!("the disk takes writes again; the agent starts anew"),
         // The error says why.
         None => {}

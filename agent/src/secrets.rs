@@ -30,7 +30,7 @@ const VALUES_CALL: &str = "secret-values";
 /// What one of those who hold the key may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// Where a node keeps what it was told, in its data folder.
-const FILE: &str = "secrets";
+pub const FILE: &str = "secrets";
 /// What that is sealed for.
 const PURPOSE: &str = "secrets of this node";
 

@@ -192,6 +192,7 @@ impl Node {
         sleep(Duration::from_millis(rng.random_range(0..800))).await;
         let (end, pause) = match self.live().await {
             Ok(End::Left) => ("left".to_string(), RESTART_AFTER),
+            Ok(End::Rejoined) => ("joined again".to_string(), ANEW_AFTER),
             Ok(End::Again) => ("starts anew".to_string(), ANEW_AFTER),
             Ok(End::Stopped) => ("stopped".to_string(), RESTART_AFTER),
             Err(error) => (format!("ended: {error:#}"), RESTART_AFTER),

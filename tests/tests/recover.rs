@@ -1,9 +1,11 @@
 //! A majority of the voters is lost for good: one command goes on with what is left, and the past does not mix with it.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use hirsel_tests::cli::Ran;
-use hirsel_tests::cluster::{Cluster, MESH_PORT, array};
+use hirsel_tests::cluster::{Cluster, MESH_PORT, array, sample};
+use hirsel_tests::http::Connection;
 use hirsel_tests::wait_for;
 use serde_json::Value;
 
@@ -12,6 +14,20 @@ const SOON: Duration = Duration::from_secs(20);
 
 const MANIFEST: &str = "app = \"rest\"\n[service.one]\ncommand = [\"/bin/sleep\", \"3600\"]\nreplicas = 2\n\
     [service.sole]\ncommand = [\"/bin/sleep\", \"3601\"]\nexclusive = true\n";
+
+/// Whether one of these load balancers answers.
+fn serves(lbs: &[(String, SocketAddr)]) -> Result<(), String> {
+    let mut words = "no lb is left".to_string();
+    for (name, at) in lbs {
+        let asked = Connection::open(*at, Duration::from_secs(5)).and_then(|mut lb| lb.ask("GET", "any", "/", b""));
+        match asked {
+            Ok((answer, _)) if answer.status == 200 => return Ok(()),
+            Ok((answer, _)) => words = format!("{name}: {}", answer.status),
+            Err(error) => words = format!("{name}: {error}"),
+        }
+    }
+    Err(words)
+}
 
 /// What a verb answered, whatever its exit status.
 fn data(ran: &Ran) -> Value {
@@ -23,6 +39,7 @@ fn data(ran: &Ran) -> Value {
 fn two_of_three_voters_are_lost_at_once_and_what_is_left_goes_on() {
     let mut cluster = Cluster::start(4);
     cluster.apply(MANIFEST);
+    cluster.apply(&sample(4));
     wait_for("three of four nodes to vote", SOON, || {
         let status = cluster.any().ask(["status"]).try_data()?;
         if array(&status["voters"]).len() == 3 { Ok(()) } else { Err(status.to_string()) }
@@ -32,6 +49,7 @@ fn two_of_three_voters_are_lost_at_once_and_what_is_left_goes_on() {
         array(&status["voters"]).iter().filter_map(|name| name.as_str().map(str::to_string)).collect();
     let (gone, stays) = ([voters[0].clone(), voters[1].clone()], voters[2].clone());
     let lost = gone.join(",");
+    let lbs: Vec<_> = cluster.lbs().into_iter().filter(|(name, _)| !gone.contains(name)).collect();
     for name in &gone {
         let index = cluster.index(name);
         cluster.nodes[index].off();
@@ -42,6 +60,10 @@ fn two_of_three_voters_are_lost_at_once_and_what_is_left_goes_on() {
         let says = status["because"].to_string().contains("hirsel recover --plan");
         if status["health"] == "no_leader" && says { Ok(()) } else { Err(status.to_string()) }
     });
+    // What can be seen is seen, and what runs goes on.
+    assert_eq!(array(&left.ask(["members"]).data()).len(), 4);
+    assert_eq!(array(&left.ask(["apps"]).data()).len(), 2);
+    wait_for("what is left serves", SOON, || serves(&lbs));
     let refused = left.ask(["token", "new"]);
     // Nobody knows what becomes of one that reached the last leader.
     assert!(matches!(refused.code, Some(5 | 7)), "{}", refused.words());
@@ -106,12 +128,12 @@ fn two_of_three_voters_are_lost_at_once_and_what_is_left_goes_on() {
     let members = cluster.node(&stays).ask(["members"]).data();
     assert_eq!(array(&members).len(), 2, "{members}");
 
-    // One of them joins again, as a new node.
+    // One of them joins again on request, as a new node on its old folder. What was its own is put aside.
     let (index, seed) = (cluster.index(&gone[0]), cluster.node(&stays).addr(MESH_PORT).to_string());
     cluster.nodes[index].off();
-    let data = cluster.nodes[index].data.clone();
-    std::fs::rename(&data, data.with_extension("aside")).expect("the folder is put aside");
     cluster.nodes[index].start(Some((&seed, &token)));
+    let aside = format!("{}.aside-1/control.redb", cluster.nodes[index].data.display());
+    assert!(std::path::Path::new(&aside).exists(), "{aside}");
     wait_for("it to vote again", SOON, || {
         let status = cluster.node(&stays).ask(["status"]).try_data()?;
         if array(&status["voters"]).len() == 3 { Ok(()) } else { Err(status.to_string()) }

@@ -81,12 +81,14 @@ fn bearer(header: &str) -> Option<&str> {
 
 fn person(sight: &Sight, shown: TokenParts) -> Result<Caller, ApiError> {
     let record = sight.state.tokens.get(&shown.id);
+    let named = crate::foundation::named(&sight.state.cluster.tag);
+    let unknown = || unauthorized(&format!("this cluster{named} does not know the token"));
     // An unknown id is compared too, so that the time taken does not tell which ids exist.
     let hash = record.map_or(&[0; 32][..], |record| &record.secret_hash);
     if !same(hash, &shown.secret_hash) {
-        return Err(unauthorized("this cluster does not know the token"));
+        return Err(unknown());
     }
-    let Some(record) = record else { return Err(unauthorized("this cluster does not know the token")) };
+    let Some(record) = record else { return Err(unknown()) };
     match tokens::state(record, sight.wall) {
         "valid" => Ok(Caller::Person { token: shown.id, grants: record.grants }),
         state => Err(unauthorized(&format!("token {} is {}", shown.id, state.replace('_', " ")))),

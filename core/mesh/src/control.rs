@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+pub use keep::FILE as KEPT_FILE;
 pub use recover::{Evidence, seed};
 
 use crate::raft::{COMMAND_BYTES_MAX, Calls, Group, GroupConfig, GroupNames, Place, Standing, Store};

@@ -16,9 +16,9 @@ mod certificate;
 mod seal;
 mod token;
 
-pub use authority::{Authority, CERTIFICATE_LIFE, NodeKey};
+pub use authority::{Authority, CERTIFICATE_LIFE, NodeKey, is_signed_by};
 pub use certificate::{Age, Certified, certified, common_name, valid_from};
-pub use seal::{Keyring, SealingKey};
+pub use seal::{Keyring, SEALING_FILE, SealingKey};
 pub(crate) use token::base32;
 pub use token::{JoinToken, TokenError};
 
@@ -33,7 +33,7 @@ pub(crate) fn samples() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 /// Where the identity is kept in the data folder.
-const FILE: &str = "identity";
+pub const IDENTITY_FILE: &str = "identity";
 /// Random letters and digits of a cluster's id: 60 bits, so that two clusters never meet under one id.
 const CLUSTER_ID_CHARS: usize = 12;
 
@@ -108,8 +108,8 @@ pub enum IdentityError {
 impl Identity {
     /// The identity kept in the data folder; none in a new one.
     pub fn load(disk: &dyn Disk) -> Result<Option<Identity>, IdentityError> {
-        let Some(bytes) = disk.read(FILE)? else { return Ok(None) };
-        let damaged = |why: String| IdentityError::Damaged { what: FILE, why };
+        let Some(bytes) = disk.read(IDENTITY_FILE)? else { return Ok(None) };
+        let damaged = |why: String| IdentityError::Damaged { what: IDENTITY_FILE, why };
         let identity: Identity = codec::decode(&bytes).map_err(|error| damaged(error.to_string()))?;
         identity.check().map_err(|error| damaged(error.to_string()))?;
         Ok(Some(identity))
@@ -123,7 +123,7 @@ impl Identity {
 
     /// Keeps the identity, durably.
     pub fn save(&self, disk: &dyn Disk) -> Result<(), IdentityError> {
-        Ok(disk.write(FILE, &codec::encode(self))?)
+        Ok(disk.write(IDENTITY_FILE, &codec::encode(self))?)
     }
 
     /// The public half of the node's key: what its peers pin.

@@ -321,6 +321,13 @@ pub enum Command {
         /// Which.
         nodes: BTreeSet<NodeId>,
     },
+    /// A node whose disk went back in time goes on as another one: what the old number acknowledged or voted is not known there.
+    Rejoin {
+        /// Its old number, which is removed.
+        former: NodeId,
+        /// It, with its new key. It keeps its name, and what the operator said of it.
+        node: NodeSpec,
+    },
     /// Asks the leader for a new authority.
     RotateAuthority,
     /// A new authority certifies from now on.

@@ -86,6 +86,7 @@ pub fn needed(command: &Command) -> Need {
             Need::of(2, "a secret")
         }
         Command::Recover { .. } | Command::ConfirmOff { .. } => Need::of(2, "a new foundation of the control group"),
+        Command::Rejoin { .. } => Need::of(2, "a node that joins again as another one"),
         Command::RotateAuthority | Command::ReplaceAuthority { .. } | Command::DropAuthority { .. } => {
             Need::of(2, "a new authority")
         }

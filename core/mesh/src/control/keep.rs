@@ -16,7 +16,7 @@ use super::machine::Peek;
 use crate::seam::Disk;
 
 /// In the data folder.
-const FILE: &str = "control-state";
+pub const FILE: &str = "control-state";
 /// At most one write in this time: the state is written whole, and what is lost is asked for again.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 

@@ -8,7 +8,9 @@ use hirsel_model::{ClusterId, NodeId, WallTime};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKeyData, SerialNumber,
+    SigningKey,
 };
+use ring::signature::{ED25519, UnparsedPublicKey};
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
 
 use super::{IdentityError, SealingKey, certified, common_name, sha256};
@@ -61,10 +63,23 @@ impl NodeKey {
         self.0.public_key_raw().try_into().expect("an Ed25519 public key has 32 bytes")
     }
 
+    /// Signs a message (Ed25519). Whoever has the public half can tell with [`is_signed_by`].
+    ///
+    /// # Errors
+    /// When the key cannot be used.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, IdentityError> {
+        self.0.sign(message).map_err(|error| IdentityError::Key(error.to_string()))
+    }
+
     /// The private half, PKCS #8.
     pub fn pkcs8(&self) -> &[u8] {
         self.0.serialized_der()
     }
+}
+
+/// Whether whoever has the private half of `public` signed `message`.
+pub fn is_signed_by(public: &[u8; 32], message: &[u8], signature: &[u8]) -> bool {
+    UnparsedPublicKey::new(&ED25519, public).verify(message, signature).is_ok()
 }
 
 /// The authority of a cluster: a certificate and its key.

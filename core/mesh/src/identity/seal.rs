@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::{IdentityError, NodeKey, sha256};
 use crate::seam::{Chance, Disk};
 
-/// Where voters and spares keep what they hold. One key alone is its 32 bytes.
-const FILE: &str = "sealing-key";
+/// Where voters and spares keep what they hold, in the data folder. One key alone is its 32 bytes.
+pub const SEALING_FILE: &str = "sealing-key";
 /// Bytes of the hash by which a key is recognized.
 const ID_BYTES: usize = 8;
 /// Keys held at a time: the one in force, and one for each leader that offered another and was not followed yet.
@@ -103,20 +103,20 @@ impl std::fmt::Debug for Held {
 impl Keyring {
     /// What is kept in the data folder.
     pub fn load(disk: &dyn Disk) -> Result<Keyring, IdentityError> {
-        let Some(bytes) = disk.read(FILE)? else { return Ok(Keyring::default()) };
+        let Some(bytes) = disk.read(SEALING_FILE)? else { return Ok(Keyring::default()) };
         if let Ok(key) = <[u8; 32]>::try_from(bytes.as_slice()) {
             return Ok(Keyring(vec![Held { key, base: String::new() }]));
         }
         let held = codec::decode(&bytes);
-        held.map(Keyring).map_err(|error| IdentityError::Damaged { what: FILE, why: error.to_string() })
+        held.map(Keyring).map_err(|error| IdentityError::Damaged { what: SEALING_FILE, why: error.to_string() })
     }
 
     /// Keeps it, durably; nothing is kept of an empty one.
     pub fn save(&self, disk: &dyn Disk) -> Result<(), IdentityError> {
         match self.0.as_slice() {
-            [] => Ok(disk.remove(FILE)?),
-            [one] => Ok(disk.write(FILE, &one.key)?),
-            all => Ok(disk.write(FILE, &codec::encode(all))?),
+            [] => Ok(disk.remove(SEALING_FILE)?),
+            [one] => Ok(disk.write(SEALING_FILE, &one.key)?),
+            all => Ok(disk.write(SEALING_FILE, &codec::encode(all))?),
         }
     }
 
@@ -182,7 +182,7 @@ mod tests {
         let keys: Vec<SealingKey> = (0..4).map(|_| SealingKey::draw(chance)).collect();
         let id = |number: usize| keys[number].id();
         Keyring::of(&keys[0]).save(disk).unwrap();
-        assert_eq!(disk.read(FILE).unwrap().unwrap().len(), 32, "what any version reads");
+        assert_eq!(disk.read(SEALING_FILE).unwrap().unwrap().len(), 32, "what any version reads");
         let mut ring = Keyring::load(disk).unwrap();
         // Two leaders offered one each.
         ring.add(&keys[1], &id(0));

@@ -125,7 +125,7 @@ fn an_identity_is_loaded_as_it_was_saved() {
 fn a_damaged_or_mixed_up_identity_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let disk = crate::seam::real::FolderDisk::open(folder.path()).unwrap();
-    disk.write(FILE, b"not an identity").unwrap();
+    disk.write(IDENTITY_FILE, b"not an identity").unwrap();
     let error = Identity::load(&disk).unwrap_err();
     assert!(matches!(error, IdentityError::Damaged { .. }), "{error}");
     let authority = Authority::create(&cluster(), &Counting::from(1), WALL);

@@ -170,8 +170,8 @@ impl Inner {
                 |at: Option<Position>| at.map_or("nowhere".into(), |at| format!("at {} of term {}", at.index, at.term));
             let words = format!(
                 "the log of {} is older than what node {node} saw of it: it ends {}, and this node has acknowledged it up to {}. \
-                 It does not vote with it. Let this node leave and join again as a new one: hirsel leave --yes, then hirsel join SEED \
-                 --token T; where the data folder was restored from a copy, put it aside and join with an empty one",
+                 It does not vote with it, and joins again as a new one by itself where the others have a leader; by hand: put its data \
+                 folder aside, then hirsel join SEED --token T",
                 self.names.group,
                 ends(last),
                 ends(saw.acknowledged).trim_start_matches("at "),

@@ -49,6 +49,7 @@ fn carry_out(state: &mut ControlState, context: &Context, command: Command) -> R
         Command::Reseal { resealed } => secrets::reseal(state, context, resealed),
         Command::Recover { tag, survivor, lost, off } => recover::recover(state, context, tag, survivor, &lost, off),
         Command::ConfirmOff { nodes } => recover::confirm_off(state, context, &nodes),
+        Command::Rejoin { former, node } => nodes::rejoin(state, context, former, node),
         Command::RotateAuthority => authority::want(state, context),
         Command::ReplaceAuthority { new } => authority::replace(state, context, new),
         Command::DropAuthority { ca } => authority::drop_former(state, context, &ca),

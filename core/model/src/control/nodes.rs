@@ -204,6 +204,58 @@ pub(super) fn remove(state: &mut ControlState, context: &Context, node: NodeId) 
     Ok(context.done())
 }
 
+/// One node takes the place of another, which was the same machine with a disk that cannot be trusted any more.
+pub(super) fn rejoin(
+    state: &mut ControlState,
+    context: &Context,
+    former: NodeId,
+    mut node: NodeSpec,
+) -> Result<Outcome, Refusal> {
+    // As for a node that is admitted: whoever asks again is told what it became.
+    if let Some((id, known)) = state.spec.nodes.iter().find(|(_, known)| known.key == node.key) {
+        return Ok(Outcome::Admitted { index: context.index, node: *id, name: known.name.clone() });
+    }
+    let old = state.spec.nodes.get(&former).ok_or_else(|| not_found("node", former))?.clone();
+    check_node(&node)?;
+    if let Some(instance) = may_act_without_grant(state, former) {
+        return Err(Refusal::Unsafe(format!("{} may still run {instance}, which must never run twice", old.name)));
+    }
+    let id = state.next_node.max(NodeId(1));
+    (node.name, node.availability, node.labels) = (old.name.clone(), old.availability, old.labels.clone());
+    state.next_node = id.next();
+    state.spec.nodes.remove(&former);
+    state.left.push_back(LeftNode { id: former, at: context.at, spec: old });
+    while state.left.len() > LEFT_MAX {
+        state.left.pop_front();
+    }
+    for role in state.spec.roles.values_mut() {
+        if role.pins.remove(&former) {
+            role.pins.insert(id);
+        }
+        role.moves.retain(|from, to| *from != former && *to != former);
+    }
+    let name = node.name.clone();
+    let message =
+        format!("{name} joined again as a new node ({former} before, {id} now): its disk had gone back in time");
+    state.spec.nodes.insert(id, node);
+    state.spec_index = context.index;
+    context.happened(state, &name, &message);
+    Ok(Outcome::Admitted { index: context.index, node: id, name })
+}
+
+/// Something of an exclusive service that `node` may run and that no grant ends: only the word of the node does, and a node that is no
+/// member is not asked for it.
+fn may_act_without_grant(state: &ControlState, node: NodeId) -> Option<&InstanceId> {
+    let plan = &state.plan;
+    let wanted = |id: &InstanceId| {
+        let service = state.spec.apps.get(&id.app).and_then(|app| app.services.get(&id.service));
+        service.is_some_and(|service| service.exclusive)
+    };
+    let letting = plan.letting_go.iter().find(|(_, letting)| letting.node == node && !letting.granted);
+    let placed = || plan.instances.iter().find(|(id, it)| it.node == node && !it.exclusive && wanted(id));
+    letting.map(|(id, _)| id).or_else(|| placed().map(|(id, _)| id))
+}
+
 /// Raises the feature level, if nobody joined or started since every member was heard to understand it.
 pub(super) fn raise_level(
     state: &mut ControlState,

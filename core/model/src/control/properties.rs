@@ -176,6 +176,7 @@ fn command() -> impl Strategy<Value = Command> {
             Command::Recover { tag: (0..epochs).fold(Tag::default(), |tag, epoch| tag.next(epoch)), survivor, lost, off }
         }),
         1 => btree_set(node_id(), 0..3).prop_map(|nodes| Command::ConfirmOff { nodes }),
+        2 => (node_id(), node_spec()).prop_map(|(former, node)| Command::Rejoin { former, node }),
         4 => (plan_change(), vec(new_event(), 0..4), any::<bool>()).prop_map(|(change, events, fits)| Command::Adopt {
             base: Generation(if fits { FITS } else { 0 }),
             spec_index: LogIndex(if fits { FITS } else { 0 }),

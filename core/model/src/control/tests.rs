@@ -6,7 +6,7 @@ use super::samples::{adopt, app, cluster, instance, named, node, place, service,
 use super::*;
 use crate::event::{Cause, EVENTS_MAX, EventKind, MESSAGE_BYTES_MAX, REJECTED_MAX, Rejected};
 use crate::plan::{Phase, Verdict, VerdictKind};
-use crate::spec::{Capacity, RouteSpec};
+use crate::spec::{Capacity, RouteSpec, UpdateOrder, UpdateSpec};
 
 /// Applies `command` after everything before it.
 fn run(state: &mut ControlState, command: Command) -> Outcome {
@@ -217,6 +217,46 @@ fn a_node_is_removed_when_nothing_is_left_on_it_or_when_it_was_judged() {
     let left = state.left.back().expect("it is remembered");
     assert_eq!((left.id, left.spec.name.as_str()), (NodeId(3), "n3"));
     assert_eq!(last(&state), ("n3", "n3 was removed: it is no member any more (by admin@n1)"));
+}
+
+#[test]
+fn a_node_whose_disk_went_back_goes_on_under_another_number_and_keeps_what_was_said_of_it() {
+    let mut state = cluster(3);
+    let rejoin = |former, key| Command::Rejoin { former: NodeId(former), node: node("else", key) };
+    state.cluster.feature_level = 1;
+    assert!(refused(&mut state, rejoin(2, 9)).contains("needs feature level 2"));
+    state.cluster.feature_level = 2;
+    done(&mut state, Command::SetAvailability { node: NodeId(2), availability: Availability::Cordoned });
+    let pins = RoleSpec { pins: [NodeId(2)].into(), ..RoleSpec::default() };
+    done(&mut state, Command::SetRole { role: RoleName::lb(), spec: pins });
+    adopt(&mut state, |plan| plan.voters = [NodeId(1), NodeId(2), NodeId(3)].into());
+    let outcome = run(&mut state, rejoin(2, 9));
+    let admitted = |index| Outcome::Admitted { index, node: NodeId(4), name: named("n2") };
+    assert_eq!(outcome, admitted(state.applied));
+    assert!(!state.spec.nodes.contains_key(&NodeId(2)) && state.left.back().expect("it left").id == NodeId(2));
+    assert_eq!(state.spec.nodes[&NodeId(4)].availability, Availability::Cordoned);
+    assert_eq!(state.spec.roles[&RoleName::lb()].pins, [NodeId(4)].into());
+    assert!(last(&state).1.contains("n2 joined again as a new node (2 before, 4 now)"), "{:?}", last(&state));
+    // Its answer was lost.
+    let again = run(&mut state, rejoin(2, 9));
+    assert_eq!(again, admitted(state.applied));
+    assert!(refused(&mut state, rejoin(2, 8)).contains("no node named"));
+}
+
+#[test]
+fn a_node_that_may_run_what_nobody_can_end_does_not_go_on_under_another_number() {
+    let mut state = cluster(3);
+    let update = UpdateSpec { order: UpdateOrder::StopFirst, ..UpdateSpec::default() };
+    let web = ServiceSpec { exclusive: true, replicas: Replicas { min: 1, max: 1 }, update, ..service("serve") };
+    let shop = app(&[("web", web)]);
+    done(&mut state, Command::ApplyApp { app: named("shop"), spec: shop });
+    let id = instance("shop/web/1");
+    adopt(&mut state, |plan| drop(plan.instances.insert(id.clone(), place(2, 1))));
+    let rejoin = || Command::Rejoin { former: NodeId(2), node: node("n2", 9) };
+    assert!(refused(&mut state, rejoin()).contains("n2 may still run shop/web/1"));
+    // What has a grant ends with it.
+    adopt(&mut state, |plan| plan.instances.get_mut(&id).expect("it").exclusive = true);
+    done(&mut state, rejoin());
 }
 
 #[test]

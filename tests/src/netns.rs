@@ -80,6 +80,26 @@ impl Network {
         ));
     }
 
+    /// Cuts the bridge between two groups of hosts: within each all goes on.
+    pub fn split(&self, one: &[u8], other: &[u8]) {
+        let tag = &self.tag;
+        let names = |hosts: &[u8]| hosts.iter().map(|host| format!("{tag}v{host}")).collect::<Vec<_>>().join(", ");
+        let (one, other) = (names(one), names(other));
+        sh(&format!(
+            "nft 'add rule bridge {tag} f iifname {{ {one} }} oifname {{ {other} }} drop'; \
+             nft 'add rule bridge {tag} f iifname {{ {other} }} oifname {{ {one} }} drop'"
+        ));
+    }
+
+    /// Lets only packets of so many bytes pass towards a host, and drops larger ones without a word.
+    pub fn narrow(&self, host: u8, bytes: u16) {
+        let tag = &self.tag;
+        // A length is that of the frame's content here, headers of IP included.
+        sh(&format!(
+            "for c in f o; do nft add rule bridge {tag} $c oifname {tag}v{host} ip length gt {bytes} drop; done"
+        ));
+    }
+
     /// Begins to watch what is still sent over TCP towards a host whose cable is cut: attempts to connect, and pieces of data on
     /// connections that were open. What is only sent again counts once.
     pub fn watch(&self, host: u8) -> Watch {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hirsel_tests::cluster::{Cluster, sample};
+use hirsel_tests::http::Connection;
 use hirsel_tests::load::{Load, Running};
 use hirsel_tests::wait_for;
 
@@ -73,6 +74,49 @@ fn the_leader_then_a_worker_then_the_new_leader_are_lost_and_all_come_back() {
     }
     cluster.whole();
     cluster.assert_declared_is_running("hello", "sample");
+}
+
+/// Whether a load balancer that is left answers.
+fn serves(cluster: &Cluster) -> Result<(), String> {
+    let left: BTreeSet<&str> = cluster.running().map(|node| node.name.as_str()).collect();
+    let lbs = cluster.lbs();
+    let (name, at) = lbs.iter().find(|(node, _)| left.contains(node.as_str())).ok_or("no lb is left")?;
+    let asked = Connection::open(*at, Duration::from_secs(5)).and_then(|mut lb| lb.ask("GET", "any", "/", b""));
+    let (answer, _) = asked.map_err(|error| format!("{name}: {error}"))?;
+    if answer.status == 200 { Ok(()) } else { Err(format!("{name}: {}", answer.status)) }
+}
+
+#[test]
+fn five_are_lost_one_at_a_time_down_to_two_and_changes_are_accepted_after_each() {
+    let mut cluster = Cluster::start(5);
+    cluster.apply(&sample(2));
+    let mut confirmed = Vec::new();
+    for left in [4, 3, 2] {
+        // The next one is lost as soon as it may be: 10 s at most is the promise, and a debug build on a shared machine gets more.
+        let (_, waited) = wait_for("one more can be lost", REPLACED_WITHIN, || {
+            let status = cluster.any().ask(["status"]).try_data()?;
+            if status["can_lose"]["nodes"].as_u64() >= Some(1) { Ok(()) } else { Err(status.to_string()) }
+        });
+        let leader = cluster.leader();
+        let victim = match left {
+            3 => leader,
+            _ => cluster.running().map(|node| node.name.clone()).find(|name| *name != leader).unwrap(),
+        };
+        let index = cluster.index(&victim);
+        cluster.nodes[index].off();
+        let (id, took) = wait_for("a change is accepted", REPLACED_WITHIN, || {
+            let made = cluster.any().ask(["token", "new", "--viewer"]).try_data()?;
+            made["id"].as_str().map(str::to_string).ok_or(made.to_string())
+        });
+        confirmed.push(id);
+        eprintln!(
+            "{left} left: waited {waited:?} until one could be lost; the next change was accepted after {took:?}"
+        );
+    }
+    cluster.well(REPLACED_WITHIN);
+    wait_for("the application is served", REPLACED_WITHIN, || serves(&cluster));
+    let listed = cluster.any().ask(["token", "list", "--fresh"]).data().to_string();
+    assert!(confirmed.iter().all(|id| listed.contains(id)), "{confirmed:?} in {listed}");
 }
 
 #[test]

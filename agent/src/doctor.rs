@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::stream::{self, StreamExt};
 use hirsel_mesh::seam::{Clock, Disk, World};
-use hirsel_mesh::transport::{knock_tcp, knock_udp};
+use hirsel_mesh::transport::{knock_sizes, knock_tcp, knock_udp};
 use hirsel_model::codec::{decode, encode};
 use hirsel_model::{NodeId, Timestamp, WallTime};
 use hirsel_role::host::GuardState;
@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::admission::VERSION;
-use crate::api::doctor::{Answered, Findings, HostFindings, PeerFindings, Way};
+use crate::api::doctor::{Answered, Findings, HostFindings, PeerFindings, Sizes, Way};
 use crate::shared::Shared;
 
 /// The kind of call by which a node asks another one to look back at it.
@@ -42,6 +42,7 @@ struct Reply {
     version: String,
     tcp: Way,
     udp: Way,
+    sizes: Option<Sizes>,
 }
 
 /// What only the operating system knows of this host: given by whoever started the agent.
@@ -116,7 +117,7 @@ impl Examiner {
             if seen.iter().all(|peer| peer.name != name) {
                 let error = Some(format!("not reached within {} s", MEMBERS_WITHIN.as_secs()));
                 let way = Way { ms: None, error };
-                seen.push(PeerFindings { name, tcp: way.clone(), udp: way, answer: None });
+                seen.push(PeerFindings { name, tcp: way.clone(), udp: way, sizes: None, answer: None });
             }
         }
         seen
@@ -124,8 +125,10 @@ impl Examiner {
 
     async fn look_at(&self, (id, name, addr): (NodeId, String, SocketAddr)) -> PeerFindings {
         let world = &self.shared.world;
-        let (tcp, udp, answer) = tokio::join!(knock_tcp(world, addr), knock_udp(world, addr), self.ask(id));
-        PeerFindings { name, tcp: tcp.into(), udp: udp.into(), answer: Some(answer) }
+        let ways = async { tokio::join!(knock_tcp(world, addr), knock_udp(world, addr), knock_sizes(world, addr)) };
+        let ((tcp, udp, sizes), answer) = tokio::join!(ways, self.ask(id));
+        let sizes = sizes.ok().map(Sizes::from);
+        PeerFindings { name, tcp: tcp.into(), udp: udp.into(), sizes, answer: Some(answer) }
     }
 
     async fn ask(&self, node: NodeId) -> Result<Answered, String> {
@@ -138,7 +141,8 @@ impl Examiner {
         let there = i64::try_from(reply.wall.0).unwrap_or(i64::MAX);
         let here = clock.wall().0.saturating_sub(u64::try_from(back.as_millis()).unwrap_or(0) / 2);
         let offset_ms = there.saturating_sub(i64::try_from(here).unwrap_or(i64::MAX));
-        Ok(Answered { offset_ms, tcp: reply.tcp, udp: reply.udp, version: reply.version })
+        let Reply { tcp, udp, sizes, version, .. } = reply;
+        Ok(Answered { offset_ms, tcp, udp, sizes, version })
     }
 }
 
@@ -159,8 +163,10 @@ pub fn serve(shared: &Arc<Shared>) {
 async fn look_back(shared: &Shared, from: NodeId) -> Result<Vec<u8>, String> {
     let addr = shared.control.state().borrow().spec.nodes.get(&from).map(|node| node.addr);
     let addr = addr.ok_or("the node that asks is no member here")?;
-    let (tcp, udp) = tokio::join!(knock_tcp(&shared.world, addr), knock_udp(&shared.world, addr));
-    let reply = Reply { tcp: tcp.into(), udp: udp.into(), version: VERSION.into(), wall: shared.world.clock.wall() };
+    let world = &shared.world;
+    let (tcp, udp, sizes) = tokio::join!(knock_tcp(world, addr), knock_udp(world, addr), knock_sizes(world, addr));
+    let sizes = sizes.ok().map(Sizes::from);
+    let reply = Reply { tcp: tcp.into(), udp: udp.into(), sizes, version: VERSION.into(), wall: world.clock.wall() };
     Ok(encode(&reply))
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hirsel_tests::cluster::{Cluster, MESH_PORT, array, loopback};
-use hirsel_tests::{cli, power, wait_for};
+use hirsel_tests::{cli, lacks, netns, power, wait_for};
 use serde_json::Value;
 
 /// The checks of this kind and subject.
@@ -33,6 +33,7 @@ fn a_sound_cluster_passes_and_each_node_that_is_lost_is_found_with_what_to_do() 
         for way in [format!("n1 -> {other}"), format!("{other} -> n1")] {
             assert_state(&told, "tcp", &way, "ok");
             assert_state(&told, "udp", &way, "ok");
+            assert_state(&told, "mtu", &way, "ok");
         }
         assert_state(&told, "clock", &format!("n1 -> {other}"), "ok");
     }
@@ -85,4 +86,31 @@ fn a_host_is_looked_at_before_it_joins_without_any_token() {
     assert_state(&told, "udp", &format!("this host -> {nobody}"), "failed");
     let words = cli::hirsel(["doctor", &nobody]);
     assert!(words.stdout.contains("open the mesh's port"), "{}", words.words());
+}
+
+#[test]
+fn a_way_that_carries_less_than_the_interface_sends_is_found_with_what_to_do() {
+    if lacks("root, ip and nft", netns::is_possible()) {
+        return;
+    }
+    let network = netns::Network::new(2);
+    let mut cluster = Cluster::new();
+    for host in 1..=2 {
+        cluster.add_at(network.address(host), network.prefix(host));
+    }
+    cluster.whole();
+    let told = cluster.nodes[0].ask(["doctor"]).data();
+    assert!(checks(&told, "mtu", "n1 -> n2")[0]["value"].as_str().unwrap().contains("packets of 1500 bytes"), "{told}");
+    // The wire in between takes less than both ends believe, and says nothing.
+    network.narrow(2, 1_300);
+    let told = cluster.nodes[0].ask(["doctor"]).data();
+    assert_state(&told, "udp", "n1 -> n2", "ok");
+    assert_state(&told, "mtu", "n1 -> n2", "warning");
+    let found = checks(&told, "mtu", "n1 -> n2")[0];
+    assert!(
+        found["value"].as_str().unwrap().starts_with("packets of 1260 bytes arrive, larger ones are lost"),
+        "{found}"
+    );
+    assert!(found["next"].as_str().unwrap().contains("mtu 1260"), "{found}");
+    assert!(cluster.any().ask(["status"]).data()["leader"].is_string(), "the mesh goes on with what passes");
 }

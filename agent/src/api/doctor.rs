@@ -1,5 +1,6 @@
 //! What `doctor` says: facts about a host and the ways between nodes, each held against a limit, with the next command. Pure.
 
+use hirsel_mesh::transport::{Carried, DATAGRAM_BYTES, HEADERS_BYTES};
 use hirsel_model::WallTime;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -80,6 +81,8 @@ pub struct PeerFindings {
     pub tcp: Way,
     /// UDP there, with a full packet.
     pub udp: Way,
+    /// How large packets may be there.
+    pub sizes: Option<Sizes>,
     /// What the agent there answered; none before joining.
     pub answer: Option<Result<Answered, String>>,
 }
@@ -93,8 +96,28 @@ pub struct Answered {
     pub tcp: Way,
     /// UDP from there to here, with a full packet.
     pub udp: Way,
+    /// How large packets may be from there to here.
+    pub sizes: Option<Sizes>,
     /// The version of the agent there.
     pub version: String,
+}
+
+/// How large packets may be one way, in bytes with all headers of IP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sizes {
+    /// The largest that the host sends in one piece, as far as it knows.
+    pub mtu: Option<u64>,
+    /// The largest that arrived; none if none did.
+    pub arrived: Option<u64>,
+    /// The largest that was tried.
+    pub tried: u64,
+}
+
+impl From<Carried> for Sizes {
+    fn from(Carried { mtu, arrived, tried }: Carried) -> Self {
+        Self { mtu, arrived, tried }
+    }
 }
 
 /// One way: how long there and back takes, or why there is none.
@@ -128,7 +151,7 @@ pub struct Doctor {
 /// One check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Check {
-    /// `clock`, `tcp`, `udp`, `disk`, `space`, `reserve`, `files`, `versions`, `certificate`, `unit`, `guard`, `user`, `port`.
+    /// `clock`, `tcp`, `udp`, `mtu`, `disk`, `space`, `reserve`, `files`, `versions`, `certificate`, `unit`, `guard`, `user`, `port`.
     pub check: String,
     /// What was looked at: this node, or `n1 -> n2`.
     pub subject: String,
@@ -346,10 +369,12 @@ fn ways(me: &str, peer: &PeerFindings, down: bool) -> Vec<Check> {
     };
     let (tcp, udp) = ("answers within 2 s", "a packet of 1200 bytes is answered");
     let mut checks = vec![way("tcp", &there, &peer.tcp, tcp), way("udp", &there, &peer.udp, udp)];
+    checks.extend(peer.sizes.and_then(|sizes| mtu(&there, sizes)));
     match &peer.answer {
         Some(Ok(answered)) => {
             checks.push(way("tcp", &back, &answered.tcp, tcp));
             checks.push(way("udp", &back, &answered.udp, udp));
+            checks.extend(answered.sizes.and_then(|sizes| mtu(&back, sizes)));
             let apart = answered.offset_ms.unsigned_abs();
             checks.push(check(
                 "clock",
@@ -366,6 +391,36 @@ fn ways(me: &str, peer: &PeerFindings, down: bool) -> Vec<Check> {
         None => {}
     }
     checks
+}
+
+/// Whether what one host sends in one piece arrives at the other; none where nothing does, for that is told already.
+fn mtu(subject: &str, Sizes { mtu, arrived, tried }: Sizes) -> Option<Check> {
+    let least = DATAGRAM_BYTES as u64 + HEADERS_BYTES;
+    let sends =
+        mtu.map_or("what this host sends is not known".to_string(), |mtu| format!("this host sends up to {mtu}"));
+    if mtu.is_some_and(|mtu| mtu < least) {
+        let next = format!("ip link set dev INTERFACE mtu 1500 (at least {least})");
+        let limit = format!("at least {least} bytes: no agent is heard below");
+        return Some(check("mtu", subject, Grade::Failed, sends, &limit, &next));
+    }
+    let arrived = arrived?;
+    let limit = format!("as large as it is sent: packets of {tried} bytes were tried");
+    if arrived >= tried {
+        return Some(check(
+            "mtu",
+            subject,
+            Grade::Ok,
+            format!("packets of {arrived} bytes arrive; {sends}"),
+            &limit,
+            "",
+        ));
+    }
+    let next = format!(
+        "on both hosts: ip link set dev INTERFACE mtu {arrived}; or let ICMP \"fragmentation needed\" (IPv6: \"packet too big\") pass \
+         between them"
+    );
+    let value = format!("packets of {arrived} bytes arrive, larger ones are lost; {sends}");
+    Some(check("mtu", subject, Grade::Warning, value, &limit, &next))
 }
 
 fn versions(sight: &Sight, found: &Findings) -> Check {
@@ -387,7 +442,8 @@ mod tests {
     /// All is well: one peer that answers.
     pub(crate) fn good() -> Findings {
         let way = Way { ms: Some(1), error: None };
-        let answered = Answered { offset_ms: -3, tcp: way.clone(), udp: way.clone(), version: "0.1.0".into() };
+        let sizes = Some(Sizes { mtu: Some(1_500), arrived: Some(1_500), tried: 1_500 });
+        let answered = Answered { offset_ms: -3, tcp: way.clone(), udp: way.clone(), sizes, version: "0.1.0".into() };
         Findings {
             host: HostFindings {
                 sync: Some(Ok((2, 9))),
@@ -402,7 +458,13 @@ mod tests {
                 port_taken: None,
             },
             certificate_ends: Some(NOON.0 / 1000 + 29 * 86_400),
-            peers: vec![PeerFindings { name: "n2".into(), tcp: way.clone(), udp: way, answer: Some(Ok(answered)) }],
+            peers: vec![PeerFindings {
+                name: "n2".into(),
+                tcp: way.clone(),
+                udp: way,
+                sizes,
+                answer: Some(Ok(answered)),
+            }],
         }
     }
 
@@ -445,6 +507,13 @@ mod tests {
         one(|found| found.certificate_ends = Some(NOON.0 / 1000 - 1), "certificate", "failed");
         one(|found| found.peers[0].udp = Way { ms: None, error: Some("no answer".into()) }, "udp", "failed");
         one(|found| found.peers[0].answer = Some(Err("no connection".into())), "agent", "failed");
+        let sizes = |mtu, arrived| Some(Sizes { mtu: Some(mtu), arrived, tried: mtu });
+        let (_, wrong) = of(|found| found.peers[0].sizes = sizes(9_000, Some(1_500)));
+        assert_eq!((wrong[0].check.as_str(), wrong[0].state.as_str()), ("mtu", "warning"));
+        assert_eq!(wrong[0].value, "packets of 1500 bytes arrive, larger ones are lost; this host sends up to 9000");
+        let (_, wrong) = of(|found| found.peers[0].sizes = sizes(1_000, None));
+        assert_eq!((wrong[0].check.as_str(), wrong[0].state.as_str()), ("mtu", "failed"));
+        assert!(of(|found| found.peers[0].sizes = sizes(1_500, None)).1.is_empty(), "UDP is told by itself");
         let answered = |found: &mut Findings, alter: fn(&mut Answered)| {
             if let Some(Ok(answered)) = &mut found.peers[0].answer {
                 alter(answered);

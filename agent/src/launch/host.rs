@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hirsel_mesh::seam::World;
 use hirsel_mesh::seam::real;
-use hirsel_mesh::transport::{knock_tcp, knock_udp};
+use hirsel_mesh::transport::{knock_sizes, knock_tcp, knock_udp};
 
 use crate::api::doctor::{Doctor, Findings, HostFindings, PeerFindings, User, before_joining};
 use crate::api::error::{ApiError, Code};
@@ -47,8 +47,9 @@ pub async fn before(seed: &str, data: Option<PathBuf>) -> Result<Doctor, ApiErro
         None => time_writes(&world).await,
         Some(error) => Err(error),
     };
-    let (tcp, udp) = tokio::join!(knock_tcp(&world, seed), knock_udp(&world, seed));
-    let peer = PeerFindings { name: seed.to_string(), tcp: tcp.into(), udp: udp.into(), answer: None };
+    let (tcp, udp, sizes) = tokio::join!(knock_tcp(&world, seed), knock_udp(&world, seed), knock_sizes(&world, seed));
+    let sizes = sizes.ok().map(Into::into);
+    let peer = PeerFindings { name: seed.to_string(), tcp: tcp.into(), udp: udp.into(), sizes, answer: None };
     let host = HostFindings {
         sync: Some(sync),
         space: space(&existing),

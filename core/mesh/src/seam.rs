@@ -50,6 +50,12 @@ pub trait Net: Send + Sync + fmt::Debug {
     fn listen(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>>;
     /// A TCP connection, without delay (Nagle off).
     fn connect(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>>;
+    /// Largest IP packet that is sent towards `addr` in one piece, as far as this host knows: the interface's MTU, or what a router on
+    /// the way said. None where nobody knows.
+    fn mtu(&self, addr: SocketAddr) -> Option<u64> {
+        let _ = addr;
+        None
+    }
 }
 
 /// The data folder of an agent. Paths are relative to it, with `/`; they never leave it.

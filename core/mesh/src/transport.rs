@@ -39,7 +39,7 @@ mod tls;
 
 pub use call::BODY_BYTES_MAX;
 pub use join::{JoinError, connect_https, join_request};
-pub use knock::{DATAGRAM_BYTES, knock_tcp, knock_udp};
+pub use knock::{Carried, DATAGRAM_BYTES, HEADERS_BYTES, knock_sizes, knock_tcp, knock_udp};
 pub use ping::PING_INTERVAL;
 
 /// Reads the beginning of a call ([`crate::decoders`]).

@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use hirsel_model::{Timestamp, WallTime};
 use quinn::Runtime;
 use ring::rand::{SecureRandom, SystemRandom};
+use rustix::net::sockopt;
 use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -88,6 +89,14 @@ impl Net for OsNet {
 
     fn connect(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>> {
         async move { Ok(Box::new(tuned(TcpStream::connect(addr).await?)) as BoxStream) }.boxed()
+    }
+
+    fn mtu(&self, addr: SocketAddr) -> Option<u64> {
+        let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP)).ok()?;
+        // Sends nothing: only the route is looked up.
+        socket.connect(&addr.into()).ok()?;
+        let mtu = if addr.is_ipv4() { sockopt::ip_mtu(&socket) } else { sockopt::ipv6_mtu(&socket) };
+        mtu.ok().map(u64::from)
     }
 }
 

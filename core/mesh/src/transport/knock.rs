@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use quinn::AsyncUdpSocket;
 use quinn::udp::{RecvMeta, Transmit};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::seam::World;
 
@@ -58,6 +58,72 @@ pub async fn knock_udp(world: &World, addr: SocketAddr) -> io::Result<Duration> 
     Err(late(ANSWER_WITHIN * TRIES as u32))
 }
 
+/// Payloads that are tried beyond [`DATAGRAM_BYTES`], as they fill packets on ways that are known to be narrow (IPv6's least, tunnels,
+/// overlays), on Ethernet, and where jumbo frames are sent. IPv6 has 20 bytes less of each.
+const PAYLOADS: [usize; 8] = [1_200, 1_232, 1_372, 1_392, 1_422, 1_472, 8_873, 8_972];
+/// Bytes of an IPv4 and a UDP header.
+pub const HEADERS_BYTES: u64 = 28;
+/// What is not answered by then is too large, or was lost: it is sent again.
+const PAYLOAD_WITHIN: Duration = Duration::from_millis(250);
+
+/// The largest packet that is known to be sent in one piece towards somebody, and the largest that arrived there. Lengths count the IP
+/// header. Nothing is fragmented on the way: our sockets forbid it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// As far as this host knows; none where it does not.
+    pub mtu: Option<u64>,
+    /// What was answered of the sizes that were tried; none if nothing was.
+    pub arrived: Option<u64>,
+    /// The largest that was tried within `mtu`.
+    pub tried: u64,
+}
+
+/// Sends full QUIC packets of several sizes to `addr`, and says which arrive.
+///
+/// # Errors
+/// When there is no socket to send from.
+pub async fn knock_sizes(world: &World, addr: SocketAddr) -> io::Result<Carried> {
+    let any: IpAddr = if addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let less = if addr.is_ipv4() { 0 } else { 20 };
+    let mtu = world.net.mtu(addr);
+    let fits = |payload: &usize| mtu.is_none_or(|mtu| *payload as u64 + HEADERS_BYTES <= mtu);
+    let mut sizes: Vec<usize> = PAYLOADS.iter().copied().filter(fits).collect();
+    sizes.sort_unstable();
+    let tried = sizes.last().map_or(0, |payload| *payload as u64 + HEADERS_BYTES);
+    let socket = world.net.udp(SocketAddr::new(any, 0)).await?;
+    let mut seed = [0; ID_BYTES];
+    world.chance.fill(&mut seed);
+    // Each size has an id of its own, which the answer repeats.
+    let mut waiting: Vec<(usize, [u8; ID_BYTES])> =
+        (0_u8..).zip(sizes).map(|(n, size)| (size, id_of(seed, n))).collect();
+    let mut arrived = None;
+    for _ in 0..TRIES {
+        for (size, id) in &waiting {
+            let mut packet = packet(id);
+            packet.resize(size - less, 0);
+            send(&socket, addr, &packet).await?;
+        }
+        let deadline = Instant::now() + PAYLOAD_WITHIN;
+        while let Ok(answered) = timeout_at(deadline, answer_to(&socket, &waiting)).await {
+            let size = answered?;
+            waiting.retain(|(other, _)| *other > size);
+            arrived = arrived.max(Some(size as u64 + HEADERS_BYTES));
+            if waiting.is_empty() {
+                break;
+            }
+        }
+        if waiting.is_empty() {
+            break;
+        }
+    }
+    Ok(Carried { mtu, arrived, tried })
+}
+
+fn id_of(mut seed: [u8; ID_BYTES], number: u8) -> [u8; ID_BYTES] {
+    seed[0] = number;
+    seed
+}
+
 fn late(within: Duration) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} ms", within.as_millis()))
 }
@@ -100,6 +166,11 @@ async fn send(socket: &Arc<dyn AsyncUdpSocket>, addr: SocketAddr, packet: &[u8])
 }
 
 async fn answer(socket: &Arc<dyn AsyncUdpSocket>, id: &[u8; ID_BYTES]) -> io::Result<()> {
+    answer_to(socket, &[(DATAGRAM_BYTES, *id)]).await.map(drop)
+}
+
+/// Which of those is answered first.
+async fn answer_to(socket: &Arc<dyn AsyncUdpSocket>, ids: &[(usize, [u8; ID_BYTES])]) -> io::Result<usize> {
     let mut buffer = vec![0; 65_535];
     loop {
         let mut meta = [RecvMeta::default()];
@@ -109,8 +180,8 @@ async fn answer(socket: &Arc<dyn AsyncUdpSocket>, id: &[u8; ID_BYTES]) -> io::Re
         });
         let count = received.await?;
         let length = if count > 0 { meta[0].len.min(buffer.len()) } else { 0 };
-        if is_answer(&buffer[..length], id) {
-            return Ok(());
+        if let Some((size, _)) = ids.iter().find(|(_, id)| is_answer(&buffer[..length], id)) {
+            return Ok(*size);
         }
     }
 }

@@ -12,7 +12,7 @@ use hirsel_mesh::seam::BoxStream;
 use hirsel_mesh::transport::Transport;
 use hirsel_model::book::Granted;
 use hirsel_model::codec::{decode, encode};
-use hirsel_model::grant::{Grant, grantable};
+use hirsel_model::grant::Grant;
 use hirsel_model::{InstanceId, NodeId};
 use hirsel_role::Doors;
 
@@ -55,7 +55,7 @@ async fn lease(shared: &Shared, desk: &Desk, from: NodeId, body: &[u8]) -> Resul
     if !asked_in.mine {
         return Err("this node does not lead".into());
     }
-    let asks_much = !grantable(&shared.control.state().borrow(), from).is_empty();
+    let asks_much = desk.book().has_to_grant(&shared.control.state().borrow(), from);
     let leads = asks_much && shared.control.lead_barrier(asked_in.term, CONFIRM_WITHIN).await.is_ok();
     let leadership = leadership.borrow().clone();
     // Deposed and elected again, it would have to be confirmed again.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::control::ControlState;
-use crate::grant::{GRANT_OVER, Grant, LEASE, grantable};
+use crate::grant::{GRANT_OVER, Grant, LEASE, Shares};
 use crate::id::*;
 use crate::plan::Phase;
 use crate::report::{NodeReport, RoleFacts};
@@ -33,6 +33,8 @@ pub struct Book {
     losses: Vec<(Timestamp, NodeId)>,
     /// Verdicts that were seen already; none before the first look.
     judged: Option<BTreeMap<NodeId, Generation>>,
+    /// What may be granted by the state looked at last.
+    shares: Shares,
     /// When each exclusive instance was last granted.
     granted: BTreeMap<InstanceId, Timestamp>,
     /// Since when somebody is known to refuse promises for an instance that left the plan.
@@ -107,14 +109,20 @@ impl Book {
             unhealthy: BTreeMap::new(),
             losses: Vec::new(),
             judged: None,
+            shares: Shares::default(),
             granted: BTreeMap::new(),
             refused: BTreeMap::new(),
         }
     }
 
+    /// Whether there is anything to grant to `node`.
+    pub fn has_to_grant(&mut self, state: &ControlState, node: NodeId) -> bool {
+        self.shares.of(state, node).is_some()
+    }
+
     /// Grants `node` what the plan gives it, and takes that down.
     pub fn grant(&mut self, state: &ControlState, node: NodeId, now: Timestamp) -> Grant {
-        let covers = grantable(state, node);
+        let covers = self.shares.of(state, node).cloned().unwrap_or_default();
         self.granted.extend(covers.iter().map(|id| (id.clone(), now)));
         Grant { tag: state.cluster.tag.clone(), term: self.term, generation: state.plan.generation, covers }
     }

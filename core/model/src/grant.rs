@@ -55,7 +55,7 @@
 
 mod holdings;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -94,6 +94,30 @@ pub struct Grant {
 pub fn grantable(state: &ControlState, node: NodeId) -> BTreeSet<InstanceId> {
     let mine = state.plan.instances.iter().filter(|(_, assigned)| assigned.exclusive && assigned.node == node);
     mine.map(|(id, _)| id.clone()).collect()
+}
+
+/// [`grantable`] for every node, looked up once per state: there are tens of thousands of instances, and each node asks several times
+/// a second.
+#[derive(Clone, Debug, Default)]
+pub struct Shares {
+    /// The state they were looked up in. Nothing in a state changes without an entry of the log.
+    of: Option<(Tag, LogIndex, Generation)>,
+    nodes: BTreeMap<NodeId, BTreeSet<InstanceId>>,
+}
+
+impl Shares {
+    /// What `node` may be granted by the plan in force in `state`; none when that is nothing.
+    pub fn of(&mut self, state: &ControlState, node: NodeId) -> Option<&BTreeSet<InstanceId>> {
+        let of = (&state.cluster.tag, state.applied, state.plan.generation);
+        if self.of.as_ref().is_none_or(|known| (&known.0, known.1, known.2) != of) {
+            self.of = Some((of.0.clone(), of.1, of.2));
+            self.nodes.clear();
+            for (id, assigned) in state.plan.instances.iter().filter(|(_, assigned)| assigned.exclusive) {
+                self.nodes.entry(assigned.node).or_default().insert(id.clone());
+            }
+        }
+        self.nodes.get(&node)
+    }
 }
 
 /// Whether the plan in force gives the exclusive instance to `node`.
@@ -273,5 +297,24 @@ mod tests {
         assert_eq!(held.until(&one, Timestamp(12_600)), Some(Timestamp(13_050)));
         held.answered(&anew, me, (&one, NodeId(3)), Ok(()), Timestamp(12_600), Timestamp(12_700));
         assert_eq!(held.until(&one, Timestamp(12_700)), Some(Timestamp(14_500)));
+    }
+
+    #[test]
+    fn shares_are_those_of_the_state_they_are_asked_for() {
+        let mut state = samples::cluster(3);
+        let mut shares = Shares::default();
+        let placed = |node, exclusive| InstanceAssignment { exclusive, ..samples::place(node, 1) };
+        for (id, node, exclusive) in [("shop/one/1", 1, true), ("shop/web/2", 1, false), ("shop/two/3", 2, true)] {
+            state.plan.instances.insert(instance(id), placed(node, exclusive));
+        }
+        state.applied = state.applied.next();
+        for node in [1, 2, 3].map(NodeId) {
+            assert_eq!(shares.of(&state, node).cloned().unwrap_or_default(), grantable(&state, node), "{node}");
+        }
+        state.plan.instances.insert(instance("shop/one/1"), placed(3, true));
+        state.applied = state.applied.next();
+        for node in [1, 2, 3].map(NodeId) {
+            assert_eq!(shares.of(&state, node).cloned().unwrap_or_default(), grantable(&state, node), "{node}");
+        }
     }
 }

@@ -45,7 +45,7 @@ impl Serf {
     fn with_status(&self, asked: usize, status: &str) -> usize {
         let (status, rpc) = (format!("-status={status}"), format!("-rpc-addr={}", self.at(asked, 7373)));
         let output = Command::new("serf").args(["members", &status, &rpc]).output();
-        output.map_or(0, |output| String::from_utf8_lossy(&output.stdout).lines().count())
+        output.map_or(0, |output| lines(&output.stdout))
     }
 
     /// Kills an agent, and tells when another one calls it failed. The killed one comes back.
@@ -67,6 +67,11 @@ impl Serf {
     pub fn pids(&self) -> Vec<u32> {
         self.agents.iter().map(Child::id).collect()
     }
+}
+
+/// It ends an empty list with an empty line.
+fn lines(bytes: &[u8]) -> usize {
+    String::from_utf8_lossy(bytes).lines().filter(|line| !line.trim().is_empty()).count()
 }
 
 impl Drop for Serf {

@@ -500,12 +500,14 @@ impl Inner {
     /// Where to send proposals: whom this replica heard within the lease, else what it was told.
     pub fn known_leader(&self) -> Option<NodeId> {
         let leader = self.standing.borrow().leader;
-        let fresh = leader == Some(self.me) || self.hears_leader();
-        leader.filter(|_| fresh).or(lock(&self.hint).0)
+        leader.filter(|leader| self.follows(*leader)).or(lock(&self.hint).0)
     }
 
-    /// Whether a leader was heard within the lease.
-    pub(super) fn hears_leader(&self) -> bool {
+    /// Whether this leader, which the engine names, was heard within the lease; or a majority, where this replica leads.
+    pub(super) fn follows(&self, leader: NodeId) -> bool {
+        if leader == self.me {
+            return self.standing.borrow().mine;
+        }
         self.heard_ago().is_some_and(|ago| ago < LEASE)
     }
 

@@ -175,6 +175,10 @@ impl Inner {
         if let Some(words) = self.stopped() {
             return Offered::Stopped(words);
         }
+        // A leader that no majority hears would keep it in its log, where it may yet come true or not.
+        if !self.standing.borrow().mine {
+            return Offered::NotTaken(None);
+        }
         let raft = self.raft();
         let write = timeout(TRY_WITHIN, raft.client_write(command));
         let written = tokio::select! {
@@ -253,7 +257,7 @@ impl Inner {
     /// Whom to name to others that ask for the leader. The engine names the last one it knew, which may be long dead: a proposal that is
     /// handed to it leaves a doubt.
     fn hint_at(&self, leader: Option<u64>) -> Option<u64> {
-        leader.filter(|leader| NodeId(*leader) == self.me || self.hears_leader())
+        leader.filter(|leader| self.follows(NodeId(*leader)))
     }
 
     /// Until the next try is worth it: a while, or until another leader shows up.

@@ -286,6 +286,17 @@ async fn while_most_voters_are_silent_nothing_is_handed_to_the_one_that_led() {
     let asked = cluster.members[&others[2]].group.propose("nobody".into(), Duration::from_secs(5)).await;
     assert_eq!(asked, Err(ProposeError::NoLeader), "no doubt is left: nobody was given it");
     cluster.wires.heal();
+    // The same when the one that led is among those that are left.
+    cluster.write(others[2].0, "between").await;
+    let leader = cluster.leader().await;
+    let others: Vec<NodeId> = cluster.members.keys().copied().filter(|node| *node != leader).collect();
+    others[..3].iter().for_each(|silent| cluster.wires.isolate(*silent));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    for asked in [leader, others[3]] {
+        let asked = cluster.members[&asked].group.propose("nobody".into(), Duration::from_secs(5)).await;
+        assert_eq!(asked, Err(ProposeError::NoLeader), "nobody was given it");
+    }
+    cluster.wires.heal();
     cluster.write(others[2].0, "somebody").await;
 }
 

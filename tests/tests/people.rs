@@ -32,7 +32,12 @@ impl Person {
     }
 
     fn logs_in(&self, at: &str, token: &str) -> Ran {
-        self.asks(&["login", at, "--token", token])
+        // A node that did not give it out hears of a token a moment later.
+        let (ran, _) = wait_for("the node knows the token", SOON, || {
+            let ran = self.asks(&["login", at, "--token", token]);
+            if ran.words().contains("does not know the token") { Err(ran.words()) } else { Ok(ran) }
+        });
+        ran
     }
 }
 

@@ -133,7 +133,8 @@ fn a_token_of_a_short_life_is_refused_by_name_when_it_is_over() {
 fn another_cluster_is_not_believed() {
     let (cluster, other) = (Cluster::start(1), Cluster::start(1));
     let (_, word) = token(&other, &["--admin"]);
-    let ran = Person::new().logs_in(&cluster.nodes[0].addr(MESH_PORT).to_string(), &word);
+    let at = cluster.nodes[0].addr(MESH_PORT).to_string();
+    let ran = Person::new().asks(&["login", &at, "--token", &word]);
     assert!(ran.code.is_some_and(|code| code != 0), "{ran:?}");
     let said = ran.error()["message"].to_string();
     assert!(said.contains("cluster"), "{said}");

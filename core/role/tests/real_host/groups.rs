@@ -62,9 +62,11 @@ pub async fn a_program_in_a_group_ends_whole_whatever_it_does_to_hide(mut on: Fi
     let spec = stays_until("shop/one/2", after(Duration::from_secs(4)), text);
     on.host.start(spec.clone()).await.unwrap();
     let (group, stray) = (group_of(on.pid(&spec.id).await).unwrap(), told(&on, &spec.id, "o stray").await);
-    signal(shim_of(&on, &spec.id).await, Signal::STOP);
+    let shim = shim_of(&on, &spec.id).await;
+    signal(shim, Signal::STOP);
     eventually("the group is gone", async || !group.exists()).await;
     assert!(!runs(stray));
+    eventually("the shim that stands still is gone too", async || !runs(shim)).await;
 
     // And by its shim, when the program ends by itself: nothing is left of the groups.
     let spec = stays_until("shop/one/3", after(LONG), "mkdir -p work; exit 7");

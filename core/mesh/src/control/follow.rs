@@ -142,8 +142,9 @@ async fn follow(shared: &Shared, source: NodeId) -> Result<(), Left> {
         let frame = timeout(STALE_AFTER, frame::read(&mut stream)).await.map_err(|_| Left::Silent)??;
         match frame {
             Frame::Beat(beat) => {
-                let stale = beat.stale_ms.is_none_or(|ms| Duration::from_millis(ms) > STALE_AFTER);
-                shared.group.hint(beat.leader.filter(|_| !stale), beat.voters.clone());
+                let heard_ago = beat.stale_ms.map(Duration::from_millis);
+                let stale = heard_ago.is_none_or(|ago| ago > STALE_AFTER);
+                shared.group.hint(beat.leader.zip(heard_ago), beat.voters.clone());
                 leave_at = stale.then_some(beat.applied);
                 shared.beat.send_replace(Some((beat, Instant::now())));
                 if !stale && shared.has_leader_itself(STALE_AFTER / 2) {

@@ -52,6 +52,9 @@ const CAUGHT_UP_WITHIN: u64 = 64;
 const LEARNER_HEARD_WITHIN: Duration = Duration::from_secs(1);
 /// One change of the membership takes at most this long to commit; then it goes on by itself and the next step looks again.
 const STEP_WITHIN: Duration = Duration::from_secs(2);
+/// A leader that others told of is asked for this long after they heard it. A proposal handed to one that is gone by then leaves its
+/// proposer in doubt, while asking the voters who leads costs a round trip.
+const HINT_FOR: Duration = Duration::from_secs(2);
 /// How often is looked at what changes by time alone (a lease that runs out).
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A voter that heard its leader this lately has no reason to ask itself whether to stand for election: that is decided from the
@@ -116,6 +119,14 @@ pub struct Standing {
     pub place: Place,
 }
 
+/// What others told of the group.
+#[derive(Debug, Default)]
+struct Hint {
+    /// Who leads, and until when that is taken for true.
+    leader: Option<(NodeId, Instant)>,
+    voters: BTreeSet<NodeId>,
+}
+
 /// One replica. All copies of the handle are the same replica.
 #[derive(Clone)]
 pub struct Group {
@@ -139,7 +150,7 @@ pub(super) struct Inner {
     pub arrivals: Arrivals,
     pub busy: Semaphore,
     pub standing: watch::Sender<Standing>,
-    hint: Mutex<(Option<NodeId>, BTreeSet<NodeId>)>,
+    hint: Mutex<Hint>,
     pub(super) stopped: watch::Sender<Option<String>>,
     pub(super) heard: Mutex<Option<Instant>>,
     /// It leads, and no majority obeys it any more.
@@ -251,9 +262,12 @@ impl Group {
         self.inner.heard_ago()
     }
 
-    /// Tells where to send proposals when the replica itself does not hear a leader.
-    pub fn hint(&self, leader: Option<NodeId>, voters: BTreeSet<NodeId>) {
-        *lock(&self.inner.hint) = (leader, voters);
+    /// Tells where to send proposals when the replica itself does not hear a leader: to who led this long ago, as far as the teller
+    /// knows, or to one of these voters.
+    pub fn hint(&self, leader: Option<(NodeId, Duration)>, voters: BTreeSet<NodeId>) {
+        let leader = leader.and_then(|(leader, ago)| Some((leader, HINT_FOR.checked_sub(ago)?)));
+        let leader = leader.map(|(leader, left)| (leader, Instant::now() + left));
+        *lock(&self.inner.hint) = Hint { leader, voters };
     }
 
     /// The place of every member, as the leader knows it; empty elsewhere.
@@ -497,10 +511,10 @@ impl Inner {
         self.raft().server_metrics().borrow_watched().state == ServerState::Leader
     }
 
-    /// Where to send proposals: whom this replica heard within the lease, else what it was told.
+    /// Where to send proposals: whom this replica heard within the lease, else what it was told lately.
     pub fn known_leader(&self) -> Option<NodeId> {
-        let leader = self.standing.borrow().leader;
-        leader.filter(|leader| self.follows(*leader)).or(lock(&self.hint).0)
+        let heard = self.standing.borrow().leader.filter(|leader| self.follows(*leader));
+        heard.or_else(|| lock(&self.hint).leader.filter(|(_, until)| Instant::now() < *until).map(|(leader, _)| leader))
     }
 
     /// Whether this leader, which the engine names, was heard within the lease; or a majority, where this replica leads.
@@ -513,7 +527,7 @@ impl Inner {
 
     pub fn known_voters(&self) -> BTreeSet<NodeId> {
         let mut voters = self.standing.borrow().voters.clone();
-        voters.extend(&lock(&self.hint).1);
+        voters.extend(&lock(&self.hint).voters);
         voters
     }
 

@@ -282,6 +282,8 @@ async fn while_most_voters_are_silent_nothing_is_handed_to_the_one_that_led() {
     for silent in [leader, others[0], others[1]] {
         cluster.wires.isolate(silent);
     }
+    // What another node told just before is not true for ever.
+    cluster.members[&others[2]].group.hint(Some((leader, Duration::ZERO)), others.iter().copied().collect());
     tokio::time::sleep(Duration::from_secs(10)).await;
     let asked = cluster.members[&others[2]].group.propose("nobody".into(), Duration::from_secs(5)).await;
     assert_eq!(asked, Err(ProposeError::NoLeader), "no doubt is left: nobody was given it");

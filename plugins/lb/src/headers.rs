@@ -15,6 +15,20 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
+/// Lines that speak to the next hop alone (RFC 9110, section 7.6.1, and those that older programs send). What a proxy is told to do
+/// before it answers (`Expect`), and who it is told to be towards whom, ends here as well.
+static FOR_ONE_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    EXPECT,
+    PROXY_AUTHORIZATION,
+    PROXY_AUTHENTICATE,
+];
+
 /// Longest host name with port: 253 octets of name (RFC 1035), colon, five digits, and a final dot.
 const HOST_BYTES_MAX: usize = 260;
 
@@ -101,8 +115,6 @@ pub fn prepare_request(parts: &mut Parts, client: &ClientLines, upgrade: Option<
     parts.headers.reserve(LINES_ADDED);
     strip(&mut parts.headers);
     let headers = &mut parts.headers;
-    headers.remove(EXPECT);
-    headers.remove(PROXY_AUTHORIZATION);
     append(headers, X_FORWARDED_FOR, &client.forwarded_for);
     append(headers, FORWARDED, &client.forwarded);
     append(headers, VIA, &HeaderValue::from_static("1.1 hirsel"));
@@ -122,7 +134,6 @@ pub fn prepare_request(parts: &mut Parts, client: &ClientLines, upgrade: Option<
 /// Makes the head of an instance's answer fit to be sent to a client.
 pub fn prepare_answer(headers: &mut HeaderMap, upgrade: Option<HeaderValue>) {
     strip(headers);
-    headers.remove(PROXY_AUTHENTICATE);
     append(headers, VIA, &HeaderValue::from_static("1.1 hirsel"));
     if let Some(protocol) = upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -139,6 +150,10 @@ pub fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
 
 /// Takes out what is meant for one hop only, named in `Connection` or by itself.
 fn strip(headers: &mut HeaderMap) {
+    // Most heads have nothing of the kind: one look along them costs less than a search for each name.
+    if !headers.keys().any(is_for_one_hop) {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
@@ -151,11 +166,14 @@ fn strip(headers: &mut HeaderMap) {
         for name in named {
             headers.remove(name);
         }
-        headers.remove(CONNECTION);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
+    for name in &FOR_ONE_HOP {
         headers.remove(name);
     }
+}
+
+fn is_for_one_hop(name: &HeaderName) -> bool {
+    FOR_ONE_HOP.contains(name)
 }
 
 fn tokens(line: &HeaderValue) -> impl Iterator<Item = &str> {

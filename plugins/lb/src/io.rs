@@ -3,6 +3,7 @@
 //! The gauge lets one sweep over all connections find those that stand still ([`crate::client`], [`crate::upstream`]), so that no
 //! request needs a timer of its own.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -108,6 +109,11 @@ impl Gauge {
     }
 }
 
+thread_local! {
+    /// Where short pieces are put together; of each thread, so that it is neither cleared nor allocated for each answer.
+    static PIECE: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(PIECED_BYTES_MAX));
+}
+
 /// A stream with a gauge.
 pub struct Gauged {
     stream: BoxStream,
@@ -150,12 +156,11 @@ impl AsyncWrite for Gauged {
         let bytes: usize = bufs.iter().map(|buf| buf.len()).sum();
         let result = if bytes <= PIECED_BYTES_MAX {
             // One short piece costs the kernel less than a list of two, the copy included.
-            let (mut whole, mut at) = ([0; PIECED_BYTES_MAX], 0);
-            for buf in bufs {
-                whole[at..at + buf.len()].copy_from_slice(buf);
-                at += buf.len();
-            }
-            Pin::new(&mut self.stream).poll_write(cx, &whole[..bytes])
+            PIECE.with_borrow_mut(|piece| {
+                piece.clear();
+                bufs.iter().for_each(|buf| piece.extend_from_slice(buf));
+                Pin::new(&mut self.stream).poll_write(cx, piece)
+            })
         } else {
             Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
         };

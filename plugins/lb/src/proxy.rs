@@ -154,8 +154,8 @@ impl Proxy {
         let Some(reserved) = length.and_then(|length| self.budget.reserve(length)) else {
             return Some(OutboundBody::Passing(incoming));
         };
-        // The timer is only set if not all of it is there already.
-        let whole = tokio::time::timeout(BODY_WITHIN, incoming.collect()).await.ok()?.ok()?;
+        // The timer is only set if not all of it is there already. Apart, so that requests without a body carry no room for it.
+        let whole = Box::pin(tokio::time::timeout(BODY_WITHIN, incoming.collect())).await.ok()?.ok()?;
         Some(OutboundBody::Whole(whole.to_bytes(), reserved))
     }
 
@@ -178,7 +178,7 @@ impl Proxy {
                     continue;
                 }
                 let until = *give_up_at.get_or_insert_with(|| self.now() + PATIENCE);
-                if !self.wait_for_instance(until).await {
+                if !Box::pin(self.wait_for_instance(until)).await {
                     return Err(pages::no_instance(ServiceName(service)));
                 }
                 tried.clear();
@@ -249,7 +249,8 @@ impl Proxy {
         let idle_max = if is_idempotent(&outbound.head.method) { IDLE_FOR_MAX } else { FRESH_FOR };
         let mut upstream = match instance.pool.take(begun, idle_max) {
             Some(upstream) => upstream,
-            None => self.connect(instance, way).await.map_err(|error| {
+            // Rare and large: most requests need no room for it.
+            None => Box::pin(self.connect(instance, way)).await.map_err(|error| {
                 debug!(instance = %instance.id, %error, "no connection");
                 Failed { failure: Failure::NotWritten, reused: false }
             })?,

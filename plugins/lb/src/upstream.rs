@@ -134,8 +134,9 @@ pub struct Upstream {
 }
 
 /// How a turn of polling came out.
-enum Turn<T> {
-    Ready(T),
+enum Turn {
+    /// What was waited for is out.
+    Ready,
     /// Something moved: another turn may bring it.
     Again,
     Still,
@@ -163,7 +164,7 @@ impl Upstream {
     pub fn settle(&mut self) -> bool {
         // Nobody is to be woken for an idle connection: it is looked at when it is taken.
         self.pulse.gauge.driven_by_nobody();
-        let _ = self.turn::<()>(&mut |_| Poll::Pending);
+        self.turn(&mut |_| false);
         !self.ended && self.sender.is_ready()
     }
 
@@ -189,7 +190,7 @@ impl Upstream {
                     return Poll::Ready(Err((Failure::Lost, None)));
                 }
             }
-            match self.poll_with(cx, &mut |cx| answer.as_mut().poll(cx)) {
+            match self.poll_with(cx, |cx| answer.as_mut().poll(cx)) {
                 Poll::Ready(answer) => Poll::Ready(answer.map_err(|mut error| {
                     let failure = match error.error() {
                         error if error.is_parse() => Failure::Garbled,
@@ -222,14 +223,20 @@ impl Upstream {
         incoming: &mut Incoming,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        self.poll_with(cx, &mut |cx| Pin::new(&mut *incoming).poll_frame(cx))
+        self.poll_with(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx))
     }
 
     /// Polls `what` comes out of the connection together with the connection, until neither moves the other.
-    fn poll_with<T>(&mut self, cx: &mut Context<'_>, what: &mut dyn FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+    fn poll_with<T>(&mut self, cx: &mut Context<'_>, mut what: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        // What comes out is large, and put aside once, not handed from turn to turn.
+        let mut out = Poll::Pending;
+        let mut is_out = |cx: &mut Context<'_>| {
+            out = what(cx);
+            out.is_ready()
+        };
         for _ in 0..TURNS_MAX {
-            match self.turn(what) {
-                Turn::Ready(value) => return Poll::Ready(value),
+            match self.turn(&mut is_out) {
+                Turn::Ready => return out,
                 Turn::Still => return Poll::Pending,
                 Turn::Again => {}
             }
@@ -239,19 +246,19 @@ impl Upstream {
     }
 
     /// One turn: what comes out asks first, so that the connection reads for it, and then takes what was read.
-    fn turn<T>(&mut self, what: &mut dyn FnMut(&mut Context<'_>) -> Poll<T>) -> Turn<T> {
+    fn turn(&mut self, is_out: &mut dyn FnMut(&mut Context<'_>) -> bool) -> Turn {
         let gauge = &self.pulse.gauge;
         let mut cx = Context::from_waker(&self.waker);
         gauge.begin_turn();
-        let mut result = what(&mut cx);
-        if result.is_pending() && !self.ended {
+        let mut ready = is_out(&mut cx);
+        if !ready && !self.ended {
             self.ended = self.connection.poll_without_shutdown(&mut cx).is_ready();
-            result = what(&mut cx);
+            ready = is_out(&mut cx);
         }
-        match (result, gauge.end_turn()) {
-            (Poll::Ready(value), _) => Turn::Ready(value),
-            (Poll::Pending, true) => Turn::Again,
-            (Poll::Pending, false) => Turn::Still,
+        match (ready, gauge.end_turn()) {
+            (true, _) => Turn::Ready,
+            (false, true) => Turn::Again,
+            (false, false) => Turn::Still,
         }
     }
 

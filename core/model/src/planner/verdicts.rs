@@ -17,8 +17,10 @@ use crate::view::{NodeFacts, RaftFacts, View};
 
 /// A leader must have led this long before it calls a node unfit: every live node has asked it for a lease by then, twice.
 const UNFIT_LEADING: Duration = Duration::from_secs(1);
-/// A leader must have led this long before it calls a node down: leases of the leader before it (2 s, margin 5 %) have run out.
-const DOWN_LEADING: Duration = Duration::from_millis(2_100);
+/// A leader must have led this long before it calls a node down: every live node has asked it for a lease by then, three times. What
+/// the leader before it granted may still run; who takes the place of something exclusive waits for that by himself
+/// ([`GRANT_OVER`](crate::grant::GRANT_OVER)).
+const DOWN_LEADING: Duration = Duration::from_millis(1_500);
 /// A node must be out of reach this long without a break. It hides a lost datagram or two, and costs half a second of every failover.
 const UNREACHED: Duration = Duration::from_millis(500);
 /// The same for a node that this leader never heard: one that has just joined, or starts after the leader did, is still on its way.

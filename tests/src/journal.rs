@@ -1,8 +1,10 @@
 //! The judge of exclusive programs: one that writes down who acts, and when, into a file that all nodes share.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::wait_for;
 
@@ -22,10 +24,32 @@ impl Journal {
     /// An application whose one service appends its fence and the time every 20 ms.
     pub fn manifest(&self) -> String {
         let script = format!(
-            "while :; do echo \\\"$HIRSEL_FENCE $HIRSEL_INSTANCE $(date +%s%3N)\\\" >> {}; sleep 0.02; done",
+            "while :; do echo \"$HIRSEL_FENCE $HIRSEL_INSTANCE $(date +%s%3N)\" >> {}; sleep 0.02; done",
             self.0.display()
         );
-        format!("app = \"sole\"\n[service.one]\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]\nexclusive = true\n")
+        exclusive(&["/bin/sh", "-c", &script])
+    }
+
+    /// The same with a compiled program, which acts every millisecond: `program`, told `words` and the path of the journal, is to call
+    /// [`Journal::act`].
+    pub fn compiled(&self, program: &Path, words: &[&str]) -> String {
+        let (program, path) = (program.display().to_string(), self.0.display().to_string());
+        exclusive(&[&[program.as_str()], words, &[path.as_str()]].concat())
+    }
+
+    /// Acts for ever, as the instance that the environment names.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn act(&self) -> std::io::Result<std::convert::Infallible> {
+        let told = |name: &str| std::env::var(name).unwrap_or_default();
+        let (fence, instance) = (told("HIRSEL_FENCE"), told("HIRSEL_INSTANCE"));
+        let mut file = File::options().append(true).create(true).open(&self.0)?;
+        loop {
+            // One write, so that lines of two programs never mix.
+            file.write_all(format!("{fence} {instance} {}\n", now_ms()).as_bytes())?;
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Every act: fence and time (ms), as they stand in the file. A line that a power failure cut is none.
@@ -47,6 +71,13 @@ impl Journal {
             (*first, *last) = (at.min(*first), at.max(*last));
         }
         acts
+    }
+
+    /// For how long nobody acted before `fence` did; none while it, or one before it, has not acted.
+    pub fn pause_before(&self, fence: u64) -> Option<Duration> {
+        let acts = self.acts();
+        let (_, (_, last)) = acts.range(..fence).next_back()?;
+        Some(Duration::from_millis(acts.get(&fence)?.0.saturating_sub(*last)))
     }
 
     /// The highest fence that acted, and when it last did (ms).
@@ -95,6 +126,17 @@ impl Journal {
     }
 }
 
+/// Milliseconds since 1970, as the journal counts them.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn exclusive(command: &[&str]) -> String {
+    let command: Vec<String> = command.iter().map(|word| format!("{word:?}")).collect();
+    format!("app = \"sole\"\n[service.one]\ncommand = [{}]\nexclusive = true\n", command.join(", "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,6 +148,8 @@ mod tests {
         std::fs::write(&path, "1 a 100\n1 a 120\n2 b 700\n2 b 690\ngarbage\n2 b").unwrap();
         let journal = Journal::at(path);
         assert_eq!(journal.acts(), [(1, (100, 120)), (2, (690, 700))].into());
+        assert_eq!(journal.pause_before(2), Some(Duration::from_millis(570)));
+        assert_eq!((journal.pause_before(1), journal.pause_before(3)), (None, None));
         assert_eq!(journal.longest_pause(0), Duration::from_millis(570));
         assert_eq!(journal.longest_pause(200), Duration::from_millis(10));
         assert_eq!((journal.newest(), journal.taken_over(1, Duration::from_secs(1))), (Some((2, 700)), 2));

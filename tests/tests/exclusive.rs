@@ -1,57 +1,19 @@
 //! A service of which there are never two: a program that writes down who acts, and when, is the judge.
 
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use hirsel_tests::cluster::{Cluster, array};
+use hirsel_tests::journal::{Journal, PROGRAM};
 use hirsel_tests::{power, wait_for};
 use rustix::process::Signal;
 
 /// It is held again within this. The promise is 5 s; a debug build on a shared machine gets as much again and more.
 const HELD_AGAIN_WITHIN: Duration = Duration::from_secs(30);
 
-/// Every 20 ms it appends its fence and the time to a file that all nodes share.
-fn manifest(journal: &Path) -> String {
-    let script = format!(
-        "while :; do echo \\\"$HIRSEL_FENCE $HIRSEL_INSTANCE $(date +%s%3N)\\\" >> {}; sleep 0.02; done",
-        journal.display()
-    );
-    format!("app = \"sole\"\n[service.one]\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]\nexclusive = true\n")
-}
-
-/// Who acted from when to when (ms), by fence.
-fn acts(journal: &Path) -> BTreeMap<u64, (u64, u64)> {
-    let mut acts: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
-    let text = std::fs::read_to_string(journal).unwrap_or_default();
-    for line in text.lines() {
-        let words: Vec<&str> = line.split(' ').collect();
-        let [fence, _, at] = words.as_slice() else { continue };
-        let (Ok(fence), Ok(at)) = (fence.parse(), at.parse::<u64>()) else { continue };
-        let (first, last) = acts.entry(fence).or_insert((at, at));
-        *first = at.min(*first);
-        *last = at.max(*last);
-    }
-    acts
-}
-
-/// No two act at once, and the fence rises with time.
-fn assert_never_two(journal: &Path) {
-    let acts: Vec<_> = acts(journal).into_iter().collect();
-    for pair in acts.windows(2) {
-        let [(before, (_, last)), (after, (first, _))] = pair else { continue };
-        assert!(last <= first, "{before} acted until {last}, {after} from {first}: {acts:?}");
-    }
-}
-
-/// Waits until somebody acts with a higher fence than `than`, and returns the time nobody acted.
-fn taken_over(journal: &Path, than: u64) -> (u64, Duration) {
-    let (fence, _) = wait_for("another one acts", HELD_AGAIN_WITHIN, || {
-        let last = acts(journal).last_key_value().map_or(0, |(fence, _)| *fence);
-        if last > than { Ok(last) } else { Err(format!("the last one is {last}")) }
-    });
-    let acts = acts(journal);
-    (fence, Duration::from_millis(acts[&fence].0.saturating_sub(acts[&than].1)))
+/// Waits until another one acts than `than`, and returns it with the time nobody acted.
+fn taken_over(journal: &Journal, than: u64) -> (u64, Duration) {
+    let fence = journal.taken_over(than, HELD_AGAIN_WITHIN);
+    (fence, journal.pause_before(fence).unwrap_or_default())
 }
 
 fn holder(cluster: &Cluster) -> String {
@@ -66,9 +28,9 @@ fn holder(cluster: &Cluster) -> String {
 #[test]
 fn an_exclusive_program_is_never_there_twice_though_nodes_die_agents_freeze_and_leaders_change() {
     let mut cluster = Cluster::start(5);
-    let journal = cluster.folder.path().join("journal");
-    cluster.apply(&manifest(&journal));
-    let (mut fence, _) = taken_over_first(&journal);
+    let journal = Journal::at(cluster.folder.path().join("journal"));
+    cluster.apply(&journal.manifest());
+    let mut fence = journal.taken_over(0, HELD_AGAIN_WITHIN);
 
     for what in ["a node that does not lead", "the leader"] {
         // It is brought to where it shall be lost, by a drain of where it is.
@@ -109,7 +71,7 @@ fn an_exclusive_program_is_never_there_twice_though_nodes_die_agents_freeze_and_
     let witness = cluster.nodes.iter().find(|node| node.name != holds).unwrap();
     wait_for("its program has ended", HELD_AGAIN_WITHIN, || {
         let left = power::processes(&cluster.nodes[index].data);
-        let left = left.iter().filter(|process| process.command.starts_with("/bin/sh -c while")).count();
+        let left = left.iter().filter(|process| process.command.starts_with(PROGRAM)).count();
         if left == 0 { Ok(()) } else { Err(format!("{left}: {}", witness.ask(["status"]).words())) }
     });
     let gap;
@@ -125,15 +87,8 @@ fn an_exclusive_program_is_never_there_twice_though_nodes_die_agents_freeze_and_
     cluster.nodes[index].start(None);
     cluster.whole();
     holder(&cluster);
-    assert!(acts(&journal).last_key_value().is_some_and(|(last, _)| *last >= fence));
-    assert_never_two(&journal);
-}
-
-/// Waits until the first one acts.
-fn taken_over_first(journal: &Path) -> (u64, Duration) {
-    wait_for("somebody acts", HELD_AGAIN_WITHIN, || {
-        acts(journal).first_key_value().map(|(fence, _)| *fence).ok_or("nobody".into())
-    })
+    assert!(journal.newest().is_some_and(|(last, _)| last >= fence));
+    journal.assert_never_two();
 }
 
 /// So long nobody leads: a minute would be more impressive, and no other case.
@@ -142,26 +97,26 @@ const LEADERLESS: Duration = Duration::from_secs(15);
 #[test]
 fn while_nobody_leads_an_exclusive_program_goes_on_by_promises_and_ends_without_them() {
     let cluster = Cluster::start(5);
-    let journal = cluster.folder.path().join("journal");
+    let journal = Journal::at(cluster.folder.path().join("journal"));
     // In zone a are n1 and n4; the other three are a majority of the voters.
-    cluster.apply(&format!("{}constraints = {{ zone = \"a\" }}\n", manifest(&journal)));
-    let (fence, _) = taken_over_first(&journal);
+    cluster.apply(&format!("{}constraints = {{ zone = \"a\" }}\n", journal.manifest()));
+    let fence = journal.taken_over(0, HELD_AGAIN_WITHIN);
     let holds = holder(&cluster);
     let agent = |name: &str| cluster.node(name).agent_pid();
-    let last = || acts(&journal)[&fence].1;
+    let last = || journal.acts()[&fence].1;
     let frozen_at = last();
     ["n2", "n3", "n5"].iter().for_each(|name| power::signal(agent(name), Signal::STOP));
     wait_for("it acts on without a leader", LEADERLESS + HELD_AGAIN_WITHIN, || {
         let acted = Duration::from_millis(last() - frozen_at);
         if acted >= LEADERLESS { Ok(()) } else { Err(format!("for {acted:?}")) }
     });
-    assert_eq!(acts(&journal).len(), 1, "one and the same");
+    assert_eq!(journal.acts().len(), 1, "one and the same");
 
     let other = if holds == "n1" { "n4" } else { "n1" };
     power::signal(agent(other), Signal::STOP);
     let holds = cluster.node(&holds);
     wait_for("it ends, and its node says why", HELD_AGAIN_WITHIN, || {
-        let left = holds.programs("/bin/sh -c while").len();
+        let left = holds.programs(PROGRAM).len();
         let log = std::fs::read_to_string(holds.log()).unwrap_or_default();
         let says = log.contains(&format!("promised not to: {other} does not answer"));
         if left == 0 && says { Ok(()) } else { Err(format!("{left} left, says why: {says}")) }
@@ -170,28 +125,28 @@ fn while_nobody_leads_an_exclusive_program_goes_on_by_promises_and_ends_without_
     let (_, gap) = taken_over(&journal, fence);
     eprintln!("a leader is back: nobody acted for {gap:?}");
     cluster.whole();
-    assert_never_two(&journal);
+    journal.assert_never_two();
 }
 
 #[test]
 fn an_exclusive_service_says_what_it_waits_for_and_refuses_to_be_two() {
     let cluster = Cluster::start(3);
-    let journal = cluster.folder.path().join("journal");
-    cluster.apply(&manifest(&journal));
+    let journal = Journal::at(cluster.folder.path().join("journal"));
+    cluster.apply(&journal.manifest());
     let ran = cluster.any().ask(["scale", "sole/one=2"]);
     assert_eq!(ran.code, Some(6), "{}", ran.words());
     assert!(ran.words().contains("never two at once"), "{}", ran.words());
-    let (fence, _) = taken_over_first(&journal);
+    let fence = journal.taken_over(0, HELD_AGAIN_WITHIN);
     let ran = cluster.any().ask(["restart", "sole", "--yes"]);
     assert_eq!(ran.code, Some(0), "{}", ran.words());
     let (_, gap) = taken_over(&journal, fence);
     eprintln!("restarted: nobody acted for {gap:?}");
     cluster.well(HELD_AGAIN_WITHIN);
-    assert_never_two(&journal);
+    journal.assert_never_two();
     let ran = cluster.any().ask(["rm", "sole", "--yes"]);
     assert_eq!(ran.code, Some(0), "{}", ran.words());
     wait_for("nothing runs any more", HELD_AGAIN_WITHIN, || {
-        let left: usize = cluster.nodes.iter().map(|node| node.programs("/bin/sh -c while").len()).sum();
+        let left: usize = cluster.nodes.iter().map(|node| node.programs(PROGRAM).len()).sum();
         if left == 0 { Ok(()) } else { Err(left.to_string()) }
     });
 }

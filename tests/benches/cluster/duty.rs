@@ -1,10 +1,11 @@
 //! A node is lost: when is it judged, and when is what only it might do done by another one? Each run has a cluster of its own: a node
 //! that went once is not trusted for a while, and longer each time.
 
-use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use hirsel_tests::cluster::{Cluster, array};
+use hirsel_tests::journal::{Journal, now_ms};
 
 use crate::figures::{installed, timed, times};
 use crate::serf::Serf;
@@ -51,8 +52,8 @@ fn judged(run: usize) -> Duration {
 
 pub fn exclusive(runs: usize) {
     println!(
-        "\nexclusive: the node of {NODES} whose program alone may act is killed; by what the programs write down, every 5 ms, from the \
-         kill to the first act of the next one; a new cluster for each run"
+        "\nexclusive: the node of {NODES} whose program alone may act is killed; by what the programs write down, every ms, from the kill \
+          to the first act of the next one; a new cluster for each run"
     );
     for leads in [false, true] {
         let who = if leads { "the leader, holding it" } else { "a holder that does not lead" };
@@ -61,18 +62,54 @@ pub fn exclusive(runs: usize) {
     }
 }
 
+/// What the benchmark calls itself when it is the program that acts.
+pub const ACT: &str = "act";
+
+/// A cluster with an exclusive program, this very executable, that acts already: with which fence.
+fn acting() -> (Cluster, Journal, u64) {
+    let cluster = Cluster::start(NODES);
+    let journal = Journal::at(cluster.folder.path().join("journal"));
+    let program = std::env::current_exe().expect("a benchmark has a path");
+    cluster.apply(&journal.compiled(&program, &[ACT]));
+    let fence = journal.taken_over(0, LIMIT);
+    (cluster, journal, fence)
+}
+
+fn holder(cluster: &Cluster) -> String {
+    let held = || cluster.instances("sole").first().map(|(_, node)| node.clone());
+    timed("a holder is shown", Instant::now(), LIMIT, held).0
+}
+
+/// Acts for ever; returns only when it cannot.
+pub fn act(path: &str) {
+    let Err(error) = Journal::at(PathBuf::from(path)).act();
+    eprintln!("{path}: {error}");
+}
+
+pub fn handover(runs: usize) {
+    println!(
+        "\nhandover: the node of {NODES} whose program alone may act is drained; by what the programs write down, every ms, for how \
+         long nobody acts; one cluster for all runs"
+    );
+    let (cluster, journal, mut fence) = acting();
+    let took: Vec<Duration> = (0..runs)
+        .map(|run| {
+            let holder = holder(&cluster);
+            std::thread::sleep(out_of_step(run));
+            assert_eq!(cluster.any().ask(["drain", &holder, "--yes"]).code, Some(0), "{holder} is drained");
+            fence = journal.taken_over(fence, LIMIT);
+            assert_eq!(cluster.any().ask(["uncordon", &holder]).code, Some(0));
+            cluster.well(LIMIT);
+            journal.pause_before(fence).expect("one acted before")
+        })
+        .collect();
+    times("drained, to the first act elsewhere", &took);
+    journal.assert_never_two();
+}
+
 fn taken_over(run: usize, leads: bool) -> Duration {
-    let mut cluster = Cluster::start(NODES);
-    let journal = cluster.folder.path().join("journal");
-    let script =
-        format!("while :; do echo \\\"$HIRSEL_FENCE $(date +%s%3N)\\\" >> {}; sleep 0.005; done", journal.display());
-    cluster.apply(&format!(
-        "app = \"sole\"\n[service.one]\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]\nexclusive = true\n"
-    ));
-    let fence = timed("it acts", Instant::now(), LIMIT, || last(&journal)).0.0;
-    let (holder, _) = timed("a holder is shown", Instant::now(), LIMIT, || {
-        cluster.instances("sole").first().map(|(_, node)| node.clone())
-    });
+    let (mut cluster, journal, fence) = acting();
+    let holder = holder(&cluster);
     // Whoever leads hands over before its agent stops, until the right one leads.
     for _ in 0..4 * NODES {
         let leader = cluster.leader();
@@ -87,20 +124,10 @@ fn taken_over(run: usize, leads: bool) -> Duration {
     assert_eq!(holder == cluster.leader(), leads, "the right one leads");
     std::thread::sleep(out_of_step(run));
     let index = cluster.index(&holder);
-    let killed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let killed = now_ms();
     cluster.nodes[index].off();
-    let next = |of: (u64, u64)| (of.0 > fence).then_some(of.0);
-    let (next, _) = timed("another one acts", Instant::now(), LIMIT, || last(&journal).and_then(next));
-    let first = lines(&journal).into_iter().find(|(fence, _)| *fence == next).map_or(0, |(_, at)| at);
-    Duration::from_millis(first).saturating_sub(killed)
-}
-
-fn lines(journal: &Path) -> Vec<(u64, u64)> {
-    let text = std::fs::read_to_string(journal).unwrap_or_default();
-    let line = |line: &str| line.split_once(' ').and_then(|(fence, at)| Some((fence.parse().ok()?, at.parse().ok()?)));
-    text.lines().filter_map(line).collect()
-}
-
-fn last(journal: &Path) -> Option<(u64, u64)> {
-    lines(journal).into_iter().max()
+    let next = journal.taken_over(fence, LIMIT);
+    journal.assert_never_two();
+    let (first, _) = journal.acts()[&next];
+    Duration::from_millis(first.saturating_sub(killed))
 }

@@ -116,7 +116,10 @@ pub fn prepare_request(parts: &mut Parts, client: &ClientLines, upgrade: Option<
     strip(&mut parts.headers);
     let headers = &mut parts.headers;
     append(headers, X_FORWARDED_FOR, &client.forwarded_for);
-    append(headers, FORWARDED, &client.forwarded);
+    // The same and more in the words of RFC 7239, which few programs read: only where somebody before us began with it.
+    if headers.contains_key(FORWARDED) {
+        append(headers, FORWARDED, &client.forwarded);
+    }
     append(headers, VIA, &HeaderValue::from_static("1.1 hirsel"));
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     match headers.get(HOST).cloned() {
@@ -133,8 +136,8 @@ pub fn prepare_request(parts: &mut Parts, client: &ClientLines, upgrade: Option<
 
 /// Makes the head of an instance's answer fit to be sent to a client.
 pub fn prepare_answer(headers: &mut HeaderMap, upgrade: Option<HeaderValue>) {
+    // No `Via`: towards the client a gateway may leave it out (RFC 9110, section 7.6.3).
     strip(headers);
-    append(headers, VIA, &HeaderValue::from_static("1.1 hirsel"));
     if let Some(protocol) = upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, protocol);
@@ -277,8 +280,18 @@ mod tests {
         assert_eq!(parts.headers["x-forwarded-for"], "1.1.1.1, 10.0.0.9");
         assert_eq!(parts.headers["x-forwarded-proto"], "http");
         assert_eq!(parts.headers["x-forwarded-host"], "a:81");
-        assert_eq!(parts.headers["forwarded"], "for=10.0.0.9;proto=http");
+        assert!(!parts.headers.contains_key("forwarded"), "nobody began with it");
         assert_eq!(parts.headers["via"], "1.0 old, 1.1 hirsel");
+    }
+
+    #[test]
+    fn a_way_that_was_begun_in_the_words_of_the_standard_is_continued_in_them() {
+        let mut parts =
+            head("/", &[("host", "a"), ("forwarded", "for=1.1.1.1"), ("forwarded", "for=2.2.2.2;proto=https")]);
+        prepare_request(&mut parts, &ClientLines::new("[fd00::1]:5".parse().unwrap()), None).unwrap();
+        let way = "for=1.1.1.1, for=2.2.2.2;proto=https, for=\"[fd00::1]\";proto=http";
+        assert_eq!(parts.headers["forwarded"], way);
+        assert_eq!(parts.headers.get_all("forwarded").iter().count(), 1);
     }
 
     #[test]

@@ -39,9 +39,10 @@ impl Network {
     /// When the machine does not let us.
     pub fn new(count: u8) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = std::process::id().wrapping_mul(8).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        // Names of interfaces have 15 bytes at most.
-        let network = Self { tag: format!("h{:x}", number % 0xffff), subnet: (number % 250) as u8 + 1, count };
+        let first = std::process::id().wrapping_mul(8).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        // A test that was killed leaves its network behind: what its bridge has is not taken again.
+        let network = (0..250).map(|step| Self::numbered(first.wrapping_add(step), count)).find(Self::is_free);
+        let network = network.expect("a network is free");
         let (tag, gate) = (&network.tag, network.address(254));
         sh(&format!(
             "ip link add {tag}br type bridge; ip addr add {gate}/24 dev {tag}br; ip link set {tag}br up; \
@@ -59,6 +60,19 @@ impl Network {
             ));
         }
         network
+    }
+
+    fn numbered(number: u32, count: u8) -> Self {
+        // Names of interfaces have 15 bytes at most.
+        Self { tag: format!("h{:x}", number % 0xffff), subnet: (number % 250) as u8 + 1, count }
+    }
+
+    fn is_free(&self) -> bool {
+        let (tag, gate) = (&self.tag, self.address(254));
+        let taken =
+            format!("ip -o addr show to {gate}/24; ip -o link show {tag}br 2>/dev/null; ip netns list | grep ^{tag}n");
+        let output = Command::new("sh").args(["-c", &taken]).output().expect("sh runs");
+        output.stdout.is_empty()
     }
 
     /// The address of a host, counted from one.

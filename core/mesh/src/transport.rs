@@ -1,7 +1,7 @@
 //! How agents speak to each other: one UDP port and one TCP port, everything encrypted, both ends known.
 //!
-//! - Over QUIC, one connection per peer: gossip messages, calls (a question and its answer, with a deadline), streams, control
-//!   pings. `quic` keeps the connections, `call` and `message` use them, `ping` asks who answers.
+//! - Over QUIC: gossip messages, calls (a question and its answer, with a deadline), streams, control pings. `quic` keeps the
+//!   connections, one per peer and kind of use (`lane`), `call` and `message` use them, `ping` asks who answers.
 //! - Over TCP, split by ALPN: `door` (an lb reaching an instance on another node), `join` (a newcomer with a token), and HTTPS,
 //!   which is handed to whoever serves it.
 //!
@@ -28,6 +28,7 @@ mod call;
 mod door;
 mod join;
 mod knock;
+mod lane;
 mod message;
 mod ping;
 mod quic;
@@ -214,6 +215,7 @@ struct Shared {
     peers: watch::Receiver<Arc<Peers>>,
     tls: tls::Tls,
     endpoint: quinn::Endpoint,
+    dialing: lane::Dialing,
     links: quic::Links,
     handlers: RwLock<Handlers>,
     /// Kibibytes of call bodies being received or handled.
@@ -285,11 +287,8 @@ impl Transport {
         if advertise.port() == 0 {
             advertise.set_port(bound.port());
         }
-        let endpoint = quic::endpoint(&world, &identity, &tls, socket).map_err(|source| TransportError::Bind {
-            protocol: "udp",
-            addr: bind,
-            source,
-        })?;
+        let (endpoint, dialing) = quic::endpoint(&world, &identity, &tls, socket)
+            .map_err(|source| TransportError::Bind { protocol: "udp", addr: bind, source })?;
         let (messages_in, messages) = mpsc::channel(message::MESSAGES_WAITING_MAX);
         let shared = Arc::new(Shared {
             world,
@@ -298,6 +297,7 @@ impl Transport {
             peers,
             tls,
             endpoint,
+            dialing,
             links: quic::Links::default(),
             handlers: RwLock::default(),
             bodies: Arc::new(Semaphore::new(call::BODIES_KIB_MAX)),

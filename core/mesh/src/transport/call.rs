@@ -22,6 +22,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, error};
 
+use super::lane::Line;
 use super::{CallError, Shared};
 use crate::seam::BoxStream;
 
@@ -146,7 +147,7 @@ pub(super) async fn open_stream(
         let mut status = [0];
         recv.read_exact(&mut status).await.map_err(|_| CallError::Unreachable)?;
         match status[0] {
-            DONE => Ok(Box::new(tokio::io::join(recv, send)) as BoxStream),
+            DONE => Ok(Box::new(connection.hold(tokio::io::join(recv, send))) as BoxStream),
             NO_HANDLER => Err(CallError::NoHandler),
             _ => Err(CallError::Refused("the stream was not opened".into())),
         }
@@ -186,7 +187,7 @@ async fn read_answer(recv: &mut (impl AsyncRead + Unpin)) -> Result<(u8, Vec<u8>
 }
 
 /// Serves what a peer opened.
-pub(super) async fn answer(shared: Arc<Shared>, from: NodeId, send: SendStream, mut recv: RecvStream) {
+pub(super) async fn answer(shared: Arc<Shared>, line: &Line, from: NodeId, send: SendStream, mut recv: RecvStream) {
     let Ok(Some(head)) = timeout(HEAD_WITHIN, Head::read(&mut recv)).await else {
         debug!(node = %from, "stream without a head");
         return;
@@ -194,7 +195,7 @@ pub(super) async fn answer(shared: Arc<Shared>, from: NodeId, send: SendStream, 
     let deadline = Instant::now() + head.ttl;
     match head.purpose {
         CALL => answer_call(&shared, from, &head, send, recv, deadline).await,
-        STREAM => answer_stream(&shared, from, head, send, recv, deadline).await,
+        STREAM => answer_stream(&shared, line, (from, head), send, recv, deadline).await,
         _ => debug!(node = %from, purpose = head.purpose, "stream of an unknown purpose"),
     }
 }
@@ -256,8 +257,8 @@ async fn read_body<'a>(
 
 async fn answer_stream(
     shared: &Arc<Shared>,
-    from: NodeId,
-    head: Head,
+    line: &Line,
+    (from, head): (NodeId, Head),
     mut send: SendStream,
     mut recv: RecvStream,
     deadline: Instant,
@@ -272,7 +273,7 @@ async fn answer_stream(
         Some(hello)
     });
     if let Ok(Some(hello)) = opened.await {
-        let stream = Box::new(tokio::io::join(recv, send));
+        let stream = Box::new(line.hold(tokio::io::join(recv, send)));
         guarded_stream(head.kind, handler(from, hello, stream)).await;
     }
 }

@@ -9,6 +9,8 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::Shared;
+use super::lane::{Lane, Line};
+use super::quic::SILENT;
 
 /// Largest message, compressed: the digest of some thousand nodes.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
@@ -28,16 +30,34 @@ pub(super) fn send(shared: &Arc<Shared>, to: NodeId, body: Vec<u8>) {
     let sending = shared.clone();
     shared.spawn(async move {
         let _permit = permit;
-        let sent = timeout(MESSAGE_WITHIN, async {
-            let connection = sending.connection(to).await.ok()?;
-            let mut stream = connection.open_uni().await.ok()?;
-            stream.write_all(&body).await.ok()?;
-            stream.finish().ok()
-        });
-        if !matches!(sent.await, Ok(Some(()))) {
+        let sent = match timeout(MESSAGE_WITHIN, sending.connection_for_messages(to)).await {
+            Ok(Ok(line)) => write(&line, &body).await,
+            _ => false,
+        };
+        if !sent {
             debug!(node = %to, "message lost");
         }
     });
+}
+
+/// Whether it has left. On a resting connection, whether it has arrived: nobody else would notice that the peer is gone, and after a cut
+/// QUIC tries again ever more seldom.
+async fn write(line: &Line, body: &[u8]) -> bool {
+    let is_resting = Lane::of(line) == Lane::Resting;
+    let sent = timeout(MESSAGE_WITHIN, async {
+        let mut stream = line.open_uni().await.ok()?;
+        stream.write_all(body).await.ok()?;
+        stream.finish().ok()?;
+        if is_resting {
+            stream.stopped().await.ok()?;
+        }
+        Some(())
+    });
+    let sent = sent.await;
+    if is_resting && sent.is_err() {
+        line.close(SILENT, b"silent");
+    }
+    matches!(sent, Ok(Some(())))
 }
 
 /// Receives one message.

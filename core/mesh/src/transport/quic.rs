@@ -1,4 +1,4 @@
-//! The UDP port: one QUIC connection per peer, dialed when needed.
+//! The UDP port: one QUIC connection per peer and [`Lane`], dialed when needed.
 //!
 //! Connections are keyed by the node of the peer's certificate, never by address. The newest one is used: after a restart the
 //! peer's new connection must replace the one that is dead but not timed out yet. Two nodes that dial each other in the same moment
@@ -10,25 +10,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hirsel_model::NodeId;
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, Incoming, VarInt};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
+use super::lane::{self, Dialing, Lane, Line};
 use super::timer::QuicRuntime;
 use super::tls::Tls;
 use super::{CallError, Shared, call, message, ping};
 use crate::identity::{Certified, Identity};
 use crate::seam::World;
 
-/// A peer that says nothing for this long is gone.
-const IDLE: Duration = Duration::from_secs(1);
-/// A quarter of it, so that two lost packets in a row close nothing.
-const KEEP_ALIVE: Duration = Duration::from_millis(250);
-/// The first retransmission waits three times this. QUIC's own 333 ms would make one lost handshake packet cost a second.
-const INITIAL_RTT: Duration = Duration::from_millis(50);
 /// A dial is given up early, so that the next one starts with fresh timers: when a partition heals, an old handshake may be waiting
 /// in a backoff of more than a second.
 const DIAL_WITHIN: Duration = Duration::from_secs(1);
@@ -46,32 +41,25 @@ const HANDSHAKES_BUSY: usize = 64;
 const INCOMING_MAX: usize = 1024;
 const INCOMING_BYTES_MAX: u64 = 64 << 10;
 const INCOMING_BYTES_TOTAL_MAX: u64 = 8 << 20;
-/// Calls and streams a peer may have open at once; more wait at its side.
-const STREAMS_PER_PEER_MAX: u32 = 256;
-/// Gossip messages a peer may have under way at once.
-const MESSAGES_PER_PEER_MAX: u32 = 64;
-/// Bytes written and not acknowledged yet on one connection. On a slow link every bulk stream holds up to 1.25 MB of them, so that
-/// dozens may run before a call waits to be written; QUIC's own limit is eight.
-const UNACKNOWLEDGED_BYTES_MAX: u64 = 64 << 20;
-/// Bytes of control pings waiting on one connection; each is 9 bytes.
-const PINGS_BYTES_MAX: usize = 16 << 10;
-/// Connections with one peer that are kept; see the top of the file.
+/// Connections of one kind with one peer that are kept; see the top of the file.
 const CONNECTIONS_PER_PEER_MAX: usize = 4;
 
 /// Why a connection is closed by us.
 pub(super) const CLOSED: VarInt = VarInt::from_u32(0);
 const UNPINNED: VarInt = VarInt::from_u32(1);
 const SUPERSEDED: VarInt = VarInt::from_u32(2);
+const UNUSED: VarInt = VarInt::from_u32(3);
+pub(super) const SILENT: VarInt = VarInt::from_u32(4);
 
 /// The connections to all peers.
 #[derive(Default)]
-pub(super) struct Links(Mutex<BTreeMap<NodeId, Arc<Peering>>>);
+pub(super) struct Links(Mutex<BTreeMap<(NodeId, Lane), Arc<Peering>>>);
 
-/// The connections with one peer.
+/// The connections of one kind with one peer.
 struct Peering {
     link: watch::Sender<Link>,
     /// All that are up, oldest first.
-    connections: Mutex<Vec<Connection>>,
+    connections: Mutex<Vec<Line>>,
 }
 
 #[derive(Clone)]
@@ -79,50 +67,38 @@ enum Link {
     /// No connection; not dialed again before the moment given.
     Down(Option<Instant>),
     Dialing,
-    Up(Connection),
+    Up(Line),
 }
 
 impl Links {
-    fn with(&self, node: NodeId) -> Arc<Peering> {
+    fn with(&self, node: NodeId, lane: Lane) -> Arc<Peering> {
         let mut links = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || Arc::new(Peering { link: watch::Sender::new(Link::Down(None)), connections: Mutex::default() });
-        links.entry(node).or_insert_with(new).clone()
+        links.entry((node, lane)).or_insert_with(new).clone()
     }
 }
 
-/// The endpoint behind both directions of every connection.
+/// The endpoint behind both directions of every connection, and how it dials.
 pub(super) fn endpoint(
     world: &World,
     identity: &Identity,
     tls: &Tls,
     socket: Arc<dyn quinn::AsyncUdpSocket>,
-) -> io::Result<Endpoint> {
+) -> io::Result<(Endpoint, Dialing)> {
     let (server, client) = tls.mesh().map_err(io::Error::other)?;
-    let mut quic = quinn::TransportConfig::default();
-    quic.max_idle_timeout(Some(IDLE.try_into().map_err(io::Error::other)?))
-        .keep_alive_interval(Some(KEEP_ALIVE))
-        .initial_rtt(INITIAL_RTT)
-        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_PER_PEER_MAX))
-        .max_concurrent_uni_streams(VarInt::from_u32(MESSAGES_PER_PEER_MAX))
-        .send_window(UNACKNOWLEDGED_BYTES_MAX)
-        .datagram_receive_buffer_size(Some(PINGS_BYTES_MAX))
-        .datagram_send_buffer_size(PINGS_BYTES_MAX);
-    let quic = Arc::new(quic);
+    let mut server = Arc::unwrap_or_clone(server);
+    let quic = lane::accepting(&mut server)?;
     let server = QuicServerConfig::try_from(server).map_err(io::Error::other)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(server));
     server
-        .transport_config(quic.clone())
+        .transport_config(quic)
         .time_source(tls.clock())
         .max_incoming(INCOMING_MAX)
         .incoming_buffer_size(INCOMING_BYTES_MAX)
         .incoming_buffer_size_total(INCOMING_BYTES_TOTAL_MAX);
-    let client = QuicClientConfig::try_from(client).map_err(io::Error::other)?;
-    let mut client = quinn::ClientConfig::new(Arc::new(client));
-    client.transport_config(quic);
     let config = endpoint_config(world, identity);
-    let mut endpoint = Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(QuicRuntime))?;
-    endpoint.set_default_client_config(client);
-    Ok(endpoint)
+    let endpoint = Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(QuicRuntime))?;
+    Ok((endpoint, Dialing::new(&client)?))
 }
 
 fn endpoint_config(world: &World, identity: &Identity) -> quinn::EndpointConfig {
@@ -175,19 +151,43 @@ async fn welcome(shared: &Arc<Shared>, incoming: Incoming) {
 }
 
 impl Shared {
-    /// The live connection to a peer, dialing if there is none. Give it a deadline.
-    pub(super) async fn connection(self: &Arc<Self>, to: NodeId) -> Result<Connection, CallError> {
+    /// The live connection to a peer for whoever waits for it, dialing if there is none. Give it a deadline.
+    pub(super) async fn connection(self: &Arc<Self>, to: NodeId) -> Result<Line, CallError> {
+        let line = self.connection_on(to, Lane::Watched).await?;
+        line.touch();
+        Ok(line)
+    }
+
+    /// The live connection to a peer for messages, which keep none alive: one that is there anyway, or a resting one.
+    pub(super) async fn connection_for_messages(self: &Arc<Self>, to: NodeId) -> Result<Line, CallError> {
+        if let Some(line) = self.watched(to) {
+            return Ok(line);
+        }
+        let resting = self.connection_on(to, Lane::Resting).await;
+        // An older peer agrees to nothing but a watched one, and others may have got one meanwhile.
+        resting.or_else(|error| self.watched(to).ok_or(error))
+    }
+
+    /// The watched connection to a peer, if there is one.
+    fn watched(&self, to: NodeId) -> Option<Line> {
+        match &*self.links.with(to, Lane::Watched).link.borrow() {
+            Link::Up(line) if line.close_reason().is_none() => Some(line.clone()),
+            _ => None,
+        }
+    }
+
+    async fn connection_on(self: &Arc<Self>, to: NodeId, lane: Lane) -> Result<Line, CallError> {
         if !self.peers.borrow().nodes.contains_key(&to) {
             return Err(CallError::Unreachable);
         }
-        let peering = self.links.with(to);
+        let peering = self.links.with(to, lane);
         let mut seen = peering.link.subscribe();
         let must_dial = peering.link.send_if_modified(|link| {
             let idle = match link {
                 Link::Down(None) => true,
                 Link::Down(Some(again)) => *again <= Instant::now(),
                 Link::Dialing => false,
-                Link::Up(connection) => connection.close_reason().is_some(),
+                Link::Up(line) => line.close_reason().is_some(),
             };
             if idle {
                 *link = Link::Dialing;
@@ -196,11 +196,11 @@ impl Shared {
         });
         if must_dial {
             // A task of its own: a caller that gives up early must not abort a handshake that the next caller needs.
-            self.spawn(dial(self.clone(), to));
+            self.spawn(dial(self.clone(), to, lane));
         }
         loop {
             match &*seen.borrow_and_update() {
-                Link::Up(connection) => return Ok(connection.clone()),
+                Link::Up(line) => return Ok(line.clone()),
                 Link::Down(_) => return Err(CallError::Unreachable),
                 Link::Dialing => {}
             }
@@ -210,8 +210,8 @@ impl Shared {
     }
 }
 
-async fn dial(shared: Arc<Shared>, to: NodeId) {
-    let done = match timeout(DIAL_WITHIN, handshake(&shared, to)).await {
+async fn dial(shared: Arc<Shared>, to: NodeId, lane: Lane) {
+    let done = match timeout(DIAL_WITHIN, handshake(&shared, to, lane)).await {
         Ok(Ok(connection)) => adopt(&shared, connection),
         Ok(Err(error)) => {
             debug!(node = %to, %error, "dialing failed");
@@ -222,8 +222,8 @@ async fn dial(shared: Arc<Shared>, to: NodeId) {
             None
         }
     };
-    if done.is_none() {
-        shared.links.with(to).link.send_if_modified(|link| {
+    if done != Some(lane) {
+        shared.links.with(to, lane).link.send_if_modified(|link| {
             let dialing = matches!(link, Link::Dialing);
             if dialing {
                 *link = Link::Down(Some(Instant::now() + DIAL_AGAIN_AFTER));
@@ -233,34 +233,35 @@ async fn dial(shared: Arc<Shared>, to: NodeId) {
     }
 }
 
-async fn handshake(shared: &Shared, to: NodeId) -> io::Result<Connection> {
+async fn handshake(shared: &Shared, to: NodeId, lane: Lane) -> io::Result<Connection> {
     let addr = shared.peers.borrow().nodes.get(&to).map(|peer| peer.addr);
     let addr = addr.ok_or_else(|| io::Error::other("the node left"))?;
-    let connecting = shared.endpoint.connect(addr, &shared.name_of(to)).map_err(io::Error::other)?;
+    let (config, name) = (shared.dialing.of(lane), shared.name_of(to));
+    let connecting = shared.endpoint.connect_with(config, addr, &name).map_err(io::Error::other)?;
     Ok(connecting.await?)
 }
 
-/// Makes `connection` the one to its peer, and serves it.
-fn adopt(shared: &Arc<Shared>, connection: Connection) -> Option<NodeId> {
+/// Makes `connection` the one of its kind to its peer, and serves it. Says which kind that is; none if its peer is no member.
+fn adopt(shared: &Arc<Shared>, connection: Connection) -> Option<Lane> {
     let owner = owner(shared, &connection);
     // The handshake has seen to this; but the members may have changed since.
     let Some(owner) = owner.filter(|owner| shared.peers.borrow().pins(owner.node, &owner.key)) else {
         connection.close(UNPINNED, b"not a member");
         return None;
     };
-    let node = owner.node;
-    debug!(%node, remote = %connection.remote_address(), "connected");
-    let peering = shared.links.with(node);
+    let (node, lane) = (owner.node, Lane::of(&connection));
+    debug!(%node, ?lane, remote = %connection.remote_address(), "connected");
+    let (peering, line) = (shared.links.with(node, lane), Line::new(connection));
     {
         let mut connections = peering.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        connections.push(connection.clone());
+        connections.push(line.clone());
         if connections.len() > CONNECTIONS_PER_PEER_MAX {
             connections.remove(0).close(SUPERSEDED, b"superseded");
         }
     }
-    peering.link.send_replace(Link::Up(connection.clone()));
-    shared.spawn(serve(shared.clone(), peering, connection, owner));
-    Some(node)
+    peering.link.send_replace(Link::Up(line.clone()));
+    shared.spawn(serve(shared.clone(), peering, line, owner));
+    Some(lane)
 }
 
 fn owner(shared: &Shared, connection: &Connection) -> Option<Certified> {
@@ -269,23 +270,27 @@ fn owner(shared: &Shared, connection: &Connection) -> Option<Certified> {
 }
 
 /// Serves one connection until it ends or its peer is no member any more.
-async fn serve(shared: Arc<Shared>, peering: Arc<Peering>, connection: Connection, owner: Certified) {
+async fn serve(shared: Arc<Shared>, peering: Arc<Peering>, line: Line, owner: Certified) {
     let began = Instant::now();
     let node = owner.node;
     let reason = tokio::select! {
-        reason = streams(&shared, &connection, node) => reason,
+        reason = streams(&shared, &line, node) => reason,
         () = shared.unpinned(&owner) => {
-            connection.close(UNPINNED, b"not a member any more");
+            line.close(UNPINNED, b"not a member any more");
             "not a member any more".into()
+        }
+        () = line.unused() => {
+            line.close(UNUSED, b"nobody needs it");
+            "nobody needs it".into()
         }
     };
     debug!(%node, reason, "connection ended");
     let mut connections = peering.connections.lock().unwrap_or_else(PoisonError::into_inner);
-    connections.retain(|other| other.stable_id() != connection.stable_id());
+    connections.retain(|other| other.stable_id() != line.stable_id());
     let next = connections.last().filter(|other| other.close_reason().is_none()).cloned();
     drop(connections);
     peering.link.send_if_modified(|link| {
-        let ours = matches!(link, Link::Up(used) if used.stable_id() == connection.stable_id());
+        let ours = matches!(link, Link::Up(used) if used.stable_id() == line.stable_id());
         if ours {
             let young = began.elapsed() < YOUNG;
             *link = match next {
@@ -298,26 +303,29 @@ async fn serve(shared: Arc<Shared>, peering: Arc<Peering>, connection: Connectio
 }
 
 /// Why it ended.
-async fn streams(shared: &Arc<Shared>, connection: &Connection, node: NodeId) -> String {
+async fn streams(shared: &Arc<Shared>, line: &Line, node: NodeId) -> String {
     loop {
         let ended = tokio::select! {
-            bi = connection.accept_bi() => match bi {
+            bi = line.accept_bi() => match bi {
                 Ok((send, recv)) => {
-                    shared.spawn(call::answer(shared.clone(), node, send, recv));
+                    line.touch();
+                    let (shared, line) = (shared.clone(), line.clone());
+                    shared.clone().spawn(async move { call::answer(shared, &line, node, send, recv).await });
                     continue;
                 }
                 Err(reason) => reason,
             },
-            uni = connection.accept_uni() => match uni {
+            uni = line.accept_uni() => match uni {
                 Ok(recv) => {
                     shared.spawn(message::receive(shared.clone(), node, recv));
                     continue;
                 }
                 Err(reason) => reason,
             },
-            datagram = connection.read_datagram() => match datagram {
+            datagram = line.read_datagram() => match datagram {
                 Ok(datagram) => {
-                    ping::receive(shared, connection, node, &datagram);
+                    line.touch();
+                    ping::receive(shared, line, node, &datagram);
                     continue;
                 }
                 Err(reason) => reason,

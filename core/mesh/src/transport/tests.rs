@@ -14,6 +14,7 @@ mod authorities;
 mod calls;
 mod doors;
 mod garbage;
+mod lanes;
 mod members;
 mod newcomers;
 mod ports;

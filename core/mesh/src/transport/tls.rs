@@ -32,7 +32,7 @@ use crate::seam::{BoxStream, Clock, World};
 pub(super) const DOOR: &[u8] = b"hirsel-door";
 pub(super) const JOIN: &[u8] = b"hirsel-join";
 const HTTP: &[u8] = b"http/1.1";
-const MESH: &[u8] = b"hirsel-mesh/1";
+pub(super) const MESH: &[u8] = b"hirsel-mesh/1";
 
 /// The TLS library reads four kilobytes at a time; below it a whole record (RFC 8446, section 5.2) is read at once.
 const READ_BYTES: usize = (16 << 10) + 256;

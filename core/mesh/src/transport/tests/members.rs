@@ -138,13 +138,13 @@ async fn only_a_newer_certificate_of_the_same_authority_is_shown() {
 }
 
 /// A node on a runtime of its own, which can be killed as a process is: without a word.
-fn start_apart(herd: &Herd, identity: Identity, port: u16) -> (tokio::runtime::Runtime, Node) {
+pub(super) fn start_apart(herd: &Herd, identity: Identity, port: u16) -> (tokio::runtime::Runtime, Node) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let node = std::thread::scope(|scope| scope.spawn(|| runtime.block_on(herd.start(identity, port))).join().unwrap());
     (runtime, node)
 }
 
-fn kill(runtime: tokio::runtime::Runtime, node: Node) {
+pub(super) fn kill(runtime: tokio::runtime::Runtime, node: Node) {
     std::thread::spawn(move || {
         runtime.shutdown_timeout(LIMIT);
         drop(node);

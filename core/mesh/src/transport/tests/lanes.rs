@@ -129,3 +129,19 @@ async fn a_peer_that_knows_one_kind_only_gets_messages_on_that() {
     let line = nodes[0].transport.shared.connection_for_messages(NodeId(2)).await.unwrap();
     assert_eq!(Lane::of(&line), Lane::Watched);
 }
+
+#[tokio::test]
+async fn silence_ends_a_watched_connection_at_the_side_that_was_dialed_too() {
+    let herd = Herd::new(144);
+    let a = herd.nodes(1).await.remove(0);
+    a.serve_echo();
+    let (runtime, b) = start_apart(&herd, herd.identity(2), 0);
+    assert_eq!(b.echo(NodeId(1), "x").await.unwrap(), "2:x");
+    let line = a.transport.shared.connection(NodeId(2)).await.unwrap();
+    assert!(line.side().is_server(), "it is the one that the other side dialed");
+    kill(runtime, b);
+    let began = tokio::time::Instant::now();
+    let reason = within(line.closed()).await;
+    assert!(matches!(reason, ConnectionError::TimedOut), "{reason}");
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}

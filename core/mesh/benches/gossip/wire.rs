@@ -1,5 +1,6 @@
-//! A network that counts what is sent, and that can be cut.
+//! A network that counts what is sent, and that can be cut at one node.
 
+use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -9,7 +10,6 @@ use std::task::{Context, Poll};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use hirsel_mesh::seam::real::OsNet;
 use hirsel_mesh::seam::{BoxStream, Listener, Net};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
@@ -26,49 +26,66 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// From now on nothing goes out or comes in.
+    /// From now on what goes out or comes in is lost.
     pub fn cut(&self) {
         self.cut.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends a cut.
+    pub fn repair(&self) {
+        self.cut.store(false, Ordering::Relaxed);
     }
 
     /// Bytes and datagrams so far.
     pub fn sent(&self) -> (u64, u64) {
         (self.bytes.load(Ordering::Relaxed), self.packets.load(Ordering::Relaxed))
     }
+
+    fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
 }
 
-/// The system's network with a [`Wire`].
+/// Another network with a [`Wire`].
 #[derive(Debug)]
-pub struct Counted(Arc<Wire>);
+pub struct Counted {
+    net: Arc<dyn Net>,
+    wire: Arc<Wire>,
+}
 
 impl Counted {
-    pub fn new(wire: Arc<Wire>) -> Self {
-        Self(wire)
+    pub fn new(net: Arc<dyn Net>, wire: Arc<Wire>) -> Self {
+        Self { net, wire }
     }
 }
 
 impl Net for Counted {
     fn udp(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Arc<dyn AsyncUdpSocket>>> {
         async move {
-            let inner = OsNet.udp(addr).await?;
-            Ok(Arc::new(Socket { inner, wire: self.0.clone() }) as Arc<dyn AsyncUdpSocket>)
+            let inner = self.net.udp(addr).await?;
+            Ok(Arc::new(Socket { inner, wire: self.wire.clone() }) as Arc<dyn AsyncUdpSocket>)
         }
         .boxed()
     }
 
     fn listen(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
-        async move { OsNet.listen(addr).await }.boxed()
+        self.net.listen(addr)
     }
 
     fn connect(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>> {
-        async move { OsNet.connect(addr).await }.boxed()
+        self.net.connect(addr)
     }
 }
 
-#[derive(Debug)]
 struct Socket {
     inner: Arc<dyn AsyncUdpSocket>,
     wire: Arc<Wire>,
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
 }
 
 impl AsyncUdpSocket for Socket {
@@ -77,7 +94,7 @@ impl AsyncUdpSocket for Socket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        if self.wire.cut.load(Ordering::Relaxed) {
+        if self.wire.is_cut() {
             return Ok(());
         }
         self.inner.try_send(transmit)?;
@@ -94,10 +111,11 @@ impl AsyncUdpSocket for Socket {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        match self.wire.cut.load(Ordering::Relaxed) {
-            // What comes stays in the kernel until there is no more room.
-            true => Poll::Pending,
-            false => self.inner.poll_recv(cx, bufs, meta),
+        loop {
+            let received = self.inner.poll_recv(cx, bufs, meta);
+            if !(self.wire.is_cut() && matches!(received, Poll::Ready(Ok(_)))) {
+                return received;
+            }
         }
     }
 

@@ -1,10 +1,12 @@
-//! How long the planner takes: everything from empty, nothing to do, and after one loss. `cargo bench -p hirsel-model`.
+//! How long the planner takes: everything from empty, nothing to do, and after one loss. `cargo bench -p hirsel-model [-- NODES...]`.
 //!
 //! Method: each figure is the median (and the worst) of several calls of `planner::plan` on a view in memory, on one core; the
 //! difference to the plan in force and its words for the log are timed beside it. Nodes are in ten zones, services have 20 instances.
 //!
-//! Then what it weighs: the whole state as a snapshot, on disk and on the stream to a follower, and the entry that follows a loss; and
-//! what a question for a grant costs the leader of 300 nodes.
+//! Then what it weighs: the whole state, as it is encoded and as it is packed for a snapshot and for a follower that lacks too much; and
+//! single changes, which go into the log and over the stream to every follower as they are encoded. Services are alike here, and so are
+//! events: real ones pack less well. At last what questions for leases cost the leader, in deciding alone: the calls that carry them
+//! are not in it.
 
 #![allow(
     clippy::disallowed_types,
@@ -17,8 +19,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hirsel_model::book::Book;
-use hirsel_model::control::{Command, ControlState};
+use hirsel_model::book::{Asked, Book};
+use hirsel_model::control::{Command, ControlState, Entry};
+use hirsel_model::event::EVENTS_MAX;
 use hirsel_model::grant::ASK_EVERY;
 use hirsel_model::plan::Plan;
 use hirsel_model::planner::{change::change, narrate, plan};
@@ -27,6 +30,7 @@ use hirsel_model::spec::*;
 use hirsel_model::view::*;
 use hirsel_model::*;
 
+const SIZES: [usize; 3] = [300, 1_000, 10_000];
 /// Instances of each service.
 const PER_SERVICE: usize = 20;
 /// Calls per figure: enough for a median, few enough for the slowest.
@@ -46,7 +50,9 @@ fn main() {
     let build = if cfg!(debug_assertions) { "debug: the figures mean nothing" } else { "release" };
     println!("machine: {model}, {cores} cores; build: {build}; median of {CALLS} calls (worst), one core");
     println!("{:>6} {:>9}  {:<22} {:>10} {:>10} {:>10}", "nodes", "instances", "case", "plan", "change", "narrate");
-    for (nodes, instances) in [(1_000, 20_000), (10_000, 20_000)] {
+    let asked: Vec<usize> = std::env::args().skip(1).filter_map(|word| word.parse().ok()).collect();
+    let instances = 20_000;
+    for nodes in if asked.is_empty() { SIZES.to_vec() } else { asked } {
         let mut view = empty(nodes, instances);
         let full = figures("from empty", &view, nodes, instances);
         assert_eq!(full.instances.len(), instances, "all have a place");
@@ -55,36 +61,66 @@ fn main() {
         let same = figures("nothing to do", &view, nodes, instances);
         view.plan = Arc::new(same);
         follow(&mut view);
+        let before = view.clone();
         lose(&mut view, NodeId(2));
         let healed = figures("one node lost", &view, nodes, instances);
         assert!(healed.instances.values().all(|assigned| assigned.node != NodeId(2)));
         assert_eq!(healed.instances.len(), instances, "what was lost is replaced");
-        weigh(&view, &healed);
+        weigh(&before, &view, &healed);
     }
-    grants(300, 20_000);
+    grants(300, instances);
 }
 
-/// Prints the bytes of the state, and of the entry that leads to `healed`.
-fn weigh(view: &View, healed: &Plan) {
-    let state = ControlState { spec: (*view.spec).clone(), plan: (*view.plan).clone(), ..ControlState::default() };
-    let adopt = Command::Adopt {
+/// Prints the bytes of the state, and of entries that change it: the one that leads to `healed` from the plan in force, and small ones.
+fn weigh(before: &View, lost: &View, healed: &Plan) {
+    let mut state = ControlState {
+        spec: (*before.spec).clone(),
+        spec_index: before.spec_index,
+        plan: (*before.plan).clone(),
+        ..ControlState::default()
+    };
+    let (nodes, instances) = (before.nodes.len(), before.plan.instances.len());
+    let state_weighs = |what: &str, state: &ControlState| {
+        let whole = codec::encode(state);
+        // As the mesh packs it.
+        let packed = zstd::bulk::compress(&whole, 1).unwrap();
+        let (whole, packed) = (whole.len() as f64 / 1e6, packed.len() as f64 / 1e6);
+        println!("{nodes:>6} {instances:>9}  {what:<34} {whole:.2} MB, packed {packed:.2} MB");
+    };
+    let entry_weighs = |what: &str, command: Command| {
+        let entry = Entry { at: WallTime(1_800_000_000_000), by: "n1".into(), if_index: None, command };
+        println!("{nodes:>6} {instances:>9}  {what:<34} {} bytes", codec::encode(&entry).len());
+        entry
+    };
+    state_weighs("state without any events", &state);
+
+    let adopt = |view: &View, new: &Plan| Command::Adopt {
         base: view.plan.generation,
         spec_index: view.spec_index,
-        change: change(&view.plan, healed),
-        events: narrate(view, healed),
+        change: change(&view.plan, new),
+        events: narrate(view, new),
     };
-    // As the mesh packs snapshots and states for followers.
-    let packed = |bytes: &[u8]| zstd::bulk::compress(bytes, 1).unwrap().len();
-    let (whole, entry) = (codec::encode(&state), codec::encode(&adopt));
-    println!(
-        "{:>6} {:>9}  snapshot {} kB, {} kB packed; the entry after one loss {} kB, {} kB packed",
-        view.nodes.len(),
-        view.plan.instances.len(),
-        whole.len() / 1_000,
-        packed(&whole) / 1_000,
-        entry.len() / 1_000,
-        packed(&entry) / 1_000
+    let mut one = (*before.plan).clone();
+    one.generation = one.generation.next();
+    let moved = one.instances.values_mut().next().expect("there are instances");
+    moved.node = NodeId(if moved.node == NodeId(3) { 4 } else { 3 });
+    entry_weighs("a change that moves one instance", adopt(before, &one));
+    entry_weighs(
+        "a change that cordons a node",
+        Command::SetAvailability { node: NodeId(3), availability: Availability::Cordoned },
     );
+    let events = narrate(lost, healed);
+    let entry = entry_weighs("the change after the loss", adopt(lost, healed));
+    state.apply(LogIndex(2), entry);
+    assert_eq!(state.plan, *healed, "it is a change that is taken");
+    // Until the log of events is full: it keeps the last ones.
+    let mut index = LogIndex(2);
+    while state.log.events.len() < EVENTS_MAX {
+        index = LogIndex(index.0 + 1);
+        let command = Command::Note { events: events.clone() };
+        state.apply(index, Entry { at: WallTime(1_800_000_000_000), by: "n1".into(), if_index: None, command });
+    }
+    state_weighs("state with the last 10,000 events", &state);
 }
 
 /// Prints what it costs to answer every node once, of which each runs one instance that is exclusive.
@@ -96,16 +132,43 @@ fn grants(nodes: usize, instances: usize) {
         assigned.exclusive = seen.insert(assigned.node);
     }
     view.plan = Arc::new(new);
-    let state = ControlState { spec: (*view.spec).clone(), plan: (*view.plan).clone(), ..ControlState::default() };
+    follow(&mut view);
+    let mut state = ControlState { spec: (*view.spec).clone(), plan: (*view.plan).clone(), ..ControlState::default() };
     let mut book = Book::new(1, Timestamp(0));
     let mut at = Timestamp(0);
-    let took = measure(|| {
+    let mut last = BTreeMap::<NodeId, u64>::new();
+    let mut round = |state: &ControlState| {
         at = at + ASK_EVERY;
         for node in state.spec.nodes.keys() {
-            assert_eq!(book.grant(&state, *node, at).covers.len(), 1);
+            // Reports come with the first question only, as long as nothing changes.
+            let known = last.get(node).copied().unwrap_or(0);
+            let report = view.nodes[node].report.clone().filter(|_| known == 0);
+            let incarnation = Incarnation(1);
+            let asked = Asked { incarnation, last_grant: known, report, ..Asked::default() };
+            assert!(book.has_to_grant(state, *node));
+            last.insert(*node, book.asked(*node, asked, at).grant);
+            let grant = book.grant(state, *node, at);
+            assert_eq!(grant.covers.len(), 1);
+            std::hint::black_box(codec::encode(&grant));
         }
+    };
+    round(&state);
+    let quiet = timed(|| round(&state));
+    let changing = timed(|| {
+        state.applied = LogIndex(state.applied.0 + 1);
+        round(&state);
     });
-    println!("{nodes:>6} {instances:>9}  a grant for each node: {took} of every {} ms", ASK_EVERY.as_millis());
+    let rounds_per_second = 1000.0 / ASK_EVERY.as_millis() as f64;
+    for (what, times) in [("leases of all nodes, quiet", quiet), ("the same, a change in each round", changing)] {
+        let (each, second) =
+            (times[CALLS / 2].as_secs_f64() / nodes as f64, times[CALLS / 2].as_secs_f64() * rounds_per_second);
+        println!(
+            "{nodes:>6} {instances:>9}  {what:<34} {:.2} µs per answer, {:.2} ms of each second at one per {} ms and node",
+            each * 1e6,
+            second * 1e3,
+            ASK_EVERY.as_millis()
+        );
+    }
 }
 
 fn figures(case: &str, view: &View, nodes: usize, instances: usize) -> Plan {
@@ -117,7 +180,14 @@ fn figures(case: &str, view: &View, nodes: usize, instances: usize) -> Plan {
     new
 }
 
-fn measure(mut work: impl FnMut()) -> String {
+fn measure(work: impl FnMut()) -> String {
+    let times = timed(work);
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    format!("{:.1} ms ({:.1})", ms(times[CALLS / 2]), ms(times[CALLS - 1]))
+}
+
+/// How long each of several calls takes, the shortest first.
+fn timed(mut work: impl FnMut()) -> Vec<Duration> {
     let mut times: Vec<Duration> = (0..CALLS)
         .map(|_| {
             let begin = Instant::now();
@@ -126,8 +196,7 @@ fn measure(mut work: impl FnMut()) -> String {
         })
         .collect();
     times.sort();
-    let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    format!("{:.1} ms ({:.1})", ms(times[CALLS / 2]), ms(times[CALLS - 1]))
+    times
 }
 
 fn empty(nodes: usize, instances: usize) -> View {

@@ -97,7 +97,7 @@ pub fn state() -> ControlState {
     let app = AppSpec {
         revision: Revision(1),
         services: [(web.clone(), service())].into(),
-        routes: vec![RouteSpec { host: "*".into(), path: "/".into(), to: web }],
+        routes: vec![RouteSpec::plain("*", "/", web)],
         stopped: false,
     };
     let shop: AppName = "shop".parse().unwrap();

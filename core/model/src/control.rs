@@ -28,6 +28,7 @@ mod properties;
 mod record;
 mod recover;
 pub mod restore;
+mod routes;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod secrets;

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use crate::control::{Command, Refusal};
 use crate::id::{Incarnation, NodeId};
 use crate::planner::change::PlanChange;
-use crate::spec::{AppSpec, Check, RoleSpec, ServiceSpec, Spec};
+use crate::spec::{AppSpec, Check, RoleSpec, RouteSpec, ServiceSpec, Spec};
 
 /// The highest level that this build understands.
 pub const BUILT: u32 = 2;
@@ -97,8 +97,13 @@ pub fn needed(command: &Command) -> Need {
 }
 
 fn app(app: &AppSpec) -> Need {
-    let AppSpec { revision: _, services, routes: _, stopped: _ } = app;
-    most(services.values().map(service))
+    let AppSpec { revision: _, services, routes, stopped: _ } = app;
+    most(services.values().map(service).chain(routes.iter().map(route)))
+}
+
+/// What a route may say is a pattern of [`RouteSpec::is_plain`].
+fn route(route: &RouteSpec) -> Need {
+    Need::of(2, "a route that is more than a host, a path and a service").when(!route.is_plain())
 }
 
 fn service(service: &ServiceSpec) -> Need {
@@ -235,6 +240,24 @@ mod tests {
         assert_eq!(outdated(BUILT), None);
         let words = outdated(BUILT + 1).expect("too new");
         assert_eq!(words, "the cluster runs at feature level 3, this hirsel understands 2: upgrade this node");
+    }
+
+    #[test]
+    fn a_route_that_is_host_path_and_service_needs_nothing_and_any_other_does() {
+        use crate::spec::{Conditions, PathKind, Target};
+        let web: crate::id::ServiceName = named("web");
+        let plain = RouteSpec::plain("shop.test", "/api", web.clone());
+        assert_eq!(route(&plain), Need::NOTHING);
+        assert_eq!(route(&RouteSpec::plain("*", "/", web.clone())), Need::NOTHING);
+        let methods = ["GET".to_owned()].into();
+        let more = [
+            RouteSpec::plain("*.shop.test", "/", web.clone()),
+            RouteSpec { kind: PathKind::Exact, ..plain.clone() },
+            RouteSpec { when: Conditions { methods, ..Conditions::default() }, ..plain.clone() },
+            RouteSpec { to: Target::Shares([(web, 1)].into()), ..plain.clone() },
+            RouteSpec { to: Target::Outside(vec!["10.0.0.5:80".parse().expect("an address")]), ..plain },
+        ];
+        assert!(more.iter().all(|it| route(it).level == 2), "older builds refuse unknown fields");
     }
 
     #[test]

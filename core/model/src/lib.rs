@@ -9,6 +9,7 @@ pub mod codec;
 pub mod control;
 pub mod duty;
 pub mod event;
+pub mod expression;
 pub mod feature;
 pub mod followup;
 pub mod forecast;

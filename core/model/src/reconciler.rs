@@ -50,7 +50,7 @@ fn lb(state: &ControlState) -> LbOrder {
     for (app, spec) in state.spec.apps.iter().filter(|(_, spec)| !spec.stopped) {
         for route in &spec.routes {
             routes.push((app.clone(), route.clone()));
-            routed.insert((app, &route.to));
+            routed.extend(route.to.services().map(|service| (app, service)));
         }
     }
     let mut backends: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
@@ -93,7 +93,7 @@ mod tests {
     fn herd() -> ControlState {
         let mut state = cluster(3);
         let mut spec = app(&[("web", service("serve")), ("worker", service("work"))]);
-        spec.routes.push(RouteSpec { host: "shop.test".into(), path: "/".into(), to: named("web") });
+        spec.routes.push(RouteSpec::plain("shop.test", "/", named("web")));
         run(&mut state, Command::ApplyApp { app: named("shop"), spec });
         adopt(&mut state, |plan| {
             plan.roles.insert(RoleName::lb(), BTreeMap::from([(Slot(0), held(1))]));

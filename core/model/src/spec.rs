@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::*;
 
+mod route;
+
+pub use route::*;
+
 /// Everything the operator wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -274,16 +278,4 @@ impl Default for StopSpec {
     fn default() -> Self {
         Self { signal: 15, grace_ms: 10_000, drain_ms: 30_000 }
     }
-}
-
-/// One way in.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RouteSpec {
-    /// Host name in lower case, or `*` for any.
-    pub host: String,
-    /// Path prefix, `/` for all.
-    pub path: String,
-    /// The service that answers.
-    pub to: ServiceName,
 }

@@ -129,7 +129,7 @@ fn any_app(rng: &mut SmallRng) -> AppSpec {
             service.constraints.insert("zone".into(), "a".into());
         }
         if rng.random_bool(0.7) {
-            app.routes.push(RouteSpec { host: "*".into(), path: "/".into(), to: name.clone() });
+            app.routes.push(RouteSpec::plain("*", "/", name.clone()));
         }
         app.services.insert(name, service);
     }

@@ -202,7 +202,7 @@ fn app_described(name: &str, services: &[&str]) -> AppSpec {
             }
         }
         app.services.insert(name.clone(), service);
-        app.routes.push(RouteSpec { host: host.clone(), path: format!("/{name}"), to: name });
+        app.routes.push(RouteSpec::plain(host.clone(), format!("/{name}"), name));
     }
     app
 }

@@ -1,6 +1,8 @@
 //! What the load balancer keeps of one instance for as long as it knows it, over all routing tables: requests under way, latency,
 //! its record of failures, and its connections.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,13 +14,34 @@ use crate::balance::Latency;
 use crate::eject::Record;
 use crate::pool::Pool;
 
-/// One instance.
+/// Who takes requests.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Whom {
+    /// An instance of a service.
+    Instance {
+        /// Which.
+        id: InstanceId,
+        /// Where it runs.
+        node: NodeId,
+    },
+    /// A program outside the cluster.
+    Outside(SocketAddr),
+}
+
+impl fmt::Display for Whom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Whom::Instance { id, node: _ } => id.fmt(f),
+            Whom::Outside(addr) => addr.fmt(f),
+        }
+    }
+}
+
+/// One instance, or a program outside that stands for one.
 #[derive(Debug)]
 pub struct Instance {
     /// Which.
-    pub id: InstanceId,
-    /// Where it runs.
-    pub node: NodeId,
+    pub whom: Whom,
     /// Its connections.
     pub pool: Pool,
     in_flight: AtomicU32,
@@ -35,10 +58,9 @@ pub struct Instance {
 
 impl Instance {
     /// An instance that was not known before.
-    pub fn new(id: InstanceId, node: NodeId, idle: Arc<Notify>) -> Self {
+    pub fn new(whom: Whom, idle: Arc<Notify>) -> Self {
         Self {
-            id,
-            node,
+            whom,
             pool: Pool::default(),
             in_flight: AtomicU32::new(0),
             closed: AtomicBool::new(false),
@@ -150,7 +172,8 @@ mod tests {
     use super::*;
 
     fn instance() -> Arc<Instance> {
-        Arc::new(Instance::new("shop/web/1".parse().unwrap(), NodeId(1), Arc::new(Notify::new())))
+        let whom = Whom::Instance { id: "shop/web/1".parse().unwrap(), node: NodeId(1) };
+        Arc::new(Instance::new(whom, Arc::new(Notify::new())))
     }
 
     #[test]

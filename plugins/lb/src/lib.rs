@@ -1,10 +1,10 @@
 //! The load balancer role: the way in.
 //!
-//! Requests come in over HTTP/1.1, find their service by host and path, and are forwarded to one of its instances. A killed instance
+//! Requests come in over HTTP/1.1, find their service by host, path and more, and are forwarded to one of its instances. A killed instance
 //! or node shall cost no idempotent request: a connection failure is tried elsewhere, a failure ejects at once, a request that can be
 //! told again is told again, and a small answer is held until it is whole.
 //!
-//! Where to start: [`proxy`] is the path of one request. It asks [`table`] (one immutable routing table, swapped whole) where to go,
+//! Where to start: [`proxy`] is the path of one request. It asks [`table`] (one immutable routing table, swapped whole) where to go, [`ways`] which route takes it,
 //! [`balance`], [`eject`] and [`replay`] (pure decisions) whom to choose and when to try again, and [`upstream`] (connections to
 //! instances, kept in a [`pool`]) to carry it. [`serve`] listens, [`role`] makes the host match the order.
 //!
@@ -18,8 +18,10 @@ pub mod eject;
 pub mod headers;
 pub mod instance;
 pub mod io;
+pub mod matching;
 pub mod metrics;
 pub mod pages;
+pub mod paths;
 pub mod pool;
 pub mod proxy;
 pub mod replay;
@@ -30,5 +32,6 @@ pub mod stream;
 pub mod table;
 pub mod tunnel;
 pub mod upstream;
+pub mod ways;
 
 pub use role::Lb;

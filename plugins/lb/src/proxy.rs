@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hirsel_mesh::seam::{BoxStream, Clock};
-use hirsel_model::{InstanceId, Timestamp};
+use hirsel_model::Timestamp;
 use hirsel_role::{Doors, Host, Spawner};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
@@ -26,16 +26,17 @@ use tracing::{debug, info};
 use crate::budget::{Budget, KEPT_BYTES_MAX, Reserved};
 use crate::client::Client;
 use crate::headers::{self, BadHead};
-use crate::instance::{Instance, Ticket};
+use crate::instance::{Instance, Ticket, Whom};
 use crate::metrics::Metrics;
 use crate::pages;
 use crate::pool::{FRESH_FOR, IDLE_FOR_MAX};
 use crate::replay::{ANSWER_HELD_BYTES_MAX, BODY_KEPT_BYTES_MAX, Effort, Failure, PATIENCE, Repeatable, is_idempotent};
 use crate::routes::Routes;
 use crate::stream::{AnswerBody, Leg, RequestBody};
-use crate::table::{ServiceKey, Way};
+use crate::table::{Origin, Way};
 use crate::tunnel;
 use crate::upstream::{Pulse, Upstream};
+use crate::ways::Finding;
 
 /// A connection that is not there after this time is tried elsewhere: on a cut cable packets vanish without a word. Within a data
 /// centre it takes a millisecond, between continents a fifth of a second.
@@ -46,6 +47,9 @@ const BODY_WITHIN: Duration = Duration::from_secs(30);
 
 /// With every instance tried, the next round begins after this time, or when the table changes.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why a request is refused whose path is one of several routes, depending on who reads it.
+const AMBIGUOUS: &str = "the path of the request can be read in several ways (\"//\", \"..\", \"%\", \";\"), which lead to different places: write it plainly";
 
 /// Everything a request needs on its way.
 pub struct Proxy {
@@ -132,16 +136,17 @@ impl Proxy {
 
     /// The service a request is for, or the page that says why there is none.
     #[expect(clippy::result_large_err, reason = "the refusal is the answer itself")]
-    fn service_of(&self, head: &Parts) -> Result<Arc<ServiceKey>, Response<AnswerBody>> {
+    fn service_of(&self, head: &Parts) -> Result<Arc<Origin>, Response<AnswerBody>> {
         if head.method == Method::CONNECT {
             return Err(pages::bad_request("CONNECT is not offered here"));
         }
         let mut buffer = String::new();
         let host = headers::host_of(head, &mut buffer).map_err(bad_head)?;
-        let path = head.uri.path();
-        match self.routes.table().route(host, path) {
-            Some(service) => Ok(service.key.clone()),
-            None => Err(pages::no_route(host, path)),
+        let table = self.routes.table();
+        match table.ways.find(host, head) {
+            Finding::Route(route) => Ok(table.origin(route, || self.draw()).clone()),
+            Finding::Nowhere => Err(pages::no_route(host, head.uri.path())),
+            Finding::Ambiguous => Err(pages::bad_request(AMBIGUOUS)),
         }
     }
 
@@ -163,7 +168,7 @@ impl Proxy {
     async fn exchange(
         &self,
         outbound: &mut Outbound,
-        service: &Arc<ServiceKey>,
+        service: &Arc<Origin>,
     ) -> Result<Response<AnswerBody>, Response<AnswerBody>> {
         let mut effort = Effort::new(outbound.repeatable());
         let mut tried: Vec<Arc<Instance>> = Vec::new();
@@ -179,7 +184,7 @@ impl Proxy {
                 }
                 let until = *give_up_at.get_or_insert_with(|| self.now() + PATIENCE);
                 if !Box::pin(self.wait_for_instance(until)).await {
-                    return Err(pages::no_instance(ServiceName(service)));
+                    return Err(pages::no_instance(service));
                 }
                 tried.clear();
                 continue;
@@ -194,7 +199,7 @@ impl Proxy {
                 Err(failed) => failed,
             };
             let failure = failed.failure;
-            debug!(instance = %instance.id, ?failure, "try failed");
+            debug!(instance = %instance.whom, ?failure, "try failed");
             if failed.reused {
                 // Those beside it are as old.
                 instance.pool.clear_idle();
@@ -202,14 +207,17 @@ impl Proxy {
             }
             if failure.ejects(failed.reused) && instance.failed(self.now()) {
                 self.metrics.ejections.inc();
-                info!(instance = %instance.id, node = %instance.node, ?failure, "instance ejected");
+                match &instance.whom {
+                    Whom::Instance { id, node } => info!(instance = %id, %node, ?failure, "instance ejected"),
+                    Whom::Outside(addr) => info!(%addr, ?failure, "address outside ejected"),
+                }
             }
             if !effort.try_again(failure) {
                 return Err(match failure {
-                    Failure::NotWritten => pages::no_instance(ServiceName(service)),
-                    Failure::Broken | Failure::Lost => pages::broken(ServiceName(service)),
-                    Failure::TimedOut => pages::timed_out(ServiceName(service)),
-                    Failure::Garbled => pages::garbled(ServiceName(service)),
+                    Failure::NotWritten => pages::no_instance(service),
+                    Failure::Broken | Failure::Lost => pages::broken(service),
+                    Failure::TimedOut => pages::timed_out(service),
+                    Failure::Garbled => pages::garbled(service),
                     Failure::ClientGone => pages::cut_short(),
                 });
             }
@@ -221,7 +229,7 @@ impl Proxy {
         }
     }
 
-    fn pick(&self, service: &ServiceKey, now: Timestamp, tried: &[Arc<Instance>]) -> Option<(Ticket, Way)> {
+    fn pick(&self, service: &Origin, now: Timestamp, tried: &[Arc<Instance>]) -> Option<(Ticket, Way)> {
         self.routes.table().service(service)?.pick(now, self.draw(), tried)
     }
 
@@ -241,7 +249,7 @@ impl Proxy {
     async fn attempt(
         &self,
         outbound: &mut Outbound,
-        service: &ServiceKey,
+        service: &Origin,
         (ticket, way): (Ticket, Way),
         begun: Timestamp,
     ) -> Result<Answered, Failed> {
@@ -251,7 +259,7 @@ impl Proxy {
             Some(upstream) => upstream,
             // Rare and large: most requests need no room for it.
             None => Box::pin(self.connect(instance, way)).await.map_err(|error| {
-                debug!(instance = %instance.id, %error, "no connection");
+                debug!(instance = %instance.whom, %error, "no connection");
                 Failed { failure: Failure::NotWritten, reused: false }
             })?,
         };
@@ -280,14 +288,14 @@ impl Proxy {
         }
     }
 
-    fn has_other(&self, service: &ServiceKey, than: &Arc<Instance>) -> bool {
+    fn has_other(&self, service: &Origin, than: &Arc<Instance>) -> bool {
         let table = self.routes.table();
         table.service(service).is_some_and(|service| service.has_other_than(than, self.now()))
     }
 
     async fn connect(&self, instance: &Instance, way: Way) -> io::Result<Box<Upstream>> {
         self.metrics.connects.inc();
-        let stream = match tokio::time::timeout(CONNECT_WITHIN, self.open(&instance.id, way)).await {
+        let stream = match tokio::time::timeout(CONNECT_WITHIN, self.open(&instance.whom, way)).await {
             Ok(stream) => stream?,
             Err(_late) => return Err(io::ErrorKind::TimedOut.into()),
         };
@@ -295,10 +303,11 @@ impl Proxy {
         Upstream::new(stream, pulse).await.map_err(io::Error::other)
     }
 
-    async fn open(&self, instance: &InstanceId, way: Way) -> io::Result<BoxStream> {
-        match way {
-            Way::Direct(addr) => self.host.connect(addr).await,
-            Way::Door { node, addr } => self.doors.open(node, addr, instance).await,
+    async fn open(&self, whom: &Whom, way: Way) -> io::Result<BoxStream> {
+        match (way, whom) {
+            (Way::Direct(addr), _) => self.host.connect(addr).await,
+            (Way::Door { node, addr }, Whom::Instance { id, .. }) => self.doors.open(node, addr, id).await,
+            (Way::Door { .. }, Whom::Outside(_)) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -306,7 +315,7 @@ impl Proxy {
     async fn finish(
         &self,
         outbound: &mut Outbound,
-        service: &ServiceKey,
+        service: &Origin,
         answered: Answered,
     ) -> Result<Response<AnswerBody>, Failure> {
         let Answered { head, mut leg, at } = answered;
@@ -430,15 +439,6 @@ fn bad_head(bad: BadHead) -> Response<AnswerBody> {
         BadHead::Host => "the request names no valid host: exactly one Host header is expected",
         BadHead::Target => "the target of the request is no path",
     })
-}
-
-/// A service as it is shown to people.
-struct ServiceName<'a>(&'a ServiceKey);
-
-impl fmt::Display for ServiceName<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.0.0, self.0.1)
-    }
 }
 
 impl fmt::Debug for Proxy {

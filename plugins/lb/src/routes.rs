@@ -1,6 +1,7 @@
 //! The routing table in force, and the instances behind all tables: takes orders and news in, and swaps the table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -10,9 +11,11 @@ use hirsel_model::view::Liveness;
 use hirsel_model::{Generation, InstanceId, Timestamp};
 use hirsel_role::{Live, Me};
 use tokio::sync::{Notify, watch};
+use tracing::warn;
 
-use crate::instance::Instance;
+use crate::instance::{Instance, Whom};
 use crate::table::{Standing, Table, liveness_of, standings};
+use crate::ways::Ways;
 
 /// The table in force.
 #[derive(Debug)]
@@ -31,7 +34,17 @@ struct Building {
     generation: Generation,
     order: Arc<LbOrder>,
     instances: BTreeMap<InstanceId, Arc<Instance>>,
+    outside: BTreeMap<SocketAddr, Arc<Instance>>,
     standings: BTreeMap<InstanceId, Standing>,
+    /// Of the routes of the order.
+    ways: Arc<Ways>,
+}
+
+impl Building {
+    /// All that requests may be under way on.
+    fn all(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.instances.values().chain(self.outside.values())
+    }
 }
 
 impl Routes {
@@ -59,6 +72,14 @@ impl Routes {
             return;
         }
         building.generation = generation;
+        if building.order.routes != order.routes {
+            let ways = Ways::build(&order.routes);
+            ways.left_out
+                .iter()
+                .filter(|words| !building.ways.left_out.contains(words))
+                .for_each(|words| warn!("{words}"));
+            building.ways = Arc::new(ways);
+        }
         building.order = order.clone();
         let live = self.live.borrow().clone();
         self.rebuild(&mut building, &live);
@@ -79,34 +100,41 @@ impl Routes {
     /// Requests under way on each instance that takes no new ones.
     pub fn draining(&self) -> BTreeMap<InstanceId, u32> {
         let building = self.building();
-        let closed = building.instances.values().filter(|instance| instance.is_closed());
-        closed.map(|instance| (instance.id.clone(), instance.in_flight())).filter(|(_, n)| *n > 0).collect()
+        let closed = building.instances.iter().filter(|(_, instance)| instance.is_closed());
+        closed.map(|(id, instance)| (id.clone(), instance.in_flight())).filter(|(_, n)| *n > 0).collect()
     }
 
     /// Requests under way on all instances.
     pub fn in_flight(&self) -> u32 {
-        self.building().instances.values().map(|instance| instance.in_flight()).sum()
+        self.building().all().map(|instance| instance.in_flight()).sum()
     }
 
     /// Ends every connection: streams and tunnels break off.
     pub fn end(&self) {
-        self.building().instances.values().for_each(|instance| instance.pool.end());
+        self.building().all().for_each(|instance| instance.pool.end());
     }
 
     /// Looks after the connections of all instances. Called every half second.
     pub fn sweep(&self, now: Timestamp) {
-        let instances: Vec<_> = self.building().instances.values().cloned().collect();
+        let instances: Vec<_> = self.building().all().cloned().collect();
         for instance in instances {
             instance.pool.sweep(now);
         }
     }
 
     fn rebuild(&self, building: &mut Building, live: &Live) {
-        let Building { generation, order, instances, standings: before } = building;
+        let Building { generation, order, instances, outside, standings: before, ways } = building;
         let standings = standings(order, live, self.me.id);
-        let table = Table::build(*generation, order, &standings, &self.me, &mut |id, node| {
-            let begin = || Arc::new(Instance::new(id.clone(), node, self.idle.clone()));
-            instances.entry(id.clone()).or_insert_with(begin).clone()
+        let mut named = BTreeSet::new();
+        let table = Table::build(*generation, ways.clone(), order, &standings, &self.me, &mut |whom| {
+            let begin = || Arc::new(Instance::new(whom.clone(), self.idle.clone()));
+            match &whom {
+                Whom::Instance { id, node: _ } => instances.entry(id.clone()).or_insert_with(begin).clone(),
+                Whom::Outside(addr) => {
+                    named.insert(*addr);
+                    outside.entry(*addr).or_insert_with(begin).clone()
+                }
+            }
         });
         // Opened before the table that offers them; closed before the report that says so.
         for (id, instance) in instances.iter() {
@@ -116,6 +144,16 @@ impl Routes {
             }
         }
         self.table.store(Arc::new(table));
+        // Whoever has a request under way outside keeps it.
+        outside.retain(|addr, instance| {
+            let stays = named.contains(addr);
+            if stays {
+                instance.open()
+            } else {
+                instance.close()
+            }
+            stays || instance.in_flight() > 0
+        });
         for (id, instance) in instances.iter() {
             if let (Some(before), Some(now)) = (before.get(id), standings.get(id))
                 && is_lost(before, now)
@@ -136,7 +174,9 @@ impl Routes {
             if standings.contains_key(id) {
                 return true;
             }
-            if liveness_of(live, instance.node, self.me.id) == Liveness::Suspect {
+            if let Whom::Instance { node, .. } = &instance.whom
+                && liveness_of(live, *node, self.me.id) == Liveness::Suspect
+            {
                 instance.pool.end();
             }
             instance.in_flight() > 0

@@ -3,50 +3,70 @@
 //! Built from the order (what the plan says) and from what is heard of the nodes (liveness, ports, health). What is kept of an
 //! instance over time is not in the table but in [`Instance`], found again by its id.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hirsel_model::order::{Backend, LbOrder};
 use hirsel_model::plan::Phase;
 use hirsel_model::report::{InstanceFacts, InstanceState, RoleFacts};
+use hirsel_model::spec::Target;
 use hirsel_model::view::Liveness;
 use hirsel_model::{AppName, Generation, InstanceId, NodeId, RoleName, ServiceName, Timestamp};
 use hirsel_role::{Live, Me};
 
 use crate::balance;
-use crate::instance::{Instance, Ticket};
+use crate::instance::{Instance, Ticket, Whom};
+use crate::ways::Ways;
 
-/// A service of an application.
-pub type ServiceKey = (AppName, ServiceName);
+/// What answers requests, under a name that holds over all tables.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// A service of an application.
+    Service(AppName, ServiceName),
+    /// Programs outside the cluster that an application leads to.
+    Outside(AppName, Vec<SocketAddr>),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Service(app, service) => write!(f, "{app}/{service}"),
+            Origin::Outside(app, _) => write!(f, "{app}, outside the cluster,"),
+        }
+    }
+}
 
 /// Finds the lasting part of an instance, or begins one.
-pub type FindInstance<'a> = &'a mut dyn FnMut(&InstanceId, NodeId) -> Arc<Instance>;
+pub type FindInstance<'a> = &'a mut dyn FnMut(Whom) -> Arc<Instance>;
 
 /// Where requests go.
 #[derive(Debug, Default)]
 pub struct Table {
     /// The order it was built from.
     pub generation: Generation,
-    hosts: HashMap<String, Vec<Path>>,
-    any_host: Vec<Path>,
+    /// Which route takes a request.
+    pub ways: Arc<Ways>,
+    /// What answers each of the routes of `ways`.
+    targets: Vec<To>,
     services: Vec<Service>,
-    by_key: BTreeMap<ServiceKey, usize>,
+    by_origin: BTreeMap<Arc<Origin>, usize>,
 }
 
-/// A path prefix of one host.
+/// What answers the requests of one route.
 #[derive(Debug)]
-struct Path {
-    /// Without final slash.
-    prefix: String,
-    service: usize,
+enum To {
+    One(usize),
+    /// Services with weights above zero.
+    Shares(Vec<(usize, u32)>),
 }
 
-/// A service and its instances.
+/// A service, or whatever else answers, and its instances.
 #[derive(Debug)]
 pub struct Service {
     /// Which.
-    pub key: Arc<ServiceKey>,
+    pub origin: Arc<Origin>,
     /// Healthy, on nodes that are heard.
     ready: Vec<Candidate>,
     /// Healthy when they were last heard of, on nodes that are not heard now.
@@ -119,71 +139,98 @@ fn facts_of<'a>(live: &'a Live, node: NodeId, id: &InstanceId) -> Option<&'a Ins
 }
 
 impl Table {
-    /// The table for `order` and what `standings` says of its instances.
+    /// The table for `order` and what `standings` says of its instances. `ways` are those of its routes.
     pub fn build(
         generation: Generation,
+        ways: Arc<Ways>,
         order: &LbOrder,
         standings: &BTreeMap<InstanceId, Standing>,
         me: &Me,
         find: FindInstance<'_>,
     ) -> Self {
-        let mut table = Table { generation, ..Table::default() };
-        for (key, backends) in &order.backends {
-            table.by_key.insert(key.clone(), table.services.len());
-            table.services.push(Service::build(key, backends, standings, me, find));
+        let mut table = Table { generation, ways, ..Table::default() };
+        for ((app, service), backends) in &order.backends {
+            let origin = Origin::Service(app.clone(), service.clone());
+            table.serve(origin, |origin| Service::build(origin, backends, standings, me, find));
         }
         for (app, route) in &order.routes {
-            let key = (app.clone(), route.to.clone());
-            let service = *table.by_key.entry(key.clone()).or_insert_with(|| {
-                table.services.push(Service { key: Arc::new(key), ready: Vec::new(), doubtful: Vec::new() });
-                table.services.len() - 1
-            });
-            let paths = match route.host.as_str() {
-                "*" => &mut table.any_host,
-                host => table.hosts.entry(host.to_ascii_lowercase()).or_default(),
-            };
-            let prefix = route.path.trim_end_matches('/').to_owned();
-            // The same way in twice: the first one keeps it, whoever comes later cannot take it over.
-            if !paths.iter().any(|path| path.prefix == prefix) {
-                paths.push(Path { prefix, service });
-            }
-        }
-        for paths in table.hosts.values_mut().chain([&mut table.any_host]) {
-            paths.sort_by_key(|path| std::cmp::Reverse(path.prefix.len()));
+            let to = table.target(app, &route.to, find);
+            table.targets.push(to);
         }
         table
     }
 
-    /// The service that answers `path` of `host` (lower case, no port): by the host itself before `*`, by the longest prefix that
-    /// ends where a segment ends.
-    pub fn route(&self, host: &str, path: &str) -> Option<&Service> {
-        let find = |paths: &[Path]| paths.iter().find(|candidate| covers(&candidate.prefix, path)).map(|p| p.service);
-        let exact = self.hosts.get(host).and_then(|paths| find(paths));
-        exact.or_else(|| find(&self.any_host)).map(|service| &self.services[service])
+    fn target(&mut self, app: &AppName, to: &Target, find: FindInstance<'_>) -> To {
+        let mut named =
+            |service: &ServiceName| self.serve(Origin::Service(app.clone(), service.clone()), Service::none);
+        match to {
+            Target::Service(service) => To::One(named(service)),
+            Target::Shares(shares) => {
+                let shares = shares.iter().filter(|(_, weight)| **weight > 0);
+                To::Shares(shares.map(|(service, weight)| (named(service), *weight)).collect())
+            }
+            Target::Outside(addrs) => {
+                let origin = Origin::Outside(app.clone(), addrs.clone());
+                To::One(self.serve(origin, |origin| Service::outside(origin, addrs, find)))
+            }
+        }
     }
 
-    /// The service called `key`.
-    pub fn service(&self, key: &ServiceKey) -> Option<&Service> {
-        self.by_key.get(key).map(|service| &self.services[*service])
+    /// The number of what is called `origin`, which `build` makes if it is not there yet.
+    fn serve(&mut self, origin: Origin, build: impl FnOnce(Arc<Origin>) -> Service) -> usize {
+        let origin = Arc::new(origin);
+        if let Some(known) = self.by_origin.get(&origin) {
+            return *known;
+        }
+        let number = self.services.len();
+        self.services.push(build(origin.clone()));
+        self.by_origin.insert(origin, number);
+        number
+    }
+
+    /// What answers a request of the route with this number, by chance where several share its requests. One that has no instance leaves its share to
+    /// the others.
+    pub fn origin(&self, route: usize, draw: impl FnOnce() -> u64) -> &Arc<Origin> {
+        let number = match &self.targets[route] {
+            To::One(number) => *number,
+            To::Shares(shares) => {
+                let able = |(number, _): &&(usize, u32)| self.services[*number].has_any();
+                let drawn = draw();
+                let chosen = choose_share(shares.iter().filter(able), drawn);
+                chosen.or_else(|| choose_share(shares.iter(), drawn)).unwrap_or_default()
+            }
+        };
+        &self.services[number].origin
+    }
+
+    /// What is called `origin`.
+    pub fn service(&self, origin: &Origin) -> Option<&Service> {
+        self.by_origin.get(origin).map(|service| &self.services[*service])
     }
 }
 
-/// Whether `prefix` (without final slash) is the whole of `path` or ends where one of its segments ends.
-fn covers(prefix: &str, path: &str) -> bool {
-    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        // `OPTIONS *` has no path.
-        || prefix.is_empty()
+/// One of `shares`, as often as its weight says.
+fn choose_share<'a>(shares: impl Iterator<Item = &'a (usize, u32)> + Clone, draw: u64) -> Option<usize> {
+    let total: u64 = shares.clone().map(|(_, weight)| u64::from(*weight)).sum();
+    let mut left = draw.checked_rem(total)?;
+    for (number, weight) in shares {
+        match left.checked_sub(u64::from(*weight)) {
+            Some(less) => left = less,
+            None => return Some(*number),
+        }
+    }
+    None
 }
 
 impl Service {
     fn build(
-        key: &ServiceKey,
+        origin: Arc<Origin>,
         backends: &BTreeMap<InstanceId, Backend>,
         standings: &BTreeMap<InstanceId, Standing>,
         me: &Me,
         find: FindInstance<'_>,
     ) -> Self {
-        let mut service = Service { key: Arc::new(key.clone()), ready: Vec::new(), doubtful: Vec::new() };
+        let mut service = Service::none(origin);
         for (id, backend) in backends {
             let Some(standing) = standings.get(id) else { continue };
             if standing.phase != Phase::Active || !standing.healthy {
@@ -194,13 +241,29 @@ impl Service {
             } else {
                 Way::Door { node: backend.node, addr: backend.addr }
             };
-            let candidate = Candidate { instance: find(id, backend.node), way };
+            let whom = Whom::Instance { id: id.clone(), node: backend.node };
+            let candidate = Candidate { instance: find(whom), way };
             match standing.liveness {
                 Liveness::Alive => service.ready.push(candidate),
                 Liveness::Suspect => service.doubtful.push(candidate),
             }
         }
         service
+    }
+
+    /// One that has no instance.
+    fn none(origin: Arc<Origin>) -> Self {
+        Self { origin, ready: Vec::new(), doubtful: Vec::new() }
+    }
+
+    /// Programs outside, of which nothing is known but how they did so far.
+    fn outside(origin: Arc<Origin>, addrs: &[SocketAddr], find: FindInstance<'_>) -> Self {
+        let candidate = |addr: &SocketAddr| Candidate { instance: find(Whom::Outside(*addr)), way: Way::Direct(*addr) };
+        Self { origin, ready: addrs.iter().map(candidate).collect(), doubtful: Vec::new() }
+    }
+
+    fn has_any(&self) -> bool {
+        !self.ready.is_empty() || !self.doubtful.is_empty()
     }
 
     /// Takes a request on with one of the instances, none of `tried`: by preference one that is not ejected, then one that is, then

@@ -148,7 +148,7 @@ fn app(name: &str, service: &str, count: u32, command: &str) -> AppSpec {
 }
 
 fn routes(name: &str, service: &ServiceName) -> Vec<RouteSpec> {
-    vec![RouteSpec { host: format!("{name}.example.com"), path: "/".into(), to: service.clone() }]
+    vec![RouteSpec::plain(format!("{name}.example.com"), "/", service.clone())]
 }
 
 pub(super) fn any_node(world: &mut World) -> NodeId {

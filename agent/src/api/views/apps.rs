@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use hirsel_model::plan::{InstanceAssignment, Phase};
 use hirsel_model::report::{InstanceFacts, InstanceState};
-use hirsel_model::spec::{AppSpec, RouteSpec};
+use hirsel_model::spec::{AppSpec, PathKind, RouteSpec};
 use hirsel_model::{AppName, InstanceId, NodeId, RoleName, ServiceName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -136,7 +136,7 @@ fn health(stopped: bool, services: &[Service], unmet: &[String]) -> &'static str
     }
 }
 
-/// A URL per route; a route for any host is reached at every lb node.
+/// A URL per host and path that is routed, each once; a route for any host is reached at every lb node.
 fn endpoints(sight: &Sight, spec: &AppSpec) -> Vec<String> {
     let lb: BTreeSet<NodeId> = sight
         .state
@@ -155,10 +155,20 @@ fn endpoints(sight: &Sight, spec: &AppSpec) -> Vec<String> {
             .collect()
     };
     let port = if sight.http_port == HTTP_PORT { String::new() } else { format!(":{}", sight.http_port) };
-    let urls = spec.routes.iter().flat_map(|route| {
-        hosts(route).into_iter().map(|host| format!("http://{host}{port}{}", route.path)).collect::<Vec<_>>()
-    });
-    urls.collect()
+    let mut urls: Vec<String> = Vec::new();
+    for route in &spec.routes {
+        // No URL says which paths an expression takes.
+        let path = match route.kind {
+            PathKind::Prefix | PathKind::Exact => route.path.as_str(),
+            PathKind::Regex => "/",
+        };
+        for url in hosts(route).into_iter().map(|host| format!("http://{host}{port}{path}")) {
+            if !urls.contains(&url) {
+                urls.push(url);
+            }
+        }
+    }
+    urls
 }
 
 /// Whether ended instances are listed too.

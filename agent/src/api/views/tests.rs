@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hirsel_model::plan::{Because, Unmet, Verdict, VerdictKind};
+use hirsel_model::spec::{PathKind, RouteSpec};
 use hirsel_model::view::Liveness;
 use hirsel_model::*;
 
@@ -113,6 +114,20 @@ fn a_slot_is_running_only_while_its_node_is_heard() {
 fn endpoints_of_a_route_for_any_host_are_the_lb_nodes() {
     let endpoints = &apps(&sight())[0].endpoints;
     assert_eq!(endpoints, &["http://127.0.0.1:8080/", "http://127.0.0.2:8080/", "http://127.0.0.3:8080/"]);
+}
+
+#[test]
+fn each_host_and_path_is_an_endpoint_once() {
+    let sight = altered(|state| {
+        let app = state.spec.apps.get_mut(&"shop".parse().unwrap()).unwrap();
+        let plain = RouteSpec::plain("shop.test", "/api", "web".parse().unwrap());
+        let mut posts = plain.clone();
+        posts.when.methods.insert("POST".into());
+        let expression = RouteSpec { path: "^/a".into(), kind: PathKind::Regex, ..plain.clone() };
+        app.routes = vec![posts, plain, expression, RouteSpec::plain("*.shop.test", "/", "web".parse().unwrap())];
+    });
+    let expected = ["http://shop.test:8080/api", "http://shop.test:8080/", "http://*.shop.test:8080/"];
+    assert_eq!(apps(&sight)[0].endpoints, expected);
 }
 
 #[test]

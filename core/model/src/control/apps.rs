@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::limits::{APPS_MAX, FORMER_MAX, NODES_MAX, at_most, check_app, check_replicas};
-use super::{Context, ControlState, Outcome, Refusal, not_found, secrets};
+use super::{Context, ControlState, Outcome, Refusal, not_found, routes, secrets};
 use crate::id::*;
 use crate::spec::{AppSpec, Availability, Replicas, RoleSpec, ServiceSpec};
 
@@ -17,7 +17,7 @@ pub(super) fn apply_app(
     mut new: AppSpec,
 ) -> Result<Outcome, Refusal> {
     check_app(&new)?;
-    check_routes(state, &app, &new)?;
+    routes::check_owners(state, &app, &new)?;
     secrets::fill_in(state, &app, &mut new)?;
     let old = state.spec.apps.get(&app);
     at_most(|| "number of applications".into(), state.spec.apps.len() + usize::from(old.is_none()), APPS_MAX)?;
@@ -41,19 +41,6 @@ pub(super) fn apply_app(
     state.spec_index = context.index;
     context.happened(state, &app, &message);
     Ok(context.done())
-}
-
-/// Two applications cannot both answer one route.
-fn check_routes(state: &ControlState, app: &AppName, new: &AppSpec) -> Result<(), Refusal> {
-    for (other, spec) in state.spec.apps.iter().filter(|(other, _)| *other != app) {
-        for route in &spec.routes {
-            if new.routes.iter().any(|mine| mine.host == route.host && mine.path == route.path) {
-                let (host, path) = (&route.host, &route.path);
-                return Err(Refusal::Invalid(format!("route {host}{path} belongs to application {other}")));
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Whether an instance of `old` need not be replaced to be one of `new`: counts, constraints and the manner of updating are wishes

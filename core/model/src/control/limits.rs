@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Refusal;
+use super::{Refusal, routes};
 use crate::spec::{AppSpec, NodeSpec, Replicas, ServiceSpec};
 
 /// Nodes of a cluster: what the planner is measured with.
@@ -17,6 +17,16 @@ pub const APPS_MAX: usize = 1_000;
 pub const SERVICES_PER_APP_MAX: usize = 64;
 /// Routes of an application.
 pub const ROUTES_PER_APP_MAX: usize = 256;
+/// Conditions of a route, and header fields that it sets: each is looked at for each of its requests.
+pub const CONDITIONS_MAX: usize = 16;
+/// Bytes of the name or the value in a condition.
+pub const CONDITION_BYTES_MAX: usize = 1024;
+/// Bytes of a regular expression over paths.
+pub const REGEX_BYTES_MAX: usize = 1024;
+/// Programs outside the cluster that answer one route.
+pub const OUTSIDE_MAX: usize = 64;
+/// Weight of a service among those that share the requests of a route.
+pub const WEIGHT_MAX: u32 = 10_000;
 /// Instances of a service: one on each node of the largest cluster.
 pub const REPLICAS_MAX: u32 = 10_000;
 /// Words of a command.
@@ -81,24 +91,7 @@ pub(super) fn check_app(app: &AppSpec) -> Result<(), Refusal> {
     for (name, service) in &app.services {
         check_service(name.as_str(), service)?;
     }
-    for (number, route) in app.routes.iter().enumerate() {
-        let shown = format!("{}{}", cut(&route.host, HOST_BYTES_MAX), cut(&route.path, 64));
-        at_most(|| format!("host of route {shown:?} in bytes"), route.host.len(), HOST_BYTES_MAX)?;
-        at_most(|| format!("path of route {shown:?} in bytes"), route.path.len(), PATH_BYTES_MAX)?;
-        if route.host.is_empty() || !route.path.starts_with('/') {
-            return Err(Refusal::Invalid(format!("route {shown:?} needs a host and a path that begins with '/'")));
-        }
-        if !app.services.contains_key(&route.to) {
-            return Err(Refusal::Invalid(format!(
-                "route {shown:?} leads to {:?}, which is no service",
-                route.to.as_str()
-            )));
-        }
-        if app.routes[..number].iter().any(|other| other.host == route.host && other.path == route.path) {
-            return Err(Refusal::Invalid(format!("route {shown:?} is there twice")));
-        }
-    }
-    Ok(())
+    routes::check(app)
 }
 
 fn check_service(name: &str, service: &ServiceSpec) -> Result<(), Refusal> {

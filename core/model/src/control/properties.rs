@@ -59,7 +59,7 @@ fn good_service() -> impl Strategy<Value = ServiceSpec> {
 
 fn app_spec() -> impl Strategy<Value = AppSpec> {
     let service = prop_oneof![3 => good_service(), 1 => service_spec()];
-    let route = (text(), text(), name()).prop_map(|(host, path, to)| RouteSpec { host, path: format!("/{path}"), to });
+    let route = (text(), text(), name()).prop_map(|(host, path, to)| RouteSpec::plain(host, format!("/{path}"), to));
     (btree_map(name(), service, 0..3), vec(route, 0..2), any::<bool>())
         .prop_map(|(services, routes, stopped)| AppSpec { revision: Revision(u64::MAX), services, routes, stopped })
 }

@@ -6,7 +6,7 @@ use super::samples::{adopt, app, cluster, instance, named, node, place, service,
 use super::*;
 use crate::event::{Cause, EVENTS_MAX, EventKind, MESSAGE_BYTES_MAX, REJECTED_MAX, Rejected};
 use crate::plan::{Phase, Verdict, VerdictKind};
-use crate::spec::{Capacity, RouteSpec, UpdateOrder, UpdateSpec};
+use crate::spec::{Capacity, RouteSpec, Target, UpdateOrder, UpdateSpec};
 
 /// Applies `command` after everything before it.
 fn run(state: &mut ControlState, command: Command) -> Outcome {
@@ -375,13 +375,18 @@ fn an_application_that_comes_back_goes_on_counting_while_old_instances_drain() {
 fn two_applications_cannot_have_one_route() {
     let mut state = cluster(1);
     let mut spec = app(&[("web", service("serve"))]);
-    spec.routes.push(RouteSpec { host: "shop.test".into(), path: "/".into(), to: named("web") });
+    spec.routes.push(RouteSpec::plain("shop.test", "/", named("web")));
     done(&mut state, Command::ApplyApp { app: named("shop"), spec: spec.clone() });
     let words = refused(&mut state, Command::ApplyApp { app: named("shed"), spec: spec.clone() });
     assert_eq!(words, "route shop.test/ belongs to application shop");
-    spec.routes[0].to = named("webb");
+    // Whatever else it asks of a request, and however the path is written.
+    spec.routes[0].when.methods.insert("GET".into());
+    spec.routes[0].path = "//".into();
+    let words = refused(&mut state, Command::ApplyApp { app: named("shed"), spec: spec.clone() });
+    assert_eq!(words, "route shop.test/ belongs to application shop");
+    spec.routes[0].to = Target::Service(named("webb"));
     let words = refused(&mut state, Command::ApplyApp { app: named("shed"), spec });
-    assert_eq!(words, "route \"shop.test/\" leads to \"webb\", which is no service");
+    assert_eq!(words, "route \"shop.test//\" leads to \"webb\", which is no service");
 }
 
 #[test]

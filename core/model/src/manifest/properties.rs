@@ -11,7 +11,7 @@ fn built() -> Vec<RoleName> {
 }
 
 /// Lines that a manifest is made of, some right, some not.
-const LINES: [&str; 34] = [
+const LINES: [&str; 50] = [
     "app = \"shop\"",
     "[service.web]",
     "[service.worker]",
@@ -42,6 +42,22 @@ const LINES: [&str; 34] = [
     "[route.\"ÄÖÜ/ü\"]",
     "to = \"web\"",
     "to = \"nowhere\"",
+    "to = { web = 3, worker = 0, \"\" = 1 }",
+    "to = [\"http://10.0.0.5\", \"http://[fd00::1]:81\"]",
+    "to = { web = 1 }",
+    "[route.\"*.shop.test\"]",
+    "[[route.\"shop.test/a\".rule]]",
+    "[[route.\"*\".rule]]",
+    "[route.\"*\".rule]",
+    "path = \"/a/*\"",
+    "path = \"/ü\"",
+    "path_regex = \"^/a(b\"",
+    "path_regex = \"^/(a|b)$\"",
+    "method = \"GET\"",
+    "method = [\"POST\", 1, \"gett\"]",
+    "header = { X-A = true, x-a = \"\\r\\n\" }",
+    "header = { x-canary = \"1\" }",
+    "query = { \"\" = 1, q = \"1\" }",
     "[db.main]",
     "[cron]",
     "= = [",

@@ -1,15 +1,35 @@
-//! `[route."HOST"]` and `[route."HOST/path"]`: a way in.
+//! `[route."HOST"]` and `[route."HOST/path"]`: a way in; `[[route."HOST".rule]]`: some of its requests, otherwise.
+//!
+//! What a rule does not say it takes from its route, so that whatever protects a route protects its rules.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::errors::{Errors, quoted};
-use super::table::{Block, Table, unknown};
+use super::table::{Block, Table};
 use crate::control::limits::{HOST_BYTES_MAX, PATH_BYTES_MAX, ROUTES_PER_APP_MAX};
-use crate::id::{NAME_BYTES_MAX, ServiceName};
-use crate::spec::RouteSpec;
+use crate::id::NAME_BYTES_MAX;
+use crate::spec::{Conditions, PathKind, RouteSpec, Target};
 
-const KEYS: [&str; 1] = ["to"];
+mod matching;
+mod target;
+
+/// What a route and a rule may both say.
+const KEYS: [&str; 4] = ["to", "method", "header", "query"];
+/// What a route may say besides.
+const ROUTE_KEYS: [&str; 1] = ["rule"];
+/// What a rule may say besides.
+const RULE_KEYS: [&str; 2] = ["path", "path_regex"];
 const LATER: [(&str, &str); 1] = [("cache", "the lb role of this hirsel keeps no answers")];
+
+/// What a route says, for itself and for its rules.
+#[derive(Clone, Default)]
+struct Said {
+    to: Option<Target>,
+    /// It says what answers, though maybe wrongly.
+    leads: bool,
+    when: Conditions,
+}
 
 /// All routes in the order written; `services` are those that the manifest has.
 pub(super) fn read(top: &Table<'_>, services: &[&str], errors: &mut Errors) -> Vec<RouteSpec> {
@@ -19,21 +39,79 @@ pub(super) fn read(top: &Table<'_>, services: &[&str], errors: &mut Errors) -> V
         errors.at(blocks[ROUTES_PER_APP_MAX].key.clone(), format!("{number} routes exceed {ROUTES_PER_APP_MAX}"));
         return Vec::new();
     }
-    let mut routes = Vec::new();
+    let mut routes: Vec<RouteSpec> = Vec::new();
     let mut seen = BTreeMap::new();
     for block in &blocks {
         let way = way(&block.word).map_err(|why| errors.at(block.key.clone(), format!("route {why}"))).ok();
-        let to = target(block, services, errors);
-        let Some((host, path)) = way else { continue };
-        if let Some(first) = seen.insert((host.clone(), path.clone()), &block.word) {
+        if let Some((host, path)) = &way
+            && let Some(first) = seen.insert((host.clone(), path.trim_end_matches('/').to_owned()), &block.word)
+        {
             let (word, first) = (quoted(&block.word), quoted(first));
             errors.at(block.key.clone(), format!("route {word} is the same as {first}"));
+            continue;
         }
-        if let Some(to) = to {
-            routes.push(RouteSpec { host, path, to });
+        let read = block_of(block, way, services, errors);
+        if routes.len() + read.len() > ROUTES_PER_APP_MAX {
+            let message = format!("routes and their rules are more than {ROUTES_PER_APP_MAX} together");
+            errors.at(block.key.clone(), message);
+            return routes;
+        }
+        for (span, place, route) in read {
+            if routes.iter().any(|before| before.meets(&route) && before.when == route.when) {
+                errors.at(span, format!("{place} is for the same requests as a route or rule before it"));
+            }
+            routes.push(route);
         }
     }
     routes
+}
+
+/// The rules of a route, and then the route itself if it leads anywhere, each with its place.
+fn block_of(
+    block: &Block<'_>,
+    way: Option<(String, String)>,
+    services: &[&str],
+    errors: &mut Errors,
+) -> Vec<(Range<usize>, String, RouteSpec)> {
+    let table = &block.table;
+    let rules = table.tables("rule", errors);
+    table.check_keys(&[&KEYS[..], &ROUTE_KEYS].concat(), &LATER, errors);
+    let base = say(Said::default(), table, services, errors);
+    if !base.leads && rules.is_empty() {
+        errors.absent(block.key.clone(), format!("{} leads nowhere: to = \"SERVICE\"", table.path()));
+    }
+    let (host, path) = way.unwrap_or_default();
+    let mut routes = Vec::new();
+    for (span, rule) in &rules {
+        rule.check_keys(&[&KEYS[..], &RULE_KEYS].concat(), &LATER, errors);
+        let said = say(base.clone(), rule, services, errors);
+        if !said.leads {
+            errors.absent(span.clone(), format!("{} leads nowhere: to = \"SERVICE\"", rule.path()));
+        }
+        let (kind, path) = matching::path(rule, &path, errors).unwrap_or((PathKind::Prefix, path.clone()));
+        routes.extend(said.route(&host, path, kind).map(|route| (span.clone(), rule.path().to_owned(), route)));
+    }
+    let own = base.route(&host, path, PathKind::Prefix);
+    routes.extend(own.map(|route| (block.key.clone(), table.path().to_owned(), route)));
+    routes
+}
+
+/// `said`, and what `table` says instead.
+fn say(said: Said, table: &Table<'_>, services: &[&str], errors: &mut Errors) -> Said {
+    let mut said = said;
+    if let Some(to) = target::read(table, services, errors) {
+        said.leads = true;
+        said.to = to;
+    }
+    matching::conditions(&mut said.when, table, errors);
+    said
+}
+
+impl Said {
+    fn route(&self, host: &str, path: String, kind: PathKind) -> Option<RouteSpec> {
+        let Self { to, leads: _, when } = self.clone();
+        Some(RouteSpec { host: host.to_owned(), path, to: to?, kind, when })
+    }
 }
 
 /// Host in lower case, and path, of the name of a route.
@@ -51,14 +129,18 @@ fn way(word: &str) -> Result<(String, String), String> {
         let inner = label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         inner && (1..=NAME_BYTES_MAX).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
     };
-    if host != "*" && host.contains('*') {
-        return Err(format!("{shown}: '*' stands alone for any host, never for a part of one"));
+    let fixed = host.strip_prefix("*.").unwrap_or(&host);
+    if host != "*" && fixed.contains('*') {
+        return Err(format!("{shown}: '*' stands for any host, or for the whole first label as in \"*.example.com\""));
     }
-    if host != "*" && (host.len() > HOST_BYTES_MAX || !host.split('.').all(label)) {
+    if host != "*" && (host.len() > HOST_BYTES_MAX || !fixed.split('.').all(label)) {
         return Err(format!("{shown} is no host name: use labels of a-z, 0-9 and '-' between dots, or \"*\""));
     }
-    let good = |b: u8| b.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(&b);
-    if path.len() > PATH_BYTES_MAX || !path.bytes().all(good) {
+    let path = path.strip_suffix("/*").map_or(path, |prefix| if prefix.is_empty() { "/" } else { prefix });
+    if path.contains('*') {
+        return Err(format!("{shown}: '*' stands at the end of a path only; a rule may have a path_regex"));
+    }
+    if !is_path(path) {
         return Err(format!(
             "{shown}: its path holds what no path of a request can, or is longer than {PATH_BYTES_MAX}"
         ));
@@ -66,23 +148,11 @@ fn way(word: &str) -> Result<(String, String), String> {
     Ok((host, path.into()))
 }
 
-fn target(block: &Block<'_>, services: &[&str], errors: &mut Errors) -> Option<ServiceName> {
-    let table = &block.table;
-    table.check_keys(&KEYS, &LATER, errors);
-    let Some(to) = table.string("to", errors) else {
-        if table.get("to").is_none() {
-            errors.absent(block.key.clone(), format!("{} leads nowhere: to = \"SERVICE\"", table.path()));
-        }
-        return None;
-    };
-    let name = to.parsed(errors)?;
-    if !services.contains(&to.text.as_str()) {
-        let message = if services.is_empty() {
-            format!("unknown service {}: there is none", quoted(&to.text))
-        } else {
-            unknown("service", &to.text, "", services)
-        };
-        errors.absent(to.span, message);
-    }
-    Some(name)
+/// Whether a request can have this path.
+fn is_path(path: &str) -> bool {
+    let good = |b: u8| b.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(&b);
+    path.starts_with('/') && path.len() <= PATH_BYTES_MAX && path.bytes().all(good)
 }
+
+#[cfg(test)]
+mod tests;

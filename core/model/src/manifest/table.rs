@@ -108,6 +108,42 @@ impl<'a> Table<'a> {
         blocks
     }
 
+    /// The table below `key`.
+    pub(super) fn below_table(&self, key: &str, errors: &mut Errors) -> Option<Table<'a>> {
+        Table::new(self.below(key), self.get(key)?, errors)
+    }
+
+    /// The tables of the list below `key`, written `[[…]]`, each with its place.
+    pub(super) fn tables(&self, key: &str, errors: &mut Errors) -> Vec<(Range<usize>, Table<'a>)> {
+        let Some(value) = self.get(key) else { return Vec::new() };
+        let path = self.below(key);
+        let DeValue::Array(list) = value.get_ref() else {
+            let message = format!("{path} is {}; expected a list of tables: [{path}]", kind(value.get_ref()));
+            errors.at(self.key_span(key), message);
+            return Vec::new();
+        };
+        let read = list.iter().filter_map(|value| Some((value.span(), Table::new(path.clone(), value, errors)?)));
+        read.collect()
+    }
+
+    /// One text or a list of them, each with its place.
+    pub(super) fn words(&self, key: &str, expected: &str, errors: &mut Errors) -> Option<Vec<Word>> {
+        let value = self.get(key)?;
+        let list = match value.get_ref() {
+            DeValue::String(text) => return Some(vec![Word { text: text.to_string(), span: value.span() }]),
+            DeValue::Array(list) => list,
+            _ => return self.wrong_type(key, value, expected, errors),
+        };
+        let mut words = Vec::new();
+        for value in list.iter() {
+            match value.get_ref() {
+                DeValue::String(text) => words.push(Word { text: text.to_string(), span: value.span() }),
+                _ => drop(self.wrong_type::<()>(key, value, expected, errors)),
+            }
+        }
+        Some(words)
+    }
+
     /// Refuses keys that are not `known`, and those of `later` with their own words.
     pub(super) fn check_keys(&self, known: &[&str], later: &[(&str, &str)], errors: &mut Errors) {
         for (word, _) in self.entries() {

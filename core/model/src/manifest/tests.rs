@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::control::samples::named;
-use crate::spec::{Capacity, Check, HealthSpec, Replicas, ServiceSpec, Spread, StopSpec, UpdateOrder, UpdateSpec};
+use crate::spec::{
+    Capacity, Check, HealthSpec, Replicas, RouteSpec, ServiceSpec, Spread, StopSpec, UpdateOrder, UpdateSpec,
+};
 
 fn built() -> Vec<RoleName> {
     vec![RoleName::compute(), RoleName::lb(), RoleName::mgmt()]
@@ -87,8 +89,9 @@ to = "worker"
     let worker = &spec.services[&named::<crate::id::ServiceName>("worker")];
     assert_eq!(worker.health.as_ref().map(|health| &health.check), Some(&Check::Tcp));
     assert_eq!(worker.replicas, Replicas { min: 3, max: 3 });
-    let routes: Vec<_> = spec.routes.iter().map(|it| (it.host.as_str(), it.path.as_str(), it.to.as_str())).collect();
-    assert_eq!(routes, [("shop.example.com", "/", "web"), ("*", "/api", "worker")]);
+    let expected =
+        [RouteSpec::plain("shop.example.com", "/", named("web")), RouteSpec::plain("*", "/api", named("worker"))];
+    assert_eq!(spec.routes, expected);
     assert!(!spec.stopped);
 }
 
@@ -348,7 +351,15 @@ fn every_route_has_a_host_and_leads_somewhere() {
         ("\"\"", "4:8 route \"\" has no host; \"*\" stands for any"),
         ("\"/api\"", "4:8 route \"/api\" has no host; \"*\" stands for any"),
         ("\"h:80\"", "4:8 route \"h:80\" has a port: leave it out, lb nodes answer on theirs"),
-        ("\"*.test\"", "4:8 route \"*.test\": '*' stands alone for any host, never for a part of one"),
+        (
+            "\"a*.test\"",
+            "4:8 route \"a*.test\": '*' stands for any host, or for the whole first label as in \"*.example.com\"",
+        ),
+        (
+            "\"*.*.test\"",
+            "4:8 route \"*.*.test\": '*' stands for any host, or for the whole first label as in \"*.example.com\"",
+        ),
+        ("\"*.\"", "4:8 route \"*.\" is no host name: use labels of a-z, 0-9 and '-' between dots, or \"*\""),
         ("\"a..b\"", "4:8 route \"a..b\" is no host name: use labels of a-z, 0-9 and '-' between dots, or \"*\""),
         ("\"a_b\"", "4:8 route \"a_b\" is no host name: use labels of a-z, 0-9 and '-' between dots, or \"*\""),
         ("\"h/a b\"", "4:8 route \"h/a b\": its path holds what no path of a request can, or is longer than 4096"),
@@ -359,7 +370,10 @@ fn every_route_has_a_host_and_leads_somewhere() {
         assert_eq!(wrong(&text), [message]);
     }
     assert_eq!(wrong_service("[route.h]"), "4:8 [route.h] leads nowhere: to = \"SERVICE\"");
-    assert_eq!(wrong_service("[route.h]\nto = 1"), "5:6 to in [route.h] is a whole number; expected a string");
+    assert_eq!(
+        wrong_service("[route.h]\nto = 1"),
+        "5:6 to in [route.h] is a whole number; expected a service, shares like { web = 90, next = 10 }, or addresses outside like \"http://10.0.0.5:8080\""
+    );
 }
 
 #[test]

@@ -14,6 +14,7 @@ use hirsel_lb::Lb;
 use hirsel_mesh::seam::real::{OsClock, OsNet};
 use hirsel_mesh::seam::{BoxStream, Chance, Listener, Net};
 use hirsel_model::duty::Duty;
+use hirsel_model::manifest::parse;
 use hirsel_model::order::{Backend as PlannedBackend, LbOrder, Order, Work};
 use hirsel_model::plan::Phase;
 use hirsel_model::report::{InstanceFacts, InstanceState, RoleFacts, RoleReport, RoleState};
@@ -200,8 +201,19 @@ impl Bed {
     }
 
     pub fn route(&mut self, host: &str, path: &str, service: &str) {
-        let spec = RouteSpec { host: host.into(), path: path.into(), to: service.parse().unwrap() };
+        let spec = RouteSpec::plain(host, path, service.parse().unwrap());
         self.change(|order| order.routes.push(("shop".parse().unwrap(), spec)));
+    }
+
+    /// Takes the routes of a manifest, as they are written, over services that have any of these names.
+    pub fn routes(&mut self, text: &str) {
+        let services = ["web", "api", "next", "admin"].map(|name| format!("[service.{name}]\ncommand = [\"x\"]\n"));
+        let text = format!("app = \"shop\"\n{}{text}", services.concat());
+        let (app, spec) = parse(&text, &[RoleName::compute(), RoleName::lb()]).unwrap();
+        self.change(|order| {
+            order.routes.clear();
+            order.routes.extend(spec.routes.into_iter().map(|route| (app.clone(), route)));
+        });
     }
 
     /// Plans `shop/web/NUMBER` on `node`, healthy at `port`.

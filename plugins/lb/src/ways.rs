@@ -1,0 +1,86 @@
+//! All routes, by host: built once for an order, whatever is heard of instances afterwards.
+
+use std::collections::HashMap;
+
+use hirsel_model::AppName;
+use hirsel_model::spec::RouteSpec;
+use http::request::Parts;
+
+use crate::matching::{Drafts, Rules};
+use crate::paths::{self, SPELLED_BYTES_MAX};
+
+/// Which route takes a request. A route is known by its number in the order.
+#[derive(Debug, Default)]
+pub struct Ways {
+    /// By the name itself.
+    hosts: HashMap<String, Rules<usize>>,
+    /// By what follows the first label.
+    wildcards: HashMap<String, Rules<usize>>,
+    any_host: Rules<usize>,
+    /// Routes that this build cannot carry out, and why, in words.
+    pub left_out: Vec<String>,
+}
+
+/// Where a request leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// By the route with this number.
+    Route(usize),
+    /// No route takes it.
+    Nowhere,
+    /// Its path can be read in ways that lead to different routes.
+    Ambiguous,
+}
+
+impl Ways {
+    /// Puts `routes` in order.
+    pub fn build(routes: &[(AppName, RouteSpec)]) -> Self {
+        let mut ways = Self::default();
+        let mut hosts: HashMap<&str, Drafts<usize>> = HashMap::new();
+        for (number, (app, route)) in routes.iter().enumerate() {
+            if let Err(error) = hosts.entry(&route.host).or_default().add(route, number) {
+                ways.left_out.push(format!("route {route} of {app} is left out, this hirsel cannot read it: {error}"));
+            }
+        }
+        for (host, drafts) in hosts {
+            let rules = drafts.finish();
+            match host.strip_prefix("*.") {
+                Some(domain) => drop(ways.wildcards.insert(domain.to_ascii_lowercase(), rules)),
+                None if host == "*" => ways.any_host = rules,
+                None => drop(ways.hosts.insert(host.to_ascii_lowercase(), rules)),
+            }
+        }
+        ways
+    }
+
+    /// Where a request for `host` (lower case, no port) leads: by the host itself before `*.`, by that before `*`, and in the order
+    /// of [`crate::matching`] among the routes of one host.
+    pub fn find(&self, host: &str, head: &Parts) -> Finding {
+        let exact = self.hosts.get(host);
+        if let Some(route) = exact.and_then(Rules::only) {
+            return Finding::Route(*route);
+        }
+        let wildcard = match host.split_once('.') {
+            Some((label, domain)) if !label.is_empty() && !self.wildcards.is_empty() => self.wildcards.get(domain),
+            _ => None,
+        };
+        if exact.is_none()
+            && let Some(route) = wildcard.unwrap_or(&self.any_host).only()
+        {
+            return Finding::Route(*route);
+        }
+        let leads_to = |path: &[u8]| {
+            let by_name = exact.and_then(|rules| rules.find(path, head));
+            let by_domain = || wildcard.and_then(|rules| rules.find(path, head));
+            by_name.or_else(by_domain).or_else(|| self.any_host.find(path, head)).copied()
+        };
+        let path = head.uri.path();
+        let Some(route) = leads_to(path.as_bytes()) else { return Finding::Nowhere };
+        if paths::is_plain(path) {
+            return Finding::Route(route);
+        }
+        let agree = path.len() <= SPELLED_BYTES_MAX
+            && paths::readings(path).iter().all(|reading| leads_to(reading) == Some(route));
+        if agree { Finding::Route(route) } else { Finding::Ambiguous }
+    }
+}

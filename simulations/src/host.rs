@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use hirsel_mesh::seam::{BoxStream, Disk, Listener, Net};
+use hirsel_mesh::seam::{BoxStream, Datagrams, Disk, Listener, Net};
 use hirsel_model::{InstanceId, Timestamp};
 use hirsel_role::Host;
 use hirsel_role::host::{GuardState, Output, OutputFrom, Process, ProcessSpec, ProcessState};
@@ -388,6 +388,10 @@ impl Host for SimHost {
             };
             Ok(Output { bytes: entry.output[begin as usize..].to_vec(), next: len })
         })
+    }
+
+    fn udp(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Datagrams>> {
+        Box::pin(async move { Ok(Datagrams::new(self.net.udp(addr).await?)) })
     }
 
     fn listen(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {

@@ -13,7 +13,10 @@ use futures::future::BoxFuture;
 use hirsel_model::{Timestamp, WallTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+mod datagrams;
 pub mod real;
+
+pub use datagrams::{Datagrams, Origin};
 
 /// The world of one agent.
 #[derive(Clone, Debug)]

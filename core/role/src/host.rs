@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use futures::future::BoxFuture;
-use hirsel_mesh::seam::{BoxStream, Listener};
+use hirsel_mesh::seam::{BoxStream, Datagrams, Listener};
 use hirsel_model::{InstanceId, Revision, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,10 @@ pub trait Host: Send + Sync {
 
     /// Listens for TCP.
     fn listen(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>>;
+    /// A socket for UDP.
+    fn udp(&self, _addr: SocketAddr) -> BoxFuture<'_, io::Result<Datagrams>> {
+        Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
+    }
     /// Connects by TCP.
     fn connect(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>>;
     /// Addresses of `name`, which may be written as an address itself.

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, select_all};
-use hirsel_mesh::seam::{BoxStream, Listener, Net};
+use hirsel_mesh::seam::{BoxStream, Datagrams, Listener, Net};
 use hirsel_model::{InstanceId, Timestamp};
 use tokio::sync::Notify;
 
@@ -196,6 +196,10 @@ impl Host for RealHost {
     fn output<'a>(&'a self, id: &'a InstanceId, from: OutputFrom) -> BoxFuture<'a, io::Result<Output>> {
         let id = id.clone();
         self.blocking(move |processes| processes.output(&id, from)).boxed()
+    }
+
+    fn udp(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Datagrams>> {
+        Box::pin(async move { Ok(Datagrams::new(self.net.udp(addr).await?)) })
     }
 
     fn listen(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {

@@ -1,0 +1,111 @@
+//! A UDP socket for questions and answers: one datagram after the other, over the same sockets of the seam that QUIC uses.
+
+use std::future::poll_fn;
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use quinn::AsyncUdpSocket;
+use quinn::udp::{RecvMeta, Transmit};
+
+/// The kernel may hand over several datagrams of one sender at once, as much as the longest datagram holds.
+const BUFFER_BYTES: usize = 65_536;
+
+/// A UDP socket.
+pub struct Datagrams {
+    socket: Arc<dyn AsyncUdpSocket>,
+    buffer: Vec<u8>,
+    /// Of what is in the buffer.
+    meta: RecvMeta,
+    /// Where the next datagram begins in it.
+    next: usize,
+}
+
+/// Where a datagram came from, and so where its answer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Who sent it.
+    pub peer: SocketAddr,
+    /// The address of this host that it was sent to, where the system tells: the answer comes from there.
+    pub local: Option<IpAddr>,
+}
+
+impl Datagrams {
+    /// Over a socket of [`super::Net::udp`].
+    pub fn new(socket: Arc<dyn AsyncUdpSocket>) -> Self {
+        let meta = RecvMeta { len: 0, ..RecvMeta::default() };
+        Self { socket, buffer: vec![0; BUFFER_BYTES], meta, next: 0 }
+    }
+
+    /// The next datagram. Cancel-safe.
+    pub async fn receive(&mut self) -> io::Result<(&[u8], Origin)> {
+        while self.next >= self.meta.len {
+            let mut meta = [RecvMeta::default()];
+            let received = poll_fn(|context| {
+                let mut buffers = [IoSliceMut::new(&mut self.buffer)];
+                self.socket.poll_recv(context, &mut buffers, &mut meta)
+            });
+            if received.await? > 0 {
+                [self.meta] = meta;
+                self.meta.len = self.meta.len.min(self.buffer.len());
+                self.next = 0;
+                if self.meta.len == 0 {
+                    // An empty datagram is one too.
+                    return Ok((&[], self.origin()));
+                }
+            }
+        }
+        let begin = self.next;
+        // Of a stride of zero there would be no end.
+        self.next = (begin + self.meta.stride.max(1)).min(self.meta.len);
+        Ok((&self.buffer[begin..self.next], self.origin()))
+    }
+
+    /// Sends a datagram to where another one came from.
+    pub async fn send(&self, bytes: &[u8], to: Origin) -> io::Result<()> {
+        let transmit =
+            Transmit { destination: to.peer, ecn: None, contents: bytes, segment_size: None, src_ip: to.local };
+        let mut poller = self.socket.clone().create_io_poller();
+        loop {
+            match self.socket.try_send(&transmit) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    poll_fn(|context| poller.as_mut().poll_writable(context)).await?;
+                }
+                sent => return sent,
+            }
+        }
+    }
+
+    /// Where it is bound.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    fn origin(&self) -> Origin {
+        Origin { peer: self.meta.addr, local: self.meta.dst_ip }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seam::Net;
+    use crate::seam::real::OsNet;
+
+    #[tokio::test]
+    async fn datagrams_arrive_one_by_one_and_are_answered() {
+        let bind = || async { Datagrams::new(OsNet.udp("127.0.0.1:0".parse().unwrap()).await.unwrap()) };
+        let (mut here, mut there) = (bind().await, bind().await);
+        let to = Origin { peer: there.local_addr().unwrap(), local: None };
+        for text in [&b"one"[..], b"", b"three", b"three"] {
+            here.send(text, to).await.unwrap();
+        }
+        for text in [&b"one"[..], b"", b"three", b"three"] {
+            let (bytes, origin) = there.receive().await.unwrap();
+            assert_eq!(bytes, text);
+            assert_eq!(origin.peer, here.local_addr().unwrap());
+            there.send(b"heard", origin).await.unwrap();
+            assert_eq!(here.receive().await.unwrap().0, b"heard");
+        }
+    }
+}

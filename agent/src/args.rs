@@ -40,6 +40,9 @@ pub struct NodeArgs {
     /// Port of plain HTTP on nodes that balance load [default: 80]
     #[arg(long, env = "HIRSEL_HTTP_PORT")]
     pub http_port: Option<u16>,
+    /// Address that names of the cluster are answered at, over UDP and TCP, or `off` [default: the address of --bind, port 53]
+    #[arg(long, env = "HIRSEL_DNS", value_name = "IP[:PORT]|off")]
+    pub dns: Option<String>,
     /// User that programs run as when the agent is root, or `self` for the agent's own [default: nobody]
     #[arg(long, env = "HIRSEL_RUN_AS", value_name = "USER")]
     pub run_as: Option<String>,

@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use hirsel_model::spec::Capacity;
 use hirsel_model::{NodeName, ZoneName};
-use hirsel_role::RoleConfig;
+use hirsel_role::{Addresses, RoleConfig};
 use serde::Deserialize;
 
 use crate::args::NodeArgs;
+use crate::digest;
+
+mod dns;
 
 /// The one port number between hosts.
 pub const MESH_PORT: u16 = 7400;
@@ -32,6 +35,8 @@ pub struct Config {
     pub advertise: SocketAddr,
     /// Address of public services.
     pub public: IpAddr,
+    /// Addresses at which the public reaches those, where names tell them; never empty.
+    pub told_public: Vec<IpAddr>,
     /// Address instances listen on.
     pub instance_host: IpAddr,
     /// Failure domain.
@@ -62,6 +67,7 @@ struct File {
     data: Option<PathBuf>,
     lb: LbFile,
     compute: ComputeFile,
+    dns: DnsFile,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -73,11 +79,32 @@ struct LbFile {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct ComputeFile {
+    host: Option<IpAddr>,
     ports: Option<(u16, u16)>,
     run_as: Option<String>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct DnsFile {
+    listen: Option<String>,
+    zones: Vec<String>,
+    public: Vec<IpAddr>,
+}
+
 impl Config {
+    /// What other nodes are told of where this one is reached.
+    pub fn addresses(&self) -> Addresses {
+        // A loopback address is the same host everywhere, unless a whole cluster lives on one.
+        let reached = !self.instance_host.is_loopback() || self.instance_host == self.advertise.ip();
+        Addresses { public: self.told_public.clone(), instances: reached.then_some(self.instance_host) }
+    }
+
+    /// The same as it is gossiped.
+    pub fn told_addresses(&self) -> String {
+        digest::write_addresses(&self.addresses())
+    }
+
     /// The configuration of the agent that these flags describe. `seed`, the address of a node to join, tells which of this host's
     /// addresses others see.
     pub fn load(args: &NodeArgs, seed: Option<SocketAddr>) -> Result<Self> {
@@ -104,15 +131,23 @@ impl Config {
         if port_first == 0 || port_first >= port_last {
             bail!("compute.ports = [{port_first}, {port_last}]: expected the first port below the last");
         }
+        let advertise = args.advertise.or(file.advertise).unwrap_or(bind);
+        let public = args.bind.or(file.bind).unwrap_or(bind.ip());
+        // Several nodes of one host share its loopback: each then uses its own address on it.
+        let own_host = if bind.ip().is_loopback() { bind.ip() } else { Ipv4Addr::LOCALHOST.into() };
+        let instance_host = file.compute.host.unwrap_or(own_host);
+        if instance_host.is_unspecified() {
+            bail!("compute.host = \"{instance_host}\" is no address that others can be told; name one of this host");
+        }
         Ok(Self {
             zone: zone.parse().with_context(|| format!("zone {zone:?}"))?,
             site: site.parse().with_context(|| format!("site {site:?}"))?,
             name,
             bind,
-            advertise: args.advertise.or(file.advertise).unwrap_or(bind),
-            public: args.bind.or(file.bind).unwrap_or(bind.ip()),
-            // Several nodes of one host share its loopback: each then uses its own address on it.
-            instance_host: if bind.ip().is_loopback() { bind.ip() } else { Ipv4Addr::LOCALHOST.into() },
+            advertise,
+            public,
+            told_public: dns::told_public(file.dns.public, public, advertise.ip())?,
+            instance_host,
             labels,
             capacity: host_capacity(),
             data: data_folder(args.data.clone().or(file.data)),
@@ -121,6 +156,8 @@ impl Config {
                 port_first,
                 port_last,
                 run_as: run_as(args.run_as.clone().or(file.compute.run_as)),
+                dns: dns::listen(args.dns.as_deref().or(file.dns.listen.as_deref()), public)?,
+                dns_zones: dns::zones(&file.dns.zones)?,
             },
         })
     }

@@ -9,13 +9,34 @@ use std::fmt::Write;
 
 use hirsel_model::report::{InstanceFacts, InstanceState, NodeReport, RoleFacts, RoleReport, RoleState};
 use hirsel_model::{AppName, Generation, Incarnation, InstanceId, Revision, RoleName, ServiceName};
-use hirsel_role::{Certificate, LiveNode};
+use hirsel_role::{Addresses, Certificate, LiveNode};
 
 /// Longest text of one role. Beyond it instances are left out (and the role says so), for a gossip message carries everything.
 const TEXT_BYTES_MAX: usize = 16 << 10;
 
 /// Key under which a node says when its certificate ends, and of which authority it is.
 pub const CERTIFICATE: &str = "cert";
+
+/// Key under which a node says where it is reached besides the mesh.
+pub const ADDRESSES: &str = "addr";
+
+/// `203.0.113.5,2001:db8::5 10.0.0.5`: where the public reaches it, and where other hosts reach its instances (left out where they do
+/// not).
+pub fn write_addresses(addresses: &Addresses) -> String {
+    let public: Vec<String> = addresses.public.iter().map(ToString::to_string).collect();
+    let instances = addresses.instances.map(|addr| format!(" {addr}")).unwrap_or_default();
+    public.join(",") + &instances
+}
+
+/// What [`write_addresses`] wrote; none where no public address can be read.
+pub fn read_addresses(text: &str) -> Option<Addresses> {
+    let (public, instances) = text.split_once(' ').unwrap_or((text, ""));
+    let public: Vec<_> = public.split(',').filter_map(|addr| addr.parse().ok()).take(PUBLIC_MAX).collect();
+    (!public.is_empty()).then(|| Addresses { public, instances: instances.parse().ok() })
+}
+
+/// Addresses that a node has for the public. Each is gossiped to all.
+pub const PUBLIC_MAX: usize = 4;
 
 /// `1790000000.3f2a…`: seconds since 1970, and the mark of an authority.
 pub fn read_certificate(text: &str) -> Option<Certificate> {
@@ -44,6 +65,7 @@ pub fn read(values: &BTreeMap<String, String>) -> LiveNode {
     let mut node = LiveNode {
         generation: Generation(number("gen")),
         load: u8::try_from(number("load")).unwrap_or(10).min(10),
+        addresses: values.get(ADDRESSES).and_then(|text| read_addresses(text)),
         certificate: values.get(CERTIFICATE).and_then(|text| read_certificate(text)),
         level: u32::try_from(number("level")).unwrap_or(0),
         incarnation: Incarnation(number("start")),
@@ -237,5 +259,17 @@ mod tests {
         let RoleFacts::Compute(instances) = &compute.facts else { panic!("facts of compute") };
         assert_eq!(instances.len(), 1);
         assert_eq!(node.roles.len(), 1);
+    }
+
+    #[test]
+    fn addresses_are_read_as_they_were_written() {
+        let texts = ["203.0.113.5,2001:db8::5 10.0.0.5", "10.0.0.1", "127.0.0.3 127.0.0.3"];
+        for text in texts {
+            assert_eq!(write_addresses(&read_addresses(text).unwrap()), text);
+        }
+        assert_eq!(read_addresses("10.0.0.1,x here").map(|read| write_addresses(&read)).as_deref(), Some("10.0.0.1"));
+        assert_eq!((read_addresses(""), read_addresses("x 10.0.0.1")), (None, None));
+        let many = vec!["10.0.0.1"; 100].join(",");
+        assert_eq!(read_addresses(&many).map(|read| read.public.len()), Some(PUBLIC_MAX));
     }
 }

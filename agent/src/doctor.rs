@@ -9,7 +9,8 @@ use futures::stream::{self, StreamExt};
 use hirsel_mesh::seam::{Clock, Disk, World};
 use hirsel_mesh::transport::{knock_sizes, knock_tcp, knock_udp};
 use hirsel_model::codec::{decode, encode};
-use hirsel_model::{NodeId, Timestamp, WallTime};
+use hirsel_model::report::RoleState;
+use hirsel_model::{NodeId, RoleName, Timestamp, WallTime};
 use hirsel_role::host::GuardState;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
@@ -75,6 +76,7 @@ impl Examiner {
                 drift_ms: drift(began, moment(world.clock.as_ref())),
                 wall: world.clock.wall(),
                 guard: self.look_at_guard().await,
+                names: self.look_at_names(),
                 ..facts
             },
             certificate_ends: Some(self.shared.transport.certificate().not_after),
@@ -95,6 +97,15 @@ impl Examiner {
             }
         }
         seen
+    }
+
+    fn look_at_names(&self) -> Option<Result<String, String>> {
+        let addr = self.shared.config.roles.dns?;
+        let report = self.shared.report.borrow().roles.get(&RoleName::dns()).cloned().unwrap_or_default();
+        Some(match report.state {
+            RoleState::Running => Ok(addr.to_string()),
+            _ => Err(report.message.unwrap_or_else(|| format!("names are not answered at {addr} yet"))),
+        })
     }
 
     async fn look_at_members(&self) -> Vec<PeerFindings> {

@@ -149,7 +149,7 @@ async fn start(mut config: Config, start: Start) -> Result<()> {
 
 /// On the folder of a node that the cluster behind the seeds does not know any more, the token lets a new one in.
 async fn join_again(world: &World, config: &Config, seeds: Vec<SocketAddr>, token: JoinToken) -> Start {
-    let built: Vec<_> = plugins::all().iter().map(|plugin| plugin.role()).collect();
+    let built = plugins::roles(&plugins::all());
     match rejoin::by_token(world, config, &built, &seeds, &token).await {
         Ok(true) => Start::Resume,
         Ok(false) => Start::Join { seeds, token },

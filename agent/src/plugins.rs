@@ -2,9 +2,20 @@
 
 use std::sync::Arc;
 
+use hirsel_model::RoleName;
 use hirsel_role::Plugin;
 
-/// Every role this build has.
+/// Every role this build has, and what runs in every agent without being one.
 pub fn all() -> Vec<Arc<dyn Plugin>> {
-    vec![Arc::new(hirsel_lb::Lb::new()), Arc::new(hirsel_compute::Compute), Arc::new(hirsel_mgmt::Mgmt)]
+    vec![
+        Arc::new(hirsel_lb::Lb::new()),
+        Arc::new(hirsel_compute::Compute),
+        Arc::new(hirsel_mgmt::Mgmt),
+        Arc::new(hirsel_dns::Dns),
+    ]
+}
+
+/// The names of the roles: what the cluster is told that this build has.
+pub fn roles(plugins: &[Arc<dyn Plugin>]) -> Vec<RoleName> {
+    plugins.iter().filter(|plugin| !plugin.is_gateway()).map(|plugin| plugin.role()).collect()
 }

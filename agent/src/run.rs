@@ -37,7 +37,8 @@ use crate::roles::{self, Runtimes};
 use crate::senses::{self, Senses};
 use crate::shared::Shared;
 use crate::{
-    admission, authority, calls, digest, foundation, metrics, promise, recovery, rejoin, renewal, sealing, secrets,
+    admission, authority, calls, digest, foundation, metrics, plugins, promise, recovery, rejoin, renewal, sealing,
+    secrets,
 };
 
 /// Handing leadership over and saying goodbye may take so long; then the agent stops anyway.
@@ -95,7 +96,7 @@ pub enum End {
 /// Runs an agent until it is told to stop or has left.
 pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     let Setup { config, world, host, load, start, runtimes, streams, ready, stop } = setup;
-    let built: Vec<RoleName> = plugins.iter().map(|plugin| plugin.role()).collect();
+    let built = plugins::roles(&plugins);
     let born = birth::born(&world, &config, &built, start).await?;
     let identity = born.identity;
     let (peers, peers_seen) = watch::channel(Arc::new(born.peers));
@@ -129,7 +130,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     let (reports, reports_seen) = watch::channel(BTreeMap::new());
     let (grants, grants_seen) = watch::channel(Arc::new(Holdings::new(world.clock.now())));
     let (values, values_seen) = watch::channel(Arc::default());
-    let hosts = built.iter().map(|role| Ok((role.clone(), host(role)?))).collect::<Result<_>>()?;
+    let hosts = plugins.iter().map(|plugin| Ok((plugin.role(), host(&plugin.role())?))).collect::<Result<_>>()?;
     let shared = Arc::new(Shared {
         node: identity.node,
         cluster: identity.cluster.clone(),
@@ -305,11 +306,12 @@ fn no_order(role: RoleName) -> Order {
 /// Cuts this node's orders out of each new control state.
 async fn give_orders(shared: Arc<Shared>, orders: BTreeMap<RoleName, watch::Sender<Arc<Order>>>) {
     let mut state = shared.control.state();
+    let names: Vec<RoleName> = orders.keys().cloned().collect();
     loop {
         let now = state.borrow_and_update().clone();
         // Before the first state is known nothing is ordered, so that a start stops nothing that ran before.
         if now.spec.nodes.contains_key(&shared.node) {
-            for (role, order) in reconciler::orders(&now, shared.node, &shared.built) {
+            for (role, order) in reconciler::orders(&now, shared.node, &names) {
                 let Some(sender) = orders.get(&role) else { continue };
                 sender.send_if_modified(|before| {
                     let changed = **before != order;
@@ -401,9 +403,11 @@ async fn keep_report(
             level: feature::BUILT,
         };
         let certificate = authority::told(&shared);
-        if gossiped.get(digest::CERTIFICATE) != Some(&certificate) {
-            gossip.set(digest::CERTIFICATE, certificate.clone()).await;
-            gossiped.insert(digest::CERTIFICATE.into(), certificate);
+        for (key, value) in [(digest::CERTIFICATE, certificate), (digest::ADDRESSES, shared.config.told_addresses())] {
+            if gossiped.get(key) != Some(&value) {
+                gossip.set(key, value.clone()).await;
+                gossiped.insert(key.into(), value);
+            }
         }
         if **report.borrow() != next {
             next.version += 1;

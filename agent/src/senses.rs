@@ -55,6 +55,7 @@ pub async fn watch(shared: Arc<Shared>, mut heard: watch::Receiver<Arc<BTreeMap<
         let mut live = live((me, &report), &now, &members, &answers, leader);
         if let Some(own) = live.nodes.get_mut(&me) {
             own.certificate = digest::read_certificate(&authority::told(&shared));
+            own.addresses = Some(shared.config.addresses());
         }
         let clock = shared.world.clock.now();
         senses.silent_since.send_modify(|since| note_silence(since, &live, clock));

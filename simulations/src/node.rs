@@ -43,6 +43,8 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 const ANEW_AFTER: Duration = Duration::from_millis(100);
 /// A wish may take so long until it counts as neither done nor refused.
 const DEED_WITHIN: Duration = Duration::from_secs(4);
+/// Where names are answered.
+const DNS_PORT: u16 = 53;
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
 /// What all nodes of a simulation share.
@@ -311,13 +313,14 @@ impl Node {
             bind: (self.ip, MESH_PORT).into(),
             advertise: (self.ip, MESH_PORT).into(),
             public: self.ip,
+            told_public: vec![self.ip],
             instance_host: [127, 0, 0, 1].into(),
             zone: self.zone.parse().expect(word),
             site: "default".parse().expect(word),
             labels: Default::default(),
             capacity: Capacity { cpu_millis: 4000, memory_bytes: 8 << 30 },
             data: format!("/{}", self.name).into(),
-            roles: RoleConfig::default(),
+            roles: RoleConfig { dns: Some((self.ip, DNS_PORT).into()), ..RoleConfig::default() },
         }
     }
 

@@ -57,6 +57,8 @@ pub struct HostFindings {
     pub guard: Option<Result<usize, String>>,
     /// Whom instances run as; none when the question does not arise.
     pub user: Option<User>,
+    /// Where names are answered, or why they are not; none where they shall not be.
+    pub names: Option<Result<String, String>>,
     /// Whether the mesh's port could be bound here, before joining: what is in the way.
     pub port_taken: Option<Result<(), String>>,
 }
@@ -151,7 +153,7 @@ pub struct Doctor {
 /// One check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Check {
-    /// `clock`, `tcp`, `udp`, `mtu`, `disk`, `space`, `reserve`, `files`, `versions`, `certificate`, `unit`, `guard`, `user`, `port`.
+    /// `clock`, `tcp`, `udp`, `mtu`, `disk`, `space`, `reserve`, `files`, `versions`, `certificate`, `unit`, `guard`, `user`, `dns`, `port`.
     pub check: String,
     /// What was looked at: this node, or `n1 -> n2`.
     pub subject: String,
@@ -351,6 +353,14 @@ fn host(me: &str, found: &HostFindings) -> Vec<Check> {
         };
         checks.push(check("user", me, grade, value, "an unprivileged user that exists", next));
     }
+    if let Some(names) = &found.names {
+        let (grade, value) = match names {
+            Ok(addr) => (Grade::Ok, format!("names are answered at {addr}")),
+            Err(why) => (Grade::Warning, why.clone()),
+        };
+        let next = "ss -lntup 'sport = :53': who has the port? Or another address: --dns IP:PORT, or --dns off";
+        checks.push(check("dns", me, grade, value, "every node answers names", next));
+    }
     checks
 }
 
@@ -455,6 +465,7 @@ mod tests {
                 supervised: Some(true),
                 guard: Some(Ok(2)),
                 user: Some(User::Named("nobody".into(), true)),
+                names: Some(Ok("10.0.0.1:53".into())),
                 port_taken: None,
             },
             certificate_ends: Some(NOON.0 / 1000 + 29 * 86_400),
@@ -502,6 +513,7 @@ mod tests {
         one(|found| found.host.supervised = Some(false), "unit", "warning");
         one(|found| found.host.guard = Some(Err("it does not answer".into())), "guard", "failed");
         one(|found| found.host.user = Some(User::Root), "user", "warning");
+        one(|found| found.host.names = Some(Err("port 53 is taken".into())), "dns", "warning");
         one(|found| found.host.user = Some(User::Named("web".into(), false)), "user", "failed");
         one(|found| found.certificate_ends = Some(NOON.0 / 1000 + 86_400), "certificate", "warning");
         one(|found| found.certificate_ends = Some(NOON.0 / 1000 - 1), "certificate", "failed");

@@ -186,6 +186,7 @@ pub fn seen(instances: &[(u64, u16)]) -> LiveNode {
             (RoleName::mgmt(), running(RoleFacts::None)),
         ]
         .into(),
+        addresses: None,
         certificate: None,
         load: 3,
         level: hirsel_model::feature::BUILT,

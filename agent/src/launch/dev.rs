@@ -17,6 +17,8 @@ use crate::sample;
 
 /// The load balancer's port in a development cluster: no privilege is needed for it.
 const HTTP_PORT: u16 = 8080;
+/// Where names are answered in one.
+const DNS_PORT: u16 = 8053;
 /// Zones are given in turn.
 const ZONES: [&str; 3] = ["a", "b", "c"];
 /// The cluster and its sample application are ready within this, or what is missing is said.
@@ -134,6 +136,8 @@ fn args_of(args: &DevArgs, k: u8, folder: &Path) -> Vec<String> {
         "self",
         "--http-port",
         &HTTP_PORT.to_string(),
+        "--dns",
+        &format!("{}.{k}:{DNS_PORT}", args.net),
     ]
     .map(str::to_owned);
     words.to_vec()
@@ -223,6 +227,7 @@ fn guide(cluster: &Path, args: &DevArgs, status: &Value, began: Instant) {
         ("switch a node off", "hirsel dev kill n3      and on again: hirsel dev start n3".into()),
         ("ask why", "hirsel why n3 | why role/lb/0 | why hello/web".into()),
         ("more instances", "hirsel scale hello/web=5".into()),
+        ("names", format!("dig @{}.1 -p {DNS_PORT} web.hello.hirsel", args.net)),
         ("data", format!("{} (logs: nK/agent.log)", cluster.display())),
     ];
     for (name, text) in rows.iter().filter(|(_, text)| !text.is_empty()) {

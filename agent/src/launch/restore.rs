@@ -46,7 +46,7 @@ pub async fn restore(args: RestoreArgs) -> Result<()> {
         (Some(_), Some(reason)) => warn!(reason, "restored although the cluster lives elsewhere"),
         (None, _) => {}
     }
-    let built: Vec<_> = plugins::all().iter().map(|plugin| plugin.role()).collect();
+    let built = plugins::roles(&plugins::all());
     let identity = backup::restore(&world, &config, &built, &contents).await?;
     drop((world, alone));
     let (folder, addr) = (config.data.display(), config.advertise);

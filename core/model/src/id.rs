@@ -169,6 +169,10 @@ impl RoleName {
     pub fn compute() -> Self {
         Self("compute".into())
     }
+    /// Answers names.
+    pub fn dns() -> Self {
+        Self("dns".into())
+    }
     /// Monitoring and automation.
     pub fn mgmt() -> Self {
         Self("mgmt".into())

@@ -1,6 +1,6 @@
 //! An order: what one node shall make true for one role. Cut out of spec and plan by the reconciler; a plugin carries it out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -39,6 +39,8 @@ pub enum Work {
     Compute(BTreeMap<InstanceId, InstanceOrder>),
     /// lb: answer these routes.
     Lb(Arc<LbOrder>),
+    /// dns: answer for these names.
+    Dns(Arc<DnsOrder>),
 }
 
 /// An instance to run here.
@@ -73,4 +75,40 @@ pub struct Backend {
     pub zone: ZoneName,
     /// Whether it takes new requests.
     pub phase: Phase,
+}
+
+/// All names of the cluster, and what stands behind them. Every node gets it, for every agent answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DnsOrder {
+    /// All nodes.
+    pub nodes: BTreeMap<NodeId, NamedNode>,
+    /// The nodes that hold a slot of lb.
+    pub lbs: BTreeSet<NodeId>,
+    /// All applications, also those that are stopped: their names exist, and nothing stands behind them.
+    pub apps: BTreeMap<AppName, NamedApp>,
+    /// Hosts of all routes, in lower case, of applications that are not stopped. Without `*`, which names no host.
+    pub hosts: BTreeSet<String>,
+}
+
+/// A node as names know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedNode {
+    /// What people call it.
+    pub name: NodeName,
+    /// Where the mesh reaches it.
+    pub addr: SocketAddr,
+    /// Failure domain.
+    pub zone: ZoneName,
+    /// Data centre.
+    pub site: ZoneName,
+}
+
+/// An application as names know it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamedApp {
+    /// Whether some route leads to it, and it is not stopped.
+    pub is_routed: bool,
+    /// The instances that take new requests by the plan, of each service: number and node, in rising order. Whether one is healthy,
+    /// and its port, tells the report of its node.
+    pub services: BTreeMap<ServiceName, Vec<(u64, NodeId)>>,
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use crate::control::ControlState;
 use crate::id::*;
-use crate::order::{Backend, InstanceOrder, LbOrder, Order, Work};
+use crate::order::{Backend, DnsOrder, InstanceOrder, LbOrder, NamedApp, NamedNode, Order, Work};
+use crate::plan::Phase;
 use crate::spec::ServiceSpec;
 
 /// What `node` shall make true, for each role in `built` (a role without an order must stop; it is listed with a stop order).
@@ -25,6 +26,8 @@ fn order(state: &ControlState, node: NodeId, role: &RoleName) -> Order {
     let work = match role.as_str() {
         "compute" => compute(state, node, !slots.is_empty()),
         "lb" if !slots.is_empty() => Work::Lb(Arc::new(lb(state))),
+        // No slot is needed: whoever belongs to the cluster answers for its names.
+        "dns" if state.spec.nodes.contains_key(&node) => Work::Dns(Arc::new(dns(state))),
         _ => Work::None,
     };
     Order { role: role.clone(), generation: plan.generation, slots, work }
@@ -68,13 +71,45 @@ fn lb(state: &ControlState) -> LbOrder {
     LbOrder { routes, backends }
 }
 
+fn dns(state: &ControlState) -> DnsOrder {
+    let named = |node: &crate::spec::NodeSpec| NamedNode {
+        name: node.name.clone(),
+        addr: node.addr,
+        zone: node.zone.clone(),
+        site: node.site.clone(),
+    };
+    let nodes = state.spec.nodes.iter().map(|(id, node)| (*id, named(node))).collect();
+    let lbs = state.plan.roles.get(&RoleName::lb());
+    let lbs = lbs.into_iter().flatten().map(|(_, slot)| slot.node).collect();
+    let (mut apps, mut hosts) = (BTreeMap::new(), BTreeSet::new());
+    for (name, app) in &state.spec.apps {
+        if !app.stopped {
+            hosts.extend(app.routes.iter().map(|route| route.host.to_ascii_lowercase()).filter(|host| host != "*"));
+        }
+        let services = app.services.keys().map(|service| (service.clone(), Vec::new())).collect();
+        apps.insert(name.clone(), NamedApp { is_routed: !app.stopped && !app.routes.is_empty(), services });
+    }
+    // Instances of one service follow each other, so that it is looked up once.
+    let mut active = state.plan.instances.iter().filter(|(_, assigned)| assigned.phase == Phase::Active).peekable();
+    while let Some((InstanceId { app, service, .. }, _)) = active.peek().copied() {
+        let mut instances = Vec::new();
+        while let Some((id, assigned)) = active.next_if(|(id, _)| id.app == *app && id.service == *service) {
+            instances.push((id.number, assigned.node));
+        }
+        if let Some(listed) = apps.get_mut(app).and_then(|app: &mut NamedApp| app.services.get_mut(service)) {
+            *listed = instances;
+        }
+    }
+    DnsOrder { nodes, lbs, apps, hosts }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::control::samples::{adopt, app, cluster, instance, named, place, service};
     use crate::control::{Command, Entry};
     use crate::duty::Duty;
-    use crate::plan::{Assignment, Because, Phase, Reason};
+    use crate::plan::{Assignment, Because, Reason};
     use crate::spec::RouteSpec;
     use crate::time::WallTime;
 
@@ -183,5 +218,29 @@ mod tests {
 
         run(&mut state, Command::SetStopped { app: named("shop"), stopped: true });
         assert_eq!(*lb(&state), LbOrder::default());
+    }
+
+    #[test]
+    fn every_node_answers_for_all_names_without_a_slot() {
+        let mut state = herd();
+        let dns =
+            |state: &ControlState, node| orders(state, NodeId(node), &[RoleName::dns()])[&RoleName::dns()].clone();
+        for node in 1..=3 {
+            let order = dns(&state, node);
+            assert!(order.slots.is_empty() && !order.is_stop());
+            let Work::Dns(names) = order.work else { panic!("{:?}", order.work) };
+            assert_eq!((names.nodes.len(), &names.lbs), (3, &BTreeSet::from([NodeId(1)])));
+            assert_eq!(names.hosts, BTreeSet::from(["shop.test".to_owned()]));
+            let shop = &names.apps[&named::<AppName>("shop")];
+            assert!(shop.is_routed);
+            assert_eq!(shop.services[&named::<ServiceName>("web")], [(1, NodeId(2))], "what drains is left out");
+            assert_eq!(shop.services[&named::<ServiceName>("worker")], [(3, NodeId(2))]);
+        }
+        assert!(dns(&state, 4).is_stop(), "a stranger answers for nobody");
+
+        run(&mut state, Command::SetStopped { app: named("shop"), stopped: true });
+        let Work::Dns(names) = dns(&state, 1).work else { panic!("an order") };
+        assert!(names.hosts.is_empty() && !names.apps[&named::<AppName>("shop")].is_routed);
+        assert_eq!(names.apps[&named::<AppName>("shop")].services.len(), 2, "names of what is stopped exist");
     }
 }

@@ -25,10 +25,17 @@ pub mod secret;
 
 pub use host::Host;
 
+/// The zone that holds the names of the cluster itself.
+pub const INTERNAL_ZONE: &str = "hirsel";
+
 /// A kind of work a node can do.
 pub trait Plugin: Send + Sync {
     /// Its name.
     fn role(&self) -> RoleName;
+    /// Whether it runs in every agent without a slot. Then the planner does not know it, and nobody is told that this agent has it.
+    fn is_gateway(&self) -> bool {
+        false
+    }
     /// A new, idle role. Called at start, and again after a panic: what runs on the host from before must be found and adopted.
     fn start(&self, context: Context) -> Box<dyn Role>;
 }
@@ -96,11 +103,15 @@ pub struct RoleConfig {
     pub port_last: u16,
     /// compute: user to run instances as when the service names none and the agent is root; none keeps the agent's own.
     pub run_as: Option<String>,
+    /// dns: where names are answered, over UDP and TCP; none where they are not.
+    pub dns: Option<SocketAddr>,
+    /// dns: zones besides the internal one that were handed to the cluster, in lower case, without a final dot.
+    pub dns_zones: Vec<String>,
 }
 
 impl Default for RoleConfig {
     fn default() -> Self {
-        Self { http_port: 80, port_first: 20_000, port_last: 29_999, run_as: None }
+        Self { http_port: 80, port_first: 20_000, port_last: 29_999, run_as: None, dns: None, dns_zones: Vec::new() }
     }
 }
 
@@ -130,6 +141,8 @@ pub struct LiveNode {
     pub facts: BTreeMap<RoleName, RoleFacts>,
     /// How far each of its roles is.
     pub roles: BTreeMap<RoleName, RoleReport>,
+    /// Its addresses, once it has said so.
+    pub addresses: Option<Addresses>,
     /// The certificate it shows, once it has said so.
     pub certificate: Option<Certificate>,
     /// Use of its scarcest resource in tenths.
@@ -138,6 +151,15 @@ pub struct LiveNode {
     pub level: u32,
     /// The start of the agent that says all this; zero from a build that does not tell.
     pub incarnation: Incarnation,
+}
+
+/// What a node says of its addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// Where the public reaches what it serves (lb); never empty.
+    pub public: Vec<IpAddr>,
+    /// Where other hosts reach its instances; none when those listen on its loopback.
+    pub instances: Option<IpAddr>,
 }
 
 /// What a node says of its certificate.

@@ -94,7 +94,7 @@ impl LbRole {
                 self.proxy.routes.adopt(order.generation, work);
                 self.open().await;
             }
-            Work::Lb(_) | Work::None | Work::Compute(_) => {
+            Work::Lb(_) | Work::None | Work::Compute(_) | Work::Dns(_) => {
                 self.close();
                 if matches!(self.public, Public::Closed) {
                     self.proxy.routes.adopt(order.generation, &Arc::default());

@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use serde::Deserialize;
 
-use super::{AgentState, Params, Part, answer};
+use super::{AgentState, Params, Part, answer, json};
 use crate::api::doctor::{self, Doctor};
 use crate::api::envelope::Envelope;
 use crate::api::error::{ApiError, Code, ErrorBody};
@@ -34,7 +34,9 @@ pub async fn metrics(State(agent): State<AgentState>) -> Response {
 #[utoipa::path(get, path = "/v1/status", responses((status = 200, body = Envelope<Status>)))]
 pub async fn status(State(agent): State<AgentState>) -> Response {
     let sight = agent.sight();
-    answer(&sight, status::status(&sight))
+    let mut envelope = Envelope::new(&sight, status::status(&sight));
+    envelope.warnings.extend(status::warnings(&sight));
+    json(http::StatusCode::OK, &envelope)
 }
 
 /// Which nodes to list.

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use hirsel_model::RoleName;
 use hirsel_model::event::{Event, EventKind};
+use hirsel_model::report::RoleState;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -129,6 +131,16 @@ pub fn status(sight: &Sight) -> Status {
         generation: sight.state.plan.generation.0,
         brake: sight.state.plan.brake,
     }
+}
+
+/// What is worth knowing besides, and makes nothing less healthy: nodes that do not answer names, though they should.
+pub fn warnings(sight: &Sight) -> Vec<String> {
+    let silent = sight.state.spec.nodes.keys().filter(|node| {
+        let report = sight.role_report(**node, &RoleName::dns());
+        sight.standing(**node) == Standing::Alive && report.is_some_and(|report| report.state == RoleState::Failed)
+    });
+    let told = |node: String| format!("names are not answered on {node}; try: hirsel doctor --node {node}");
+    sight.names(silent).into_iter().map(told).collect()
 }
 
 fn count(sight: &Sight) -> NodeCounts {

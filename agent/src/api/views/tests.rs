@@ -279,6 +279,19 @@ fn tokens_show_no_secret_and_their_state() {
 }
 
 #[test]
+fn who_cannot_answer_names_is_warned_of_and_no_less_healthy() {
+    use hirsel_model::report::{RoleReport, RoleState};
+    let mut sight = sight();
+    assert!(super::status::warnings(&sight).is_empty(), "an older agent answers none, and says nothing of it");
+    let live = Arc::make_mut(&mut sight.live);
+    let failed = RoleReport { state: RoleState::Failed, ..RoleReport::default() };
+    live.nodes.get_mut(&NodeId(3)).unwrap().roles.insert(hirsel_model::RoleName::dns(), failed);
+    let told = super::status::warnings(&sight);
+    assert_eq!(told, ["names are not answered on n3; try: hirsel doctor --node n3"]);
+    assert_eq!(status(&sight).health, "healthy");
+}
+
+#[test]
 fn views_of_an_empty_state_do_not_fail() {
     let sight = Sight::default();
     status(&sight);

@@ -129,7 +129,7 @@ impl Knowledge<'_> {
             Place::Apex { is_host } => match question.kind {
                 RecordType::SOA => answer.answers.push(self.soa(zone, question.name.clone())),
                 RecordType::NS => self.servers(answer, question, zone),
-                RecordType::A | RecordType::AAAA if is_host => self.ways_in(answer, question, ttl),
+                _ if is_host => self.ways_in(answer, question, ttl),
                 _ => {}
             },
             Place::Between => {}
@@ -161,6 +161,9 @@ impl Knowledge<'_> {
     /// Addresses of the load balancers. When none is heard we cannot know: whoever asked shall ask somebody else, and not remember
     /// that there is nothing.
     fn ways_in(&self, answer: &mut Answer, question: Question<'_>, ttl: u32) {
+        if !matches!(question.kind, RecordType::A | RecordType::AAAA) {
+            return;
+        }
         let works = |node: &&NodeId| self.is_heard(**node) && self.runs(**node, &RoleName::lb());
         let (mut near, mut far) = (Vec::new(), Vec::new());
         for node in self.names.order.lbs.iter().filter(works) {

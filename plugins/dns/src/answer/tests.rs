@@ -119,6 +119,7 @@ fn a_route_is_answered_with_the_load_balancers_that_work() {
     town.lose(2);
     let lost = town.answer("shop.example.com.", A, 0, false);
     assert_eq!(lost.code, ResponseCode::ServFail, "somebody else may know: nobody shall remember that there is none");
+    assert_eq!(town.ask("shop.example.com.", MX), (OK, vec![]), "that there is no mail is known all the same");
     assert_eq!(town.ask("blog.hirsel.", A), (OK, vec![]), "no route leads there");
 }
 

@@ -43,6 +43,9 @@ pub struct NodeArgs {
     /// Address that names of the cluster are answered at, over UDP and TCP, or `off` [default: the address of --bind, port 53]
     #[arg(long, env = "HIRSEL_DNS", value_name = "IP[:PORT]|off")]
     pub dns: Option<String>,
+    /// Port of HTTPS on nodes that balance load [default: 443]
+    #[arg(long, env = "HIRSEL_HTTPS_PORT")]
+    pub https_port: Option<u16>,
     /// User that programs run as when the agent is root, or `self` for the agent's own [default: nobody]
     #[arg(long, env = "HIRSEL_RUN_AS", value_name = "USER")]
     pub run_as: Option<String>,

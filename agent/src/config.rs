@@ -74,6 +74,7 @@ struct File {
 #[serde(deny_unknown_fields, default)]
 struct LbFile {
     http_port: Option<u16>,
+    https_port: Option<u16>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -153,6 +154,7 @@ impl Config {
             data: data_folder(args.data.clone().or(file.data)),
             roles: RoleConfig {
                 http_port: args.http_port.or(file.lb.http_port).unwrap_or(defaults.http_port),
+                https_port: args.https_port.or(file.lb.https_port).unwrap_or(defaults.https_port),
                 port_first,
                 port_last,
                 run_as: run_as(args.run_as.clone().or(file.compute.run_as)),

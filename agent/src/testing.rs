@@ -50,6 +50,7 @@ pub fn context(spawner: Spawner) -> Context {
         live,
         grants: watch::channel(Arc::default()).1,
         secrets: watch::channel(Arc::default()).1,
+        certificates: watch::channel(Arc::default()).1,
         doors: Arc::new(NoDoors),
         clock: world.clock,
         chance: world.chance,

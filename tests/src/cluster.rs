@@ -20,6 +20,8 @@ use crate::{power, wait_for};
 pub const HTTP_PORT: u16 = 8080;
 /// Where names are answered.
 pub const DNS_PORT: u16 = 8053;
+/// Port of HTTPS on each.
+pub const HTTPS_PORT: u16 = 8443;
 /// Port of the mesh.
 pub const MESH_PORT: u16 = 7400;
 /// An agent says within this that it is ready. Debug builds on a shared machine are slow.
@@ -386,8 +388,9 @@ impl Node {
         let words: Vec<&String> = self.prefix.iter().chain(command).collect();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).current_dir("/").stdin(Stdio::null());
-        // Not as a flag, which an older build would refuse.
+        // Not as flags, which an older build would refuse.
         command.env("HIRSEL_DNS", self.addr(DNS_PORT).to_string());
+        command.env("HIRSEL_HTTPS_PORT", HTTPS_PORT.to_string());
         command.stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.agent = Some(command.spawn().unwrap_or_else(|error| panic!("cannot run {words:?}: {error}")));
     }

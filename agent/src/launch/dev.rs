@@ -19,6 +19,8 @@ use crate::sample;
 const HTTP_PORT: u16 = 8080;
 /// Where names are answered in one.
 const DNS_PORT: u16 = 8053;
+/// The same for HTTPS.
+const HTTPS_PORT: u16 = 8443;
 /// Zones are given in turn.
 const ZONES: [&str; 3] = ["a", "b", "c"];
 /// The cluster and its sample application are ready within this, or what is missing is said.
@@ -138,6 +140,8 @@ fn args_of(args: &DevArgs, k: u8, folder: &Path) -> Vec<String> {
         &HTTP_PORT.to_string(),
         "--dns",
         &format!("{}.{k}:{DNS_PORT}", args.net),
+        "--https-port",
+        &HTTPS_PORT.to_string(),
     ]
     .map(str::to_owned);
     words.to_vec()

@@ -159,6 +159,10 @@ name! {
     /// A secret, unique in the cluster or in one application.
     SecretName
 }
+name! {
+    /// A certificate that load balancers show.
+    CertificateName
+}
 
 impl RoleName {
     /// Load balancer.

@@ -20,6 +20,7 @@ use hirsel_model::{ClusterId, Generation, Incarnation, InstanceId, NodeId, NodeN
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, watch};
 
+pub mod certificate;
 pub mod host;
 pub mod secret;
 
@@ -60,6 +61,8 @@ pub struct Context {
     pub grants: watch::Receiver<Arc<Holdings>>,
     /// Values of secrets that instances of this node need.
     pub secrets: watch::Receiver<Arc<secret::Values>>,
+    /// Certificates that the load balancer of this node shows.
+    pub certificates: watch::Receiver<Arc<certificate::Bundles>>,
     /// Ways to instances on other nodes.
     pub doors: Arc<dyn Doors>,
     /// Time.
@@ -97,6 +100,8 @@ pub struct Me {
 pub struct RoleConfig {
     /// lb: port of plain HTTP.
     pub http_port: u16,
+    /// lb: port of HTTPS.
+    pub https_port: u16,
     /// compute: first port given to instances.
     pub port_first: u16,
     /// compute: last port given to instances.
@@ -111,7 +116,15 @@ pub struct RoleConfig {
 
 impl Default for RoleConfig {
     fn default() -> Self {
-        Self { http_port: 80, port_first: 20_000, port_last: 29_999, run_as: None, dns: None, dns_zones: Vec::new() }
+        Self {
+            http_port: 80,
+            https_port: 443,
+            port_first: 20_000,
+            port_last: 29_999,
+            run_as: None,
+            dns: None,
+            dns_zones: Vec::new(),
+        }
     }
 }
 

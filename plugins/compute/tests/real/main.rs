@@ -202,6 +202,7 @@ fn start(folder: &Path) -> (Arc<RealHost>, Box<dyn Role>, Arc<Notify>) {
         live: watch::channel(Arc::default()).1,
         grants: watch::channel(Arc::default()).1,
         secrets: watch::channel(Arc::default()).1,
+        certificates: watch::channel(Arc::default()).1,
         doors: Arc::new(NoDoors(Mutex::default())),
         clock: Arc::clone(&world.clock),
         chance: Arc::clone(&world.chance),

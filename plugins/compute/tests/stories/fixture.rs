@@ -201,6 +201,7 @@ fn start(
         live: watch::channel(Arc::default()).1,
         grants: grants.subscribe(),
         secrets: secrets.subscribe(),
+        certificates: watch::channel(Arc::default()).1,
         doors: Arc::new(doors.clone()),
         clock: Arc::new(VirtualClock(Instant::now())),
         chance: Arc::new(Counted(AtomicU64::new(5))),

@@ -172,6 +172,7 @@ impl Bed {
             live: hear,
             grants: watch::channel(Arc::default()).1,
             secrets: watch::channel(Arc::default()).1,
+            certificates: watch::channel(Arc::default()).1,
             doors: doors.clone(),
             clock: Arc::new(OsClock),
             chance: Arc::new(Counted::default()),

@@ -243,7 +243,7 @@ fn serve_proxy(listen: &str, backend: &str, threads: usize) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap();
     runtime.block_on(async {
         let backend: SocketAddr = backend.parse().unwrap();
-        let mut bed = common::Bed::listening_on(listen.parse().unwrap());
+        let mut bed = common::Bed::listening_on(listen.parse().unwrap()).await;
         bed.route("*", "/", "web");
         bed.place(1, common::ME, backend.port());
         bed.converge().await;

@@ -3,7 +3,7 @@
 //! No request sets a timer. A sweep looks at all connections every half second ([`Client::sweep`]) and ends those that stand still.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -39,7 +39,10 @@ pub struct Client {
     /// What is written into each of its requests.
     pub lines: ClientLines,
     will: AtomicU8,
-    busy: AtomicBool,
+    /// Requests under way.
+    busy: AtomicU32,
+    /// It speaks in frames (HTTP/2): bytes between two requests are no head.
+    framed: AtomicBool,
     /// Bytes read when the last request ended.
     read_at_end: AtomicU64,
     /// Its place among the connections served at once.
@@ -53,7 +56,8 @@ impl Client {
             gauge: Arc::default(),
             lines,
             will: AtomicU8::new(Will::Go as u8),
-            busy: AtomicBool::new(false),
+            busy: AtomicU32::new(0),
+            framed: AtomicBool::new(false),
             read_at_end: AtomicU64::new(0),
             _slot: slot,
         }
@@ -74,15 +78,20 @@ impl Client {
         self.gauge.nudge();
     }
 
+    /// It speaks HTTP/2.
+    pub fn speaks_in_frames(&self) {
+        self.framed.store(true, Ordering::Relaxed);
+    }
+
     /// A request came; it is under way until what is returned is dropped.
     pub fn begin(self: &Arc<Self>) -> Busy {
-        self.busy.store(true, Ordering::Relaxed);
+        self.busy.fetch_add(1, Ordering::Relaxed);
         Busy(self.clone())
     }
 
     /// Whether a request is under way.
     pub fn is_busy(&self) -> bool {
-        self.busy.load(Ordering::Relaxed)
+        self.busy.load(Ordering::Relaxed) > 0
     }
 
     /// Looks at the connection and says whether it has stood still for too long.
@@ -93,6 +102,8 @@ impl Client {
                 Posture::Stuck
             } else if self.is_busy() {
                 Posture::Busy
+            } else if self.framed.load(Ordering::Relaxed) {
+                Posture::Between
             } else if self.gauge.read_bytes() != self.read_at_end.load(Ordering::Relaxed) {
                 Posture::Head
             } else {
@@ -120,6 +131,8 @@ enum Posture {
     /// Waits for the client's next request.
     #[default]
     Idle,
+    /// The same in frames: others than those of a request may come and go.
+    Between,
     /// Part of a head has come.
     Head,
     /// A request is under way; the connection to its instance has limits of its own.
@@ -131,11 +144,12 @@ enum Posture {
 /// For how many sweeps a connection has been as it is, and whether that is too long.
 fn judge(before: &Seen, now: &Seen) -> (u32, bool) {
     let same = before.posture == now.posture;
-    // A head that trickles in makes progress, and yet its time runs.
-    let still = same && (now.posture == Posture::Head || before.progress == now.progress);
+    // A head that trickles in makes progress, and yet its time runs; so do frames that are no request.
+    let timed = matches!(now.posture, Posture::Head | Posture::Between);
+    let still = same && (timed || before.progress == now.progress);
     let sweeps = if still { before.sweeps + 1 } else { 0 };
     let limit = match now.posture {
-        Posture::Idle => IDLE_SWEEPS_MAX,
+        Posture::Idle | Posture::Between => IDLE_SWEEPS_MAX,
         Posture::Head => HEAD_SWEEPS_MAX,
         Posture::Busy => return (sweeps, false),
         Posture::Stuck => STUCK_SWEEPS_MAX,
@@ -150,7 +164,7 @@ pub struct Busy(Arc<Client>);
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.read_at_end.store(self.0.gauge.read_bytes(), Ordering::Relaxed);
-        self.0.busy.store(false, Ordering::Relaxed);
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -191,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_harder_word_is_never_taken_back() {
-        let client = Client::new(ClientLines::new("127.0.0.1:1".parse().unwrap()), None);
+        let client = Client::new(ClientLines::new("127.0.0.1:1".parse().unwrap(), false), None);
         client.tell(Will::End);
         client.tell(Will::Finish);
         assert_eq!(client.will(), Will::End);

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{
-    CONNECTION, EXPECT, FORWARDED, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
-    UPGRADE, VIA,
+    CONNECTION, COOKIE, EXPECT, FORWARDED, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Uri, Version};
@@ -40,18 +40,20 @@ const LINES_ADDED: usize = 8;
 pub struct ClientLines {
     forwarded_for: HeaderValue,
     forwarded: HeaderValue,
+    proto: HeaderValue,
 }
 
 impl ClientLines {
-    /// For a client at `remote`.
-    pub fn new(remote: SocketAddr) -> Self {
-        let ip = remote.ip().to_canonical();
+    /// For a client at `remote`, whose connection is encrypted or not.
+    pub fn new(remote: SocketAddr, encrypted: bool) -> Self {
+        let (ip, proto) = (remote.ip().to_canonical(), if encrypted { "https" } else { "http" });
         let node = match ip {
-            IpAddr::V4(ip) => format!("for={ip};proto=http"),
-            IpAddr::V6(ip) => format!("for=\"[{ip}]\";proto=http"),
+            IpAddr::V4(ip) => format!("for={ip};proto={proto}"),
+            IpAddr::V6(ip) => format!("for=\"[{ip}]\";proto={proto}"),
         };
         let value = |text: String| HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown"));
-        Self { forwarded_for: value(ip.to_string()), forwarded: value(node) }
+        let proto = HeaderValue::from_static(proto);
+        Self { forwarded_for: value(ip.to_string()), forwarded: value(node), proto }
     }
 }
 
@@ -110,6 +112,9 @@ pub fn prepare_request(parts: &mut Parts, client: &ClientLines, upgrade: Option<
         let path = parts.uri.path_and_query().cloned().ok_or(BadHead::Target)?;
         parts.uri = Uri::from(path);
     }
+    if parts.version == Version::HTTP_2 {
+        join_cookies(&mut parts.headers);
+    }
     parts.version = Version::HTTP_11;
     // Once for all that is put in below, and not at each doubling.
     parts.headers.reserve(LINES_ADDED);
@@ -121,7 +126,7 @@ pub fn prepare_request(parts: &mut Parts, client: &ClientLines, upgrade: Option<
         append(headers, FORWARDED, &client.forwarded);
     }
     append(headers, VIA, &HeaderValue::from_static("1.1 hirsel"));
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(X_FORWARDED_PROTO, client.proto.clone());
     match headers.get(HOST).cloned() {
         Some(host) => drop(headers.insert(X_FORWARDED_HOST, host)),
         // HTTP/1.1 towards the instance needs one, even an empty one (RFC 9112, section 3.2).
@@ -132,6 +137,18 @@ pub fn prepare_request(parts: &mut Parts, client: &ClientLines, upgrade: Option<
         headers.insert(UPGRADE, protocol);
     }
     Ok(())
+}
+
+/// HTTP/2 lets a client send its cookies in pieces; HTTP/1.1 knows one line of them (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(COOKIE).iter();
+    if let (Some(_), Some(_)) = (lines.next(), lines.next()) {
+        let pieces: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        // Parts that were values make a value.
+        if let Ok(line) = HeaderValue::from_maybe_shared(bytes::Bytes::from(pieces.join(&b"; "[..]))) {
+            headers.insert(COOKIE, line);
+        }
+    }
 }
 
 /// Makes the head of an instance's answer fit to be sent to a client.
@@ -242,7 +259,7 @@ mod tests {
     fn an_absolute_target_beats_the_host_header_and_becomes_a_path() {
         let mut parts = head("http://a.example/x?y=1", &[("host", "b.example")]);
         assert_eq!(host_of(&parts, &mut String::new()), Ok("a.example"));
-        prepare_request(&mut parts, &ClientLines::new("10.0.0.9:1".parse().unwrap()), None).unwrap();
+        prepare_request(&mut parts, &ClientLines::new("10.0.0.9:1".parse().unwrap(), false), None).unwrap();
         assert_eq!(parts.uri.to_string(), "/x?y=1");
         assert_eq!(parts.headers[HOST], "a.example");
     }
@@ -264,7 +281,7 @@ mod tests {
                 ("x-kept", "yes"),
             ],
         );
-        prepare_request(&mut parts, &ClientLines::new("10.0.0.9:1".parse().unwrap()), None).unwrap();
+        prepare_request(&mut parts, &ClientLines::new("10.0.0.9:1".parse().unwrap(), false), None).unwrap();
         for gone in ["connection", "x-secret", "keep-alive", "te", "proxy-authorization", "upgrade"] {
             assert!(!parts.headers.contains_key(gone), "{gone}");
         }
@@ -276,7 +293,7 @@ mod tests {
     #[test]
     fn the_way_of_a_request_is_written_into_it() {
         let mut parts = head("/", &[("host", "a:81"), ("x-forwarded-for", "1.1.1.1"), ("via", "1.0 old")]);
-        prepare_request(&mut parts, &ClientLines::new("[::ffff:10.0.0.9]:5".parse().unwrap()), None).unwrap();
+        prepare_request(&mut parts, &ClientLines::new("[::ffff:10.0.0.9]:5".parse().unwrap(), false), None).unwrap();
         assert_eq!(parts.headers["x-forwarded-for"], "1.1.1.1, 10.0.0.9");
         assert_eq!(parts.headers["x-forwarded-proto"], "http");
         assert_eq!(parts.headers["x-forwarded-host"], "a:81");
@@ -288,7 +305,7 @@ mod tests {
     fn a_way_that_was_begun_in_the_words_of_the_standard_is_continued_in_them() {
         let mut parts =
             head("/", &[("host", "a"), ("forwarded", "for=1.1.1.1"), ("forwarded", "for=2.2.2.2;proto=https")]);
-        prepare_request(&mut parts, &ClientLines::new("[fd00::1]:5".parse().unwrap()), None).unwrap();
+        prepare_request(&mut parts, &ClientLines::new("[fd00::1]:5".parse().unwrap(), false), None).unwrap();
         let way = "for=1.1.1.1, for=2.2.2.2;proto=https, for=\"[fd00::1]\";proto=http";
         assert_eq!(parts.headers["forwarded"], way);
         assert_eq!(parts.headers.get_all("forwarded").iter().count(), 1);

@@ -25,6 +25,8 @@ pub struct Metrics {
     pub ejections: Counter,
     /// Connections made to instances.
     pub connects: Counter,
+    /// TLS handshakes that failed, for want of a certificate or of a common tongue.
+    pub refused_handshakes: Counter,
     /// Client connections that are open.
     pub clients: Gauge,
 }
@@ -41,6 +43,7 @@ impl Metrics {
             replays: Counter::default(),
             ejections: Counter::default(),
             connects: Counter::default(),
+            refused_handshakes: Counter::default(),
             clients: Gauge::default(),
         }
     }
@@ -52,6 +55,11 @@ impl Metrics {
         registry.register("hirsel_lb_replays", "Requests written more than once", self.replays.clone());
         registry.register("hirsel_lb_ejections", "Instances left alone after a failure", self.ejections.clone());
         registry.register("hirsel_lb_connects", "Connections made to instances", self.connects.clone());
+        registry.register(
+            "hirsel_lb_refused_handshakes",
+            "TLS handshakes that failed",
+            self.refused_handshakes.clone(),
+        );
         registry.register("hirsel_lb_clients", "Client connections open", self.clients.clone());
     }
 

@@ -1,28 +1,21 @@
 //! Makes this host match its order: listens when it holds a slot, hands orders and news to the routing table, stops gracefully.
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use hirsel_model::RoleName;
 use hirsel_model::order::{Order, Work};
 use hirsel_model::report::{RoleFacts, RoleReport, RoleState};
-use hirsel_model::{RoleName, Timestamp};
 use hirsel_role::{Context, Plugin, Role};
 use tokio::task::JoinHandle;
-use tracing::{info, warn};
 
+use crate::front::{Front, State};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
-use crate::serve::{STOP_WITHIN, Server};
-
-/// A port that is taken is tried again after this time, doubling up to [`LISTEN_AGAIN_MAX`].
-const LISTEN_AGAIN_FIRST: Duration = Duration::from_secs(1);
-
-/// Longest pause between two tries to listen: whoever frees the port sees it used within seconds.
-const LISTEN_AGAIN_MAX: Duration = Duration::from_secs(10);
+use crate::serve::Server;
+use crate::tls::Certificates;
 
 /// Time between two looks at all connections. What stands still is found this much late at most.
 const SWEEP_EVERY: Duration = Duration::from_millis(500);
@@ -52,51 +45,48 @@ impl Plugin for Lb {
 
 /// The load balancer of this node.
 struct LbRole {
-    addr: SocketAddr,
     proxy: Arc<Proxy>,
-    public: Public,
-    server: Arc<Mutex<Option<Server>>>,
-    background: [JoinHandle<()>; 2],
-    context: Context,
-}
-
-/// How far the public side is.
-enum Public {
-    Closed,
-    /// Could not listen.
-    Barred {
-        message: String,
-        again_at: Timestamp,
-        pause: Duration,
-    },
-    Open,
-    /// Ends what is under way.
-    Stopping {
-        until: Timestamp,
-    },
+    certificates: Arc<Certificates>,
+    http: Front,
+    https: Front,
+    background: [JoinHandle<()>; 3],
 }
 
 impl LbRole {
     fn new(context: Context, metrics: Metrics) -> Self {
         let proxy = Arc::new(Proxy::new(&context, metrics));
-        let server = Arc::new(Mutex::new(None));
+        let certificates = Arc::new(Certificates::new());
+        certificates.show(&context.certificates.borrow());
+        let http = Front::new(&context, context.config.http_port, None);
+        let https = Front::new(&context, context.config.https_port, Some(certificates.config()));
         let background = [
             context.spawner.spawn(listen_to_news(proxy.clone(), context.live.clone())),
-            context.spawner.spawn(sweep(proxy.clone(), server.clone())),
+            context.spawner.spawn(keep_certificates(certificates.clone(), context.clone())),
+            context.spawner.spawn(sweep(proxy.clone(), [http.server(), https.server()])),
         ];
-        let addr = SocketAddr::new(context.me.bind, context.config.http_port);
-        Self { addr, proxy, public: Public::Closed, server, background, context }
+        Self { proxy, certificates, http, https, background }
     }
 
     async fn step(&mut self, order: &Order) -> RoleReport {
         match &order.work {
             Work::Lb(work) if !order.slots.is_empty() => {
                 self.proxy.routes.adopt(order.generation, work);
-                self.open().await;
+                self.http.open(&self.proxy).await;
+                // Without a certificate there is nothing to be said on that port.
+                match self.certificates.is_empty() {
+                    true => self.https.close(),
+                    false => self.https.open(&self.proxy).await,
+                }
             }
             Work::Lb(_) | Work::None | Work::Compute(_) | Work::Dns(_) => {
-                self.close();
-                if matches!(self.public, Public::Closed) {
+                let stops = !self.is_closed();
+                self.http.close();
+                self.https.close();
+                if self.is_closed() {
+                    if stops {
+                        // Tunnels never end by themselves.
+                        self.proxy.routes.end();
+                    }
                     self.proxy.routes.adopt(order.generation, &Arc::default());
                 }
             }
@@ -104,66 +94,29 @@ impl LbRole {
         self.report()
     }
 
-    async fn open(&mut self) {
-        let now = self.context.clock.now();
-        let pause = match &self.public {
-            Public::Open if !self.is_broken() => return,
-            Public::Barred { again_at, .. } if now < *again_at => return,
-            Public::Barred { pause, .. } => (*pause * 2).min(LISTEN_AGAIN_MAX),
-            Public::Closed | Public::Stopping { .. } | Public::Open => LISTEN_AGAIN_FIRST,
-        };
-        self.set_server(None);
-        match self.context.host.listen(self.addr).await {
-            Ok(listener) => {
-                let (spawner, wake) = (self.context.spawner.clone(), self.context.wake.clone());
-                self.set_server(Some(Server::start(listener, self.proxy.clone(), spawner, wake)));
-                self.public = Public::Open;
-                info!(addr = %self.addr, "load balancer listens");
-            }
-            Err(error) => {
-                let message = cannot_listen(self.addr, &error);
-                if !matches!(&self.public, Public::Barred { message: before, .. } if *before == message) {
-                    warn!(addr = %self.addr, %error, "load balancer cannot listen");
-                }
-                self.public = Public::Barred { message, again_at: now + pause, pause };
-                self.wake_after(pause);
-            }
-        }
-    }
-
-    fn close(&mut self) {
-        let now = self.context.clock.now();
-        match &self.public {
-            Public::Closed => {}
-            Public::Barred { .. } => self.public = Public::Closed,
-            Public::Open => {
-                self.with_server(Server::stop);
-                self.public = Public::Stopping { until: now + STOP_WITHIN };
-                self.wake_after(STOP_WITHIN);
-                info!(addr = %self.addr, "load balancer stops");
-                self.close_if_done(now);
-            }
-            Public::Stopping { .. } => self.close_if_done(now),
-        }
-    }
-
-    fn close_if_done(&mut self, now: Timestamp) {
-        let Public::Stopping { until } = self.public else { return };
-        if now >= until || self.clients() == 0 {
-            self.set_server(None);
-            // Tunnels never end by themselves.
-            self.proxy.routes.end();
-            self.public = Public::Closed;
-        }
+    fn is_closed(&self) -> bool {
+        [&self.http, &self.https].iter().all(|front| matches!(front.state(), State::Closed))
     }
 
     fn report(&self) -> RoleReport {
-        let (state, message) = match &self.public {
-            Public::Closed => (RoleState::Stopped, None),
-            Public::Barred { message, .. } => (RoleState::Failed, Some(message.clone())),
-            Public::Open => (RoleState::Running, None),
-            Public::Stopping { .. } => {
-                (RoleState::Running, Some(format!("stopping: {} connections end their requests", self.clients())))
+        let https = match self.https.state() {
+            State::Barred { message, .. } => Some(format!("no HTTPS: {message}")),
+            State::Closed | State::Open | State::Stopping { .. } => None,
+        };
+        let unusable = || {
+            let (name, words) = self.certificates.unusable().pop_first()?;
+            Some(format!("certificate {name} cannot be shown: {words}"))
+        };
+        let (state, message) = match self.http.state() {
+            State::Closed if self.is_closed() => (RoleState::Stopped, None),
+            State::Barred { message, .. } => (RoleState::Failed, Some(message.clone())),
+            State::Open => match https.or_else(unusable) {
+                Some(message) => (RoleState::Degraded, Some(message)),
+                None => (RoleState::Running, None),
+            },
+            State::Stopping { .. } | State::Closed => {
+                let clients = self.http.clients() + self.https.clients();
+                (RoleState::Running, Some(format!("stopping: {clients} connections end their requests")))
             }
         };
         RoleReport {
@@ -172,31 +125,6 @@ impl LbRole {
             message,
             facts: RoleFacts::Lb(self.proxy.routes.draining()),
         }
-    }
-
-    fn clients(&self) -> usize {
-        self.with_server(Server::clients).unwrap_or(0)
-    }
-
-    fn is_broken(&self) -> bool {
-        self.with_server(Server::is_broken).unwrap_or(true)
-    }
-
-    fn with_server<T>(&self, ask: impl FnOnce(&Server) -> T) -> Option<T> {
-        self.server.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(ask)
-    }
-
-    fn set_server(&self, server: Option<Server>) {
-        let before = std::mem::replace(&mut *self.server.lock().unwrap_or_else(PoisonError::into_inner), server);
-        drop(before);
-    }
-
-    fn wake_after(&self, pause: Duration) {
-        let wake = self.context.wake.clone();
-        drop(self.context.spawner.spawn(async move {
-            tokio::time::sleep(pause).await;
-            wake.notify_one();
-        }));
     }
 }
 
@@ -209,7 +137,8 @@ impl Role for LbRole {
 impl Drop for LbRole {
     fn drop(&mut self) {
         self.background.iter().for_each(JoinHandle::abort);
-        self.set_server(None);
+        self.http.end();
+        self.https.end();
         self.proxy.routes.end();
     }
 }
@@ -225,28 +154,23 @@ async fn listen_to_news(proxy: Arc<Proxy>, mut live: tokio::sync::watch::Receive
     }
 }
 
-async fn sweep(proxy: Arc<Proxy>, server: Arc<Mutex<Option<Server>>>) {
-    loop {
-        tokio::time::sleep(SWEEP_EVERY).await;
-        proxy.routes.sweep(proxy.now());
-        if let Some(server) = &*server.lock().unwrap_or_else(PoisonError::into_inner) {
-            server.sweep();
-        }
+/// Shows the certificates that there are, as soon as they have come.
+async fn keep_certificates(certificates: Arc<Certificates>, context: Context) {
+    let mut bundles = context.certificates;
+    while bundles.changed().await.is_ok() {
+        certificates.show(&bundles.borrow_and_update().clone());
+        context.wake.notify_one();
     }
 }
 
-fn cannot_listen(addr: SocketAddr, error: &io::Error) -> String {
-    let (port, ip) = (addr.port(), addr.ip());
-    match error.kind() {
-        io::ErrorKind::AddrInUse => format!(
-            "port {port} on {ip} is taken by another program; free it (ss -ltnp 'sport = :{port}' names it) or choose another \
-             port for the load balancer"
-        ),
-        io::ErrorKind::PermissionDenied => format!(
-            "no permission to listen on port {port}; run the agent as root, give it CAP_NET_BIND_SERVICE, or choose a port \
-             above 1023"
-        ),
-        io::ErrorKind::AddrNotAvailable => format!("{ip} is no address of this host; correct the agent's bind address"),
-        _ => format!("could not listen on {addr}: {error}"),
+async fn sweep(proxy: Arc<Proxy>, servers: [Arc<Mutex<Option<Server>>>; 2]) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        proxy.routes.sweep(proxy.now());
+        for server in &servers {
+            if let Some(server) = &*server.lock().unwrap_or_else(PoisonError::into_inner) {
+                server.sweep();
+            }
+        }
     }
 }

@@ -1,10 +1,13 @@
-//! The public side: accepts connections, serves HTTP/1.1 on each, and stops gracefully.
+//! The public side: accepts connections, serves HTTP on each (1.1 in clear; 1.1 or 2 over TLS, as the client likes), and stops
+//! gracefully.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::error::Error;
+use std::fmt;
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -12,17 +15,25 @@ use std::time::Duration;
 
 use hirsel_mesh::seam::{BoxStream, Listener};
 use hirsel_role::Spawner;
-use hyper::server::conn::http1::Builder;
-use hyper::service::service_fn;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 use crate::client::{Client, Seen, Will};
 use crate::headers::ClientLines;
 use crate::io::Gauged;
 use crate::proxy::Proxy;
+use crate::stream::AnswerBody;
+use crate::tls::HTTP_2;
 
 /// Connections served at once; more wait in the kernel's queue. Each may hold a hundred kilobytes at worst.
 pub const CLIENTS_MAX: usize = 10_000;
@@ -32,6 +43,18 @@ const READ_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// Longest head of a request. Half of it is the usual limit; cookies of large sites come near that.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
+
+/// Requests that one HTTP/2 connection may have under way (RFC 9113, section 6.5.2, advises against fewer).
+const STREAMS_MAX: u32 = 100;
+
+/// What a client may send of one body before anybody takes it: a hundred megabits per second from five milliseconds away.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+
+/// The same for all bodies of one connection.
+const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
+
+/// Most of one answer that waits for a client to take it.
+const SEND_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// When no file descriptor is left, accepting pauses: trying again at once would only burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -46,10 +69,10 @@ pub struct Server {
     accepting: JoinHandle<()>,
 }
 
-#[derive(Debug)]
 struct Shared {
     proxy: Arc<Proxy>,
     spawner: Spawner,
+    tls: Option<TlsAcceptor>,
     clients: Mutex<Clients>,
     slots: Arc<Semaphore>,
     stopping: AtomicBool,
@@ -64,11 +87,18 @@ struct Clients {
 }
 
 impl Server {
-    /// Serves what `listener` accepts. `idle` is told when the last connection has ended after a stop.
-    pub fn start(listener: Box<dyn Listener>, proxy: Arc<Proxy>, spawner: Spawner, idle: Arc<Notify>) -> Self {
+    /// Serves what `listener` accepts, over TLS if there is a `tls`. `idle` is told when the last connection has ended after a stop.
+    pub fn start(
+        listener: Box<dyn Listener>,
+        tls: Option<Arc<ServerConfig>>,
+        proxy: Arc<Proxy>,
+        spawner: Spawner,
+        idle: Arc<Notify>,
+    ) -> Self {
         let shared = Arc::new(Shared {
             proxy,
             spawner: spawner.clone(),
+            tls: tls.map(TlsAcceptor::from),
             clients: Mutex::default(),
             slots: Arc::new(Semaphore::new(CLIENTS_MAX)),
             stopping: AtomicBool::new(false),
@@ -123,6 +153,12 @@ impl Drop for Server {
     }
 }
 
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("encrypted", &self.tls.is_some()).finish_non_exhaustive()
+    }
+}
+
 impl Shared {
     fn clients(&self) -> MutexGuard<'_, Clients> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
@@ -145,38 +181,109 @@ async fn accept(mut listener: Box<dyn Listener>, shared: Arc<Shared>) {
 
 /// Serves one connection until it ends.
 async fn serve(stream: BoxStream, remote: SocketAddr, shared: Arc<Shared>, slot: OwnedSemaphorePermit) {
-    let client = Arc::new(Client::new(ClientLines::new(remote), Some(slot)));
+    let client = Arc::new(Client::new(ClientLines::new(remote, shared.tls.is_some()), Some(slot)));
     let _registered = Registered::new(&shared, &client);
-    let io = TokioIo::new(Gauged::new(stream, client.gauge.clone()));
-    let service = service_fn(|request| {
-        let (proxy, client) = (shared.proxy.clone(), client.clone());
-        async move { Ok::<_, Infallible>(proxy.answer(&client, request).await) }
-    });
-    let mut connection = pin!(
-        Builder::new()
-            // The wall clock belongs to people; an instance's own `Date` passes.
-            .auto_date_header(false)
-            .max_buf_size(READ_BUFFER_BYTES_MAX)
-            .max_header_size(HEAD_BYTES_MAX)
-            .serve_connection(io, service)
-            .with_upgrades()
-    );
+    let stream = Gauged::new(stream, client.gauge.clone());
+    let ended = match &shared.tls {
+        None => serve_http_1(stream, &client, &shared.proxy).await,
+        Some(tls) => serve_tls(stream, tls, &client, &shared).await,
+    };
+    if let Err(error) = ended {
+        debug!(%error, %remote, "connection ended");
+    }
+}
+
+/// Shakes hands, which the sweep bounds like the head of a request, and speaks what was agreed on.
+async fn serve_tls(
+    stream: Gauged,
+    tls: &TlsAcceptor,
+    client: &Arc<Client>,
+    shared: &Shared,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let agreed = drive(tls.accept(stream), client, |_| {}).await;
+    if agreed.is_err() {
+        shared.proxy.metrics.refused_handshakes.inc();
+    }
+    let Some(stream) = agreed? else { return Ok(()) };
+    if stream.get_ref().1.alpn_protocol() != Some(HTTP_2) {
+        return serve_http_1(stream, client, &shared.proxy).await;
+    }
+    client.speaks_in_frames();
+    let connection = http2::Builder::new(On(shared.spawner.clone()))
+        .auto_date_header(false)
+        .max_header_list_size(HEAD_BYTES_MAX as u32)
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), answering(client.clone(), shared.proxy.clone()));
+    drive(connection, client, |connection| connection.graceful_shutdown()).await?;
+    Ok(())
+}
+
+async fn serve_http_1(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    client: &Arc<Client>,
+    proxy: &Arc<Proxy>,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let connection = http1::Builder::new()
+        // The wall clock belongs to people; an instance's own `Date` passes.
+        .auto_date_header(false)
+        .max_buf_size(READ_BUFFER_BYTES_MAX)
+        .max_header_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), answering(client.clone(), proxy.clone()))
+        .with_upgrades();
+    drive(connection, client, |connection| connection.graceful_shutdown()).await?;
+    Ok(())
+}
+
+/// What hyper asks for an answer to each request of `client`.
+fn answering(
+    client: Arc<Client>,
+    proxy: Arc<Proxy>,
+) -> impl Service<
+    Request<Incoming>,
+    Response = Response<AnswerBody>,
+    Error = Infallible,
+    Future = impl Future<Output = Result<Response<AnswerBody>, Infallible>> + Send + 'static,
+> {
+    service_fn(move |request| {
+        let (proxy, client) = (proxy.clone(), client.clone());
+        async move { Ok(proxy.answer(&client, request).await) }
+    })
+}
+
+/// Polls what `client` waits for, until it is there, or the client is told to end: then none. `finish` is called once when it is told
+/// to come to an end.
+async fn drive<F: Future<Output = Result<T, E>>, T, E>(
+    work: F,
+    client: &Client,
+    finish: impl Fn(Pin<&mut F>),
+) -> Result<Option<T>, E> {
+    let mut work = pin!(work);
     let mut told = Will::Go;
-    let result = poll_fn(|cx| {
+    poll_fn(|cx| {
         client.gauge.driven_by(cx);
         match client.will() {
-            Will::End => return Poll::Ready(Ok(())),
+            Will::End => return Poll::Ready(Ok(None)),
             Will::Finish if told == Will::Go => {
                 told = Will::Finish;
-                connection.as_mut().graceful_shutdown();
+                finish(work.as_mut());
             }
             Will::Finish | Will::Go => {}
         }
-        connection.as_mut().poll(cx)
+        work.as_mut().poll(cx).map_ok(Some)
     })
-    .await;
-    if let Err(error) = result {
-        debug!(%error, %remote, "connection ended");
+    .await
+}
+
+/// Where the requests of an HTTP/2 connection run.
+#[derive(Clone)]
+struct On(Spawner);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for On {
+    fn execute(&self, request: F) {
+        drop(self.0.spawn(request));
     }
 }
 

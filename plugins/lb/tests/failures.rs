@@ -393,7 +393,7 @@ async fn a_stop_ends_idle_connections_at_once_and_busy_ones_after_their_answer()
 async fn a_taken_port_is_a_failure_in_words_and_is_tried_again() {
     let addr = free_addr().await;
     let taken = std::net::TcpListener::bind(addr).unwrap();
-    let mut bed = Bed::listening_on(addr);
+    let mut bed = Bed::listening_on(addr).await;
     let report = bed.converge().await;
     assert_eq!(report.state, RoleState::Failed);
     let message = report.message.unwrap();

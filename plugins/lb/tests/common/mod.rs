@@ -21,6 +21,7 @@ use hirsel_model::report::{InstanceFacts, InstanceState, RoleFacts, RoleReport, 
 use hirsel_model::spec::RouteSpec;
 use hirsel_model::view::Liveness;
 use hirsel_model::{Generation, InstanceId, NodeId, RoleName, Slot};
+use hirsel_role::certificate::Bundles;
 use hirsel_role::host::{Host, Output, OutputFrom, Process, ProcessSpec};
 use hirsel_role::{Context, Doors, Live, LiveNode, Me, Plugin, Role, RoleConfig, Spawner};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -138,6 +139,9 @@ impl Chance for Counted {
 pub struct Bed {
     pub role: Box<dyn Role>,
     pub addr: SocketAddr,
+    /// Where HTTPS is offered while there are certificates.
+    pub https: SocketAddr,
+    pub certificates: watch::Sender<Arc<Bundles>>,
     pub host: Arc<FakeHost>,
     pub doors: Arc<FakeDoors>,
     pub wake: Arc<Notify>,
@@ -149,10 +153,12 @@ pub struct Bed {
 impl Bed {
     /// A role that was started and told nothing yet.
     pub async fn new() -> Self {
-        Self::listening_on(free_addr().await)
+        Self::listening_on(free_addr().await).await
     }
 
-    pub fn listening_on(addr: SocketAddr) -> Self {
+    pub async fn listening_on(addr: SocketAddr) -> Self {
+        let https = free_addr().await;
+        let (certificates, shown) = watch::channel(Arc::default());
         let mut live = Live::default();
         for node in [ME, OTHER] {
             live.nodes.insert(node, LiveNode { liveness: Liveness::Alive, ..LiveNode::default() });
@@ -172,14 +178,14 @@ impl Bed {
             live: hear,
             grants: watch::channel(Arc::default()).1,
             secrets: watch::channel(Arc::default()).1,
-            certificates: watch::channel(Arc::default()).1,
+            certificates: shown,
             doors: doors.clone(),
             clock: Arc::new(OsClock),
             chance: Arc::new(Counted::default()),
             spawner: Spawner::new(tokio::runtime::Handle::current()),
             wake: wake.clone(),
             metrics: registry.clone(),
-            config: RoleConfig { http_port: addr.port(), ..RoleConfig::default() },
+            config: RoleConfig { http_port: addr.port(), https_port: https.port(), ..RoleConfig::default() },
         };
         let order = Order {
             role: RoleName::lb(),
@@ -187,7 +193,7 @@ impl Bed {
             slots: BTreeMap::from([(Slot(0), Duty::Replica)]),
             work: Work::Lb(Arc::default()),
         };
-        Self { role: Lb::new().start(context), addr, host, doors, wake, order, live, registry }
+        Self { role: Lb::new().start(context), addr, https, certificates, host, doors, wake, order, live, registry }
     }
 
     /// A role that routes everything to `shop/web`, which runs on `backends`, all on this node.

@@ -1,0 +1,174 @@
+//! Certificates of the public side, and which one a client is shown.
+//!
+//! A client says whom it wants to talk to (SNI, RFC 6066, section 3) before anything else, and is shown the certificate that is good
+//! for exactly that name, else the one for its wildcard (RFC 9525, section 6.3: the leftmost label alone). A name that no certificate
+//! covers is refused: another one would only make the client warn of it. Certificates change without a restart: a new set takes the
+//! place of the old one whole, and connections that are open go on.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use hirsel_model::CertificateName;
+use hirsel_role::certificate::{Bundle, Bundles};
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tracing::{info, warn};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// What is spoken over TLS, the best first (RFC 7301).
+const PROTOCOLS: [&[u8]; 2] = [HTTP_2, b"http/1.1"];
+
+/// HTTP/2, as it is named in the handshake (RFC 9113, section 3.2).
+pub const HTTP_2: &[u8] = b"h2";
+
+/// Sessions that a client may resume after it closed its connection; each holds some hundred bytes.
+const SESSIONS_MAX: usize = 10_000;
+
+/// The certificates of this load balancer.
+pub struct Certificates {
+    provider: Arc<CryptoProvider>,
+    shown: ArcSwap<Shown>,
+}
+
+/// One set of certificates.
+#[derive(Debug, Default)]
+struct Shown {
+    bundles: BTreeMap<CertificateName, (u64, Result<Arc<Certificate>, String>)>,
+    /// By name, in lower case; of a wildcard what follows the first dot.
+    exact: BTreeMap<String, Arc<Certificate>>,
+    wildcard: BTreeMap<String, Arc<Certificate>>,
+}
+
+/// One certificate.
+#[derive(Debug)]
+struct Certificate {
+    key: Arc<CertifiedKey>,
+    /// What it is good for, in lower case.
+    names: Vec<String>,
+    /// Until when, in seconds since 1970.
+    not_after: i64,
+}
+
+impl Certificates {
+    /// None yet.
+    pub fn new() -> Self {
+        Self { provider: Arc::new(rustls::crypto::ring::default_provider()), shown: ArcSwap::default() }
+    }
+
+    /// Shows these from now on. What cannot be used is left out, with a word in the log when it is new.
+    pub fn show(&self, bundles: &Bundles) {
+        let before = self.shown.load();
+        let mut next = Shown::default();
+        for (name, bundle) in &bundles.0 {
+            let known = before.bundles.get(name).filter(|(version, _)| *version == bundle.version);
+            let usable = match known {
+                Some((_, usable)) => usable.clone(),
+                None => {
+                    let usable = Certificate::read(&self.provider, bundle).map(Arc::new);
+                    match &usable {
+                        Ok(_) => info!(certificate = %name, version = bundle.version, "certificate is shown"),
+                        Err(words) => warn!(certificate = %name, words, "certificate cannot be shown"),
+                    }
+                    usable
+                }
+            };
+            if let Ok(certificate) = &usable {
+                next.list(certificate);
+            }
+            next.bundles.insert(name.clone(), (bundle.version, usable));
+        }
+        self.shown.store(Arc::new(next));
+    }
+
+    /// Whether there is anything to show.
+    pub fn is_empty(&self) -> bool {
+        let shown = self.shown.load();
+        shown.exact.is_empty() && shown.wildcard.is_empty()
+    }
+
+    /// Certificates that cannot be shown, and why.
+    pub fn unusable(&self) -> BTreeMap<CertificateName, String> {
+        let shown = self.shown.load();
+        let words = shown.bundles.iter().filter_map(|(name, (_, usable))| Some((name.clone(), usable.clone().err()?)));
+        words.collect()
+    }
+
+    /// How connections begin: TLS 1.3 or 1.2, with what rustls offers, which is forward secret and authenticated throughout.
+    pub fn config(self: &Arc<Self>) -> Arc<ServerConfig> {
+        let versions = ServerConfig::builder_with_provider(self.provider.clone()).with_safe_default_protocol_versions();
+        let builder = versions.expect("the provider knows both versions").with_no_client_auth();
+        let mut config = builder.with_cert_resolver(self.clone());
+        config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+        config.session_storage = rustls::server::ServerSessionMemoryCache::new(SESSIONS_MAX);
+        Arc::new(config)
+    }
+
+    fn for_name(&self, name: &str) -> Option<Arc<CertifiedKey>> {
+        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        let shown = self.shown.load();
+        let parent = || name.split_once('.').and_then(|(_, parent)| shown.wildcard.get(parent));
+        shown.exact.get(&name).or_else(parent).map(|certificate| certificate.key.clone())
+    }
+}
+
+impl Shown {
+    /// Lists a certificate under its names. Where two are good for one name, the one that is good for longer is shown.
+    fn list(&mut self, certificate: &Arc<Certificate>) {
+        for name in &certificate.names {
+            let (list, name) = match name.strip_prefix("*.") {
+                Some(parent) => (&mut self.wildcard, parent),
+                None => (&mut self.exact, name.as_str()),
+            };
+            let shown = list.entry(name.to_owned()).or_insert_with(|| certificate.clone());
+            if shown.not_after < certificate.not_after {
+                *shown = certificate.clone();
+            }
+        }
+    }
+}
+
+impl Certificate {
+    fn read(provider: &CryptoProvider, bundle: &Bundle) -> Result<Self, String> {
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bundle.chain.as_bytes()).collect();
+        let chain = chain.map_err(|error| format!("its chain is no PEM: {error}"))?;
+        // An error of its key might repeat a part of it.
+        let key = PrivateKeyDer::from_pem_slice(bundle.key.0.as_bytes()).map_err(|_| "its key is no PEM")?;
+        let leaf = chain.first().ok_or("its chain holds no certificate")?;
+        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| format!("it cannot be read: {error}"))?;
+        let listed = parsed.subject_alternative_name().ok().flatten().map(|names| &names.value.general_names);
+        let names = listed.into_iter().flatten().filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+            _ => None,
+        });
+        let (names, not_after) = (names.collect::<Vec<_>>(), parsed.validity().not_after.timestamp());
+        if names.is_empty() {
+            return Err("it names no domain (subject alternative name)".into());
+        }
+        let key = CertifiedKey::from_der(chain, key, provider).map_err(|error| format!("its key: {error}"))?;
+        Ok(Self { key: Arc::new(key), names, not_after })
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.for_name(hello.server_name()?)
+    }
+}
+
+impl Default for Certificates {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificates").field("names", &self.shown.load().exact.keys()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,229 @@
+//! The encrypted side: which certificate a client is shown, what is spoken, and how it ends.
+
+mod common;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use common::backend::{Backend, Deed, ok};
+use common::{Bed, until, within};
+use hirsel_model::report::RoleState;
+use hirsel_role::certificate::{Bundle, Bundles};
+use hirsel_role::secret::Plain;
+use http::{Request, Response, Version};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{CertifiedIssuer, KeyPair};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Who certifies everything here.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// A certificate for `names`, told apart by `version`.
+    fn certify(&self, names: &[&str], version: u64) -> Bundle {
+        let key = KeyPair::generate().unwrap();
+        let mut params =
+            rcgen::CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
+        params.serial_number = Some(version.into());
+        let leaf = params.signed_by(&key, &self.0).unwrap();
+        Bundle { version, chain: leaf.pem() + &self.0.pem(), key: Plain(key.serialize_pem()) }
+    }
+
+    /// A client that trusts this authority alone, and offers these protocols.
+    fn client(&self, protocols: &[&str]) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.0.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut config = config.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        TlsConnector::from(Arc::new(config))
+    }
+}
+
+fn bundles(all: &[(&str, &Bundle)]) -> Arc<Bundles> {
+    Arc::new(Bundles(all.iter().map(|(name, bundle)| (name.parse().unwrap(), (*bundle).clone())).collect()))
+}
+
+/// A role that serves `backend` on both ports.
+async fn serving(backend: &Backend, certificates: Arc<Bundles>) -> Bed {
+    let mut bed = Bed::serving(&[backend]).await;
+    bed.certificates.send_replace(certificates);
+    show(&mut bed).await;
+    bed
+}
+
+/// Converges as the agent would, once the certificates have been seen.
+async fn show(bed: &mut Bed) {
+    within(bed.wake.clone().notified()).await;
+    assert_eq!(bed.converge().await.state, RoleState::Running);
+}
+
+async fn shake(bed: &Bed, client: &TlsConnector, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = within(TcpStream::connect(bed.https)).await?;
+    within(client.connect(ServerName::try_from(name.to_owned()).unwrap(), stream)).await
+}
+
+/// The serial number of the certificate that is shown for `name`.
+async fn shown(bed: &Bed, client: &TlsConnector, name: &str) -> u64 {
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    let stream = shake(bed, client, name).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+    let chain = stream.get_ref().1.peer_certificates().unwrap();
+    let (_, leaf) = X509Certificate::from_der(&chain[0]).unwrap();
+    leaf.raw_serial().iter().fold(0, |all, byte| (all << 8) | u64::from(*byte))
+}
+
+async fn speak_2(bed: &Bed, client: &TlsConnector) -> SendRequest<Full<Bytes>> {
+    let stream = shake(bed, client, "shop.example").await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+async fn text(answer: Response<hyper::body::Incoming>) -> String {
+    String::from_utf8(within(answer.into_body().collect()).await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn who_is_asked_for_is_shown_and_whoever_is_not_there_is_refused() {
+    let (authority, backend) = (Authority::new(), Backend::named("a").await);
+    let exact = authority.certify(&["shop.example.com"], 1);
+    let wild = authority.certify(&["*.example.com", "Other.Example"], 2);
+    let bed = serving(&backend, bundles(&[("exact", &exact), ("wild", &wild)])).await;
+    let client = authority.client(&[]);
+    assert_eq!(shown(&bed, &client, "shop.example.com").await, 1);
+    assert_eq!(shown(&bed, &client, "SHOP.example.com").await, 1);
+    assert_eq!(shown(&bed, &client, "blog.example.com").await, 2);
+    assert_eq!(shown(&bed, &client, "other.example").await, 2);
+    for nobody in ["a.b.example.com", "example.com", "shop.test", "127.0.0.1"] {
+        let refused = shake(&bed, &client, nobody).await;
+        assert!(refused.is_err(), "{nobody}");
+    }
+    until(|| bed.counted("hirsel_lb_refused_handshakes_total") == 4).await;
+    // In clear it speaks to nobody there.
+    let mut plain = TcpStream::connect(bed.https).await.unwrap();
+    plain.write_all(b"GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n").await.unwrap();
+    let mut said = Vec::new();
+    let _ = within(plain.read_to_end(&mut said)).await;
+    assert!(!said.starts_with(b"HTTP"), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_certificate_changes_without_a_restart_and_a_connection_that_is_open_goes_on() {
+    let (authority, backend) = (Authority::new(), Backend::named("a").await);
+    let mut bed = serving(&backend, bundles(&[("shop", &authority.certify(&["shop.example"], 1))])).await;
+    let client = authority.client(&["http/1.1"]);
+    let mut open = shake(&bed, &client, "shop.example").await.unwrap();
+    bed.certificates.send_replace(bundles(&[("shop", &authority.certify(&["shop.example"], 7))]));
+    show(&mut bed).await;
+    assert_eq!(shown(&bed, &client, "shop.example").await, 7);
+    open.write_all(b"GET / HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut said = String::new();
+    let _ = within(open.read_to_string(&mut said)).await;
+    assert!(said.starts_with("HTTP/1.1 200 OK") && said.ends_with("ok a"), "{said}");
+    assert_eq!(backend.request(0).header("x-forwarded-proto"), Some("https"));
+
+    // The last one goes: nobody listens any more.
+    bed.certificates.send_replace(Arc::default());
+    within(bed.wake.clone().notified()).await;
+    bed.converge_until(|report| report.state == RoleState::Running).await;
+    let https = bed.https;
+    within(async {
+        while TcpStream::connect(https).await.is_ok() {
+            bed.converge().await;
+        }
+    })
+    .await;
+    assert_eq!(bed.get("/").await.text(), "ok a", "and plain HTTP goes on");
+}
+
+#[tokio::test]
+async fn what_cannot_be_shown_is_said_and_the_rest_is_shown() {
+    let (authority, backend) = (Authority::new(), Backend::named("a").await);
+    let (good, other) = (authority.certify(&["shop.example"], 1), authority.certify(&["blog.example"], 2));
+    let mixed = Bundle { key: good.key.clone(), ..other };
+    let mut bed = Bed::serving(&[&backend]).await;
+    bed.certificates.send_replace(bundles(&[("good", &good), ("mixed", &mixed)]));
+    within(bed.wake.clone().notified()).await;
+    let report = bed.converge().await;
+    assert_eq!(report.state, RoleState::Degraded);
+    assert!(report.message.unwrap().starts_with("certificate mixed cannot be shown: its key"));
+    assert_eq!(shown(&bed, &authority.client(&[]), "shop.example").await, 1);
+}
+
+#[tokio::test]
+async fn many_requests_of_one_connection_are_under_way_at_once_in_http_2() {
+    let authority = Authority::new();
+    let backend = Backend::new(|request, _| match request.path() {
+        "/slow" => Deed::Hold(ok("slow")),
+        _ => Deed::Say(ok("quick")),
+    })
+    .await;
+    let bed = serving(&backend, bundles(&[("shop", &authority.certify(&["shop.example"], 1))])).await;
+    let mut client = speak_2(&bed, &authority.client(&["h2", "http/1.1"])).await;
+    let request = |path: &str| {
+        let request = Request::get(format!("https://shop.example{path}")).version(Version::HTTP_2);
+        request.header("cookie", "a=1").header("cookie", "b=2").body(Full::default()).unwrap()
+    };
+    let slow = tokio::spawn(client.send_request(request("/slow")));
+    until(|| backend.seen.lock().unwrap().len() == 1).await;
+    let quick = within(client.send_request(request("/quick?x=1"))).await.unwrap();
+    assert_eq!((quick.version(), quick.status().as_u16()), (Version::HTTP_2, 200));
+    assert_eq!(text(quick).await, "quick");
+    let told = backend.request(1);
+    assert_eq!(told.start, "GET /quick?x=1 HTTP/1.1");
+    assert_eq!((told.header("host"), told.header("cookie")), (Some("shop.example"), Some("a=1; b=2")));
+    assert_eq!(told.header("x-forwarded-proto"), Some("https"));
+    backend.release();
+    assert_eq!(text(within(slow).await.unwrap().unwrap()).await, "slow");
+}
+
+#[tokio::test]
+async fn large_bodies_pass_both_ways_in_http_2() {
+    let authority = Authority::new();
+    let large = vec![b'x'; 3 << 20];
+    let answer = ok(std::str::from_utf8(&large).unwrap());
+    let backend = Backend::new(move |_, _| Deed::Say(answer.clone())).await;
+    let bed = serving(&backend, bundles(&[("shop", &authority.certify(&["shop.example"], 1))])).await;
+    let mut client = speak_2(&bed, &authority.client(&["h2"])).await;
+    let request = Request::post("https://shop.example/").body(Full::from(large.clone())).unwrap();
+    let answer = within(client.send_request(request)).await.unwrap();
+    assert_eq!(text(answer).await.len(), large.len());
+    assert_eq!(backend.request(0).body.len(), large.len());
+}
+
+#[tokio::test]
+async fn a_stop_lets_requests_of_http_2_end_and_then_the_connection() {
+    let authority = Authority::new();
+    let backend = Backend::new(|_, _| Deed::Hold(ok("late"))).await;
+    let mut bed = serving(&backend, bundles(&[("shop", &authority.certify(&["shop.example"], 1))])).await;
+    let mut client = speak_2(&bed, &authority.client(&["h2"])).await;
+    let request = Request::get("https://shop.example/").body(Full::default()).unwrap();
+    let late = tokio::spawn(client.send_request(request));
+    until(|| backend.seen.lock().unwrap().len() == 1).await;
+    assert_eq!(bed.stop().await.state, RoleState::Running, "a request is under way");
+    backend.release();
+    assert_eq!(text(within(late).await.unwrap().unwrap()).await, "late");
+    bed.converge_until(|report| report.state == RoleState::Stopped).await;
+    within(async {
+        while client.ready().await.is_ok() {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
+}

@@ -112,6 +112,10 @@ pub(crate) enum Bug {
     StaleAdopt,
     /// The leader forgets what it granted.
     GrantsForgotten,
+    /// A new leader grants by what was decided long before it was elected.
+    Inherits,
+    /// A node obeys the plan that its last grant was given by, though it follows a newer one.
+    ObeysOldPlan,
     /// The clock of a host stands still while the host does.
     ClockStops,
     /// Who promised starts what it is granted all the same.

@@ -14,7 +14,10 @@
 //! - It grants by the newest plan it has applied, and notes the grant before it sends it. So whoever plans on top of a plan that has
 //!   dropped the instance knows of every grant for it, and a new leader, which knows of none, waits as if there had been one. No agent
 //!   leads a term again after it was started again: it would be a leader that waits for nothing.
-//! - A grant never covers an instance that its own node was told to drop at a later plan: see [`Holdings::dropped`].
+//! - A node starts and keeps only what the plan that it follows lists, and never goes back to an older one. So a grant by an older plan
+//!   that arrives late, when its node has said long ago that the instance ended, finds nothing to start. It is refused as well, though
+//!   that alone would do: a grant never covers what its own node was told to drop at a later plan ([`Holdings::dropped`]), even if that
+//!   node were to read an older plan again. Only without both would two act.
 //!
 //! # Without one
 //! A holder acts on as long as each of its *candidates* ([`Candidates::nodes`]: the nodes that may be given its place) has promised not

@@ -113,13 +113,23 @@ impl World {
             }
             let late = match self.rng.random_range(0..100) {
                 _ if from == to || self.prompt => 0,
-                _ if self.slow == Some((from, to)) => self.rng.random_range(0..2_000),
                 0..80 => 0,
                 80..95 => self.rng.random_range(0..600),
                 _ => self.rng.random_range(0..4_000),
             };
-            self.mail.push(Letter { at: self.now + Duration::from_millis(late), from, to, body: body.clone() });
+            let letter = Letter { at: self.now + Duration::from_millis(late), from, to, body: body.clone() };
+            if self.keeps_back == Some((from, to)) && matches!(letter.body, Body::Answer(_)) {
+                self.keeps_back = None;
+                self.kept_back.push(letter);
+            } else {
+                self.mail.push(letter);
+            }
         }
+    }
+
+    /// Lets go of what was kept back: it arrives now.
+    pub(super) fn let_letters_go(&mut self) {
+        self.mail.append(&mut self.kept_back);
     }
 
     pub(super) fn send_question(&mut self, node: NodeId, leader: NodeId, asked: Asked) {
@@ -154,11 +164,10 @@ impl World {
     }
 
     fn receive_question(&mut self, leader: NodeId, asker: NodeId, question: Question) {
-        let host = &self.hosts[&leader];
-        let Some(book) = &host.book else { return };
+        let Some(book) = &self.hosts[&leader].book else { return };
         let term = book.term;
         // Nothing to confirm when there is nothing to grant.
-        let asks_much = !grantable(&host.state, asker).is_empty();
+        let asks_much = !grantable(&self.grants_by(leader), asker).is_empty();
         let goes_on = (!asks_much).then_some((self.now, false));
         self.waiting.push(Waiting { leader, term, since: self.now, asker, question, goes_on });
     }
@@ -190,9 +199,9 @@ impl World {
     fn grant(&mut self, waiting: Waiting, leads: bool) {
         let Waiting { leader, term, asker, question, .. } = waiting;
         let Question { asked_at, asked } = question;
+        let state = self.grants_by(leader);
         let host = self.hosts.get_mut(&leader).expect("a host");
         let clock = host.clock(self.now);
-        let state = host.state.clone();
         let Some(book) = host.book.as_mut().filter(|book| book.term == term) else { return };
         let life = asked.incarnation;
         let number = book.asked(asker, asked, clock).grant;
@@ -201,7 +210,7 @@ impl World {
     }
 
     fn receive_answer(&mut self, node: NodeId, leader: NodeId, answer: Answer) {
-        let (now, bug) = (self.now, self.bug);
+        let (now, bug, outdated) = (self.now, self.bug, self.outdated_plan(node, &answer.grant));
         let host = self.hosts.get_mut(&node).expect("a host");
         // The answer to a question of an earlier start finds nobody who asked.
         if answer.life != host.incarnation {
@@ -209,7 +218,11 @@ impl World {
         }
         host.last_grant = (leader, answer.number);
         let asked_at = if bug == Bug::FromReceipt { host.clock(now) } else { answer.asked_at };
-        host.holdings.dropped(host.state.plan.generation, &grantable(&host.state, node));
+        if bug == Bug::ObeysOldPlan {
+            host.outdated = outdated;
+        } else {
+            host.holdings.dropped(host.state.plan.generation, &grantable(&host.state, node));
+        }
         host.holdings.receive(&answer.grant, asked_at);
     }
 

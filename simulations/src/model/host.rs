@@ -32,6 +32,8 @@ pub(super) struct Host {
     pub led: Option<u64>,
     /// It leads again without an election; only with a mistake planted.
     pub restored: bool,
+    /// What it takes for the newest state as a leader, or as a holder; only with a mistake planted.
+    pub outdated: Option<Arc<ControlState>>,
     /// When it last heard a leader of its term, and which.
     pub leader: Option<(NodeId, Timestamp)>,
     pub book: Option<Book>,
@@ -92,6 +94,7 @@ impl Host {
             term: 0,
             led: None,
             restored: false,
+            outdated: None,
             leader: None,
             book: None,
             beats: BTreeMap::new(),
@@ -142,6 +145,7 @@ impl Host {
         self.beats.clear();
         self.last_grant = (self.id, 0);
         self.holdings = Holdings::new(self.clock(now));
+        self.outdated = None;
         self.leader = None;
         self.seen = None;
         (self.next_gossip, self.next_ask, self.next_pass) = (now, now, now);
@@ -173,13 +177,14 @@ impl Host {
     pub fn converge(&mut self, now: Timestamp, rng: &mut SmallRng, bug: Bug) {
         let changed = self.seen != Some(self.state.applied);
         let pending = self.runs.values().any(|(_, healthy_at)| *healthy_at + Duration::from_millis(100) >= now);
-        let exclusive = !self.acts.is_empty() || !self.told.is_empty() || !grantable(&self.state, self.id).is_empty();
+        let obeyed = self.outdated.clone().filter(|_| bug == Bug::ObeysOldPlan).unwrap_or_else(|| self.state.clone());
+        let exclusive = !self.acts.is_empty() || !self.told.is_empty() || !grantable(&obeyed, self.id).is_empty();
         if !changed && !pending && self.busy.is_empty() && !exclusive {
             return;
         }
         self.seen = Some(self.state.applied);
         let built = [RoleName::compute(), RoleName::lb()];
-        let orders = reconciler::orders(&self.state, self.id, &built);
+        let orders = reconciler::orders(&obeyed, self.id, &built);
         let mut wanted = BTreeMap::new();
         if let Some(Work::Compute(instances)) = orders.get(&built[0]).map(|order| &order.work) {
             wanted.extend(instances.iter().map(|(id, order)| (id.clone(), order.clone())));

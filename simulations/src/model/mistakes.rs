@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hirsel_model::grant::Holdings;
+use hirsel_model::control::ControlState;
+use hirsel_model::grant::{Grant, Holdings};
 use hirsel_model::plan::{Plan, Verdict, VerdictKind};
 use hirsel_model::planner;
 use hirsel_model::report::{NodeReport, RoleFacts, RoleReport};
@@ -14,7 +15,36 @@ use hirsel_model::*;
 use super::Bug;
 use super::world::World;
 
+/// A new leader with [`Bug::Inherits`] grants by what was true so long ago.
+const LONG_AGO: Duration = Duration::from_secs(10);
+
 impl World {
+    /// Takes down what was decided, where a mistake needs it later.
+    pub(super) fn remember(&mut self) {
+        if matches!(self.bug, Bug::Inherits | Bug::ObeysOldPlan) {
+            self.annals.push((self.now, self.committed.clone()));
+        }
+    }
+
+    /// What a new leader goes by that has not applied all that was decided before it was elected.
+    pub(super) fn long_ago(&self) -> Option<Arc<ControlState>> {
+        let known = self.annals.iter().rfind(|(at, _)| *at + LONG_AGO <= self.now);
+        known.filter(|_| self.bug == Bug::Inherits).map(|(_, state)| state.clone())
+    }
+
+    /// What a leader grants by.
+    pub(super) fn grants_by(&self, leader: NodeId) -> Arc<ControlState> {
+        let host = &self.hosts[&leader];
+        host.outdated.as_ref().filter(|_| self.bug == Bug::Inherits).unwrap_or(&host.state).clone()
+    }
+
+    /// The plan that a grant was given by, where it is older than the one that the node follows.
+    pub(super) fn outdated_plan(&self, node: NodeId, grant: &Grant) -> Option<Arc<ControlState>> {
+        let is_older = grant.generation < self.hosts[&node].state.plan.generation;
+        let granted_by = |state: &ControlState| is_older && state.plan.generation == grant.generation;
+        self.annals.iter().rfind(|(_, state)| granted_by(state)).map(|(_, state)| state.clone())
+    }
+
     /// What a node remembers over a start of its agent, with a mistake planted.
     pub(super) fn start_over(&mut self, node: NodeId) {
         let host = self.hosts.get_mut(&node).expect("a host");

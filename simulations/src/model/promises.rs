@@ -11,7 +11,7 @@ use rand::seq::IndexedRandom;
 
 use super::check::{Found, found, heals};
 use super::host::Power;
-use super::scenario::{cut_off, everybody_disturbed, heal, holder, power, seconds};
+use super::scenario::{cut_off, everybody_disturbed, heal, holder, led_by_who_only_votes, power, seconds};
 use super::world::{IDLE, World};
 
 /// So long nobody leads: many times a lease.
@@ -146,12 +146,7 @@ pub(super) fn refounded(world: &mut World) -> Result<(), Found> {
 /// they may be started again.
 pub(super) fn estranged(world: &mut World) -> Result<(), Found> {
     everybody_disturbed(world);
-    for _ in 0..5 {
-        if world.leader().is_some_and(|leader| leader.0 > IDLE) {
-            world.hand_over()?;
-            world.run(seconds(3))?;
-        }
-    }
+    led_by_who_only_votes(world)?;
     let Some(holder) = holder(world) else { return Ok(()) };
     world.say(&format!("fault: {holder} is cut off from the voters"));
     let idle = (1..=IDLE).map(NodeId);

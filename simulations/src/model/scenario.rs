@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hirsel_model::control::Command;
+use hirsel_model::grant::LEASE;
 use hirsel_model::spec::*;
 use hirsel_model::*;
 use rand::Rng;
@@ -42,6 +43,9 @@ const REPLACE_WITHIN: Duration = Duration::from_secs(16);
 /// All agents stopped and started again.
 const RESTART_WITHIN: Duration = Duration::from_secs(20);
 
+/// How often an answer comes too late.
+const LATE_ANSWERS: usize = 4;
+
 /// The application that is exclusive.
 pub(super) const CRON: &str = "cron";
 
@@ -70,8 +74,8 @@ pub(super) fn pick(seed: u64, name: Option<&str>) -> Option<&'static str> {
 /// What the cluster begins as.
 pub(super) fn shape(scenario: &str) -> Shape {
     match scenario {
-        "apart" | "estranged" | "refounded" => Shape { nodes: Some(7), idle: IDLE },
-        "leaderless" | "inherited" => Shape { nodes: Some(7), idle: 0 },
+        "apart" | "estranged" | "refounded" | "inherited" => Shape { nodes: Some(7), idle: IDLE },
+        "leaderless" => Shape { nodes: Some(7), idle: 0 },
         _ => Shape::default(),
     }
 }
@@ -186,7 +190,6 @@ pub(super) fn power(world: &mut World, node: NodeId, power: Power) {
 /// Nothing is disturbed any more from now on.
 pub(super) fn heal(world: &mut World) -> Result<(), Found> {
     world.say("all is well again");
-    world.slow = None;
     world.cuts.clear();
     world.loss.clear();
     let nodes: Vec<NodeId> = world.hosts.keys().copied().collect();
@@ -378,24 +381,36 @@ pub(super) fn cut_off(world: &mut World, side: &[NodeId]) {
     }
 }
 
-/// Answers to the holder are under way for long while it is to go: what it was granted by a plan that it follows no more arrives when
-/// another one acts.
+/// One answer to the holder is under way for long while the holder is to go: what was granted by a plan that it follows no more arrives
+/// when another one acts. All else goes well, so that it is as early as can be.
 fn late(world: &mut World) -> Result<(), Found> {
     everybody_disturbed(world);
-    for _ in 0..8 {
-        let Some(holder) = holder(world) else {
+    (world.prompt, world.undisturbed) = (true, true);
+    for _ in 0..LATE_ANSWERS {
+        let (Some(leader), Some(holds)) = (world.leader(), holder(world)) else { break };
+        if leader == holds {
+            world.hand_over()?;
             world.run(seconds(1))?;
             continue;
-        };
-        world.slow = world.leader().filter(|leader| *leader != holder).map(|leader| (leader, holder));
-        let time = Duration::from_millis(world.rng.random_range(0..1_500));
-        world.run(time)?;
-        world.operate(&Command::SetAvailability { node: holder, availability: Availability::Draining })?;
-        world.run(seconds(4))?;
-        world.slow = None;
-        world.operate(&Command::SetAvailability { node: holder, availability: Availability::Open })?;
+        }
+        world.say(&format!("fault: an answer of {leader} to {holds} is kept back"));
+        world.keeps_back = Some((leader, holds));
+        let begun = world.now;
+        while world.kept_back.is_empty() && world.now.since(begun) < LEASE {
+            world.step()?;
+        }
+        let asked_at = world.now;
+        world.operate(&Command::SetAvailability { node: holds, availability: Availability::Draining })?;
+        while holder(world).is_none_or(|node| node == holds) && world.now.since(asked_at) < LEASE {
+            world.step()?;
+        }
+        world.say("the answer arrives");
+        world.let_letters_go();
+        world.run(seconds(2))?;
+        world.operate(&Command::SetAvailability { node: holds, availability: Availability::Open })?;
         world.run(seconds(2))?;
     }
+    (world.prompt, world.undisturbed) = (false, false);
     Ok(())
 }
 
@@ -404,25 +419,41 @@ pub(super) fn holder(world: &World) -> Option<NodeId> {
     world.hosts.values().find(|host| !host.acts.is_empty()).map(|host| host.id)
 }
 
-/// The holder is cut off, and its place is taken. Then the leader stands still, and the next one is the only node that the holder hears:
-/// it would believe whatever that one knew before it was elected.
+/// The holder is cut off, and its place is taken. Then the leader stands still, and the next one is the only node that the holder hears,
+/// and only its answers: it would believe whatever that one knew before it was elected. What took its place acts on by promises, as who
+/// leads could never take it.
 fn inherited(world: &mut World) -> Result<(), Found> {
     everybody_disturbed(world);
-    let Some(holder) = holder(world) else { return Ok(()) };
-    cut_off(world, &[holder]);
+    led_by_who_only_votes(world)?;
+    // Long enough for somebody to remember that.
+    world.run(seconds(5))?;
+    let (Some(leader), Some(holds)) = (world.leader(), holder(world)) else { return Ok(()) };
+    (world.prompt, world.undisturbed) = (true, true);
+    cut_off(world, &[holds]);
     world.run(seconds(7))?;
-    let Some(leader) = world.leader().filter(|leader| *leader != holder) else { return Ok(()) };
     let until = world.now + seconds(8);
     power(world, leader, Power::Frozen(until));
-    for _ in 0..80 {
-        world.step()?;
-        if let Some(next) = world.leader().filter(|next| *next != leader) {
-            world.say(&format!("fault: {holder} hears {next} alone"));
-            world.cuts.retain(|(from, to)| *from != next && *to != next);
-            break;
+    // Two may have been elected one after the other.
+    world.run(seconds(3))?;
+    if let Some(next) = world.leader().filter(|next| *next != leader) {
+        world.say(&format!("fault: {holds} hears {next} alone, and learns of nothing"));
+        world.behind = Some(holds);
+        world.cuts.retain(|(from, to)| *from != next && *to != next);
+    }
+    world.run(seconds(3))?;
+    (world.prompt, world.undisturbed, world.behind) = (false, false, None);
+    Ok(())
+}
+
+/// Hands leadership to a node that only votes, where there are such nodes.
+pub(super) fn led_by_who_only_votes(world: &mut World) -> Result<(), Found> {
+    for _ in 0..5 {
+        if world.leader().is_some_and(|leader| leader.0 > IDLE) {
+            world.hand_over()?;
+            world.run(seconds(3))?;
         }
     }
-    world.run(seconds(3))
+    Ok(())
 }
 
 fn wishes(world: &mut World) -> Result<(), Found> {

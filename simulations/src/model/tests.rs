@@ -101,6 +101,16 @@ fn a_leader_that_forgets_what_it_granted_is_found() {
 }
 
 #[test]
+fn a_leader_that_grants_by_what_it_knew_before_is_found() {
+    lets_two_act_in("inherited", Bug::Inherits, 0);
+}
+
+#[test]
+fn an_older_plan_that_is_obeyed_is_found() {
+    lets_two_act_in("late", Bug::ObeysOldPlan, 0);
+}
+
+#[test]
 fn a_clock_that_stands_still_with_its_host_is_found() {
     lets_two_act(Bug::ClockStops, 0);
 }

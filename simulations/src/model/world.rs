@@ -45,8 +45,12 @@ pub(super) struct World {
     pub cuts: BTreeSet<(NodeId, NodeId)>,
     /// Chance of each message from or to a node to be lost.
     pub loss: BTreeMap<NodeId, f64>,
-    /// Letters of one node to another take up to a lease.
-    pub slow: Option<(NodeId, NodeId)>,
+    /// The next answer on this way is kept back.
+    pub keeps_back: Option<(NodeId, NodeId)>,
+    /// Letters that are kept back until they are let go.
+    pub kept_back: Vec<Letter>,
+    /// Learns of nothing that is decided.
+    pub behind: Option<NodeId>,
     /// The voters of the control group, as Raft has them.
     pub raft: BTreeSet<NodeId>,
     /// The newest committed state.
@@ -65,6 +69,8 @@ pub(super) struct World {
     pub undisturbed: bool,
     /// The former foundation, where there are two.
     pub past: Option<Past>,
+    /// What was committed when; only with a mistake planted.
+    pub annals: Vec<(Timestamp, Arc<ControlState>)>,
     /// Who acts by promises alone now.
     pub promised: BTreeSet<(NodeId, InstanceId)>,
     /// How often somebody began to.
@@ -113,7 +119,9 @@ impl World {
             hosts: BTreeMap::new(),
             cuts: BTreeSet::new(),
             loss: BTreeMap::new(),
-            slow: None,
+            keeps_back: None,
+            kept_back: Vec::new(),
+            behind: None,
             raft: [NodeId(1)].into(),
             committed: Arc::default(),
             index: 0,
@@ -126,6 +134,7 @@ impl World {
             prompt: false,
             undisturbed: false,
             past: None,
+            annals: Vec::new(),
             promised: BTreeSet::new(),
             times_promised: 0,
             lines: Vec::new(),
@@ -287,7 +296,7 @@ impl World {
     /// Copies a newer state from whoever has one.
     fn follow(&mut self, node: NodeId) {
         let others: Vec<NodeId> = self.hosts.keys().copied().filter(|other| *other != node).collect();
-        if others.is_empty() {
+        if others.is_empty() || self.behind == Some(node) {
             return;
         }
         let other = others[self.rng.random_range(0..others.len())];
@@ -332,10 +341,11 @@ impl World {
     }
 
     pub(super) fn lead(&mut self, node: NodeId, term: u64) {
-        let now = self.now;
+        let (now, outdated) = (self.now, self.long_ago());
         let host = self.hosts.get_mut(&node).expect("a host");
         host.term = term;
         host.restored = false;
+        host.outdated = outdated;
         host.book = Some(Book::new(term, host.clock(now)));
         host.leader = Some((node, now));
         self.quorum_seen.insert(node, now);
@@ -526,9 +536,10 @@ impl World {
             state.plan.generation = state.plan.generation.next();
         }
         self.committed = Arc::new(state);
+        self.remember();
         let followers: Vec<NodeId> = self.raft.iter().copied().collect();
         for node in followers.into_iter().chain([leader]) {
-            if node == leader || self.is_linked(leader, node) {
+            if node == leader || (self.is_linked(leader, node) && self.behind != Some(node)) {
                 self.hosts.get_mut(&node).expect("a host").state = self.committed.clone();
             }
         }

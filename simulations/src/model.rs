@@ -5,6 +5,7 @@
 //! commit, at each step and after everything has healed. One seed is one history.
 
 mod check;
+mod directed;
 mod foretold;
 mod foundations;
 mod grants;
@@ -122,6 +123,18 @@ pub(crate) enum Bug {
     PromiseBroken,
     /// A node that is started again does not mind that it may have promised something.
     PromiseForgotten,
+    /// A node promises although it follows a plan that dropped the instance.
+    PromisesDropped,
+    /// A node promises as soon as it is started again.
+    PromisesAtOnce,
+    /// A promise prolongs what had run out.
+    PromiseRevives,
+    /// Of all instances that are to let go, the planner minds only the newest.
+    NewestAlone,
+    /// A holder counts a promise from when it was received.
+    PromiseFromReceipt,
+    /// A holder goes by a list of candidates that is older than its grant.
+    OldList,
     /// A new list of candidates counts at once.
     ListUnacknowledged,
     /// A holder goes on once some candidate has promised.

@@ -10,7 +10,8 @@
 //! passed since the last grant.
 //! - The leader answers after a round of heartbeats that began when the question was there and that a majority acknowledged, and after
 //!   it has applied all that was decided before. So a leader that was deposed grants nothing that a later leader does not wait for, and
-//!   nobody grants by a plan that was replaced before he was asked.
+//!   nobody grants by a plan that was replaced before he was asked. (Hence a late answer of a deposed leader does no harm. It is refused
+//!   as well once its node has seen a higher term.)
 //! - It grants by the newest plan it has applied, and notes the grant before it sends it. So whoever plans on top of a plan that has
 //!   dropped the instance knows of every grant for it, and a new leader, which knows of none, waits as if there had been one. No agent
 //!   leads a term again after it was started again: it would be a leader that waits for nothing.
@@ -24,7 +25,10 @@
 //! to take it. Whatever voters and leaders do meanwhile, no two act at once:
 //! - Say that `i` on `h` acts by promises at a time `t`. Then each candidate of the list that `h` goes by promised at some `r`, with
 //!   `t < r + LEASE` on the clock of `h`, and starts no other instance of the service before `r +` [`GRANT_OVER`] on its own, whatever
-//!   it is granted ([`Holdings::is_free`]). It promised only if none could act there at `r`. So none acts there at `t`.
+//!   it is granted ([`Holdings::is_free`]). It promised only if none could act there at `r`. So none acts there at `t`. (That none can act
+//!   where `i` is known to be on `h` follows from what comes below as well: an earlier one had let go when `i` was placed, or `h` starts `i`
+//!   only when its own promise is over, and with it the earlier one; and whoever learned of a later one has refused since. It is looked
+//!   at all the same: then a single node is right whatever the planner does.)
 //! - A promise prolongs only what has not run out. So when one candidate has refused for [`GRANT_OVER`], `i` is over for good.
 //!   Who follows a plan that dropped `i` refuses. Started again with an older plan it refuses for as long, so that the chain is broken
 //!   all the same; and for as long it starts nothing, as it may have promised before.

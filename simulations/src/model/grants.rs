@@ -16,6 +16,7 @@ use rand::rngs::SmallRng;
 use super::Bug;
 use super::check::Found;
 use super::host::{Host, Power};
+use super::mistakes::as_ever;
 use super::world::World;
 use crate::check::Actor;
 
@@ -23,6 +24,8 @@ use crate::check::Actor;
 const GRANT_LEFT_MIN: Duration = Duration::from_millis(500);
 /// A majority answers within this, or nothing exclusive is granted.
 const CONFIRM_WITHIN: Duration = Duration::from_millis(500);
+/// What takes long to end takes so much longer.
+const ENDS_LATE: Duration = Duration::from_millis(1_500);
 /// Restarts of one instance raise its fence.
 const FENCE_RESTART_BITS: u32 = 24;
 
@@ -118,8 +121,7 @@ impl World {
                 _ => self.rng.random_range(0..4_000),
             };
             let letter = Letter { at: self.now + Duration::from_millis(late), from, to, body: body.clone() };
-            if self.keeps_back == Some((from, to)) && matches!(letter.body, Body::Answer(_)) {
-                self.keeps_back = None;
+            if self.keeps_back.contains(&(from, to)) && matches!(letter.body, Body::Answer(_) | Body::Promise(..)) {
                 self.kept_back.push(letter);
             } else {
                 self.mail.push(letter);
@@ -127,8 +129,16 @@ impl World {
         }
     }
 
-    /// Lets go of what was kept back: it arrives now.
+    /// From now on answers and promises on this way are under way for long.
+    pub(super) fn keep_back(&mut self, from: NodeId, to: NodeId) {
+        self.say(&format!("fault: answers of {from} to {to} are kept back"));
+        self.keeps_back.insert((from, to));
+    }
+
+    /// What was kept back arrives now.
     pub(super) fn let_letters_go(&mut self) {
+        self.say("what was kept back arrives");
+        self.keeps_back.clear();
         self.mail.append(&mut self.kept_back);
     }
 
@@ -228,17 +238,18 @@ impl World {
 
     /// Asks for promises where no leader prolongs what acts.
     pub(super) fn plead(&mut self, node: NodeId) {
-        let now = self.now;
+        let (now, bug) = (self.now, self.bug);
         let host = self.hosts.get_mut(&node).expect("a host");
         let clock = host.clock(now);
-        for (id, why) in host.holdings.run_out(&host.state, clock) {
+        let out = if bug == Bug::PromiseRevives { Vec::new() } else { host.holdings.run_out(&host.state, clock) };
+        for (id, why) in out {
             self.lines.push(format!("{:>9.3} {node} holds {id} no more: {why}", now.0 as f64 / 1_000.0));
         }
         if host.next_plea > now {
             return;
         }
         let (life, tag) = (host.incarnation, host.state.cluster.tag.clone());
-        let pleas = host.holdings.pleas(&host.state, node, clock);
+        let pleas = host.holdings.pleas(&host.lists(bug), node, host.pleads_at(bug, clock));
         if !pleas.is_empty() {
             host.next_plea = now + ASK_EVERY;
         }
@@ -251,11 +262,10 @@ impl World {
     }
 
     fn receive_plea(&mut self, node: NodeId, holder: NodeId, plea: Plea) {
-        let now = self.now;
+        let (now, bug, state) = (self.now, self.bug, self.promises_by(node, holder, &plea.id));
         let host = self.hosts.get_mut(&node).expect("a host");
-        let (clock, state) = (host.clock(now), host.state.clone());
-        let answer = host.holdings.promise(&state, (holder, &plea.tag), &plea.id, clock);
-        self.post(node, holder, Body::Promise(plea, answer));
+        let answer = host.holdings.promise(&state, (holder, &plea.tag), &plea.id, host.clock(now));
+        self.post(node, holder, Body::Promise(plea, as_ever(bug, answer)));
     }
 
     fn receive_promise(&mut self, node: NodeId, from: NodeId, plea: &Plea, answer: Result<(), NoPromise>) {
@@ -264,13 +274,15 @@ impl World {
         if plea.life != host.incarnation {
             return;
         }
-        let (clock, state) = (host.clock(now), host.state.clone());
+        let clock = host.clock(now);
+        let (state, counts_at) = (host.lists(bug), host.pleads_at(bug, clock));
+        let asked_at = if bug == Bug::PromiseFromReceipt { clock } else { plea.asked_at };
         let answer = answer.map_err(|refusal| refusal.to_string());
         let listed = state.plan.candidates.get(&plea.id).map(|listed| listed.nodes.clone()).unwrap_or_default();
         // With the mistake one promise stands for those of all.
         let from = if bug == Bug::SomePromise && answer.is_ok() { listed } else { [from].into() };
         for from in from {
-            host.holdings.answered(&state, node, (&plea.id, from), answer.clone(), plea.asked_at, clock);
+            host.holdings.answered(&state, node, (&plea.id, from), answer.clone(), asked_at, counts_at);
         }
     }
 
@@ -307,11 +319,13 @@ impl World {
     /// Proposes a plan. Mostly it is decided at once; else later, by whoever leads then.
     pub(super) fn propose(&mut self, node: NodeId, command: Command) -> Result<bool, Found> {
         let slow = self.rng.random_ratio(1, 8);
-        if self.undisturbed || !slow || self.is_past(node) {
+        let kept = self.keeps_placement.filter(|_| places_something_exclusive(&command));
+        if kept.is_none() && (self.undisturbed || !slow || self.is_past(node)) {
             return self.commit(node, command);
         }
+        self.keeps_placement = self.keeps_placement.filter(|_| kept.is_none());
         self.say(&format!("a proposal of {node} is under way for long"));
-        let at = self.now + Duration::from_millis(self.rng.random_range(0..4_000));
+        let at = self.now + kept.unwrap_or_else(|| Duration::from_millis(self.rng.random_range(0..4_000)));
         self.proposed.push(Proposed { at, command });
         Ok(false)
     }
@@ -338,6 +352,11 @@ impl World {
     }
 }
 
+fn places_something_exclusive(command: &Command) -> bool {
+    let Command::Adopt { change, .. } = command else { return false };
+    change.instances.values().flatten().any(|assigned| assigned.exclusive && assigned.phase == Phase::Active)
+}
+
 impl Host {
     /// Starts and stops exclusive instances, and hands the end of each grant to their shims.
     pub(super) fn act(
@@ -354,7 +373,8 @@ impl Host {
             }
             let stays = wanted.get(id).is_some_and(|order| order.revision == acting.revision);
             if !stays && acting.ends.is_none() {
-                acting.ends = Some(now + Duration::from_millis(rng.random_range(0..800)));
+                let late = if self.ends_late { ENDS_LATE } else { Duration::ZERO };
+                acting.ends = Some(now + late + Duration::from_millis(rng.random_range(0..800)));
             }
         }
         let active = wanted.iter().filter(|(_, order)| order.phase == Phase::Active);

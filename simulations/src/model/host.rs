@@ -50,6 +50,8 @@ pub(super) struct Host {
     pub acts: BTreeMap<InstanceId, Acting>,
     /// How many processes for exclusive services were started here.
     pub starts: u32,
+    /// What is asked to end here takes about as long as its grant.
+    pub ends_late: bool,
     pub next_gossip: Timestamp,
     pub next_ask: Timestamp,
     pub next_plea: Timestamp,
@@ -104,6 +106,7 @@ impl Host {
             holdings: Holdings::new(now),
             acts: BTreeMap::new(),
             starts: 0,
+            ends_late: false,
             next_gossip,
             next_ask,
             next_plea: next_ask,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hirsel_model::control::ControlState;
-use hirsel_model::grant::{Grant, Holdings};
+use hirsel_model::grant::{Grant, Holdings, NoPromise, grantable, granted_to};
 use hirsel_model::plan::{Plan, Verdict, VerdictKind};
 use hirsel_model::planner;
 use hirsel_model::report::{NodeReport, RoleFacts, RoleReport};
@@ -13,6 +13,7 @@ use hirsel_model::view::View;
 use hirsel_model::*;
 
 use super::Bug;
+use super::host::Host;
 use super::world::World;
 
 /// A new leader with [`Bug::Inherits`] grants by what was true so long ago.
@@ -21,7 +22,7 @@ const LONG_AGO: Duration = Duration::from_secs(10);
 impl World {
     /// Takes down what was decided, where a mistake needs it later.
     pub(super) fn remember(&mut self) {
-        if matches!(self.bug, Bug::Inherits | Bug::ObeysOldPlan) {
+        if matches!(self.bug, Bug::Inherits | Bug::ObeysOldPlan | Bug::PromisesDropped) {
             self.annals.push((self.now, self.committed.clone()));
         }
     }
@@ -43,6 +44,13 @@ impl World {
         let is_older = grant.generation < self.hosts[&node].state.plan.generation;
         let granted_by = |state: &ControlState| is_older && state.plan.generation == grant.generation;
         self.annals.iter().rfind(|(_, state)| granted_by(state)).map(|(_, state)| state.clone())
+    }
+
+    /// What a node promises by.
+    pub(super) fn promises_by(&self, node: NodeId, holder: NodeId, id: &InstanceId) -> Arc<ControlState> {
+        let listed = self.annals.iter().rfind(|(_, state)| granted_to(state, holder, id));
+        let listed = listed.filter(|_| self.bug == Bug::PromisesDropped).map(|(_, state)| state);
+        listed.unwrap_or(&self.hosts[&node].state).clone()
     }
 
     /// What a node remembers over a start of its agent, with a mistake planted.
@@ -100,6 +108,11 @@ impl World {
                 view.refused_for = letting_go.map(|id| (id.clone(), Duration::from_secs(3_600))).collect();
             }
             Bug::GrantsForgotten => view.granted.clear(),
+            Bug::NewestAlone => {
+                let letting_go = &mut Arc::make_mut(&mut view.plan).letting_go;
+                let newest = letting_go.keys().map(|id| id.number).max();
+                letting_go.retain(|id, _| Some(id.number) == newest);
+            }
             Bug::ListUnacknowledged => {
                 let listed = Arc::make_mut(&mut view.plan).candidates.values_mut();
                 listed.for_each(|listed| listed.before = None);
@@ -116,4 +129,32 @@ impl World {
             _ => {}
         }
     }
+}
+
+impl Host {
+    /// What a holder takes its lists of candidates from.
+    pub(super) fn lists(&self, bug: Bug) -> Arc<ControlState> {
+        let mut state = self.state.clone();
+        if bug == Bug::OldList {
+            Arc::make_mut(&mut state).plan.generation = Generation(u64::MAX);
+        }
+        state
+    }
+
+    /// When a holder that shows this time asks for promises, and counts them.
+    pub(super) fn pleads_at(&self, bug: Bug, clock: Timestamp) -> Timestamp {
+        let mine = grantable(&self.state, self.id);
+        // As if it were the last moment at which something could be prolonged.
+        let ends = mine.iter().filter_map(|id| self.holdings.until(id, Timestamp(0))).min();
+        let last = ends.filter(|_| bug == Bug::PromiseRevives).map(|ends| Timestamp(ends.0.saturating_sub(1)));
+        last.map_or(clock, |last| last.min(clock))
+    }
+}
+
+/// What a node answers that takes itself for one that has been there for long.
+pub(super) fn as_ever(bug: Bug, answer: Result<(), NoPromise>) -> Result<(), NoPromise> {
+    answer.or_else(|refusal| match (bug, refusal) {
+        (Bug::PromisesAtOnce, NoPromise::JustStarted) => Ok(()),
+        _ => Err(refusal),
+    })
 }

@@ -10,8 +10,9 @@ use rand::Rng;
 use rand::seq::IndexedRandom;
 
 use super::check::{Found, found, heals};
+use super::directed::led_by_who_only_votes;
 use super::host::Power;
-use super::scenario::{cut_off, everybody_disturbed, heal, holder, led_by_who_only_votes, power, seconds};
+use super::scenario::{cut_off, everybody_disturbed, heal, holder, power, seconds};
 use super::world::{IDLE, World};
 
 /// So long nobody leads: many times a lease.

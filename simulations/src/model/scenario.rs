@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hirsel_model::control::Command;
-use hirsel_model::grant::LEASE;
 use hirsel_model::spec::*;
 use hirsel_model::*;
 use rand::Rng;
 use rand::seq::IndexedRandom;
 
 use super::check::{Found, at_most, heals};
+use super::directed::{
+    dawdling, directed, fresh, inherited, kept_back, late, new_leader, old_list, one_silent, refused, renewed,
+    stale_plan, twice,
+};
 use super::host::Power;
 use super::promises::{apart, estranged, leaderless, refounded};
 use super::world::{IDLE, Shape, World};
@@ -34,6 +37,16 @@ pub const SCENARIOS: &[&str] = &[
     "apart",
     "estranged",
     "refounded",
+    "refused",
+    "kept-back",
+    "old-list",
+    "twice",
+    "one-silent",
+    "renewed",
+    "new-leader",
+    "fresh",
+    "dawdling",
+    "stale-plan",
 ];
 
 /// After everything is well again the declared state holds within this: an update of six instances one by one takes half of it.
@@ -42,9 +55,6 @@ const HEAL_WITHIN: Duration = Duration::from_secs(60);
 const REPLACE_WITHIN: Duration = Duration::from_secs(16);
 /// All agents stopped and started again.
 const RESTART_WITHIN: Duration = Duration::from_secs(20);
-
-/// How often an answer comes too late.
-const LATE_ANSWERS: usize = 4;
 
 /// The application that is exclusive.
 pub(super) const CRON: &str = "cron";
@@ -56,15 +66,29 @@ pub(super) fn pick(seed: u64, name: Option<&str>) -> Option<&'static str> {
         None => {
             // The long ones (ten minutes) are rarer: thousands of seeds shall fit a minute.
             let long = ["flapping", "loss"];
-            let short =
-                ["mixed", "chained", "zone", "restart", "frozen", "frozen-leader", "wishes", "late", "inherited"];
+            let short = ["mixed", "chained", "zone", "restart", "frozen", "frozen-leader", "wishes"];
             let promises = ["leaderless", "apart", "estranged", "refounded"];
+            let directed = [
+                "late",
+                "inherited",
+                "renewed",
+                "new-leader",
+                "fresh",
+                "dawdling",
+                "stale-plan",
+                "refused",
+                "kept-back",
+                "old-list",
+                "twice",
+                "one-silent",
+            ];
             let of = |names: &[&'static str]| names[usize::try_from(seed / 20).unwrap_or(0) % names.len()];
             Some(match seed % 20 {
                 0 => of(&long),
                 1..=4 => "mixed",
                 5..=10 => "exclusive",
-                11..=14 => of(&promises),
+                11..=13 => of(&promises),
+                14 | 15 => directed[usize::try_from(seed / 20 * 2 + seed % 2).unwrap_or(0) % directed.len()],
                 _ => short[usize::try_from(seed / 20 + seed % 20).unwrap_or(0) % short.len()],
             })
         }
@@ -74,9 +98,10 @@ pub(super) fn pick(seed: u64, name: Option<&str>) -> Option<&'static str> {
 /// What the cluster begins as.
 pub(super) fn shape(scenario: &str) -> Shape {
     match scenario {
-        "apart" | "estranged" | "refounded" | "inherited" => Shape { nodes: Some(7), idle: IDLE },
         "leaderless" => Shape { nodes: Some(7), idle: 0 },
-        _ => Shape::default(),
+        "late" | "mixed" | "chained" | "zone" | "restart" | "frozen" | "frozen-leader" | "flapping" | "loss"
+        | "wishes" | "exclusive" => Shape::default(),
+        _ => Shape { nodes: Some(7), idle: IDLE },
     }
 }
 
@@ -92,12 +117,22 @@ pub(super) fn play(world: &mut World, scenario: &'static str) -> Result<(), Foun
         "loss" => loss(world),
         "wishes" => wishes(world),
         "exclusive" => exclusive(world),
-        "late" => late(world),
-        "inherited" => inherited(world),
+        "late" => directed(world, late),
+        "inherited" => directed(world, inherited),
+        "renewed" => directed(world, renewed),
+        "new-leader" => directed(world, new_leader),
+        "fresh" => directed(world, fresh),
+        "dawdling" => directed(world, dawdling),
+        "stale-plan" => directed(world, stale_plan),
         "leaderless" => leaderless(world),
         "apart" => apart(world),
         "estranged" => estranged(world),
         "refounded" => refounded(world),
+        "refused" => directed(world, refused),
+        "kept-back" => directed(world, kept_back),
+        "old-list" => directed(world, old_list),
+        "twice" => directed(world, twice),
+        "one-silent" => directed(world, one_silent),
         _ => mixed(world),
     }?;
     heal(world)?;
@@ -381,79 +416,9 @@ pub(super) fn cut_off(world: &mut World, side: &[NodeId]) {
     }
 }
 
-/// One answer to the holder is under way for long while the holder is to go: what was granted by a plan that it follows no more arrives
-/// when another one acts. All else goes well, so that it is as early as can be.
-fn late(world: &mut World) -> Result<(), Found> {
-    everybody_disturbed(world);
-    (world.prompt, world.undisturbed) = (true, true);
-    for _ in 0..LATE_ANSWERS {
-        let (Some(leader), Some(holds)) = (world.leader(), holder(world)) else { break };
-        if leader == holds {
-            world.hand_over()?;
-            world.run(seconds(1))?;
-            continue;
-        }
-        world.say(&format!("fault: an answer of {leader} to {holds} is kept back"));
-        world.keeps_back = Some((leader, holds));
-        let begun = world.now;
-        while world.kept_back.is_empty() && world.now.since(begun) < LEASE {
-            world.step()?;
-        }
-        let asked_at = world.now;
-        world.operate(&Command::SetAvailability { node: holds, availability: Availability::Draining })?;
-        while holder(world).is_none_or(|node| node == holds) && world.now.since(asked_at) < LEASE {
-            world.step()?;
-        }
-        world.say("the answer arrives");
-        world.let_letters_go();
-        world.run(seconds(2))?;
-        world.operate(&Command::SetAvailability { node: holds, availability: Availability::Open })?;
-        world.run(seconds(2))?;
-    }
-    (world.prompt, world.undisturbed) = (false, false);
-    Ok(())
-}
-
 /// Where something exclusive acts.
 pub(super) fn holder(world: &World) -> Option<NodeId> {
     world.hosts.values().find(|host| !host.acts.is_empty()).map(|host| host.id)
-}
-
-/// The holder is cut off, and its place is taken. Then the leader stands still, and the next one is the only node that the holder hears,
-/// and only its answers: it would believe whatever that one knew before it was elected. What took its place acts on by promises, as who
-/// leads could never take it.
-fn inherited(world: &mut World) -> Result<(), Found> {
-    everybody_disturbed(world);
-    led_by_who_only_votes(world)?;
-    // Long enough for somebody to remember that.
-    world.run(seconds(5))?;
-    let (Some(leader), Some(holds)) = (world.leader(), holder(world)) else { return Ok(()) };
-    (world.prompt, world.undisturbed) = (true, true);
-    cut_off(world, &[holds]);
-    world.run(seconds(7))?;
-    let until = world.now + seconds(8);
-    power(world, leader, Power::Frozen(until));
-    // Two may have been elected one after the other.
-    world.run(seconds(3))?;
-    if let Some(next) = world.leader().filter(|next| *next != leader) {
-        world.say(&format!("fault: {holds} hears {next} alone, and learns of nothing"));
-        world.behind = Some(holds);
-        world.cuts.retain(|(from, to)| *from != next && *to != next);
-    }
-    world.run(seconds(3))?;
-    (world.prompt, world.undisturbed, world.behind) = (false, false, None);
-    Ok(())
-}
-
-/// Hands leadership to a node that only votes, where there are such nodes.
-pub(super) fn led_by_who_only_votes(world: &mut World) -> Result<(), Found> {
-    for _ in 0..5 {
-        if world.leader().is_some_and(|leader| leader.0 > IDLE) {
-            world.hand_over()?;
-            world.run(seconds(3))?;
-        }
-    }
-    Ok(())
 }
 
 fn wishes(world: &mut World) -> Result<(), Found> {

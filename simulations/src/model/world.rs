@@ -45,12 +45,14 @@ pub(super) struct World {
     pub cuts: BTreeSet<(NodeId, NodeId)>,
     /// Chance of each message from or to a node to be lost.
     pub loss: BTreeMap<NodeId, f64>,
-    /// The next answer on this way is kept back.
-    pub keeps_back: Option<(NodeId, NodeId)>,
-    /// Letters that are kept back until they are let go.
+    /// Ways on which answers and promises are kept back.
+    pub keeps_back: BTreeSet<(NodeId, NodeId)>,
+    /// Those that are, until they are let go.
     pub kept_back: Vec<Letter>,
-    /// Learns of nothing that is decided.
-    pub behind: Option<NodeId>,
+    /// The next proposal that places something exclusive is under way for so long.
+    pub keeps_placement: Option<Duration>,
+    /// Nodes that learn of nothing that is decided.
+    pub behind: BTreeSet<NodeId>,
     /// The voters of the control group, as Raft has them.
     pub raft: BTreeSet<NodeId>,
     /// The newest committed state.
@@ -119,9 +121,10 @@ impl World {
             hosts: BTreeMap::new(),
             cuts: BTreeSet::new(),
             loss: BTreeMap::new(),
-            keeps_back: None,
+            keeps_back: BTreeSet::new(),
             kept_back: Vec::new(),
-            behind: None,
+            keeps_placement: None,
+            behind: BTreeSet::new(),
             raft: [NodeId(1)].into(),
             committed: Arc::default(),
             index: 0,
@@ -296,7 +299,7 @@ impl World {
     /// Copies a newer state from whoever has one.
     fn follow(&mut self, node: NodeId) {
         let others: Vec<NodeId> = self.hosts.keys().copied().filter(|other| *other != node).collect();
-        if others.is_empty() || self.behind == Some(node) {
+        if others.is_empty() || self.behind.contains(&node) {
             return;
         }
         let other = others[self.rng.random_range(0..others.len())];
@@ -539,7 +542,7 @@ impl World {
         self.remember();
         let followers: Vec<NodeId> = self.raft.iter().copied().collect();
         for node in followers.into_iter().chain([leader]) {
-            if node == leader || (self.is_linked(leader, node) && self.behind != Some(node)) {
+            if node == leader || (self.is_linked(leader, node) && !self.behind.contains(&node)) {
                 self.hosts.get_mut(&node).expect("a host").state = self.committed.clone();
             }
         }

@@ -1,6 +1,6 @@
 //! The control state in one sealed file, and a cluster founded anew from it.
 //!
-//! In the file is everything that is strong (what is wanted, what was decided, the last events, sealed secrets, the authority) and the
+//! In the file is everything that is strong (what is wanted, what was decided, the last events, sealed secrets and certificates, the authority) and the
 //! key that opens what is sealed. The agent gets only the key of the file, made by whoever asks of a passphrase that never leaves
 //! their host, and what leaves the agent is sealed with it: no answer holds anything in the clear. Only a node that holds the sealing
 //! key itself can make one; it is not told to others for it, however they ask.
@@ -17,6 +17,7 @@ use hirsel_mesh::archive::{Archive, ArchiveError, By, FileKey, Lock, Sealing};
 use hirsel_mesh::control::{LOG_FILE, seed};
 use hirsel_mesh::identity::{Authority, Identity, Keyring, NodeKey, SEALING_FILE, SealingKey, fingerprint};
 use hirsel_mesh::seam::World;
+use hirsel_model::certificate::purpose;
 use hirsel_model::codec::{decode, encode};
 use hirsel_model::control::restore::{Founder, next_node, restored};
 use hirsel_model::control::{Command, ControlState, Entry, Outcome};
@@ -130,6 +131,10 @@ fn check(state: &ControlState, key: &SealingKey) -> Result<(), String> {
             key.open(&id.purpose(), &sealed.0).ok_or_else(|| format!("secret {id} cannot be opened"))?;
         }
     }
+    for (name, certificate) in &state.certificates.named {
+        let plain = key.open(&purpose(name), &certificate.key.0);
+        plain.ok_or_else(|| format!("the key of certificate {name} cannot be opened"))?;
+    }
     Ok(())
 }
 
@@ -211,6 +216,7 @@ impl Contents {
             nodes: state.spec.nodes.values().map(|node| node.name.to_string()).collect(),
             apps: state.spec.apps.keys().map(ToString::to_string).collect(),
             secrets: state.secrets.all().map(|(id, _)| id.to_string()).collect(),
+            certificates: state.certificates.named.keys().map(ToString::to_string).collect(),
             events: state.log.events.len(),
             bytes,
         }
@@ -289,6 +295,8 @@ pub async fn restore(world: &World, config: &Config, built: &[RoleName], content
 mod tests {
     use hirsel_mesh::archive::RecoveryKey;
     use hirsel_mesh::seam::real;
+    use hirsel_model::CertificateName;
+    use hirsel_model::certificate::{Facts, NewCertificate};
     use hirsel_model::control::{ClusterInfo, Sealing as SealingInfo};
     use hirsel_model::secret::{Sealed, SecretId};
 
@@ -314,6 +322,15 @@ mod tests {
         let command = Command::SetSecret { id, sealed, key: key.id() };
         let index = state.applied.next();
         state.apply(index, Entry { at: fixture::NOON, by: "n1".into(), if_index: None, command });
+        let name: CertificateName = "front".parse().unwrap();
+        let new = NewCertificate {
+            facts: Facts { names: ["shop.example.com".into()].into(), ..Facts::default() },
+            chain: "chain".into(),
+            sealed: Sealed(key.seal(&purpose(&name), b"key", chance)),
+            key: key.id(),
+        };
+        let command = Command::SetCertificate { name, new };
+        state.apply(state.applied.next(), Entry { at: fixture::NOON, by: "n1".into(), if_index: None, command });
         let made = Made { at: fixture::NOON, by: "admin".into(), confirmed: true, ..Made::default() };
         let mut contents = Contents { made, state, key: key.as_bytes().to_vec() };
         alter(&mut contents);
@@ -328,7 +345,8 @@ mod tests {
         let (file, key) = backup(feature::BUILT, |_| {});
         let contents = open(&look(&file).unwrap(), &key).unwrap();
         let inside = contents.inside(file.len() as u64);
-        assert_eq!((inside.cluster.as_str(), inside.tag.as_str(), inside.index), ("test-cluster", "0", 43));
+        assert_eq!((inside.cluster.as_str(), inside.tag.as_str(), inside.index), ("test-cluster", "0", 44));
+        assert_eq!(inside.certificates, ["front"]);
         assert_eq!(
             (inside.nodes.len(), inside.apps.clone(), inside.secrets.clone()),
             (3, vec!["shop".to_string()], vec!["key".to_string()])

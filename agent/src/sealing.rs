@@ -1,4 +1,4 @@
-//! The key that seals secrets and the authority's key: who holds it, and how another one takes its place.
+//! The key that seals secrets, keys of certificates and the authority's key: who holds it, and how another one takes its place.
 //!
 //! Voters and spares hold it, and fetch it from each other. Once somebody held it who is none of them any more, the leader draws
 //! another, hands it to all of them, and when each has it on disk, has everything sealed anew by one change. Each step is a level: a
@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::join_all;
 use hirsel_mesh::identity::{Authority, Keyring, SealingKey};
+use hirsel_model::certificate;
 use hirsel_model::codec::{decode, encode};
 use hirsel_model::control::{Command, ControlState, Entry, Outcome, Resealed};
 use hirsel_model::sealing::{Haste, due, recipients};
@@ -31,7 +32,7 @@ const KEY_CALL: &str = "sealing-key";
 const OFFER_CALL: &str = "sealing-key-offer";
 /// A key is fetched or taken within this: one write to a disk.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-/// The change that seals everything anew holds up to a megabyte.
+/// The change that seals everything anew holds up to some megabytes.
 const PROPOSE_WITHIN: Duration = Duration::from_secs(5);
 /// Between two looks of a leader at what is due, when something is.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -274,6 +275,13 @@ fn reseal(
             values.insert(*version, Sealed(new.seal(&id.purpose(), &plain, chance)));
         }
     }
+    let mut certificates = BTreeMap::new();
+    for (name, certificate) in &state.certificates.named {
+        let purpose = certificate::purpose(name);
+        let plain = old.open(&purpose, &certificate.key.0);
+        let plain = plain.ok_or_else(|| format!("the key of certificate {name} cannot be opened"))?;
+        certificates.insert(certificate.version, Sealed(new.seal(&purpose, &plain, chance)));
+    }
     Ok(Resealed {
         base: cluster.sealing.key.clone(),
         key: new.id(),
@@ -281,5 +289,6 @@ fn reseal(
         ca: Sealed(cluster.ca.clone()),
         ca_key: Sealed(authority.seal(new, chance)),
         values,
+        certificates,
     })
 }

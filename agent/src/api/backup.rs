@@ -32,6 +32,9 @@ pub struct Inside {
     pub apps: Vec<String>,
     /// Names of the secrets; those of an application with its name.
     pub secrets: Vec<String>,
+    /// Names of the certificates of the front door.
+    #[serde(default)]
+    pub certificates: Vec<String>,
     /// How many events.
     pub events: usize,
     /// Size of the file.

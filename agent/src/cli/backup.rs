@@ -201,6 +201,7 @@ pub fn print(inside: &Inside) {
         ("nodes", list(&inside.nodes)),
         ("apps", list(&inside.apps)),
         ("secrets", list(&inside.secrets)),
+        ("front", list(&inside.certificates)),
         ("events", inside.events.to_string()),
     ];
     for (what, words) in told {

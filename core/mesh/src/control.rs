@@ -29,6 +29,12 @@ pub use crate::raft::{ProposeError, StoreError};
 use crate::seam::World;
 use crate::transport::Peers;
 
+/// The change that seals everything anew holds all keys of certificates and all values of secrets, and some bytes around each.
+const _: () = assert!(
+    hirsel_model::certificate::KEYS_BYTES_MAX + 2 * hirsel_model::secret::SECRETS_BYTES_MAX + (1 << 20)
+        <= COMMAND_BYTES_MAX
+);
+
 mod follow;
 mod frame;
 mod keep;

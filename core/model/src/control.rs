@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::certificate::{Certificates, NewCertificate};
 use crate::event::{EventLog, NewEvent};
 use crate::id::*;
 use crate::plan::Plan;
@@ -21,6 +22,7 @@ use crate::time::WallTime;
 mod apply;
 mod apps;
 pub mod authority;
+mod certificates;
 pub mod limits;
 mod nodes;
 #[cfg(test)]
@@ -67,6 +69,9 @@ pub struct ControlState {
     /// Values that programs need, sealed.
     #[serde(default, skip_serializing_if = "crate::spec::is_default")]
     pub secrets: Secrets,
+    /// What load balancers show to clients, with keys sealed.
+    #[serde(default, skip_serializing_if = "crate::spec::is_default")]
+    pub certificates: Certificates,
 }
 
 /// A node that is no member any more.
@@ -298,6 +303,18 @@ pub enum Command {
         /// Which.
         id: SecretId,
     },
+    /// Adds a certificate of the front door, or replaces it.
+    SetCertificate {
+        /// Which.
+        name: CertificateName,
+        /// By what.
+        new: NewCertificate,
+    },
+    /// Forgets a certificate of the front door.
+    RemoveCertificate {
+        /// Which.
+        name: CertificateName,
+    },
     /// Asks the leader for a new sealing key.
     RotateSealing,
     /// A new sealing key is in force.
@@ -396,7 +413,7 @@ pub enum Refusal {
     /// There is no such thing.
     #[error("no {kind} named {name:?}")]
     NotFound {
-        /// `node`, `app`, `service`, `token`, `role`.
+        /// `node`, `app`, `service`, `token`, `role`, `secret`, `certificate`.
         kind: String,
         /// What was asked for.
         name: String,

@@ -85,6 +85,9 @@ pub fn needed(command: &Command) -> Need {
         Command::SetSecret { .. } | Command::RemoveSecret { .. } | Command::RotateSealing | Command::Reseal { .. } => {
             Need::of(2, "a secret")
         }
+        Command::SetCertificate { .. } | Command::RemoveCertificate { .. } => {
+            Need::of(crate::certificate::LEVEL, "a certificate of the front door")
+        }
         Command::Recover { .. } | Command::ConfirmOff { .. } => Need::of(2, "a new foundation of the control group"),
         Command::Rejoin { .. } => Need::of(2, "a node that joins again as another one"),
         Command::RotateAuthority | Command::ReplaceAuthority { .. } | Command::DropAuthority { .. } => {

@@ -5,6 +5,7 @@
 //! simulation. Start with [`view`], [`planner`] and [`plan`]: a view goes in, a complete plan comes out.
 
 pub mod book;
+pub mod certificate;
 pub mod codec;
 pub mod control;
 pub mod duty;

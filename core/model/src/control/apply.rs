@@ -4,7 +4,8 @@
 use super::nodes::Announcement;
 use super::record::record;
 use super::{
-    Command, Context, ControlState, Entry, Outcome, Refusal, apps, authority, nodes, recover, secrets, tokens,
+    Command, Context, ControlState, Entry, Outcome, Refusal, apps, authority, certificates, nodes, recover, secrets,
+    tokens,
 };
 use crate::event::NewEvent;
 use crate::feature;
@@ -45,6 +46,8 @@ fn carry_out(state: &mut ControlState, context: &Context, command: Command) -> R
         Command::SetWebhook { url } => tokens::set_webhook(state, context, url),
         Command::SetSecret { id, sealed, key } => secrets::set(state, context, id, sealed, &key),
         Command::RemoveSecret { id } => secrets::remove(state, context, id),
+        Command::SetCertificate { name, new } => certificates::set(state, context, name, new),
+        Command::RemoveCertificate { name } => certificates::remove(state, context, &name),
         Command::RotateSealing => secrets::want_sealing(state, context),
         Command::Reseal { resealed } => secrets::reseal(state, context, resealed),
         Command::Recover { tag, survivor, lost, off } => recover::recover(state, context, tag, survivor, &lost, off),

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::samples::{named, node, service, token};
 use super::*;
+use crate::certificate::Facts;
 use crate::codec::{decode, encode};
 use crate::duty::Duty;
 use crate::event::{Cause, EVENTS_MAX, EventKind, Rejected};
@@ -128,9 +129,30 @@ fn plan_change() -> impl Strategy<Value = PlanChange> {
         })
 }
 
+fn certificate() -> impl Strategy<Value = NewCertificate> {
+    let facts = (btree_set(prop_oneof![9 => word(), 1 => text()], 0..3), text(), 0..9u64)
+        .prop_map(|(names, issuer, at)| Facts { names, issuer, not_after: WallTime(at), ..Facts::default() });
+    let key = prop_oneof![9 => Just(KEY), 1 => Just("another")];
+    (facts, text(), vec(any::<u8>(), 0..9), key).prop_map(|(facts, chain, sealed, key)| NewCertificate {
+        facts,
+        chain,
+        sealed: Sealed(sealed),
+        key: key.into(),
+    })
+}
+
+/// What everything is sealed with.
+const KEY: &str = "00000000000000aa";
+
+/// A cluster of a build that seals.
+fn cluster_info() -> ClusterInfo {
+    let sealing = Sealing { key: KEY.into(), ..Sealing::default() };
+    ClusterInfo { id: ClusterId("c1".into()), sealing, ..Default::default() }
+}
+
 /// A command; those that name a generation or an index are made to fit half of the time by [`run`].
 fn command() -> impl Strategy<Value = Command> {
-    let cluster = ClusterInfo { id: ClusterId("c1".into()), ..Default::default() };
+    let cluster = cluster_info();
     let availability = prop::sample::select(vec![
         Availability::Open,
         Availability::Cordoned,
@@ -171,6 +193,8 @@ fn command() -> impl Strategy<Value = Command> {
         2 => (word(), record).prop_map(|(id, record)| Command::NewToken { id, record }),
         1 => word().prop_map(|id| Command::RevokeToken { id }),
         1 => option::of(text()).prop_map(|url| Command::SetWebhook { url }),
+        3 => (name(), certificate()).prop_map(|(name, new)| Command::SetCertificate { name, new }),
+        1 => name().prop_map(|name| Command::RemoveCertificate { name }),
         2 => (node_id(), node_id()).prop_map(|(from, to)| Command::MoveRole { role: RoleName::lb(), from, to }),
         1 => (0..3u64, node_id(), btree_set(node_id(), 0..3), any::<bool>()).prop_map(|(epochs, survivor, lost, off)| {
             Command::Recover { tag: (0..epochs).fold(Tag::default(), |tag, epoch| tag.next(epoch)), survivor, lost, off }
@@ -208,7 +232,7 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
         if_index,
         command,
     });
-    let found = ClusterInfo { id: ClusterId("c1".into()), ..Default::default() };
+    let found = cluster_info();
     let first = Entry {
         at: WallTime(0),
         by: "n1".into(),
@@ -259,6 +283,13 @@ fn check(before: &ControlState, after: &ControlState) {
     for (app, spec) in &after.spec.apps {
         assert!(spec.services.values().all(|service| service.revision <= spec.revision && service.revision.0 > 0));
         assert!(before.spec.apps.get(app).is_none_or(|before| before.revision <= spec.revision));
+    }
+
+    let (old, new) = (&before.certificates, &after.certificates);
+    assert!(new.last >= old.last);
+    for (name, certificate) in &new.named {
+        let same = old.named.get(name) == Some(certificate);
+        assert!(certificate.version <= new.last && (same || certificate.version > old.last), "a version came twice");
     }
 
     let log = &after.log;

@@ -15,7 +15,7 @@ use crate::tag::Tag;
 use crate::plan::Estranged;
 
 /// What was decided by those who are lost and reached nobody else may have used the next numbers of plans, instances (which fence what
-/// they do) and nodes. Nobody decides so much between two syncs.
+/// they do), nodes, secrets' values and certificates. Nobody decides so much between two syncs.
 const NUMBERS_LEFT_OUT: u64 = 10_000;
 
 pub(super) fn recover(
@@ -64,6 +64,9 @@ pub(super) fn recover(
     }
     plan.next_instance = plan.next_instance.saturating_add(NUMBERS_LEFT_OUT);
     state.next_node = NodeId(state.next_node.0.saturating_add(NUMBERS_LEFT_OUT));
+    // Whoever was told a value or a key by those who are lost must not take it for another of the same number.
+    state.secrets.last = state.secrets.last.saturating_add(NUMBERS_LEFT_OUT);
+    state.certificates.last = state.certificates.last.saturating_add(NUMBERS_LEFT_OUT);
     // The other foundation knows them too: here they let nobody in any more.
     state.tokens.clear();
     if state.spec != before {

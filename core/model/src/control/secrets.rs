@@ -4,16 +4,18 @@
 //! everything that is kept opens with one key at every moment.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::limits::at_most;
 use super::record::record;
 use super::{Context, ControlState, Outcome, Refusal, apps, not_found};
+use crate::certificate::KEYS_BYTES_MAX;
 use crate::event::{Cause, EventKind, NewEvent};
 use crate::id::*;
 use crate::secret::{SEAL_BYTES_MAX, SECRET_BYTES_MAX, SECRETS_BYTES_MAX, SECRETS_MAX, Sealed, SecretId, Secrets};
 use crate::spec::AppSpec;
 
-/// The key that seals the secrets and the authority's key. The key itself is in no control state.
+/// The key that seals the secrets, the authority's key and those of certificates. The key itself is in no control state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sealing {
@@ -42,6 +44,9 @@ pub struct Resealed {
     pub ca_key: Sealed,
     /// The values of all secrets, by version.
     pub values: BTreeMap<u64, Sealed>,
+    /// The keys of all certificates of the front door, by version.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub certificates: BTreeMap<u64, Sealed>,
 }
 
 /// Where the newest value of a secret is kept.
@@ -216,6 +221,15 @@ pub(super) fn reseal(state: &mut ControlState, context: &Context, new: Resealed)
     if state.secrets.all().any(|(_, secret)| missing(secret)) {
         return stale("a secret");
     }
+    let mut certificates = new.certificates;
+    if state.certificates.named.values().any(|it| !certificates.contains_key(&it.version)) {
+        return stale("a certificate");
+    }
+    at_most(
+        || "keys of all certificates in bytes".into(),
+        certificates.values().map(|it| it.0.len()).sum(),
+        KEYS_BYTES_MAX,
+    )?;
     at_most(
         || "all secrets together in bytes".into(),
         new.values.values().map(|it| it.0.len()).sum(),
@@ -229,6 +243,11 @@ pub(super) fn reseal(state: &mut ControlState, context: &Context, new: Resealed)
             if let Some(again) = values.remove(version) {
                 *sealed = again;
             }
+        }
+    }
+    for certificate in state.certificates.named.values_mut() {
+        if let Some(again) = certificates.remove(&certificate.version) {
+            Arc::make_mut(certificate).key = again;
         }
     }
     let first = new.base.is_empty();
@@ -383,6 +402,7 @@ mod tests {
             ca: Sealed(state.cluster.ca.clone()),
             ca_key: Sealed(vec![9]),
             values: versions.map(|version| (version, Sealed(vec![9]))).collect(),
+            certificates: BTreeMap::new(),
         }
     }
 

@@ -40,6 +40,7 @@ pub const ALL: &[Decoder] = &[
         drop(identity::valid_from(bytes));
     }),
     ("request", identity::decode_request),
+    ("front", identity::decode_front),
     ("backup", archive::decode),
 ];
 

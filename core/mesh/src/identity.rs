@@ -1,4 +1,5 @@
-//! Who a node is: its keys and certificate, the cluster's authority, join tokens.
+//! Who a node is: its keys and certificate, the cluster's authority, join tokens. And what clients are shown, as far as it is only read
+//! (`front`).
 //!
 //! Identity is (cluster id, node id, incarnation), never an address. A certificate says only that the cluster's authority knew this
 //! key under this node id; whether the node still belongs to the cluster is said by the key pinned in the control state. So an
@@ -13,11 +14,13 @@ use crate::seam::{Chance, Disk};
 
 mod authority;
 mod certificate;
+mod front;
 mod seal;
 mod token;
 
 pub use authority::{Authority, CERTIFICATE_LIFE, NodeKey, is_signed_by};
 pub use certificate::{Age, Certified, certified, common_name, valid_from};
+pub use front::{Front, FrontError, front};
 pub use seal::{Keyring, SEALING_FILE, SealingKey};
 pub(crate) use token::base32;
 pub use token::{JoinToken, TokenError};
@@ -25,6 +28,11 @@ pub use token::{JoinToken, TokenError};
 /// Reads a request for a certificate ([`crate::decoders`]).
 pub(crate) fn decode_request(bytes: &[u8]) {
     authority::decode(bytes);
+}
+
+/// Reads a certificate of the front door with its key ([`crate::decoders`]).
+pub(crate) fn decode_front(bytes: &[u8]) {
+    front::decode(bytes);
 }
 
 /// A certificate and a request for one, to begin with.

@@ -197,10 +197,12 @@ pub(super) fn samples() -> Vec<(&'static str, Vec<u8>)> {
             bytes.fill(7);
         }
     }
-    let (request, cluster) = (NodeKey::generate(&Zero).csr(), ClusterId("c".into()));
+    let (key, cluster) = (NodeKey::generate(&Zero), ClusterId("c".into()));
+    let request = key.csr();
     let authority = Authority::create(&cluster, &Zero, WallTime(0));
     let node = authority.issue(NodeId(1), &cluster, &request, WallTime(0)).unwrap_or_default();
-    vec![("certificate", authority.certificate), ("certificate", node), ("request", request)]
+    let front = super::front::sample(&[&node, &authority.certificate], key.pkcs8());
+    vec![("certificate", authority.certificate), ("certificate", node), ("request", request), ("front", front)]
 }
 
 fn valid(wall: WallTime, life: Duration) -> CertificateParams {

@@ -38,6 +38,9 @@ pub fn read_addresses(text: &str) -> Option<Addresses> {
 /// Addresses that a node has for the public. Each is gossiped to all.
 pub const PUBLIC_MAX: usize = 4;
 
+/// Key under which a node says which certificates its load balancer has ([`crate::certificates::mark`]).
+pub const SHOWN: &str = "shown";
+
 /// `1790000000.3f2a…`: seconds since 1970, and the mark of an authority.
 pub fn read_certificate(text: &str) -> Option<Certificate> {
     let (ends, of) = text.split_once('.')?;
@@ -67,6 +70,7 @@ pub fn read(values: &BTreeMap<String, String>) -> LiveNode {
         load: u8::try_from(number("load")).unwrap_or(10).min(10),
         addresses: values.get(ADDRESSES).and_then(|text| read_addresses(text)),
         certificate: values.get(CERTIFICATE).and_then(|text| read_certificate(text)),
+        shown: values.get(SHOWN).cloned().unwrap_or_default(),
         level: u32::try_from(number("level")).unwrap_or(0),
         incarnation: Incarnation(number("start")),
         ..LiveNode::default()

@@ -12,7 +12,7 @@ use hirsel_mesh::control::ProposeError;
 use hirsel_mesh::identity::JoinToken;
 use hirsel_model::control::{Entry, Outcome};
 use hirsel_model::secret::SecretId;
-use hirsel_model::{InstanceId, LogIndex, NodeId, RoleName};
+use hirsel_model::{CertificateName, InstanceId, LogIndex, NodeId, RoleName};
 use hirsel_role::host::{Output, OutputFrom};
 use tracing::error;
 
@@ -25,6 +25,7 @@ use crate::api::recovery::Recovery;
 use crate::api::server::Server;
 use crate::api::sight::{Leader, Sight};
 use crate::backup;
+use crate::certificates;
 use crate::doctor::{self, Examiner, HostFacts};
 use crate::recovery;
 use crate::secrets::{self, SealedValue};
@@ -159,6 +160,10 @@ impl Agent for Interface {
 
     fn seal<'a>(&'a self, id: &'a SecretId, value: String) -> BoxFuture<'a, Result<SealedValue, String>> {
         secrets::seal(&self.0, id, value).boxed()
+    }
+
+    fn seal_key<'a>(&'a self, name: &'a CertificateName, key: String) -> BoxFuture<'a, Result<SealedValue, String>> {
+        certificates::seal(&self.0, name, key).boxed()
     }
 
     fn mint(&self) -> Minted {

@@ -11,6 +11,7 @@ pub mod authority;
 pub mod backup;
 pub mod birth;
 pub mod calls;
+pub mod certificates;
 pub mod cli;
 pub mod config;
 pub mod digest;

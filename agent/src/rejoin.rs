@@ -37,14 +37,23 @@ use crate::admission::{self, LATER};
 use crate::birth::FOUNDING_FILE;
 use crate::config::Config;
 use crate::recovery::ORDER_FILE;
-use crate::secrets;
 use crate::shared::Shared;
+use crate::{certificates, secrets};
 
 /// In the data folder from the first question until the node is another one.
 pub const FILE: &str = "rejoin";
 /// What is of the old node alone.
-pub const OLD_FILES: [&str; 8] =
-    [LOG_FILE, KEPT_FILE, SEALING_FILE, secrets::FILE, ORDER_FILE, FOUNDING_FILE, admission::PEERS_FILE, IDENTITY_FILE];
+pub const OLD_FILES: [&str; 9] = [
+    LOG_FILE,
+    KEPT_FILE,
+    SEALING_FILE,
+    secrets::FILE,
+    certificates::FILE,
+    ORDER_FILE,
+    FOUNDING_FILE,
+    admission::PEERS_FILE,
+    IDENTITY_FILE,
+];
 /// Between two rounds of questions: the leader may be away, or may have to hear that the old agent is gone.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// A member that is asked whether it knows this node answers within this.

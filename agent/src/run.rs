@@ -37,8 +37,8 @@ use crate::roles::{self, Runtimes};
 use crate::senses::{self, Senses};
 use crate::shared::Shared;
 use crate::{
-    admission, authority, calls, digest, foundation, metrics, plugins, promise, recovery, rejoin, renewal, sealing,
-    secrets,
+    admission, authority, calls, certificates, digest, foundation, metrics, plugins, promise, recovery, rejoin,
+    renewal, sealing, secrets,
 };
 
 /// Handing leadership over and saying goodbye may take so long; then the agent stops anyway.
@@ -130,6 +130,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     let (reports, reports_seen) = watch::channel(BTreeMap::new());
     let (grants, grants_seen) = watch::channel(Arc::new(Holdings::new(world.clock.now())));
     let (values, values_seen) = watch::channel(Arc::default());
+    let (bundles, bundles_seen) = watch::channel(Arc::default());
     let hosts = plugins.iter().map(|plugin| Ok((plugin.role(), host(&plugin.role())?))).collect::<Result<_>>()?;
     let shared = Arc::new(Shared {
         node: identity.node,
@@ -149,7 +150,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
         live: live_seen,
         grants: grants_seen,
         secrets: values_seen,
-        certificates: watch::channel(Arc::default()).1,
+        certificates: bundles_seen,
         heard: gossip.heard(),
         unheard: unheard_seen.clone(),
         silent_since: silent_seen,
@@ -190,6 +191,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     tasks.spawn(sealing::renew(shared.clone()));
     tasks.spawn(authority::tend(shared.clone()));
     tasks.spawn(secrets::keep(shared.clone(), values, secrets::own_key(&identity)));
+    tasks.spawn(certificates::keep(shared.clone(), bundles, secrets::own_key(&identity)));
     tasks.spawn(foundation::watch(shared.clone()));
     tasks.spawn(renewal::keep(shared.clone(), identity.clone()));
     tasks.spawn(metrics::keep(shared.clone()));
@@ -392,6 +394,7 @@ async fn keep_report(
     load: Arc<dyn Fn() -> f64 + Send + Sync>,
 ) {
     let mut state = shared.control.state();
+    let mut having = certificates::Having::new(shared.certificates.clone());
     let mut gossiped = BTreeMap::new();
     let mut step = 0;
     loop {
@@ -411,6 +414,12 @@ async fn keep_report(
                 gossiped.insert(key.into(), value);
             }
         }
+        // Nothing is said while there is nothing to show.
+        let shown = having.mark().to_owned();
+        if gossiped.get(digest::SHOWN).map_or("", String::as_str) != shown {
+            gossip.set(digest::SHOWN, shown.clone()).await;
+            gossiped.insert(digest::SHOWN.into(), shown.clone());
+        }
         if **report.borrow() != next {
             next.version += 1;
             // The leader hears of it by a question of its own: a hand-over must not wait for gossip.
@@ -425,6 +434,7 @@ async fn keep_report(
         tokio::select! {
             changed = roles.changed() => if changed.is_err() { return },
             changed = state.changed() => if changed.is_err() { return },
+            changed = having.changed() => if changed.is_err() { return },
             () = sleep(LOAD_EVERY) => {}
             () = shared.stop.cancelled() => return,
         }

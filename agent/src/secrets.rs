@@ -80,12 +80,25 @@ pub fn serve(shared: &Arc<Shared>) {
 /// In words, without the value.
 pub async fn seal(shared: &Shared, id: &SecretId, value: String) -> Result<SealedValue, String> {
     let question = encode(&Question { id: id.clone(), value });
+    sealed_by_holder(shared, SEAL_CALL, question, seal_here).await
+}
+
+/// Asks one after another of those who hold the key, this node with `here` and others with a `call`, until one has sealed something.
+///
+/// # Errors
+/// In words: those of the last one.
+pub(crate) async fn sealed_by_holder(
+    shared: &Shared,
+    call: &'static str,
+    question: Vec<u8>,
+    here: impl Fn(&Shared, &[u8]) -> Result<Vec<u8>, String>,
+) -> Result<SealedValue, String> {
     let mut last = "no voter is known".to_owned();
     for node in holders(shared) {
         let answer = match node == shared.node {
-            true => seal_here(shared, &question),
+            true => here(shared, &question),
             false => {
-                let asked = shared.transport.call(node, SEAL_CALL, question.clone(), ANSWER_WITHIN).await;
+                let asked = shared.transport.call(node, call, question.clone(), ANSWER_WITHIN).await;
                 asked.map_err(|error| error.to_string())
             }
         };
@@ -110,7 +123,7 @@ fn seal_here(shared: &Shared, body: &[u8]) -> Result<Vec<u8>, String> {
 }
 
 /// Whom to ask: this node first if it should hold the key, then the leader, the voters and the spares.
-fn holders(shared: &Shared) -> Vec<NodeId> {
+pub(crate) fn holders(shared: &Shared) -> Vec<NodeId> {
     let plan = shared.control.state().borrow().plan.clone();
     let leader = shared.control.leadership().borrow().leader;
     let mut all: Vec<NodeId> = plan.voters.iter().chain(&plan.spares).copied().collect();

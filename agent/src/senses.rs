@@ -17,7 +17,7 @@ use hirsel_role::{Live, LiveNode};
 use tokio::sync::watch;
 
 use crate::shared::Shared;
-use crate::{authority, digest};
+use crate::{authority, certificates, digest};
 
 /// Each node is pinged by this many neighbours on the ring of ids, besides those who send it traffic.
 const RING_NEIGHBOURS: usize = 3;
@@ -40,6 +40,7 @@ pub async fn watch(shared: Arc<Shared>, mut heard: watch::Receiver<Arc<BTreeMap<
     let mut leadership = control.leadership();
     let mut pings = transport.pings();
     let mut own = shared.report.clone();
+    let mut having = certificates::Having::new(shared.certificates.clone());
     let mut pinged = BTreeSet::new();
     loop {
         let now = state.borrow_and_update().clone();
@@ -53,9 +54,11 @@ pub async fn watch(shared: Arc<Shared>, mut heard: watch::Receiver<Arc<BTreeMap<
         }
         let report = own.borrow_and_update().clone();
         let mut live = live((me, &report), &now, &members, &answers, leader);
+        let shown = having.mark();
         if let Some(own) = live.nodes.get_mut(&me) {
             own.certificate = digest::read_certificate(&authority::told(&shared));
             own.addresses = Some(shared.config.addresses());
+            own.shown = shown.into();
         }
         let clock = shared.world.clock.now();
         senses.silent_since.send_modify(|since| note_silence(since, &live, clock));
@@ -78,6 +81,7 @@ pub async fn watch(shared: Arc<Shared>, mut heard: watch::Receiver<Arc<BTreeMap<
             changed = pings.changed() => if changed.is_err() { return },
             changed = leadership.changed() => if changed.is_err() { return },
             changed = own.changed() => if changed.is_err() { return },
+            changed = having.changed() => if changed.is_err() { return },
             () = stop.cancelled() => return,
         }
     }

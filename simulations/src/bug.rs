@@ -16,7 +16,7 @@ use hirsel_model::control::{Command, Entry, Outcome};
 use hirsel_model::order::{Order, Work};
 use hirsel_model::report::RoleReport;
 use hirsel_model::secret::SecretId;
-use hirsel_model::{InstanceId, LogIndex, NodeId, RoleName};
+use hirsel_model::{CertificateName, InstanceId, LogIndex, NodeId, RoleName};
 use hirsel_role::host::{Output, OutputFrom};
 use hirsel_role::{Context, Plugin, Role};
 
@@ -150,6 +150,10 @@ impl Agent for Lying {
 
     fn seal<'a>(&'a self, id: &'a SecretId, value: String) -> BoxFuture<'a, Result<SealedValue, String>> {
         self.agent.seal(id, value)
+    }
+
+    fn seal_key<'a>(&'a self, name: &'a CertificateName, key: String) -> BoxFuture<'a, Result<SealedValue, String>> {
+        self.agent.seal_key(name, key)
     }
 
     fn mint(&self) -> Minted {

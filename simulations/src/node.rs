@@ -1,5 +1,6 @@
 //! A simulated node: machine, disk, and the agents that live on it one after the other. The only file here that names the plugins.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, Weak};
@@ -13,14 +14,15 @@ use hirsel::roles::Runtimes;
 use hirsel::run::{End, Setup, run};
 use hirsel::shared::Shared;
 use hirsel_mesh::control::Leadership;
-use hirsel_mesh::identity::{Identity, JoinToken};
+use hirsel_mesh::identity::{Front, Identity, JoinToken};
 use hirsel_mesh::seam::{Disk, World as Seams};
 use hirsel_mesh::transport::Transport;
+use hirsel_model::certificate::{NewCertificate, needed, purpose};
 use hirsel_model::control::{Command, ControlState, Entry, Outcome, TokenGrants, TokenRecord};
 use hirsel_model::report::NodeReport;
 use hirsel_model::secret::{Sealed, SecretId};
 use hirsel_model::spec::{Availability, Capacity};
-use hirsel_model::{RoleName, WallTime};
+use hirsel_model::{CertificateName, RoleName, WallTime};
 use hirsel_role::{Host, Plugin, RoleConfig};
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -130,6 +132,11 @@ impl Eyes {
                 return Err(format!("secret {id} does not open"));
             }
         }
+        for (name, certificate) in &state.certificates.named {
+            if key.open(&purpose(name), &certificate.key.0).is_none() {
+                return Err(format!("the key of certificate {name} does not open"));
+            }
+        }
         Ok(())
     }
 
@@ -140,6 +147,27 @@ impl Eyes {
         let id = SecretId { app: None, name: "key".parse().ok()? };
         let sealed = Sealed(key.seal(&id.purpose(), value.as_bytes(), agent.world.chance.as_ref()));
         Some(Command::SetSecret { id, sealed, key: key.id() })
+    }
+
+    /// A command that sets a certificate, if this agent can seal its key now.
+    pub fn certificate(&self, front: &Front) -> Option<Command> {
+        let agent = self.agent.upgrade()?;
+        let key = hirsel::sealing::key(&agent, &self.state.borrow().clone()).ok()?;
+        let name: CertificateName = "front".parse().ok()?;
+        let sealed = Sealed(key.seal(&purpose(&name), front.key.as_bytes(), agent.world.chance.as_ref()));
+        let Front { facts, chain, .. } = front.clone();
+        Some(Command::SetCertificate { name, new: NewCertificate { facts, chain, sealed, key: key.id() } })
+    }
+
+    /// Whether the agent has every certificate, which is this one, if the plan gives it a load balancer, and otherwise none.
+    pub fn shows(&self, front: &Front) -> Result<(), String> {
+        let agent = self.agent.upgrade().ok_or("it ends")?;
+        let state = self.state.borrow().clone();
+        let has = agent.certificates.borrow().clone();
+        let has: BTreeMap<_, _> =
+            has.0.iter().map(|(name, it)| (name.clone(), (it.version, it.key.0.clone()))).collect();
+        let should = needed(&state, agent.node).into_iter().map(|(name, version)| (name, (version, front.key.clone())));
+        if has == should.collect() { Ok(()) } else { Err(format!("it has {:?}", has.keys().collect::<Vec<_>>())) }
     }
 }
 

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use hirsel_mesh::archive::{FileKey, Lock, Sealing};
 use hirsel_model::control::{Entry, Outcome};
 use hirsel_model::secret::SecretId;
-use hirsel_model::{InstanceId, LogIndex, NodeId};
+use hirsel_model::{CertificateName, InstanceId, LogIndex, NodeId};
 use hirsel_role::host::{Output, OutputFrom};
 
 use super::doctor::Findings;
@@ -54,6 +54,8 @@ pub trait Agent: Send + Sync + 'static {
     fn metrics(&self) -> String;
     /// Has the value of a secret sealed by a node that holds the key. The error is in words, without the value.
     fn seal<'a>(&'a self, id: &'a SecretId, value: String) -> BoxFuture<'a, Result<SealedValue, String>>;
+    /// Has the key of a certificate sealed in the same way.
+    fn seal_key<'a>(&'a self, name: &'a CertificateName, key: String) -> BoxFuture<'a, Result<SealedValue, String>>;
     /// Draws a token of this cluster.
     fn mint(&self) -> Minted;
     /// Takes a token apart; none when it is no token.

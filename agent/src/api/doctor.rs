@@ -2,6 +2,7 @@
 
 use hirsel_mesh::transport::{Carried, DATAGRAM_BYTES, HEADERS_BYTES};
 use hirsel_model::WallTime;
+use hirsel_model::certificate::{Age, LATE_MS};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -22,6 +23,7 @@ const SPACE_FAIL_BYTES: u64 = 64 << 20;
 /// Every connection is an open file; a load balancer has tens of thousands.
 const FILES_WARN: u64 = 65_536;
 const FILES_FAIL: u64 = 1_024;
+const DAY_MS: u64 = 86_400_000;
 /// The wall clock may move this much against the monotonic one while it is looked at.
 const DRIFT_WARN_MS: u64 = 200;
 
@@ -226,6 +228,7 @@ pub fn doctor(sight: &Sight, found: &Findings) -> Doctor {
         checks.push(check("certificate", &me, grade, value, limit, "hirsel events: why it is not renewed"));
     }
     checks.extend(late_certificates(sight, &me));
+    checks.extend(front_certificates(sight));
     let mut peers: Vec<&PeerFindings> = found.peers.iter().collect();
     peers.sort_by(|one, other| people_order(&one.name, &other.name));
     for peer in peers {
@@ -256,6 +259,27 @@ fn late_certificates(sight: &Sight, me: &str) -> Vec<Check> {
             "renewed when 20 days are left",
             "hirsel events: why it is not renewed",
         )
+    });
+    told.collect()
+}
+
+/// Certificates of the front door: each that is not good for long, or one line for all of them.
+fn front_certificates(sight: &Sight) -> Vec<Check> {
+    let named = &sight.state.certificates.named;
+    let judge = |age: Age| match age {
+        Age::Good => Grade::Ok,
+        Age::Early | Age::Late => Grade::Warning,
+        Age::Expired => Grade::Failed,
+    };
+    let all = named.iter().map(|(name, it)| (name, judge(it.facts.age(sight.wall)), it));
+    let wrong: Vec<_> = all.filter(|(_, grade, _)| *grade != Grade::Ok).collect();
+    let limit = format!("good for {} days at least", LATE_MS / DAY_MS);
+    if wrong.is_empty() && !named.is_empty() {
+        return vec![check("certificate", "front door", Grade::Ok, format!("{} are good", named.len()), &limit, "")];
+    }
+    let told = wrong.into_iter().map(|(name, grade, it)| {
+        let (value, next) = (certificates::in_words(sight.wall, &it.facts), format!("hirsel cert add {name}, renewed"));
+        check("certificate", &format!("certificate/{name}"), grade, value, &limit, &next)
     });
     told.collect()
 }

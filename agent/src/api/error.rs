@@ -129,6 +129,7 @@ impl ApiError {
             "app" | "service" => error.next("hirsel apps"),
             "token" => error.next("hirsel token list"),
             "secret" => error.next("hirsel secret list"),
+            "certificate" => error.next("hirsel cert list"),
             _ => error.next("hirsel status"),
         }
     }

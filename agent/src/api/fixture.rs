@@ -188,6 +188,7 @@ pub fn seen(instances: &[(u64, u16)]) -> LiveNode {
         .into(),
         addresses: None,
         certificate: None,
+        shown: String::new(),
         load: 3,
         level: hirsel_model::feature::BUILT,
         incarnation: Incarnation(1),

@@ -15,7 +15,7 @@ use tokio::task::yield_now;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
-use super::sight::{Sight, Standing};
+use super::sight::{Sight, Standing, rfc3339};
 
 /// Most steps planned ahead. A rolling update takes three per instance; beyond this the forecast says that it is not complete.
 const STEPS_MAX: usize = 600;
@@ -134,6 +134,7 @@ pub(super) fn without_log(state: &ControlState) -> ControlState {
         plan: state.plan.clone(),
         tokens: state.tokens.clone(),
         secrets: state.secrets.clone(),
+        certificates: state.certificates.clone(),
         next_node: state.next_node,
         applied: state.applied,
         ..ControlState::default()
@@ -237,6 +238,12 @@ fn differences(before: &ControlState, after: &ControlState) -> Vec<Difference> {
         {
             let (from, to) = (state.spec.name_of(*from), state.spec.name_of(*to));
             values.insert(format!("roles.{role}.moves.{from}"), to);
+        }
+        for (name, it) in &state.certificates.named {
+            let domains: Vec<&str> = it.facts.names.iter().map(String::as_str).collect();
+            let told =
+                format!("{}, until {}, {}", domains.join(" "), rfc3339(it.facts.not_after), it.facts.fingerprint);
+            values.insert(format!("certificates.{name}"), told);
         }
         if let Some(webhook) = &state.cluster.webhook {
             values.insert("webhook".into(), webhook.clone());

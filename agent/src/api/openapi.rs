@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use utoipa::OpenApi;
 
-use super::handlers::{backup, changes, evolve, nodes, people, reads, recover, secrets, streams};
+use super::handlers::{backup, certificates, changes, evolve, nodes, people, reads, recover, secrets, streams};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -49,8 +49,11 @@ use super::handlers::{backup, changes, evolve, nodes, people, reads, recover, se
         secrets::set,
         secrets::remove,
         secrets::rotate,
-        secrets::certificates,
-        secrets::rotate_authority,
+        certificates::list,
+        certificates::show,
+        certificates::set,
+        certificates::remove,
+        certificates::rotate,
     )
 )]
 struct Document;

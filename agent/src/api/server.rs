@@ -26,7 +26,9 @@ use tracing::debug;
 use super::agent::Agent;
 use super::auth::{Need, Source, allow, identify};
 use super::fresh;
-use super::handlers::{AgentState, backup, changes, evolve, nodes, people, reads, recover, secrets, streams};
+use super::handlers::{
+    AgentState, backup, certificates, changes, evolve, nodes, people, reads, recover, secrets, streams,
+};
 
 /// Largest body of a request. A manifest of a thousand services is a tenth of it.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
@@ -150,7 +152,8 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/upgrade", get(evolve::upgrade))
         .route("/v1/secrets", get(secrets::list))
         .route("/v1/sealing", get(secrets::sealing))
-        .route("/v1/certificates", get(secrets::certificates))
+        .route("/v1/certificates", get(certificates::list))
+        .route("/v1/certificates/front/{name}", get(certificates::show))
         .route("/v1/openapi.json", get(reads::openapi))
         .fallback(reads::nothing);
     let operate = Router::new()
@@ -165,7 +168,8 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/roles/{role}/pin", post(changes::pin))
         .route("/v1/roles/{role}/unpin", post(changes::unpin))
         .route("/v1/roles/{role}/move", post(changes::move_role))
-        .route("/v1/secrets/{name}", put(secrets::set).delete(secrets::remove));
+        .route("/v1/secrets/{name}", put(secrets::set).delete(secrets::remove))
+        .route("/v1/certificates/front/{name}", put(certificates::set).delete(certificates::remove));
     let administer = Router::new()
         .route("/v1/tokens", get(reads::tokens).post(people::new_token))
         .route("/v1/tokens/{id}", delete(people::revoke))
@@ -175,7 +179,7 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/recover/off", post(recover::confirm_off))
         .route("/v1/webhook", put(people::set_webhook))
         .route("/v1/sealing/rotate", post(secrets::rotate))
-        .route("/v1/certificates/rotate", post(secrets::rotate_authority));
+        .route("/v1/certificates/rotate", post(certificates::rotate));
     let guarded =
         |router: Router<AgentState>, need: Need| router.layer(from_fn_with_state((agent.clone(), need), guard));
     guarded(look, Need::Look)

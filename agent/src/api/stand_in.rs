@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use hirsel_mesh::archive::{FileKey, Lock, Sealing};
 use hirsel_model::control::{Entry, Outcome};
 use hirsel_model::secret::SecretId;
-use hirsel_model::{InstanceId, LogIndex, NodeId};
+use hirsel_model::{CertificateName, InstanceId, LogIndex, NodeId};
 use hirsel_role::host::{Output, OutputFrom};
 use tokio::sync::watch;
 
@@ -142,6 +142,14 @@ impl Agent for StandIn {
             let newest = state.secrets.get(id).and_then(|secret| secret.values.values().next_back());
             let same = newest.is_some_and(|newest| newest.0 == sealed);
             Ok(SealedValue { sealed, key: state.cluster.sealing.key.clone(), same })
+        }
+        .boxed()
+    }
+
+    fn seal_key<'a>(&'a self, _: &'a CertificateName, key: String) -> BoxFuture<'a, Result<SealedValue, String>> {
+        async move {
+            let key_in_force = self.sight().state.cluster.sealing.key.clone();
+            Ok(SealedValue { sealed: key.bytes().rev().collect(), key: key_in_force, same: false })
         }
         .boxed()
     }

@@ -18,6 +18,8 @@ use super::sight::Sight;
 use super::stand_in::StandIn;
 use hirsel_model::{LogIndex, NodeId};
 
+mod certificates;
+
 const SOCKET: Source = Source::Socket;
 const STRANGER: Source = Source::Network { node: None };
 

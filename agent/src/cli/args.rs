@@ -61,7 +61,7 @@ Act      apply        create or update an application
          scale, restart, rollback, stop, start, rm change an application
          drain, cordon, uncordon, forget           change a node
          role, webhook             prefer a node for a role, or move a slot; whom to tell of losses
-         secret, cert              values that nobody shall see; certificates and their authority
+         secret, cert              values that nobody shall see; certificates for clients and of nodes
          upgrade, support-bundle   go to another build; all that a helper needs, in one file
          backup, restore, recover  one sealed file, and a cluster from it; go on without the majority
 Shell    completions, man, install   the last one writes a systemd unit
@@ -251,8 +251,10 @@ pub enum Verb {
     /// Set, list and remove values that programs need and nobody shall see
     #[command(after_help = SECRET_HELP)]
     Secret(SecretCommand),
-    /// Show the certificates of nodes and their authority, or replace the authority
-    #[command(after_help = "Example: hirsel cert list\n         hirsel cert rotate --wait")]
+    /// Certificates that load balancers show to clients (add, show, rm), and those that nodes show each other (rotate)
+    #[command(
+        after_help = "Example: hirsel cert add shop --cert fullchain.pem --key privkey.pem\n         hirsel cert list\n         hirsel cert rotate --wait"
+    )]
     Cert(CertCommand),
     /// Say whom to tell when less can be lost than before
     #[command(after_help = "Example: hirsel webhook set https://example.com/hook")]

@@ -14,6 +14,7 @@ pub mod act;
 pub mod args;
 pub mod backup;
 pub mod bundle;
+pub mod cert;
 pub mod client;
 pub mod evolve;
 pub mod here;
@@ -131,8 +132,11 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
             SecretVerb::Rotate(change) => secret::rotate(&client, json, change).await,
         },
         Verb::Cert(cert) => match &cert.verb {
-            CertVerb::List => secret::certificates(&client, json).await,
-            CertVerb::Rotate(change) => secret::rotate_authority(&client, json, change).await,
+            CertVerb::Add(args) => cert::add(&client, json, args).await,
+            CertVerb::List => cert::list(&client, json).await,
+            CertVerb::Show(args) => cert::show_one(&client, json, &args.cert_name).await,
+            CertVerb::Rm(args) => cert::remove(&client, json, args).await,
+            CertVerb::Rotate(change) => cert::rotate(&client, json, change).await,
         },
         Verb::Webhook(webhook) => act::webhook(&client, json, &webhook.verb).await,
         Verb::Token(token) => match &token.verb {

@@ -1,4 +1,4 @@
-//! `secret set|list|rm|rotate`, `cert list|rotate`. A value comes from a file, from standard input or from a terminal that does not show it; never from an
+//! `secret set|list|rm|rotate`. A value comes from a file, from standard input or from a terminal that does not show it; never from an
 //! argument, which anybody on the host could see.
 
 use std::io::{BufRead, IsTerminal, Write};
@@ -16,7 +16,6 @@ use super::wait::Goal;
 use super::{Done, read_file, wall};
 use crate::api::envelope::Envelope;
 use crate::api::error::{ApiError, Code};
-use crate::api::views::certificates::{Authority, Certificates, NodeCertificate};
 use crate::api::views::secrets::{Sealing, Secret};
 
 /// `secret set`
@@ -76,46 +75,6 @@ pub async fn rotate(client: &Client, json: bool, flags: &ChangeArgs) -> Result<D
         path: "/v1/sealing/rotate".into(),
         body: Vec::new(),
         goal: Goal::Resealed(before),
-        confirm: None,
-        change: flags,
-    };
-    change(client, json, request).await
-}
-
-/// `cert list`
-pub async fn certificates(client: &Client, json: bool) -> Result<Done, ApiError> {
-    let answer = show(client, json, "/v1/certificates", |envelope: &Envelope<Certificates>| {
-        let row = |it: &Authority| {
-            let replaced = it.replaced_at.as_ref().map_or_else(|| "-".into(), |at| since(at, wall()));
-            vec![it.fingerprint[..16].to_string(), it.state.clone(), replaced]
-        };
-        let rows: Vec<_> = envelope.data.authorities.iter().map(row).collect();
-        line(table(&["AUTHORITY", "STATE", "REPLACED"], &rows));
-        line("");
-        let row = |it: &NodeCertificate| {
-            let ends = it.ends_at.as_ref().map_or_else(|| "-".into(), |at| since(at, wall()));
-            vec![it.node.clone(), it.state.clone(), ends, it.authority.clone().unwrap_or_else(|| "-".into())]
-        };
-        let rows: Vec<_> = envelope.data.nodes.iter().map(row).collect();
-        line(table(&["NODE", "STATE", "ENDS", "AUTHORITY"], &rows));
-    })
-    .await?;
-    let well = answer.envelope.data.nodes.iter().all(|node| node.state == "ok");
-    Ok(if well { Done::Well } else { Done::Degraded })
-}
-
-/// `cert rotate`
-pub async fn rotate_authority(client: &Client, json: bool, flags: &ChangeArgs) -> Result<Done, ApiError> {
-    let present = |all: Certificates| all.authorities.into_iter().next().map(|authority| authority.fingerprint);
-    let before = match flags.wait {
-        true => present(client.get::<Certificates>("/v1/certificates").await?.envelope.data),
-        false => None,
-    };
-    let request = Request {
-        method: Method::POST,
-        path: "/v1/certificates/rotate".into(),
-        body: Vec::new(),
-        goal: Goal::Certified(before),
         confirm: None,
         change: flags,
     };

@@ -34,6 +34,8 @@ pub enum Goal {
     Resealed(Option<String>),
     /// Nodes are certified by another authority than this, and no live one by a former.
     Certified(Option<String>),
+    /// Every node that balances load and is heard has the certificates of the front door in their newest versions.
+    CertificateShown,
     /// No instance of the application is left.
     AppGone(String),
     /// The node holds nothing.
@@ -122,6 +124,15 @@ async fn look(client: &Client, goal: &Goal) -> Result<Progress, ApiError> {
                     let count = now.nodes.iter().filter(|node| node.state == "former").count();
                     Progress::Missing(format!("{count} nodes have no certificate of the new authority yet"))
                 }
+            })
+        }
+        Goal::CertificateShown => {
+            let now = client.get::<Certificates>("/v1/certificates").await?.envelope.data;
+            let waiting: Vec<String> =
+                now.shown_by.into_iter().filter(|it| it.state == "waiting").map(|it| it.node).collect();
+            Ok(match waiting.is_empty() {
+                true => Progress::Reached,
+                false => Progress::Missing(format!("{} did not get it yet", waiting.join(", "))),
             })
         }
         Goal::AppSettled(app) => {

@@ -158,6 +158,8 @@ pub struct LiveNode {
     pub addresses: Option<Addresses>,
     /// The certificate it shows, once it has said so.
     pub certificate: Option<Certificate>,
+    /// By what the certificates that its load balancer has are told from others; empty for none.
+    pub shown: String,
     /// Use of its scarcest resource in tenths.
     pub load: u8,
     /// The feature level its build reports; zero for none.

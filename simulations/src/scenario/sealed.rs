@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use hirsel_mesh::identity::{Front, front};
 use hirsel_model::control::Command;
 use rand::Rng;
 
@@ -19,14 +20,22 @@ const GOES_ROUND: Duration = Duration::from_millis(400);
 const LOST_FOR: Duration = Duration::from_secs(80);
 /// All hold the key in force within this, once nothing else happens.
 const SETTLED_WITHIN: Duration = Duration::from_secs(20);
+/// Whoever balances load has certificates within this, once nothing else happens.
+const SHOWN_WITHIN: Duration = Duration::from_secs(10);
 /// What a secret is, in this scenario.
 const VALUE: &str = "nobody shall see it";
 
 impl Play<'_> {
     pub(super) fn sealed(&mut self) -> Result<()> {
+        let front = sample()?;
         for round in 0..ROUNDS {
             if let Some(command) =
                 self.world.nodes.iter().find_map(|node| node.look(|eyes| eyes.secret(VALUE)).flatten())
+            {
+                self.world.change(command);
+            }
+            if let Some(command) =
+                self.world.nodes.iter().find_map(|node| node.look(|eyes| eyes.certificate(&front)).flatten())
             {
                 self.world.change(command);
             }
@@ -50,8 +59,30 @@ impl Play<'_> {
         }
         let settled = self.world.until(SETTLED_WITHIN, all_open)?;
         self.world.require(Rule::Opens, settled.map(drop));
+        let shown = self.world.until(SHOWN_WITHIN, |world| all_show(world, &front))?;
+        self.world.require(Rule::Opens, shown.map(drop));
         Ok(())
     }
+}
+
+/// A certificate of nobody, with its key.
+fn sample() -> Result<Front> {
+    let samples = hirsel_mesh::decoders::samples();
+    let (_, text) = samples.iter().find(|(of, _)| *of == "front").context("no sample of a certificate")?;
+    Ok(front(text)?)
+}
+
+/// Who balances load has what clients are shown, with the key that was given, and nobody else has any of it.
+fn all_show(world: &World, front: &Front) -> Result<(), String> {
+    let state = world.newest().ok_or("no agent runs")?;
+    if state.certificates.named.is_empty() {
+        return Err("no certificate was set".into());
+    }
+    for node in &world.nodes {
+        let shows = node.look(|eyes| eyes.shows(front)).unwrap_or(Err("it does not run".into()));
+        shows.map_err(|error| format!("{}: {error}", node.name))?;
+    }
+    Ok(())
 }
 
 /// Some running agent opens all that it knows.

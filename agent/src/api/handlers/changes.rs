@@ -132,6 +132,7 @@ fn refused(sight: &Sight, refusal: Refusal) -> ApiError {
         "app" => spec.apps.keys().map(ToString::to_string).collect(),
         "service" => spec.apps.values().flat_map(|app| app.services.keys()).map(ToString::to_string).collect(),
         "token" => sight.state.tokens.keys().cloned().collect(),
+        "certificate" => sight.state.certificates.named.keys().map(ToString::to_string).collect(),
         "secret" => sight.state.secrets.all().map(|(id, _)| id.to_string()).collect(),
         _ => Vec::new(),
     };

@@ -2,6 +2,7 @@
 //! ask in `auth`.
 
 pub mod backup;
+pub mod certificates;
 pub mod changes;
 pub mod evolve;
 pub mod nodes;
@@ -92,6 +93,16 @@ impl<S: Send + Sync> FromRequest<S> for Text {
         let bytes = read(request, state).await?;
         let text = String::from_utf8(bytes.into());
         text.map(Self).map_err(|error| ApiError::new(Code::Usage, format!("the body is no UTF-8 text: {error}")))
+    }
+}
+
+/// The body of a request as it is.
+pub struct Raw(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Raw {
+    type Rejection = ApiError;
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        read(request, state).await.map(Self)
     }
 }
 

@@ -12,11 +12,10 @@ use super::{AgentState, Params, Part, Text, answer};
 use crate::api::auth::Caller;
 use crate::api::envelope::Envelope;
 use crate::api::error::{ApiError, Code, ErrorBody};
-use crate::api::views::certificates::{self, Certificates};
 use crate::api::views::secrets::{self, Sealing, Secret};
 
 /// How often a value is sealed again when another key came into force meanwhile.
-const TRIES_MAX: usize = 4;
+pub(super) const TRIES_MAX: usize = 4;
 
 /// Which secret, besides its name, and the flags of every change.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -142,22 +141,4 @@ pub async fn rotate(
 ) -> Result<Response, ApiError> {
     let did = "the leader hands a new sealing key to all voters and spares, and seals everything with it".into();
     carry_out(&agent, &caller, &params, Change { did, undo: None, command: Command::RotateSealing }).await
-}
-
-/// The authorities of the cluster, and the certificates of its nodes.
-#[utoipa::path(get, path = "/v1/certificates", responses((status = 200, body = Envelope<Certificates>)))]
-pub async fn certificates(State(agent): State<AgentState>) -> Response {
-    let sight = agent.sight();
-    answer(&sight, certificates::certificates(&sight))
-}
-
-/// Replaces the authority, and every certificate.
-#[utoipa::path(post, path = "/v1/certificates/rotate", responses((status = 200, body = Envelope<Changed>), (status = 422, body = ErrorBody)))]
-pub async fn rotate_authority(
-    State(agent): State<AgentState>,
-    Extension(caller): Extension<Caller>,
-    Params(params): Params<ChangeParams>,
-) -> Result<Response, ApiError> {
-    let did = "the leader makes a new authority, and every node gets a certificate of it".into();
-    carry_out(&agent, &caller, &params, Change { did, undo: None, command: Command::RotateAuthority }).await
 }

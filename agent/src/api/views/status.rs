@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::apps::{self, App};
+use super::certificates;
 use super::members::voters;
 use super::roles::{self, RoleSlot};
 use crate::api::sight::{Sight, Standing, people_order, rfc3339};
@@ -133,14 +134,15 @@ pub fn status(sight: &Sight) -> Status {
     }
 }
 
-/// What is worth knowing besides, and makes nothing less healthy: nodes that do not answer names, though they should.
+/// What is worth knowing besides, and makes nothing less healthy: nodes that do not answer names, though they should; certificates that
+/// end soon.
 pub fn warnings(sight: &Sight) -> Vec<String> {
     let silent = sight.state.spec.nodes.keys().filter(|node| {
         let report = sight.role_report(**node, &RoleName::dns());
         sight.standing(**node) == Standing::Alive && report.is_some_and(|report| report.state == RoleState::Failed)
     });
     let told = |node: String| format!("names are not answered on {node}; try: hirsel doctor --node {node}");
-    sight.names(silent).into_iter().map(told).collect()
+    sight.names(silent).into_iter().map(told).chain(certificates::warnings(sight)).collect()
 }
 
 fn count(sight: &Sight) -> NodeCounts {
@@ -204,6 +206,7 @@ fn health(sight: &Sight, apps: &[App], roles: &[RoleSlot]) -> (&'static str, Vec
         }
     }
     degraded.extend(sight.state.plan.unmet.iter().map(|unmet| format!("{}: {}", unmet.subject, unmet.reason)));
+    degraded.extend(certificates::expired(sight));
     if sight.state.plan.brake {
         degraded.push("the brake is on: many nodes were lost at once".into());
     }

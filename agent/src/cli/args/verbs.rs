@@ -311,7 +311,7 @@ pub struct SecretArgs {
     pub change: ChangeArgs,
 }
 
-/// `cert list|rotate`
+/// `cert add|list|show|rm|rotate`
 #[derive(Args, Clone, Debug)]
 pub struct CertCommand {
     /// What to do.
@@ -322,16 +322,70 @@ pub struct CertCommand {
 /// What to do with certificates.
 #[derive(Subcommand, Clone, Debug)]
 pub enum CertVerb {
-    /// List the authorities, and until when the certificate of each node is good
+    /// Add a certificate that load balancers show to clients, or replace one: they show it within a second, and nothing stops
+    #[command(after_help = "Example: hirsel cert add shop --cert fullchain.pem --key privkey.pem --wait\n         \
+        cat fullchain.pem privkey.pem | hirsel cert add shop --cert -\n\n\
+        The certificate comes first, then those that certify it; without --key the key is in the same file.\n\
+        Keys: RSA of 2048 to 4096 bits, ECDSA on P-256 or P-384, Ed25519, not encrypted. The key is sealed, and\n\
+        told only to nodes that balance load. To renew one, add it again under its name.\n\
+        Exit status: 6 if it is expired or not good yet (--force REASON)")]
+    Add(CertAddArgs),
+    /// List certificates: those that load balancers show, the authorities of the cluster, and those of its nodes
     #[command(
         after_help = "Example: hirsel cert list --json\nExit status: 3 if a certificate is late, expired or not known"
     )]
     List,
-    /// Replace the authority: every node gets a new certificate, and nothing stops
+    /// Show a certificate that load balancers show: all of it but its key
+    #[command(
+        after_help = "Example: hirsel cert show shop\n         hirsel cert show shop | openssl x509 -noout -text\nExit status: 3 if it is late, expired or not good yet"
+    )]
+    Show(CertShowArgs),
+    /// Forget a certificate that load balancers show
+    #[command(after_help = "Example: hirsel cert rm shop --yes --wait")]
+    Rm(CertArgs),
+    /// Replace the cluster's own authority: every node gets a new certificate, and nothing stops
     #[command(after_help = "Example: hirsel cert rotate --wait\n\n\
+        This is about the certificates that nodes show each other, not about those that clients are shown.\n\
         Tokens and logins stay good: the old authority signs the new one, and whoever pinned it follows that.\n\
         The last 3 authorities are remembered for that; their private keys are forgotten at once.")]
     Rotate(ChangeArgs),
+}
+
+/// `cert add`
+#[derive(Args, Clone, Debug)]
+pub struct CertAddArgs {
+    /// Its name here: a-z, 0-9 and '-'
+    #[arg(value_name = "NAME")]
+    pub cert_name: String,
+    /// File in PEM: the certificate, then those that certify it; - is standard input
+    #[arg(long, value_name = "FILE")]
+    pub cert: PathBuf,
+    /// File in PEM with its private key; - is standard input [default: it is in the file of the certificate]
+    // No flag takes the key itself: a command line is seen by whoever lists processes.
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// As for every change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `cert show`
+#[derive(Args, Clone, Debug)]
+pub struct CertShowArgs {
+    /// Its name
+    #[arg(value_name = "NAME")]
+    pub cert_name: String,
+}
+
+/// `cert rm`
+#[derive(Args, Clone, Debug)]
+pub struct CertArgs {
+    /// Its name
+    #[arg(value_name = "NAME")]
+    pub cert_name: String,
+    /// As for every change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
 }
 
 /// `webhook set|rm`

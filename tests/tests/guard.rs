@@ -10,6 +10,8 @@ use rustix::process::Signal;
 
 /// Whatever is waited for takes some seconds; a debug build on a shared machine gets ten times that.
 const WITHIN: Duration = Duration::from_secs(40);
+/// A node whose fall was not its first is trusted again after up to twice ten seconds, and votes half a minute later.
+const MAY_LOSE_WITHIN: Duration = Duration::from_secs(150);
 /// On a machine that others use too a grant may run out for want of a processor, and nothing was wrong.
 const TRIES: usize = 3;
 /// Longer than a grant: who acts for so long has been granted anew.
@@ -69,6 +71,14 @@ impl Story {
         }
     }
 
+    /// Waits until a node may be lost: one that was judged down votes again half a minute after it is back, and not before.
+    fn may_lose_one(&self) {
+        wait_for("a node may be lost", MAY_LOSE_WITHIN, || {
+            let can_lose = self.cluster.any().ask(["status"]).try_data()?["can_lose"].clone();
+            if can_lose["nodes"].as_u64() >= Some(1) { Ok(()) } else { Err(can_lose.to_string()) }
+        });
+    }
+
     fn do_to(&self, holder: usize, parts: &[Part], signal: Signal) {
         let pid = |part: &Part| part.pid(&self.cluster.nodes[holder]).unwrap_or_else(|| panic!("no {part:?}"));
         let pids: Vec<u32> = parts.iter().map(pid).collect();
@@ -98,6 +108,7 @@ impl Story {
 
     /// Parts of the holder stand still: the program ends all the same, and another node takes over.
     fn is_replaced(&self, what: &str, parts: &[Part]) {
+        self.may_lose_one();
         let (holder, fence, since) = self.holder();
         self.do_to(holder, parts, Signal::STOP);
         let node = &self.cluster.nodes[holder];
@@ -157,6 +168,7 @@ fn whoever_stands_still_or_is_killed_there_are_never_two() {
     assert!(later >= fence);
     story.say("the agent killed, and started again", since);
 
+    story.may_lose_one();
     let (holder, fence, since) = story.holder();
     // So that it does not start another one in between.
     story.do_to(holder, &[Part::Agent], Signal::STOP);

@@ -17,6 +17,7 @@
 //! Not here: addresses (a node id is enough for [`Calls`]), what is agreed on, and who should be a voter.
 
 mod calls;
+mod engine;
 mod group;
 mod log;
 mod machine;

@@ -35,7 +35,8 @@ use crate::proxy::Proxy;
 use crate::stream::AnswerBody;
 use crate::tls::HTTP_2;
 
-/// Connections served at once; more wait in the kernel's queue. Each may hold a hundred kilobytes at worst.
+/// Connections served at once; more wait in the kernel's queue. One of HTTP/1.1 may hold a hundred kilobytes at worst, one of HTTP/2 some
+/// megabytes: as many answers, held whole, as it may have requests under way, and none of them taken by its client.
 pub const CLIENTS_MAX: usize = 10_000;
 
 /// Most that is read ahead of one client: the longest head, and the largest piece of a body.

@@ -15,7 +15,8 @@ use std::time::Duration;
 use hirsel_model::{NodeId, Tag};
 use tokio::sync::watch;
 
-use super::group::{Group, Place, engine, watch_engine};
+use super::engine::engine;
+use super::group::{Group, Place, watch_engine};
 use super::log::Log;
 use super::machine::seed;
 use super::store::{Store, StoreError, lock};

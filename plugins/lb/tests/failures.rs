@@ -398,7 +398,7 @@ async fn a_taken_port_is_a_failure_in_words_and_is_tried_again() {
     assert_eq!(report.state, RoleState::Failed);
     let message = report.message.unwrap();
     assert!(
-        message.starts_with(&format!("port {} on 127.0.0.1 is taken by another program", addr.port())),
+        message.starts_with(&format!("port {} on 127.0.0.7 is taken by another program", addr.port())),
         "{message}"
     );
     drop(taken);

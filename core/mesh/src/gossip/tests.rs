@@ -79,7 +79,7 @@ async fn a_restarted_node_is_heard_in_its_new_life_only() {
     drop(transport);
     identity.incarnation = identity.incarnation.next();
     // The port is free as soon as the tasks of the old life have ended.
-    let addr: SocketAddr = format!("127.0.0.3:{port}").parse().unwrap();
+    let addr = herd.addr(NodeId(3), port);
     within(async {
         while std::net::UdpSocket::bind(addr).is_err() || std::net::TcpListener::bind(addr).is_err() {
             tokio::task::yield_now().await;

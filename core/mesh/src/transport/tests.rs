@@ -39,6 +39,7 @@ impl Clock for TestClock {
 
 /// A cluster on loopback: an authority, and the members that all its nodes know.
 pub(crate) struct Herd {
+    seed: u8,
     pub(crate) cluster: ClusterId,
     pub(crate) authority: Authority,
     pub(crate) clock: Arc<TestClock>,
@@ -55,13 +56,14 @@ pub(crate) struct Node {
 }
 
 impl Herd {
-    pub(crate) fn new(seed: u64) -> Herd {
-        let chance = Arc::new(Counting::from(seed));
+    /// `seed` is the herd's own: no other test has it.
+    pub(crate) fn new(seed: u8) -> Herd {
+        let chance = Arc::new(Counting::from(u64::from(seed)));
         let clock = Arc::new(TestClock(AtomicU64::new(1_800_000_000_000)));
         let cluster = draw_cluster_id(&*chance);
         let authority = Authority::create(&cluster, &*chance, clock.wall());
         let peers = watch::Sender::new(Arc::default());
-        Herd { cluster, authority, clock, chance, peers, folder: tempfile::tempdir().unwrap() }
+        Herd { seed, cluster, authority, clock, chance, peers, folder: tempfile::tempdir().unwrap() }
     }
 
     /// `count` nodes, all members, all knowing each other.
@@ -91,6 +93,12 @@ impl Herd {
         }
     }
 
+    /// One address per node, as on real hosts, and in a network of the herd's own, so that no other test takes a port that one of its
+    /// nodes has just left, or that a test chose for it.
+    pub(crate) fn addr(&self, node: NodeId, port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, self.seed, u8::try_from(node.0).expect("few nodes")], port))
+    }
+
     pub(crate) fn world(&self, node: NodeId) -> World {
         let nth = self.chance.0.fetch_add(1, Ordering::Relaxed);
         let folder = self.folder.path().join(format!("{node}-{nth}"));
@@ -111,8 +119,7 @@ impl Herd {
 
     pub(crate) async fn start_with(&self, identity: Identity, port: u16, peers: watch::Receiver<Arc<Peers>>) -> Node {
         let world = self.world(identity.node);
-        // One address per node, as on real hosts.
-        let addr: SocketAddr = format!("127.0.0.{}:{port}", identity.node).parse().unwrap();
+        let addr = self.addr(identity.node, port);
         let config = TransportConfig {
             world: world.clone(),
             identity: identity.clone(),

@@ -333,8 +333,9 @@ impl Bed {
     }
 }
 
+/// Where nobody listens, on an address where no test takes a port but by this.
 pub async fn free_addr() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    TcpListener::bind("127.0.0.7:0").await.unwrap().local_addr().unwrap()
 }
 
 pub async fn within<T>(work: impl Future<Output = T>) -> T {

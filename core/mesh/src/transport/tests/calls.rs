@@ -81,7 +81,7 @@ async fn a_call_to_a_node_that_is_away_fails_by_its_deadline() {
     let herd = Herd::new(14);
     let nodes = herd.nodes(1).await;
     // A port of which nobody answers.
-    let silent = std::net::UdpSocket::bind("127.0.0.9:0").unwrap();
+    let silent = std::net::UdpSocket::bind(herd.addr(NodeId(9), 0)).unwrap();
     let key = herd.identity(9).public_key();
     herd.put(NodeId(9), silent.local_addr().unwrap(), key);
     let short = nodes[0].transport.call(NodeId(9), "echo", vec![], Duration::from_millis(100)).await;

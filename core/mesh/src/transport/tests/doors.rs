@@ -64,7 +64,7 @@ async fn a_door_to_oneself_is_the_instance() {
 async fn a_door_that_leads_nowhere_says_so() {
     let herd = Herd::new(52);
     let nodes = herd.nodes(2).await;
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = std::net::TcpListener::bind(herd.addr(NodeId(9), 0)).unwrap().local_addr().unwrap();
     nodes[1].transport.publish_doors([(instance(1), closed)].into());
     let addr = nodes[1].transport.advertise();
     let open = async |addr, number| {

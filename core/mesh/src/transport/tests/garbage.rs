@@ -20,13 +20,13 @@ async fn random_and_truncated_datagrams_do_no_harm() {
     nodes[1].serve_echo();
     assert_eq!(nodes[0].echo(NodeId(2), "before").await.unwrap(), "1:before");
     // A true first packet, to be cut and altered: that of a dial to a socket which only listens.
-    let listening = tokio::net::UdpSocket::bind("127.0.0.9:0").await.unwrap();
+    let listening = tokio::net::UdpSocket::bind(herd.addr(NodeId(9), 0)).await.unwrap();
     herd.put(NodeId(9), listening.local_addr().unwrap(), [0; 32]);
     let _ = nodes[0].transport.call(NodeId(9), "echo", vec![], Duration::from_millis(50)).await;
     let mut first = vec![0; 2000];
     let length = within(listening.recv(&mut first)).await.unwrap();
     first.truncate(length);
-    let socket = tokio::net::UdpSocket::bind("127.0.0.8:0").await.unwrap();
+    let socket = tokio::net::UdpSocket::bind(herd.addr(NodeId(8), 0)).await.unwrap();
     let to = nodes[1].transport.advertise();
     for n in 0..2000 {
         let packet = match n % 4 {

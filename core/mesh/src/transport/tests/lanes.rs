@@ -115,7 +115,7 @@ async fn a_peer_that_knows_one_kind_only_gets_messages_on_that() {
     let (server, _) = nodes[1].transport.shared.tls.mesh().unwrap();
     let server = QuicServerConfig::try_from(server).unwrap();
     let server = ServerConfig::with_crypto(Arc::new(server));
-    let older = quinn::Endpoint::server(server, "127.0.0.2:0".parse().unwrap()).unwrap();
+    let older = quinn::Endpoint::server(server, herd.addr(NodeId(2), 0)).unwrap();
     herd.put(NodeId(2), older.local_addr().unwrap(), nodes[1].identity.public_key());
     let serve = tokio::spawn(async move {
         let connection = older.accept().await.unwrap().await.unwrap();

@@ -54,7 +54,7 @@ async fn whoever_is_not_there_or_no_agent_is_told_apart() {
     });
     let error = join_request(&node.world, addr, &token, vec![]).await.unwrap_err();
     assert!(matches!(error, JoinError::NotAnAgent { .. }), "{error}");
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = std::net::TcpListener::bind(herd.addr(NodeId(9), 0)).unwrap().local_addr().unwrap();
     let error = join_request(&node.world, closed, &token, vec![]).await.unwrap_err();
     assert!(matches!(error, JoinError::Unreachable { .. }), "{error}");
 }

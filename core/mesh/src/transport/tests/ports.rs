@@ -18,9 +18,9 @@ async fn a_taken_port_is_said_plainly() {
     };
     let error = again(node.transport.advertise()).await.err().unwrap();
     assert!(matches!(error, TransportError::PortTaken { protocol: "tcp", .. }), "{error}");
-    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let udp = std::net::UdpSocket::bind(herd.addr(NodeId(2), 0)).unwrap();
     let error = again(udp.local_addr().unwrap()).await.err().unwrap();
-    assert!(error.to_string().contains("udp port 127.0.0.1"), "{error}");
+    assert!(error.to_string().contains("udp port 127.0.90.2:"), "{error}");
     // An address of no interface here (RFC 5737).
     let error = again("192.0.2.1:7400".parse().unwrap()).await.err().unwrap();
     assert!(matches!(error, TransportError::Bind { .. }), "{error}");
@@ -39,7 +39,7 @@ async fn a_port_is_free_again_after_closing() {
     // Its tasks let go of the sockets as they end.
     within(async {
         loop {
-            let addr: SocketAddr = format!("127.0.0.3:{port}").parse().unwrap();
+            let addr = herd.addr(NodeId(3), port);
             if std::net::UdpSocket::bind(addr).is_ok() && std::net::TcpListener::bind(addr).is_ok() {
                 break;
             }

@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_route_that_is_host_path_and_service_needs_nothing_and_any_other_does() {
-        use crate::spec::{Conditions, PathKind, Target};
+        use crate::spec::{Actions, Conditions, PathKind, Target};
         let web: crate::id::ServiceName = named("web");
         let plain = RouteSpec::plain("shop.test", "/api", web.clone());
         assert_eq!(route(&plain), Need::NOTHING);
@@ -258,6 +258,7 @@ mod tests {
             RouteSpec { kind: PathKind::Exact, ..plain.clone() },
             RouteSpec { when: Conditions { methods, ..Conditions::default() }, ..plain.clone() },
             RouteSpec { to: Target::Shares([(web, 1)].into()), ..plain.clone() },
+            RouteSpec { actions: Box::new(Actions { timeout_ms: Some(1), ..Actions::default() }), ..plain.clone() },
             RouteSpec { to: Target::Outside(vec!["10.0.0.5:80".parse().expect("an address")]), ..plain },
         ];
         assert!(more.iter().all(|it| route(it).level == 2), "older builds refuse unknown fields");

@@ -19,6 +19,7 @@ pub mod id;
 pub mod manifest;
 pub mod order;
 pub mod panic;
+pub mod password;
 pub mod plan;
 pub mod planner;
 pub mod reconciler;

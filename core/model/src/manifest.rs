@@ -117,6 +117,8 @@ fn read(
         }
     }
     let named: Vec<&str> = blocks.iter().map(|block| block.word.as_str()).collect();
-    let routes = route::read(&top, &named, errors);
+    let known = secrets.map(|secrets| secrets.names(name.as_ref()));
+    let known = route::Known { services: &named, secrets: known.as_ref() };
+    let routes = route::read(&top, known, errors);
     Some((name?, AppSpec { revision: Revision(0), services, routes, stopped: false }))
 }

@@ -217,7 +217,7 @@ pub fn variables(text: &str) -> Vec<&str> {
     found
 }
 
-/// The values that the planned instances of `node` name: all that it may be told.
+/// The values that the planned instances of `node` name, and, if it is a load balancer, the routes: all that it may be told.
 pub fn needed(state: &ControlState, node: NodeId) -> BTreeSet<ValueKey> {
     let mine = state.plan.instances.iter().filter(|(_, assigned)| assigned.node == node);
     let described =
@@ -225,7 +225,23 @@ pub fn needed(state: &ControlState, node: NodeId) -> BTreeSet<ValueKey> {
     let keys = described.flat_map(|(id, service)| {
         service.secrets.iter().map(|(name, version)| (id.app.clone(), name.clone(), *version))
     });
-    keys.collect()
+    keys.chain(needed_by_routes(state, node)).collect()
+}
+
+/// A route has the newest value, always: nothing is started anew for it.
+fn needed_by_routes(state: &ControlState, node: NodeId) -> Vec<ValueKey> {
+    let slots = state.plan.roles.get(&RoleName::lb());
+    if !slots.is_some_and(|slots| slots.values().any(|assignment| assignment.node == node)) {
+        return Vec::new();
+    }
+    let apps = state.spec.apps.iter().filter(|(_, spec)| !spec.stopped);
+    let named =
+        apps.flat_map(|(app, spec)| spec.routes.iter().flat_map(|it| it.secrets()).map(move |name| (app, name)));
+    let newest = named.filter_map(|(app, name)| {
+        let version = state.secrets.meant(app, &name)?.version();
+        Some((app.clone(), name, version))
+    });
+    newest.collect()
 }
 
 #[cfg(test)]

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::*;
 
+mod action;
 mod route;
 
+pub use action::*;
 pub use route::*;
 
 /// Everything the operator wants.

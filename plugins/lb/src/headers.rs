@@ -38,6 +38,10 @@ const LINES_ADDED: usize = 8;
 /// Values that are the same for every request of one client connection.
 #[derive(Debug)]
 pub struct ClientLines {
+    /// The address it comes from.
+    pub ip: IpAddr,
+    /// Whether nobody between sees what it says.
+    pub encrypted: bool,
     forwarded_for: HeaderValue,
     forwarded: HeaderValue,
     proto: HeaderValue,
@@ -53,7 +57,7 @@ impl ClientLines {
         };
         let value = |text: String| HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown"));
         let proto = HeaderValue::from_static(proto);
-        Self { forwarded_for: value(ip.to_string()), forwarded: value(node), proto }
+        Self { ip, encrypted, forwarded_for: value(ip.to_string()), forwarded: value(node), proto }
     }
 }
 

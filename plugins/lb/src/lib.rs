@@ -12,6 +12,7 @@
 //! Deliberately absent: HTTP/2 towards instances, caching, DNS. The plugin knows no other plugin: where instances are it learns
 //! from its order, and how they are from the reports of their nodes.
 
+pub mod actions;
 pub mod balance;
 pub mod budget;
 pub mod client;

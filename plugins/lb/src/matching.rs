@@ -52,6 +52,13 @@ struct Wants {
 #[derive(Debug)]
 pub struct Unusable(String);
 
+impl Unusable {
+    /// In words.
+    pub fn new(why: impl Into<String>) -> Self {
+        Self(why.into())
+    }
+}
+
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

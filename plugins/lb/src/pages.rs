@@ -1,9 +1,10 @@
 //! Answers of our own: short, plain, and saying whose fault it is.
 
 use std::fmt::Display;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 
 use crate::stream::AnswerBody;
@@ -14,6 +15,37 @@ const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("2");
 /// The request itself is at fault.
 pub fn bad_request(why: &str) -> Response<AnswerBody> {
     page(StatusCode::BAD_REQUEST, why)
+}
+
+/// The client may not ask this.
+pub fn forbidden(why: &str) -> Response<AnswerBody> {
+    page(StatusCode::FORBIDDEN, why)
+}
+
+/// The client has to say who it is.
+pub fn unauthorized(challenge: HeaderValue) -> Response<AnswerBody> {
+    let mut answer = page(StatusCode::UNAUTHORIZED, "a user and a password are asked for here");
+    answer.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    answer
+}
+
+/// The body of the request is too large.
+pub fn too_large(bytes_max: u64) -> Response<AnswerBody> {
+    page(StatusCode::PAYLOAD_TOO_LARGE, format_args!("the body of a request has at most {bytes_max} bytes here"))
+}
+
+/// The client asks too often.
+pub fn too_many(wait: Duration) -> Response<AnswerBody> {
+    // Whoever comes back after that many whole seconds is not early.
+    let seconds = wait.as_millis().div_ceil(1_000).max(1);
+    let mut answer = page(StatusCode::TOO_MANY_REQUESTS, format_args!("too many requests; try again in {seconds} s"));
+    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX)));
+    answer
+}
+
+/// This build cannot make out what the route is for.
+pub fn not_understood() -> Response<AnswerBody> {
+    page(StatusCode::SERVICE_UNAVAILABLE, "this node is too old for this route; upgrade it")
 }
 
 /// No route leads anywhere.

@@ -8,21 +8,24 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hirsel_mesh::seam::{BoxStream, Clock};
 use hirsel_model::Timestamp;
+use hirsel_role::secret::Values;
 use hirsel_role::{Doors, Host, Spawner};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
+use tokio::sync::watch;
 use tracing::{debug, info};
 
+use crate::actions::{Acts, Tools};
 use crate::budget::{Budget, KEPT_BYTES_MAX, Reserved};
 use crate::client::Client;
 use crate::headers::{self, BadHead};
@@ -32,7 +35,7 @@ use crate::pages;
 use crate::pool::{FRESH_FOR, IDLE_FOR_MAX};
 use crate::replay::{ANSWER_HELD_BYTES_MAX, BODY_KEPT_BYTES_MAX, Effort, Failure, PATIENCE, Repeatable, is_idempotent};
 use crate::routes::Routes;
-use crate::stream::{AnswerBody, Leg, RequestBody};
+use crate::stream::{AnswerBody, Leg, Limited, RequestBody};
 use crate::table::{Origin, Way};
 use crate::tunnel;
 use crate::upstream::{Pulse, Upstream};
@@ -44,6 +47,12 @@ const CONNECT_WITHIN: Duration = Duration::from_millis(500);
 
 /// A small body must be whole after this time: slow writers shall not hold memory.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
+
+/// Of a body that is refused so much is read on.
+const DRAINED_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// And for so long.
+const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 
 /// With every instance tried, the next round begins after this time, or when the table changes.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
@@ -62,8 +71,26 @@ pub struct Proxy {
     clock: Arc<dyn Clock>,
     spawner: Spawner,
     budget: Arc<Budget>,
+    secrets: watch::Receiver<Arc<Values>>,
     /// State of a SplitMix64 generator: a draw per request without a lock or a system call.
     chance: AtomicU64,
+}
+
+/// Where a request leads.
+enum Lead {
+    /// It is passed on, and nothing else.
+    Plain(Arc<Origin>),
+    /// There is more to do, or the route answers by itself.
+    Acts(Arc<Acts>, Option<Arc<Origin>>),
+}
+
+/// A request as it came.
+struct Taken {
+    head: Parts,
+    incoming: Incoming,
+    /// What its connection shall become.
+    protocol: Option<HeaderValue>,
+    upgrade: Option<OnUpgrade>,
 }
 
 /// A request on its way out: as it is told, again and again if need be.
@@ -77,7 +104,7 @@ struct Outbound {
 enum OutboundBody {
     Empty,
     Whole(Bytes, #[expect(dead_code, reason = "given back to the budget when dropped")] Reserved),
-    Passing(Incoming),
+    Passing(RequestBody),
     /// It was passed on, and cannot be told again.
     Gone,
 }
@@ -93,7 +120,13 @@ impl Proxy {
     /// A proxy that knows no route yet. `seed` comes from the injected chance.
     pub fn new(context: &hirsel_role::Context, metrics: Metrics) -> Self {
         Self {
-            routes: Routes::new(context.me.clone(), context.live.clone(), context.wake.clone()),
+            routes: Routes::new(
+                context.me.clone(),
+                context.live.clone(),
+                Tools::new(context.chance.as_ref(), context.config.https_port),
+                context.wake.clone(),
+            ),
+            secrets: context.secrets.clone(),
             metrics,
             host: context.host.clone(),
             doors: context.doors.clone(),
@@ -121,9 +154,17 @@ impl Proxy {
         let protocol = headers::wanted_upgrade(request.headers());
         let upgrade = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
         let (mut head, incoming) = request.into_parts();
-        let service = match self.service_of(&head) {
-            Ok(service) => service,
+        let lead = match self.lead(&head) {
+            Ok(lead) => lead,
             Err(refusal) => return refusal,
+        };
+        let origin = match lead {
+            Lead::Plain(origin) => origin,
+            // Apart, so that plain requests carry no room for it.
+            Lead::Acts(acts, origin) => {
+                let taken = Taken { head, incoming, protocol, upgrade };
+                return Box::pin(self.act(client, &acts, origin, taken)).await;
+            }
         };
         if let Err(bad) = headers::prepare_request(&mut head, &client.lines, protocol) {
             return bad_head(bad);
@@ -131,22 +172,97 @@ impl Proxy {
         let Some(body) = self.body_of(incoming).await else { return pages::cut_short() };
         let upgrade = upgrade.map(|upgrade| (upgrade, client.clone()));
         let mut outbound = Outbound { head, body, upgrade };
-        self.exchange(&mut outbound, &service).await.unwrap_or_else(|refusal| refusal)
+        self.exchange(&mut outbound, &origin).await.unwrap_or_else(|refusal| refusal)
     }
 
-    /// The service a request is for, or the page that says why there is none.
+    /// Where a request leads, or the page that says why nowhere.
     #[expect(clippy::result_large_err, reason = "the refusal is the answer itself")]
-    fn service_of(&self, head: &Parts) -> Result<Arc<Origin>, Response<AnswerBody>> {
+    fn lead(&self, head: &Parts) -> Result<Lead, Response<AnswerBody>> {
         if head.method == Method::CONNECT {
             return Err(pages::bad_request("CONNECT is not offered here"));
         }
         let mut buffer = String::new();
         let host = headers::host_of(head, &mut buffer).map_err(bad_head)?;
         let table = self.routes.table();
-        match table.ways.find(host, head) {
-            Finding::Route(route) => Ok(table.origin(route, || self.draw()).clone()),
-            Finding::Nowhere => Err(pages::no_route(host, head.uri.path())),
-            Finding::Ambiguous => Err(pages::bad_request(AMBIGUOUS)),
+        let route = match table.ways.find(host, head) {
+            Finding::Route(route) => route,
+            Finding::Nowhere => return Err(pages::no_route(host, head.uri.path())),
+            Finding::Ambiguous => return Err(pages::bad_request(AMBIGUOUS)),
+        };
+        let origin = table.origin(route, || self.draw()).cloned();
+        match (table.ways.acts(route), origin) {
+            (None, Some(origin)) => Ok(Lead::Plain(origin)),
+            (Some(acts), origin) => Ok(Lead::Acts(acts.clone(), origin)),
+            (None, None) => Err(pages::not_understood()),
+        }
+    }
+
+    /// Answers a request of a route that does more than passing it on.
+    async fn act(
+        &self,
+        client: &Arc<Client>,
+        acts: &Acts,
+        origin: Option<Arc<Origin>>,
+        taken: Taken,
+    ) -> Response<AnswerBody> {
+        let leave = acts.leave(&taken.head.headers);
+        let mut answer = self.acted(client, acts, origin, taken).await;
+        acts.finish(answer.headers_mut(), leave);
+        answer
+    }
+
+    async fn acted(
+        &self,
+        client: &Arc<Client>,
+        acts: &Acts,
+        origin: Option<Arc<Origin>>,
+        taken: Taken,
+    ) -> Response<AnswerBody> {
+        let Taken { mut head, incoming, protocol, upgrade } = taken;
+        let mut buffer = String::new();
+        let host = headers::host_of(&head, &mut buffer).unwrap_or_default().to_owned();
+        if let Some(refusal) = acts.refuse(&head, &host, &client.lines, self.now()) {
+            return refusal;
+        }
+        if let Some(auth) = &acts.auth {
+            let secrets = self.secrets.borrow().clone();
+            if !auth.admit(&mut head.headers, &secrets).await {
+                return pages::unauthorized(auth.challenge.clone());
+            }
+        }
+        let limit = acts.body_bytes_max;
+        if let Some(bytes_max) = limit.filter(|bytes_max| incoming.size_hint().lower() > *bytes_max) {
+            drain(incoming).await;
+            return pages::too_large(bytes_max);
+        }
+        if let Some(answer) = acts.own_answer(&host, &head.uri) {
+            return answer;
+        }
+        let Some(origin) = origin else { return pages::not_understood() };
+        if let Err(bad) = headers::prepare_request(&mut head, &client.lines, protocol) {
+            return bad_head(bad);
+        }
+        if !acts.prepare(&mut head) {
+            return bad_head(BadHead::Target);
+        }
+        let Some(mut body) = self.body_of(incoming).await else { return pages::cut_short() };
+        let exceeded = Arc::new(AtomicBool::new(false));
+        if let Some(bytes_max) = limit {
+            body = body.limited(bytes_max, &exceeded);
+        }
+        let upgrade = upgrade.map(|upgrade| (upgrade, client.clone()));
+        let mut outbound = Outbound { head, body, upgrade };
+        let answered = self.exchange(&mut outbound, &origin);
+        let answered = match acts.timeout {
+            Some(limit) => match tokio::time::timeout(limit, answered).await {
+                Ok(answered) => answered,
+                Err(_late) => return pages::timed_out(&origin),
+            },
+            None => answered.await,
+        };
+        match (answered, limit) {
+            (Err(_), Some(bytes_max)) if exceeded.load(Ordering::Acquire) => pages::too_large(bytes_max),
+            (answered, _) => answered.unwrap_or_else(|refusal| refusal),
         }
     }
 
@@ -157,7 +273,7 @@ impl Proxy {
         }
         let length = incoming.size_hint().exact().filter(|length| *length <= BODY_KEPT_BYTES_MAX);
         let Some(reserved) = length.and_then(|length| self.budget.reserve(length)) else {
-            return Some(OutboundBody::Passing(incoming));
+            return Some(OutboundBody::Passing(RequestBody::Passing(incoming)));
         };
         // The timer is only set if not all of it is there already. Apart, so that requests without a body carry no room for it.
         let whole = Box::pin(tokio::time::timeout(BODY_WITHIN, incoming.collect())).await.ok()?.ok()?;
@@ -364,6 +480,23 @@ struct Failed {
     reused: bool,
 }
 
+/// Reads on for a while what will not be used, so that the client sees the answer: a connection that is closed upon unread bytes is
+/// reset.
+async fn drain(mut incoming: Incoming) {
+    let read = async {
+        let mut left = DRAINED_BYTES_MAX;
+        while let Some(Ok(frame)) = incoming.frame().await {
+            let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
+            left = left.saturating_sub(bytes);
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // Whether it came to its end or not, the answer goes out.
+    let _ = tokio::time::timeout(DRAIN_WITHIN, read).await;
+}
+
 /// Reads an answer's body whole. When the instance is lost meanwhile, `leave` is asked whether to give up.
 async fn hold(upstream: &mut Upstream, incoming: &mut Incoming, leave: impl Fn() -> bool) -> Result<Bytes, Failure> {
     let mut first = Bytes::new();
@@ -415,7 +548,7 @@ impl Outbound {
             OutboundBody::Whole(bytes, _) => RequestBody::Whole(bytes.clone()),
             OutboundBody::Gone => return None,
             OutboundBody::Passing(_) => match std::mem::replace(&mut self.body, OutboundBody::Gone) {
-                OutboundBody::Passing(incoming) => RequestBody::Passing(incoming),
+                OutboundBody::Passing(body) => body,
                 _ => return None,
             },
         };
@@ -424,13 +557,26 @@ impl Outbound {
 
     /// Takes back what was not written, so that it can be told again.
     fn take_back(&mut self, unsent: Request<RequestBody>) {
-        if let RequestBody::Passing(incoming) = unsent.into_body() {
-            self.body = OutboundBody::Passing(incoming);
+        if let body @ (RequestBody::Passing(_) | RequestBody::Limited(_)) = unsent.into_body() {
+            self.body = OutboundBody::Passing(body);
         }
     }
 
     fn is_gone(&self) -> bool {
         matches!(self.body, OutboundBody::Gone)
+    }
+}
+
+impl OutboundBody {
+    /// The same, at most `bytes_max` of it. One at hand was looked at when it came.
+    fn limited(self, bytes_max: u64, exceeded: &Arc<AtomicBool>) -> Self {
+        match self {
+            OutboundBody::Passing(RequestBody::Passing(incoming)) => {
+                let limited = Limited::new(incoming, bytes_max, exceeded.clone());
+                OutboundBody::Passing(RequestBody::Limited(Box::new(limited)))
+            }
+            whole => whole,
+        }
     }
 }
 

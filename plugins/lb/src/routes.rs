@@ -13,6 +13,7 @@ use hirsel_role::{Live, Me};
 use tokio::sync::{Notify, watch};
 use tracing::warn;
 
+use crate::actions::Tools;
 use crate::instance::{Instance, Whom};
 use crate::table::{Standing, Table, liveness_of, standings};
 use crate::ways::Ways;
@@ -22,6 +23,7 @@ use crate::ways::Ways;
 pub struct Routes {
     me: Me,
     live: watch::Receiver<Arc<Live>>,
+    tools: Tools,
     table: ArcSwap<Table>,
     building: Mutex<Building>,
     swapped: watch::Sender<u64>,
@@ -49,9 +51,9 @@ impl Building {
 
 impl Routes {
     /// No route yet. `idle` is told when the last request of an instance that drains has ended.
-    pub fn new(me: Me, live: watch::Receiver<Arc<Live>>, idle: Arc<Notify>) -> Self {
+    pub fn new(me: Me, live: watch::Receiver<Arc<Live>>, tools: Tools, idle: Arc<Notify>) -> Self {
         let (table, building, swapped) = (ArcSwap::default(), Mutex::default(), watch::Sender::new(0));
-        Self { me, live, table, building, swapped, idle }
+        Self { me, live, tools, table, building, swapped, idle }
     }
 
     /// The table in force. Not to be kept over an await.
@@ -73,7 +75,8 @@ impl Routes {
         }
         building.generation = generation;
         if building.order.routes != order.routes {
-            let ways = Ways::build(&order.routes);
+            let before = (&building.order.routes[..], &*building.ways);
+            let ways = Ways::build(&order.routes, &self.tools, before);
             ways.left_out
                 .iter()
                 .filter(|words| !building.ways.left_out.contains(words))

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -23,20 +24,54 @@ pub enum RequestBody {
     Whole(Bytes),
     /// It is passed on as it comes.
     Passing(Incoming),
+    /// The same, up to a limit.
+    Limited(Box<Limited>),
+}
+
+/// A body of unknown length that may not be longer than a limit.
+#[derive(Debug)]
+pub struct Limited {
+    incoming: Incoming,
+    left: u64,
+    exceeded: Arc<AtomicBool>,
+}
+
+impl Limited {
+    /// At most `bytes_max` of `incoming`; `exceeded` tells that there was more.
+    pub fn new(incoming: Incoming, bytes_max: u64, exceeded: Arc<AtomicBool>) -> Self {
+        Self { incoming, left: bytes_max, exceeded }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(bytes) = frame.data_ref()
+        {
+            match self.left.checked_sub(bytes.len() as u64) {
+                Some(left) => self.left = left,
+                None => {
+                    self.exceeded.store(true, Ordering::Release);
+                    return Poll::Ready(Some(Err(io::ErrorKind::FileTooLarge.into())));
+                }
+            }
+        }
+        polled.map_err(io::Error::other)
+    }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         match &mut *self {
             RequestBody::Empty => Poll::Ready(None),
             RequestBody::Whole(_) => match std::mem::replace(&mut *self, RequestBody::Empty) {
                 RequestBody::Whole(bytes) if !bytes.is_empty() => Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 _ => Poll::Ready(None),
             },
-            RequestBody::Passing(incoming) => Pin::new(incoming).poll_frame(cx),
+            RequestBody::Passing(incoming) => Pin::new(incoming).poll_frame(cx).map_err(io::Error::other),
+            RequestBody::Limited(limited) => limited.poll_frame(cx),
         }
     }
 
@@ -45,6 +80,7 @@ impl Body for RequestBody {
             RequestBody::Empty => true,
             RequestBody::Whole(bytes) => bytes.is_empty(),
             RequestBody::Passing(incoming) => incoming.is_end_stream(),
+            RequestBody::Limited(limited) => limited.incoming.is_end_stream(),
         }
     }
 
@@ -53,6 +89,7 @@ impl Body for RequestBody {
             RequestBody::Empty => SizeHint::with_exact(0),
             RequestBody::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             RequestBody::Passing(incoming) => incoming.size_hint(),
+            RequestBody::Limited(limited) => limited.incoming.size_hint(),
         }
     }
 }
@@ -63,6 +100,7 @@ impl fmt::Debug for RequestBody {
             RequestBody::Empty => "Empty",
             RequestBody::Whole(_) => "Whole",
             RequestBody::Passing(_) => "Passing",
+            RequestBody::Limited(_) => "Limited",
         })
     }
 }

@@ -60,6 +60,8 @@ enum To {
     One(usize),
     /// Services with weights above zero.
     Shares(Vec<(usize, u32)>),
+    /// The route answers by itself.
+    Nobody,
 }
 
 /// A service, or whatever else answers, and its instances.
@@ -173,6 +175,7 @@ impl Table {
                 let origin = Origin::Outside(app.clone(), addrs.clone());
                 To::One(self.serve(origin, |origin| Service::outside(origin, addrs, find)))
             }
+            Target::Redirect(_) | Target::Respond(_) => To::Nobody,
         }
     }
 
@@ -189,18 +192,19 @@ impl Table {
     }
 
     /// What answers a request of the route with this number, by chance where several share its requests. One that has no instance leaves its share to
-    /// the others.
-    pub fn origin(&self, route: usize, draw: impl FnOnce() -> u64) -> &Arc<Origin> {
+    /// the others. None if the route answers by itself.
+    pub fn origin(&self, route: usize, draw: impl FnOnce() -> u64) -> Option<&Arc<Origin>> {
         let number = match &self.targets[route] {
             To::One(number) => *number,
             To::Shares(shares) => {
                 let able = |(number, _): &&(usize, u32)| self.services[*number].has_any();
                 let drawn = draw();
                 let chosen = choose_share(shares.iter().filter(able), drawn);
-                chosen.or_else(|| choose_share(shares.iter(), drawn)).unwrap_or_default()
+                chosen.or_else(|| choose_share(shares.iter(), drawn))?
             }
+            To::Nobody => return None,
         };
-        &self.services[number].origin
+        Some(&self.services[number].origin)
     }
 
     /// What is called `origin`.

@@ -1,11 +1,13 @@
 //! All routes, by host: built once for an order, whatever is heard of instances afterwards.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use hirsel_model::AppName;
 use hirsel_model::spec::RouteSpec;
 use http::request::Parts;
 
+use crate::actions::{Acts, Tools};
 use crate::matching::{Drafts, Rules};
 use crate::paths::{self, SPELLED_BYTES_MAX};
 
@@ -17,6 +19,8 @@ pub struct Ways {
     /// By what follows the first label.
     wildcards: HashMap<String, Rules<usize>>,
     any_host: Rules<usize>,
+    /// What each route does besides; none for a plain one.
+    acts: Vec<Option<Arc<Acts>>>,
     /// Routes that this build cannot carry out, and why, in words.
     pub left_out: Vec<String>,
 }
@@ -33,14 +37,19 @@ pub enum Finding {
 }
 
 impl Ways {
-    /// Puts `routes` in order.
-    pub fn build(routes: &[(AppName, RouteSpec)]) -> Self {
+    /// Puts `routes` in order. `before` are those of the order before, and how they were carried out.
+    pub fn build(routes: &[(AppName, RouteSpec)], tools: &Tools, before: (&[(AppName, RouteSpec)], &Self)) -> Self {
         let mut ways = Self::default();
         let mut hosts: HashMap<&str, Drafts<usize>> = HashMap::new();
         for (number, (app, route)) in routes.iter().enumerate() {
             if let Err(error) = hosts.entry(&route.host).or_default().add(route, number) {
                 ways.left_out.push(format!("route {route} of {app} is left out, this hirsel cannot read it: {error}"));
             }
+            let acts = Acts::of(app, route, tools, former(app, route, before)).unwrap_or_else(|error| {
+                ways.left_out.push(format!("route {route} of {app} answers 503, this hirsel cannot read it: {error}"));
+                Some(Acts::closed())
+            });
+            ways.acts.push(acts.map(Arc::new));
         }
         for (host, drafts) in hosts {
             let rules = drafts.finish();
@@ -51,6 +60,11 @@ impl Ways {
             }
         }
         ways
+    }
+
+    /// What the route with this number does besides.
+    pub fn acts(&self, route: usize) -> Option<&Arc<Acts>> {
+        self.acts.get(route)?.as_ref()
     }
 
     /// Where a request for `host` (lower case, no port) leads: by the host itself before `*.`, by that before `*`, and in the order
@@ -83,4 +97,14 @@ impl Ways {
             && paths::readings(path).iter().all(|reading| leads_to(reading) == Some(route));
         if agree { Finding::Route(route) } else { Finding::Ambiguous }
     }
+}
+
+/// How a route was carried out that takes the same requests and limits them in the same way.
+fn former<'a>(app: &AppName, route: &RouteSpec, before: (&[(AppName, RouteSpec)], &'a Ways)) -> Option<&'a Acts> {
+    let (routes, ways) = before;
+    route.actions.rate_limit.as_ref()?;
+    let is_same = |(its_app, it): &(AppName, RouteSpec)| {
+        its_app == app && it.meets(route) && it.when == route.when && it.actions.rate_limit == route.actions.rate_limit
+    };
+    ways.acts(routes.iter().position(is_same)?).map(|acts| &**acts)
 }

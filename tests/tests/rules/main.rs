@@ -21,7 +21,7 @@ const LAYERS: [&[&str]; 6] = [
 ];
 
 /// All that the model may use: no clock, no async, no I/O.
-const MODEL_USES: [&str; 6] = ["regex", "rmp-serde", "serde", "strsim", "thiserror", "toml"];
+const MODEL_USES: [&str; 7] = ["data-encoding", "regex", "rmp-serde", "serde", "strsim", "thiserror", "toml"];
 
 /// Whatever the host does, with what to use instead.
 const HOST: [(&str, &str); 12] = [

@@ -1,6 +1,8 @@
 //! `secret list`: names, versions and users. There is no way from here to a value.
 
+use hirsel_model::AppName;
 use hirsel_model::secret::{SecretId, used};
+use hirsel_model::spec::AppSpec;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -17,7 +19,7 @@ pub struct Secret {
     pub version: u64,
     /// When that was set.
     pub set_at: String,
-    /// Services that run with it: `APP/SERVICE`.
+    /// Services that run with it, `APP/SERVICE`, and routes that ask for it, `APP, route HOST/PATH`.
     pub used_by: Vec<String>,
 }
 
@@ -51,14 +53,18 @@ pub fn secrets(sight: &Sight) -> Vec<Secret> {
     all.collect()
 }
 
-/// Services that use a secret, or would if it were set.
+/// Services and routes that use a secret, or would if it were set.
 pub fn users(sight: &Sight, id: &SecretId) -> Vec<String> {
     let apps = sight.state.spec.apps.iter().filter(|(app, _)| match &id.app {
         Some(own) => own == *app,
         // One of the application's own comes before that of the cluster.
         None => !sight.state.secrets.apps.get(*app).is_some_and(|own| own.contains_key(&id.name)),
     });
-    let services = apps.flat_map(|(app, spec)| spec.services.iter().map(move |(name, service)| (app, name, service)));
-    let users = services.filter(|(.., service)| used(service).contains(&id.name));
-    users.map(|(app, name, _)| format!("{app}/{name}")).collect()
+    let of_app = |(app, spec): (&AppName, &AppSpec)| -> Vec<String> {
+        let services = spec.services.iter().filter(|(_, service)| used(service).contains(&id.name));
+        let services = services.map(|(name, _)| format!("{app}/{name}"));
+        let routes = spec.routes.iter().filter(|route| route.secrets().contains(&id.name));
+        services.chain(routes.map(|route| format!("{app}, route {route}"))).collect()
+    };
+    apps.flat_map(of_app).collect()
 }

@@ -18,6 +18,7 @@ pub(super) fn apply_app(
 ) -> Result<Outcome, Refusal> {
     check_app(&new)?;
     routes::check_owners(state, &app, &new)?;
+    routes::check_secrets(state, &app, &new)?;
     secrets::fill_in(state, &app, &mut new)?;
     let old = state.spec.apps.get(&app);
     at_most(|| "number of applications".into(), state.spec.apps.len() + usize::from(old.is_none()), APPS_MAX)?;

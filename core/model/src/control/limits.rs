@@ -25,6 +25,12 @@ pub const CONDITION_BYTES_MAX: usize = 1024;
 pub const REGEX_BYTES_MAX: usize = 1024;
 /// Programs outside the cluster that answer one route.
 pub const OUTSIDE_MAX: usize = 64;
+/// Members of any list in the actions of a route.
+pub const ACTION_LIST_MAX: usize = 256;
+/// Bytes of all actions of a route, encoded: they are in the memory of every node.
+pub const ACTIONS_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of an answer that a route gives by itself.
+pub const RESPOND_BYTES_MAX: usize = 16 * 1024;
 /// Weight of a service among those that share the requests of a route.
 pub const WEIGHT_MAX: u32 = 10_000;
 /// Instances of a service: one on each node of the largest cluster.

@@ -4,6 +4,7 @@
 
 use super::limits::*;
 use super::{ControlState, Refusal};
+use crate::codec::encode;
 use crate::id::AppName;
 use crate::spec::{AppSpec, PathKind, RouteSpec, Target};
 
@@ -47,8 +48,18 @@ fn check_room(shown: &str, route: &RouteSpec) -> Result<(), Refusal> {
     let pairs = pairs.map(|(name, value)| name.len().max(value.as_ref().map_or(0, String::len)));
     let longest = pairs.chain(when.methods.iter().map(String::len)).max().unwrap_or(0);
     at_most(|| format!("a condition of route {shown:?} in bytes"), longest, CONDITION_BYTES_MAX)?;
+    let bytes = encode(&route.actions).len();
+    at_most(|| format!("actions of route {shown:?} in bytes"), bytes, ACTIONS_BYTES_MAX)?;
     match &route.to {
         Target::Service(_) => {}
+        Target::Redirect(redirect) => {
+            let bytes = encode(redirect).len();
+            at_most(|| format!("redirect of route {shown:?} in bytes"), bytes, ACTIONS_BYTES_MAX)?;
+        }
+        Target::Respond(respond) => {
+            let bytes = encode(respond).len();
+            at_most(|| format!("answer of route {shown:?} in bytes"), bytes, ACTIONS_BYTES_MAX)?;
+        }
         Target::Shares(shares) => {
             let most = shares.values().copied().max().unwrap_or(0);
             at_most(|| format!("a weight of route {shown:?}"), most as usize, WEIGHT_MAX as usize)?;
@@ -61,6 +72,18 @@ fn check_room(shown: &str, route: &RouteSpec) -> Result<(), Refusal> {
             if addrs.is_empty() {
                 return Err(Refusal::Invalid(format!("route {shown:?} leads nowhere: it has no address")));
             }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses routes that name a secret which is not set.
+pub(super) fn check_secrets(state: &ControlState, app: &AppName, new: &AppSpec) -> Result<(), Refusal> {
+    for route in &new.routes {
+        if let Some(missing) = route.secrets().into_iter().find(|name| state.secrets.meant(app, name).is_none()) {
+            return Err(Refusal::Invalid(format!(
+                "route {route} needs secret {missing}, which is not set; try: hirsel secret set {missing}"
+            )));
         }
     }
     Ok(())
@@ -82,4 +105,89 @@ pub(super) fn check_owners(state: &ControlState, app: &AppName, new: &AppSpec) -
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{adopt, app, cluster, named, place, service};
+    use super::super::{Command, Entry, Outcome};
+    use super::*;
+    use crate::duty::Duty;
+    use crate::id::{Generation, NodeId, RoleName, Slot};
+    use crate::plan::Assignment;
+    use crate::secret::{Sealed, SecretId, needed};
+    use crate::spec::{BasicAuth, Respond};
+    use crate::time::WallTime;
+
+    const KEY: &str = "00000000000000aa";
+
+    fn run(state: &mut ControlState, command: Command) -> Result<(), String> {
+        let index = state.applied.next();
+        let entry = Entry { at: WallTime(1_000), by: "admin@n1".into(), if_index: None, command };
+        match state.apply(index, entry) {
+            Outcome::Refused(refusal) => Err(refusal.to_string()),
+            Outcome::Done { .. } | Outcome::Admitted { .. } => Ok(()),
+        }
+    }
+
+    fn set(state: &mut ControlState, secret: &str) -> Result<(), String> {
+        let id = SecretId { app: None, name: named(secret) };
+        run(state, Command::SetSecret { id, sealed: Sealed(vec![1]), key: KEY.into() })
+    }
+
+    /// `shop` with one route, changed by `edit`.
+    fn apply(state: &mut ControlState, edit: impl FnOnce(&mut RouteSpec)) -> Result<(), String> {
+        let mut spec = app(&[("web", service("serve"))]);
+        let mut route = RouteSpec::plain("shop.test", "/", named("web"));
+        edit(&mut route);
+        spec.routes.push(route);
+        run(state, Command::ApplyApp { app: named("shop"), spec })
+    }
+
+    fn asks_for_a_password(route: &mut RouteSpec) {
+        let users = [("anna".to_owned(), "${secret.anna}".to_owned())].into();
+        route.actions.basic_auth = Some(BasicAuth { realm: "staff".into(), users });
+    }
+
+    #[test]
+    fn load_balancers_are_told_the_newest_value_of_what_routes_name_and_nobody_else_is() {
+        let mut state = cluster(2);
+        state.cluster.sealing.key = KEY.into();
+        let refused = apply(&mut state, asks_for_a_password).unwrap_err();
+        assert_eq!(refused, "route shop.test/ needs secret anna, which is not set; try: hirsel secret set anna");
+        set(&mut state, "anna").unwrap();
+        apply(&mut state, asks_for_a_password).unwrap();
+        adopt(&mut state, |plan| {
+            let reason = place(1, 1).reason;
+            let held = Assignment { node: NodeId(1), duty: Duty::Replica, reason, since: Generation(1) };
+            plan.roles.entry(RoleName::lb()).or_default().insert(Slot(0), held);
+        });
+        let version =
+            |state: &ControlState, node| needed(state, NodeId(node)).into_iter().map(|(.., it)| it).collect::<Vec<_>>();
+        assert_eq!((version(&state, 1), version(&state, 2)), (vec![1], vec![]));
+        set(&mut state, "anna").unwrap();
+        assert_eq!(version(&state, 1), [2]);
+        assert_eq!(state.spec.apps[&named("shop")].revision.0, 1, "nothing is started anew for it");
+        let id = SecretId { app: None, name: named("anna") };
+        let refused = run(&mut state, Command::RemoveSecret { id: id.clone() }).unwrap_err();
+        assert!(refused.contains("secret anna is used by shop, route shop.test/"), "{refused}");
+        apply(&mut state, |_| {}).unwrap();
+        assert!(version(&state, 1).is_empty());
+        run(&mut state, Command::RemoveSecret { id }).unwrap();
+    }
+
+    #[test]
+    fn a_route_takes_no_more_room_than_there_is() {
+        let mut state = cluster(1);
+        let refused = apply(&mut state, |route| {
+            route.actions.response_headers.set.insert("x-a".into(), "x".repeat(ACTIONS_BYTES_MAX));
+        });
+        assert!(refused.unwrap_err().starts_with("actions of route \"shop.test/\" in bytes of"));
+        let respond = Respond { status: 200, headers: [].into(), body: "x".repeat(ACTIONS_BYTES_MAX) };
+        assert!(apply(&mut state, |route| route.to = Target::Respond(respond)).is_err());
+        assert!(apply(&mut state, |route| route.to = Target::Outside(Vec::new())).is_err());
+        assert!(apply(&mut state, |route| route.to = Target::Shares([(named("web"), 0)].into())).is_err());
+        assert!(apply(&mut state, |route| route.when.methods.extend((0..17).map(|n| format!("M{n}")))).is_err());
+        assert!(apply(&mut state, |_| {}).is_ok());
+    }
 }

@@ -90,12 +90,15 @@ pub(super) fn remove(state: &mut ControlState, context: &Context, id: SecretId) 
     without.apps.retain(|_, own| !own.is_empty());
     let lost = |(app, spec): (&AppName, &AppSpec)| -> Vec<String> {
         let broken = spec.services.iter().filter(|(_, service)| without.resolve(app, service).is_err());
-        broken.map(|(name, _)| format!("{app}/{name}")).collect()
+        let services = broken.map(|(name, _)| format!("{app}/{name}"));
+        let open = |name: &SecretName| without.meant(app, name).is_none();
+        let routes = spec.routes.iter().filter(|route| route.secrets().iter().any(open));
+        services.chain(routes.map(|route| format!("{app}, route {route}"))).collect()
     };
     let users: Vec<String> = state.spec.apps.iter().flat_map(lost).collect();
     if let Some(first) = users.first() {
         let more = users.len() - 1;
-        let more = if more > 0 { format!(" and {more} more services") } else { String::new() };
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         return Err(Refusal::Unsafe(format!(
             "secret {id} is used by {first}{more}; apply the application without it first"
         )));

@@ -11,7 +11,7 @@ fn built() -> Vec<RoleName> {
 }
 
 /// Lines that a manifest is made of, some right, some not.
-const LINES: [&str; 50] = [
+const LINES: [&str; 66] = [
     "app = \"shop\"",
     "[service.web]",
     "[service.worker]",
@@ -58,6 +58,22 @@ const LINES: [&str; 50] = [
     "header = { X-A = true, x-a = \"\\r\\n\" }",
     "header = { x-canary = \"1\" }",
     "query = { \"\" = 1, q = \"1\" }",
+    "redirect = \"https\"",
+    "redirect = { to = \"https://a.test/ü\", status = 303 }",
+    "redirect = { strip_prefix = true, regex = \"(a)\", replace = \"$1$$\" }",
+    "respond = { status = 503, body = \"ü\", headers = { a = \"1\" } }",
+    "rewrite = { strip_prefix = true, add_prefix = \"/b\" }",
+    "rewrite = { regex = \"(\", replace = \"$\" }",
+    "allow = [\"10.0.0.0/8\", \"::/0\", \"10.0.0.0/99\"]",
+    "deny = \"10.0.0.1\"",
+    "rate_limit = { requests = 1, per = \"1s\", by = \"route\" }",
+    "basic_auth = { users = { a = \"${secret.a}\", b = \"plain\" } }",
+    "cors = { origins = \"*\", credentials = true }",
+    "cors = { origins = [\"https://*.a.test\"], methods = [\"PUT\"], max_age = \"1h\" }",
+    "body_max = \"1KiB\"",
+    "timeout = \"1s\"",
+    "request_headers = { set = { Host = \"a\", \"\" = \"b\" }, remove = [\"x\"] }",
+    "response_headers = { add = { Via = \"a\" }, remove = \"x-a\" }",
     "[db.main]",
     "[cron]",
     "= = [",

@@ -2,20 +2,21 @@
 //!
 //! What a rule does not say it takes from its route, so that whatever protects a route protects its rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::errors::{Errors, quoted};
 use super::table::{Block, Table};
 use crate::control::limits::{HOST_BYTES_MAX, PATH_BYTES_MAX, ROUTES_PER_APP_MAX};
 use crate::id::NAME_BYTES_MAX;
-use crate::spec::{Conditions, PathKind, RouteSpec, Target};
+use crate::spec::{Actions, Conditions, PathKind, RouteSpec, Target};
 
+mod actions;
 mod matching;
 mod target;
 
-/// What a route and a rule may both say.
-const KEYS: [&str; 4] = ["to", "method", "header", "query"];
+/// What a route and a rule may both say, besides what is done with their requests.
+const KEYS: [&str; 6] = ["to", "redirect", "respond", "method", "header", "query"];
 /// What a route may say besides.
 const ROUTE_KEYS: [&str; 1] = ["rule"];
 /// What a rule may say besides.
@@ -29,10 +30,20 @@ struct Said {
     /// It says what answers, though maybe wrongly.
     leads: bool,
     when: Conditions,
+    actions: Box<Actions>,
 }
 
-/// All routes in the order written; `services` are those that the manifest has.
-pub(super) fn read(top: &Table<'_>, services: &[&str], errors: &mut Errors) -> Vec<RouteSpec> {
+/// What the rest of a manifest says.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    /// The services it has.
+    pub(super) services: &'a [&'a str],
+    /// Secrets that may be named; none when that is not known here.
+    pub(super) secrets: Option<&'a BTreeSet<&'a str>>,
+}
+
+/// All routes in the order written.
+pub(super) fn read(top: &Table<'_>, known: Known<'_>, errors: &mut Errors) -> Vec<RouteSpec> {
     let blocks = top.blocks("route", errors);
     if blocks.len() > ROUTES_PER_APP_MAX {
         let number = blocks.len();
@@ -50,7 +61,7 @@ pub(super) fn read(top: &Table<'_>, services: &[&str], errors: &mut Errors) -> V
             errors.at(block.key.clone(), format!("route {word} is the same as {first}"));
             continue;
         }
-        let read = block_of(block, way, services, errors);
+        let read = block_of(block, way, known, errors);
         if routes.len() + read.len() > ROUTES_PER_APP_MAX {
             let message = format!("routes and their rules are more than {ROUTES_PER_APP_MAX} together");
             errors.at(block.key.clone(), message);
@@ -70,47 +81,52 @@ pub(super) fn read(top: &Table<'_>, services: &[&str], errors: &mut Errors) -> V
 fn block_of(
     block: &Block<'_>,
     way: Option<(String, String)>,
-    services: &[&str],
+    known: Known<'_>,
     errors: &mut Errors,
 ) -> Vec<(Range<usize>, String, RouteSpec)> {
     let table = &block.table;
     let rules = table.tables("rule", errors);
-    table.check_keys(&[&KEYS[..], &ROUTE_KEYS].concat(), &LATER, errors);
-    let base = say(Said::default(), table, services, errors);
+    table.check_keys(&[&KEYS[..], &actions::KEYS, &ROUTE_KEYS].concat(), &LATER, errors);
+    let (host, path) = way.unwrap_or_default();
+    let base = say(Said::default(), table, &path, known, errors);
     if !base.leads && rules.is_empty() {
         errors.absent(block.key.clone(), format!("{} leads nowhere: to = \"SERVICE\"", table.path()));
     }
-    let (host, path) = way.unwrap_or_default();
     let mut routes = Vec::new();
     for (span, rule) in &rules {
-        rule.check_keys(&[&KEYS[..], &RULE_KEYS].concat(), &LATER, errors);
-        let said = say(base.clone(), rule, services, errors);
+        rule.check_keys(&[&KEYS[..], &actions::KEYS, &RULE_KEYS].concat(), &LATER, errors);
+        let (kind, own) = matching::path(rule, &path, errors).unwrap_or((PathKind::Prefix, path.clone()));
+        let stripped = if kind == PathKind::Prefix { &own } else { &path };
+        let said = say(base.clone(), rule, stripped, known, errors);
         if !said.leads {
             errors.absent(span.clone(), format!("{} leads nowhere: to = \"SERVICE\"", rule.path()));
         }
-        let (kind, path) = matching::path(rule, &path, errors).unwrap_or((PathKind::Prefix, path.clone()));
-        routes.extend(said.route(&host, path, kind).map(|route| (span.clone(), rule.path().to_owned(), route)));
+        routes.extend(said.route(&host, own, kind).map(|route| (span.clone(), rule.path().to_owned(), route)));
     }
     let own = base.route(&host, path, PathKind::Prefix);
     routes.extend(own.map(|route| (block.key.clone(), table.path().to_owned(), route)));
     routes
 }
 
-/// `said`, and what `table` says instead.
-fn say(said: Said, table: &Table<'_>, services: &[&str], errors: &mut Errors) -> Said {
+/// `said`, and what `table` says instead; `path` is what `strip_prefix = true` takes off.
+fn say(said: Said, table: &Table<'_>, path: &str, known: Known<'_>, errors: &mut Errors) -> Said {
     let mut said = said;
-    if let Some(to) = target::read(table, services, errors) {
+    if let Some(to) = target::read(table, path, known.services, errors) {
         said.leads = true;
         said.to = to;
     }
+    if let Some(status) = target::https(table) {
+        said.actions.https = Some(status);
+    }
     matching::conditions(&mut said.when, table, errors);
+    actions::read(&mut said.actions, table, path, known.secrets, errors);
     said
 }
 
 impl Said {
     fn route(&self, host: &str, path: String, kind: PathKind) -> Option<RouteSpec> {
-        let Self { to, leads: _, when } = self.clone();
-        Some(RouteSpec { host: host.to_owned(), path, to: to?, kind, when })
+        let Self { to, leads: _, when, actions } = self.clone();
+        Some(RouteSpec { host: host.to_owned(), path, to: to?, kind, when, actions })
     }
 }
 

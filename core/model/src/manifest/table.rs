@@ -18,6 +18,8 @@ pub(super) struct Table<'a> {
     /// As an error names it: `[service.web]`; nothing for the top.
     path: String,
     entries: &'a DeTable<'a>,
+    /// Where it stands.
+    span: Range<usize>,
 }
 
 /// A named table inside one of the blocks: `[service.NAME]`.
@@ -45,13 +47,13 @@ impl Word {
 
 impl<'a> Table<'a> {
     pub(super) fn top(entries: &'a DeTable<'a>) -> Self {
-        Self { path: String::new(), entries }
+        Self { path: String::new(), entries, span: 0..0 }
     }
 
     /// `value` as a table that errors call `path`.
     pub(super) fn new(path: String, value: Value<'a>, errors: &mut Errors) -> Option<Self> {
         match value.get_ref() {
-            DeValue::Table(entries) => Some(Self { path, entries }),
+            DeValue::Table(entries) => Some(Self { path, entries, span: value.span() }),
             other => {
                 errors.at(value.span(), format!("{path} is {}, not a table", kind(other)));
                 None
@@ -68,6 +70,11 @@ impl<'a> Table<'a> {
         &self.path
     }
 
+    /// Where it stands.
+    pub(super) fn span(&self) -> Range<usize> {
+        self.span.clone()
+    }
+
     /// ` in [service.web]`, nothing at the top.
     fn place(&self) -> String {
         if self.path.is_empty() { String::new() } else { format!(" in {}", self.path) }
@@ -80,6 +87,11 @@ impl<'a> Table<'a> {
     /// Where the key itself stands.
     pub(super) fn key_span(&self, key: &str) -> Range<usize> {
         self.entries.get_key_value(key).map_or(0..0, |(key, _)| key.span())
+    }
+
+    /// Where the value of a key stands.
+    pub(super) fn value_span(&self, key: &str) -> Range<usize> {
+        self.get(key).map_or(0..0, Spanned::span)
     }
 
     /// All entries in the order written.

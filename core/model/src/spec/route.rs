@@ -11,8 +11,9 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::action::{Actions, BasicAuth, Redirect, Respond};
 use super::is_default;
-use crate::id::ServiceName;
+use crate::id::{SecretName, ServiceName};
 
 /// One way in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,9 @@ pub struct RouteSpec {
     /// What else a request must have.
     #[serde(default, skip_serializing_if = "is_default")]
     pub when: Conditions,
+    /// What is done with its requests.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub actions: Box<Actions>,
 }
 
 /// What the path of a route is.
@@ -76,6 +80,10 @@ pub enum Target {
     Shares(BTreeMap<ServiceName, u32>),
     /// Programs outside the cluster, over plain HTTP.
     Outside(Vec<SocketAddr>),
+    /// No program: the client is led elsewhere.
+    Redirect(Redirect),
+    /// No program: the answer is known.
+    Respond(Respond),
 }
 
 impl Target {
@@ -84,7 +92,7 @@ impl Target {
         let (one, shares) = match self {
             Target::Service(name) => (Some(name), None),
             Target::Shares(shares) => (None, Some(shares.keys())),
-            Target::Outside(_) => (None, None),
+            Target::Outside(_) | Target::Redirect(_) | Target::Respond(_) => (None, None),
         };
         one.into_iter().chain(shares.into_iter().flatten())
     }
@@ -99,6 +107,7 @@ impl RouteSpec {
             to: Target::Service(to),
             kind: PathKind::Prefix,
             when: Conditions::default(),
+            actions: Box::default(),
         }
     }
 
@@ -117,8 +126,14 @@ impl RouteSpec {
 
     /// Whether every build that ever was understands it.
     pub fn is_plain(&self) -> bool {
-        let Self { host, path: _, to, kind, when } = self;
-        !host.starts_with("*.") && matches!(to, Target::Service(_)) && is_default(kind) && is_default(when)
+        let Self { host, path: _, to, kind, when, actions } = self;
+        let plain = !host.starts_with("*.") && matches!(to, Target::Service(_));
+        plain && is_default(kind) && is_default(when) && is_default(actions)
+    }
+
+    /// The secrets that it names.
+    pub fn secrets(&self) -> BTreeSet<SecretName> {
+        self.actions.basic_auth.as_ref().map(BasicAuth::secrets).unwrap_or_default()
     }
 }
 
@@ -139,6 +154,8 @@ impl fmt::Display for RouteSpec {
 enum Other {
     Shares(BTreeMap<ServiceName, u32>),
     Outside(Vec<SocketAddr>),
+    Redirect(Redirect),
+    Respond(Respond),
 }
 
 impl Serialize for Target {
@@ -147,6 +164,8 @@ impl Serialize for Target {
             Target::Service(name) => name.serialize(to),
             Target::Shares(shares) => to.serialize_newtype_variant("Target", 0, "shares", shares),
             Target::Outside(addrs) => to.serialize_newtype_variant("Target", 1, "outside", addrs),
+            Target::Redirect(redirect) => to.serialize_newtype_variant("Target", 2, "redirect", redirect),
+            Target::Respond(respond) => to.serialize_newtype_variant("Target", 3, "respond", respond),
         }
     }
 }
@@ -166,6 +185,8 @@ impl<'de> Deserialize<'de> for Target {
                 Ok(match Other::deserialize(MapAccessDeserializer::new(map))? {
                     Other::Shares(shares) => Target::Shares(shares),
                     Other::Outside(addrs) => Target::Outside(addrs),
+                    Other::Redirect(redirect) => Target::Redirect(redirect),
+                    Other::Respond(respond) => Target::Respond(respond),
                 })
             }
         }
@@ -177,6 +198,7 @@ impl<'de> Deserialize<'de> for Target {
 mod tests {
     use super::*;
     use crate::codec::{decode, encode};
+    use crate::spec::Rewrite;
 
     fn web() -> ServiceName {
         "web".parse().unwrap()
@@ -201,7 +223,15 @@ mod tests {
     fn every_target_is_read_as_it_was_written() {
         let shares = BTreeMap::from([(web(), 90), ("next".parse().unwrap(), 10)]);
         let outside = vec!["10.0.0.5:8080".parse().unwrap(), "[fd00::1]:80".parse().unwrap()];
-        for to in [Target::Service(web()), Target::Shares(shares), Target::Outside(outside)] {
+        let redirect = Redirect { status: 301, scheme: Some("https".into()), host: None, rewrite: Rewrite::default() };
+        let respond = Respond { status: 503, headers: BTreeMap::new(), body: "later".into() };
+        for to in [
+            Target::Service(web()),
+            Target::Shares(shares),
+            Target::Outside(outside),
+            Target::Redirect(redirect),
+            Target::Respond(respond),
+        ] {
             assert_eq!(decode::<Target>(&encode(&to)).unwrap(), to);
             assert_eq!(serde_json::from_str::<Target>(&serde_json::to_string(&to).unwrap()).unwrap(), to);
         }

@@ -93,7 +93,7 @@ pub(super) fn conditions(when: &mut Conditions, table: &Table<'_>, errors: &mut 
     }
 }
 
-fn method(text: &str) -> Result<String, String> {
+pub(super) fn method(text: &str) -> Result<String, String> {
     if METHODS.contains(&text) {
         return Ok(text.into());
     }

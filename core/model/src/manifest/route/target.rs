@@ -7,16 +7,55 @@ use toml::de::DeValue;
 
 use super::super::errors::{Errors, quoted};
 use super::super::table::{Table, Word, unknown, whole};
-use crate::control::limits::{OUTSIDE_MAX, WEIGHT_MAX};
+use super::actions::{REWRITE_KEYS, fields, is_query, rewrite};
+use super::is_path;
+use crate::control::limits::{HOST_BYTES_MAX, OUTSIDE_MAX, RESPOND_BYTES_MAX, WEIGHT_MAX};
 use crate::id::ServiceName;
-use crate::spec::Target;
+use crate::spec::{Redirect, Respond, Rewrite, Target};
 
 const EXPECTED: &str =
     "a service, shares like { web = 90, next = 10 }, or addresses outside like \"http://10.0.0.5:8080\"";
 const HTTP_PORT: u16 = 80;
+/// For a while, and as a question anew: what nobody has to regret.
+const REDIRECT_STATUS: u16 = 302;
+const REDIRECT_STATUSES: [u16; 4] = [301, 302, 307, 308];
 
-/// What answers, if `table` says it: the inner nothing is something wrong.
-pub(super) fn read(table: &Table<'_>, services: &[&str], errors: &mut Errors) -> Option<Option<Target>> {
+/// What answers, if `table` says it: the inner nothing is something wrong. `path` is what `strip_prefix = true` takes off.
+pub(super) fn read(table: &Table<'_>, path: &str, services: &[&str], errors: &mut Errors) -> Option<Option<Target>> {
+    let https = https(table).is_some();
+    let said = ["to", "redirect", "respond"].into_iter().filter(|key| table.get(key).is_some());
+    let said: Vec<&str> = said.filter(|key| *key != "redirect" || !https).collect();
+    if let [first, second, ..] = said[..] {
+        let message = format!("{} has both {first} and {second}; one of them answers", table.path());
+        errors.at(table.key_span(second), message);
+    }
+    match *said.first()? {
+        "redirect" => Some(redirect(table, path, errors).map(Target::Redirect)),
+        "respond" => Some(respond(table, errors).map(Target::Respond)),
+        _ => to(table, services, errors),
+    }
+}
+
+/// The status with which clients that came without TLS are led to https, if that is all that `redirect` says: whoever came with TLS is
+/// answered by what else there is.
+pub(super) fn https(table: &Table<'_>) -> Option<u16> {
+    let text = |value: &DeValue<'_>| matches!(value, DeValue::String(text) if *text == "https");
+    match table.get("redirect")?.get_ref() {
+        DeValue::Table(inner) if inner.get("to").is_some_and(|to| text(to.get_ref())) => {
+            if inner.keys().any(|key| !matches!(key.get_ref().as_ref(), "to" | "status")) {
+                return None;
+            }
+            let status = inner.get("status").and_then(whole).flatten();
+            match status.and_then(|status| u16::try_from(status).ok()) {
+                None if inner.get("status").is_none() => Some(REDIRECT_STATUS),
+                status => status.filter(|status| REDIRECT_STATUSES.contains(status)),
+            }
+        }
+        value => text(value).then_some(REDIRECT_STATUS),
+    }
+}
+
+fn to(table: &Table<'_>, services: &[&str], errors: &mut Errors) -> Option<Option<Target>> {
     let value = table.get("to")?;
     let word = |text: &str| Word { text: text.into(), span: value.span() };
     Some(match value.get_ref() {
@@ -86,6 +125,97 @@ fn addresses(table: &Table<'_>, errors: &mut Errors) -> Option<Target> {
         errors.at(table.key_span("to"), message);
     }
     (!addrs.is_empty()).then_some(Target::Outside(addrs))
+}
+
+/// `"https"`, `"https://www.example.com"`, `{ to = "/new", status = 301 }`.
+fn redirect(table: &Table<'_>, path: &str, errors: &mut Errors) -> Option<Redirect> {
+    let value = table.get("redirect")?;
+    let mut read = Redirect { status: REDIRECT_STATUS, scheme: None, host: None, rewrite: Rewrite::default() };
+    if let DeValue::String(text) = value.get_ref() {
+        let place = format!("redirect in {}", table.path());
+        leads_to(&mut read, &place, &Word { text: text.to_string(), span: value.span() }, errors);
+        return Some(read);
+    }
+    if !matches!(value.get_ref(), DeValue::Table(_)) {
+        let expected = "an address like \"https://www.example.com\", \"https\", or { to = \"/new\", status = 301 }";
+        return table.wrong_type("redirect", value, expected, errors);
+    }
+    let inner = table.below_table("redirect", errors)?;
+    inner.check_keys(&[&["to", "status"][..], &REWRITE_KEYS].concat(), &[], errors);
+    read.rewrite = rewrite(&inner, path, errors);
+    if let Some(word) = inner.string("to", errors) {
+        leads_to(&mut read, &format!("to in {}", inner.path()), &word, errors);
+    }
+    if let Some(status) = inner.count("status", 300, 399, errors) {
+        match u16::try_from(status).ok().filter(|status| REDIRECT_STATUSES.contains(status)) {
+            Some(status) => read.status = status,
+            None => {
+                let message = format!("status in {}: {status} is not 301, 302, 307 or 308", inner.path());
+                errors.at(inner.value_span("status"), message);
+            }
+        }
+    }
+    if read.scheme.is_none() && read.host.is_none() && read.rewrite == Rewrite::default() {
+        let message = format!("{} leads to where the request came: to = \"https\", or to = \"/new\"", inner.path());
+        errors.absent(table.key_span("redirect"), message);
+    }
+    Some(read)
+}
+
+/// Reads `https`, `https://HOST`, `https://HOST/PATH`, `/PATH`.
+fn leads_to(redirect: &mut Redirect, place: &str, word: &Word, errors: &mut Errors) {
+    let shown = quoted(&word.text);
+    let (scheme, rest) = match word.text.split_once("://") {
+        Some((scheme, rest)) => (Some(scheme), rest),
+        None if word.text == "https" || word.text == "http" => (Some(word.text.as_str()), ""),
+        None => (None, word.text.as_str()),
+    };
+    if scheme.is_some_and(|scheme| scheme != "https" && scheme != "http") {
+        errors.at(word.span.clone(), format!("{place}: {shown} is no web address: \"https://www.example.com\""));
+        return;
+    }
+    let (host, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-:[]".contains(&b);
+    let is_bad_host = !host.bytes().all(good) || host.len() > HOST_BYTES_MAX || scheme.is_none() && !host.is_empty();
+    let is_good_path = path.is_empty() || is_query(path) && is_path(path.split('?').next().unwrap_or_default());
+    if is_bad_host || !is_good_path {
+        let message =
+            format!("{place}: {shown} is no place to lead to: \"https://www.example.com/new\", \"https\" or \"/new\"");
+        errors.at(word.span.clone(), message);
+        return;
+    }
+    if host.is_empty() && path.is_empty() && scheme == Some("http") {
+        errors.at(word.span.clone(), format!("{place}: {shown} leads to where the request came"));
+        return;
+    }
+    redirect.scheme = scheme.map(str::to_owned);
+    redirect.host = (!host.is_empty()).then(|| host.to_owned());
+    if !path.is_empty() {
+        if redirect.rewrite != Rewrite::default() {
+            errors.at(
+                word.span.clone(),
+                format!("{place}: {shown} has the whole path; nothing else can be changed in it"),
+            );
+        }
+        redirect.rewrite.path = Some(path.to_owned());
+    }
+}
+
+/// `{ status = 503, body = "later" }`.
+fn respond(table: &Table<'_>, errors: &mut Errors) -> Option<Respond> {
+    let inner = table.below_table("respond", errors)?;
+    inner.check_keys(&["status", "headers", "body"], &[], errors);
+    let status = inner.count("status", 200, 599, errors).and_then(|status| u16::try_from(status).ok());
+    let headers = fields("headers", &inner, errors);
+    let body = inner.string("body", errors).map_or_else(String::new, |word| word.text);
+    if body.len() > RESPOND_BYTES_MAX {
+        let message = format!("body in {}: {} bytes exceed {RESPOND_BYTES_MAX}", inner.path(), body.len());
+        errors.at(inner.value_span("body"), message);
+    }
+    if !body.is_empty() && matches!(status, Some(204 | 304)) {
+        errors.at(inner.value_span("body"), format!("body in {}: an answer of this status has none", inner.path()));
+    }
+    Some(Respond { status: status.unwrap_or(200), headers, body })
 }
 
 /// `http://10.0.0.5:8080`.

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::id::RoleName;
 use crate::manifest::parse;
-use crate::spec::Target;
+use crate::spec::{RateLimit, Target};
 
 const SERVICES: &str = "app = \"a\"\n[service.web]\ncommand = [\"x\"]\n[service.next]\ncommand = [\"x\"]\n";
 
@@ -84,7 +84,10 @@ fn requests_are_shared_by_weight_or_leave_the_cluster() {
 fn every_field_of_a_route_says_what_it_expects() {
     let route = [
         ("tp = 1", "2:1 unknown key \"tp\" in [route.h]; did you mean \"to\"?"),
-        ("path = \"/a\"", "2:1 unknown key \"path\" in [route.h]; known are to, method, header, query, rule"),
+        (
+            "path = \"/a\"",
+            "2:1 unknown key \"path\" in [route.h]; known are to, redirect, respond, method, header, query, allow, deny, rate_limit, cors, basic_auth, body_max, timeout, rewrite, request_headers, response_headers, rule",
+        ),
         ("to = { web = 1, nxt = 1 }", "2:17 unknown service \"nxt\"; did you mean \"next\"?"),
         ("to = { web = 0 }", "2:1 [route.h.to] leads nowhere: no weight is above 0"),
         ("to = { web = -1 }", "2:14 web in [route.h.to]: -1 is not between 0 and 10000"),
@@ -138,7 +141,7 @@ fn every_field_of_a_route_says_what_it_expects() {
         ("path_regex = \"a\"", "3:1 [route.h/shop.rule]: a path_regex stands in a route of a host, without a path"),
         (
             "rule = 1",
-            "3:1 unknown key \"rule\" in [route.h/shop.rule]; known are to, method, header, query, path, path_regex",
+            "3:1 unknown key \"rule\" in [route.h/shop.rule]; known are to, redirect, respond, method, header, query, allow, deny, rate_limit, cors, basic_auth, body_max, timeout, rewrite, request_headers, response_headers, path, path_regex",
         ),
     ];
     for (line, message) in rule {
@@ -166,4 +169,178 @@ fn two_rules_for_the_same_requests_are_refused() {
     let found = wrong(&format!("{same}[route.\"h/a/\"]\nto = \"next\"\n"));
     assert_eq!(found, ["4:8 [route.\"h/a/\"] is for the same requests as a route or rule before it"]);
     assert_eq!(routes(&format!("{same}method = \"GET\"\n{same}")).len(), 2);
+}
+
+#[test]
+fn actions_are_read_and_a_rule_has_those_of_its_route_unless_it_says_otherwise() {
+    let text = r#"
+[route."h/api"]
+to = "web"
+allow = ["10.0.0.0/8", "fd00::1"]
+timeout = "30s"
+body_max = "10MiB"
+rewrite = { strip_prefix = true, regex = '^/u/([0-9]+)$', replace = "/users/$1" }
+request_headers = { set = { X-Tenant = "shop" }, remove = ["Cookie"] }
+rate_limit = { requests = 100, per = "1m", by = "route" }
+cors = { origins = "https://app.test", max_age = "10m" }
+
+[[route."h/api".rule]]
+path = "/api/v2/*"
+timeout = "1s"
+rewrite = { strip_prefix = true }
+
+[[route."h/api".rule]]
+path = "/api/old"
+redirect = { to = "/api/new", status = 301 }
+
+[[route."h/api".rule]]
+path = "/api/down"
+respond = { status = 503, body = "later" }
+"#;
+    let routes = routes(text);
+    let of = |at: usize| &routes[at].actions;
+    let base = of(3);
+    assert_eq!(base.allow, ["10.0.0.0/8".parse().unwrap(), "fd00::1".parse().unwrap()]);
+    assert_eq!((base.timeout_ms, base.body_bytes_max), (Some(30_000), Some(10 << 20)));
+    assert_eq!(base.rewrite.strip_prefix.as_deref(), Some("/api"));
+    assert_eq!(base.rewrite.replace.as_ref().unwrap().with, "/users/$1");
+    assert_eq!(base.request_headers.set["x-tenant"], "shop");
+    assert!(base.request_headers.remove.contains("cookie"));
+    let limit = RateLimit { requests: 100, per_ms: 60_000, burst: 100, together: true };
+    assert_eq!(base.rate_limit, Some(limit));
+    assert_eq!(base.cors.as_ref().unwrap().max_age_s, Some(600));
+    let rule = of(0);
+    assert_eq!((rule.timeout_ms, rule.rewrite.strip_prefix.as_deref()), (Some(1_000), Some("/api/v2")));
+    assert_eq!((&rule.rewrite.replace, &rule.allow), (&None, &base.allow));
+    let Target::Redirect(redirect) = &routes[1].to else { panic!("{:?}", routes[1].to) };
+    assert_eq!((redirect.status, redirect.rewrite.path.as_deref()), (301, Some("/api/new")));
+    assert_eq!(of(1).allow, base.allow, "what protects a route protects its rules");
+    assert!(matches!(&routes[2].to, Target::Respond(it) if it.status == 503 && it.body == "later"));
+}
+
+#[test]
+fn a_redirect_is_written_short_or_long() {
+    let redirect = |text: &str| match routes(&format!("[route.\"h/a\"]\nredirect = {text}\n")).remove(0).to {
+        Target::Redirect(redirect) => redirect,
+        other => panic!("{other:?}"),
+    };
+    let https = &routes("[route.h]\nto = \"web\"\nredirect = { to = \"https\", status = 308 }\n")[0];
+    assert_eq!((https.actions.https, &https.to), (Some(308), &service("web")));
+    assert_eq!(routes("[route.h]\nto = \"web\"\nredirect = \"https\"\n")[0].actions.https, Some(302));
+    let long = redirect("\"https://www.test:8443/x?y\"");
+    assert_eq!((long.host.as_deref(), long.rewrite.path.as_deref()), (Some("www.test:8443"), Some("/x?y")));
+    assert_eq!(redirect("{ to = \"http://www.test\", status = 307 }").status, 307);
+    assert_eq!(redirect("{ strip_prefix = true }").rewrite.strip_prefix.as_deref(), Some("/a"));
+}
+
+#[test]
+fn every_action_says_what_it_expects() {
+    let wanted = [
+        (
+            "allow = \"10.0.0.0/33\"",
+            "3:9 allow in [route.h]: \"10.0.0.0/33\" is no block of addresses: write 10.0.0.0/8, fd00::/8, or one address",
+        ),
+        ("deny = []", "3:1 deny in [route.h]: a list of 0 is not between 1 and 256"),
+        (
+            "body_max = \"10\"",
+            "3:12 body_max in [route.h]: \"10\" has no unit: write for example 64KiB, 256MiB or 2GiB",
+        ),
+        ("timeout = \"1ms\"", "3:11 timeout in [route.h]: \"1ms\" is not between 10ms and 3600s"),
+        ("rate_limit = { per = \"1s\" }", "3:14 [route.h.rate_limit] says not how many: requests = 100, per = \"1m\""),
+        ("rate_limit = { requests = 0 }", "3:27 requests in [route.h.rate_limit]: 0 is not between 1 and 1000000"),
+        (
+            "rate_limit = { requests = 1, by = \"clien\" }",
+            "3:35 unknown by in [route.h.rate_limit]: \"clien\"; did you mean \"client\"?",
+        ),
+        ("cors = {}", "3:8 [route.h.cors] names nobody: origins = [\"https://app.example.com\"]"),
+        (
+            "cors = { origins = \"app.test\" }",
+            "3:20 origins in [route.h.cors]: \"app.test\" is no origin: write \"https://app.example.com\"",
+        ),
+        (
+            "cors = { origins = \"*\", credentials = true }",
+            "3:25 credentials in [route.h.cors]: browsers send none where every origin may ask; name them",
+        ),
+        ("basic_auth = {}", "3:14 [route.h.basic_auth] lets nobody in: users = { anna = \"${secret.anna}\" }"),
+        (
+            "basic_auth = { users = { \"a:b\" = \"${secret.a}\" } }",
+            "3:26 \"a:b\" in [route.h.basic_auth.users] is no user: use printable characters but ':' and blanks",
+        ),
+        ("rewrite = {}", "3:1 [route.h.rewrite] changes nothing: strip_prefix = true, path = \"/PATH\", …"),
+        (
+            "rewrite = { strip_prefix = true }",
+            "3:28 strip_prefix in [route.h.rewrite]: its route has no path to strip; write it, \"/api\"",
+        ),
+        ("rewrite = { regex = \"a\" }", "3:21 [route.h.rewrite]: regex and replace belong together"),
+        (
+            "rewrite = { regex = \"(a)\", replace = \"$2\" }",
+            "3:38 replace in [route.h.rewrite]: after '$' stands the number of a group, up to 1 here, or a second '$'",
+        ),
+        (
+            "rewrite = { path = \"/a\", add_prefix = \"/b\" }",
+            "3:13 [route.h.rewrite]: path is the whole path; nothing else can be changed in it",
+        ),
+        (
+            "request_headers = { set = { Content-Length = \"1\" } }",
+            "3:29 [route.h.request_headers.set]: \"Content-Length\" belongs to the connection and is not changed",
+        ),
+        (
+            "request_headers = { remove = [\"host\"] }",
+            "3:31 remove in [route.h.request_headers]: a request has a host; set it",
+        ),
+        (
+            "response_headers = { set = { x = \"a\\r\\nb: c\" } }",
+            "3:34 x in [route.h.response_headers.set]: no header can have this value",
+        ),
+        (
+            "response_headers = { st = {} }",
+            "3:22 unknown key \"st\" in [route.h.response_headers]; did you mean \"set\"?",
+        ),
+        ("redirect = \"/a\"", "3:1 [route.h] has both to and redirect; one of them answers"),
+    ];
+    for (line, message) in wanted {
+        let found = wrong(&format!("[route.h]\nto = \"web\"\n{line}\n"));
+        assert!(found.contains(&message.to_owned()), "{line}: {found:#?}");
+    }
+    let alone = [
+        (
+            "redirect = \"ftp://a\"",
+            "2:12 redirect in [route.h]: \"ftp://a\" is no web address: \"https://www.example.com\"",
+        ),
+        (
+            "redirect = \"www.test\"",
+            "2:12 redirect in [route.h]: \"www.test\" is no place to lead to: \"https://www.example.com/new\", \"https\" or \"/new\"",
+        ),
+        (
+            "redirect = { to = \"https\", status = 303 }",
+            "2:37 status in [route.h.redirect]: 303 is not 301, 302, 307 or 308",
+        ),
+        ("redirect = {}", "2:1 [route.h.redirect] leads to where the request came: to = \"https\", or to = \"/new\""),
+        ("respond = { status = 100 }", "2:22 status in [route.h.respond]: 100 is not between 200 and 599"),
+        (
+            "respond = { status = 204, body = \"x\" }",
+            "2:34 body in [route.h.respond]: an answer of this status has none",
+        ),
+    ];
+    for (line, message) in alone {
+        assert_eq!(wrong(&format!("[route.h]\n{line}\n")), [message], "{line}");
+    }
+}
+
+#[test]
+fn a_password_stands_in_no_manifest_and_a_secret_has_to_be_set() {
+    let auth = |text: &str| format!("[route.h]\nto = \"web\"\nbasic_auth = {{ users = {{ anna = \"{text}\" }} }}\n");
+    let found = wrong(&auth("hunter2"));
+    assert_eq!(found.len(), 1);
+    assert!(
+        found[0].starts_with("3:33 \"anna\" in [route.h.basic_auth.users] is neither a secret nor a hash"),
+        "{found:?}"
+    );
+    assert!(!found[0].contains("hunter2"), "{found:?}");
+    let hash = "$pbkdf2-sha256$i=1000$c2FsdA$Q/9Kvus9r/Z5pRD/V9eBFX31v5LhSkQG2Q44eDQAprk";
+    assert_eq!(routes(&auth(hash))[0].secrets().len(), 0);
+    assert_eq!(routes(&auth("${secret.anna}"))[0].secrets(), ["anna".parse().unwrap()].into());
+    let text = format!("{SERVICES}{}", auth("${secret.anna}"));
+    let errors = crate::manifest::parse_for(&text, &built(), Some(&Default::default())).unwrap_err();
+    assert!(errors[0].message.ends_with("no secret named \"anna\"; try: hirsel secret set anna"), "{errors:?}");
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hirsel_mesh::seam::Chance;
+use hirsel_model::codec::encode;
 use hirsel_model::spec::{Actions, Block, FIXED_HEADERS, HeaderChanges, Redirect, Respond, Rewrite, RouteSpec, Target};
 use hirsel_model::{AppName, Timestamp};
 use http::header::{CONTENT_TYPE, LOCATION};
@@ -27,7 +28,7 @@ pub mod rewrite;
 
 use auth::{Auth, Keeper};
 use cors::{Cors, Leave};
-use rate::Limiter;
+use rate::{Clients, Limiter};
 use rewrite::Rewriter;
 
 /// The port that an address with `https` leaves out.
@@ -80,8 +81,8 @@ struct Changes {
 pub struct Tools {
     /// For passwords.
     pub keeper: Arc<Keeper>,
-    /// For the table of clients.
-    pub seed: u64,
+    /// For rates.
+    pub clients: Arc<Clients>,
     /// Where TLS is spoken.
     pub https_port: u16,
 }
@@ -91,7 +92,15 @@ impl Tools {
     pub fn new(chance: &dyn Chance, https_port: u16) -> Self {
         let mut secret = [0; 32];
         chance.fill(&mut secret);
-        Self { keeper: Arc::new(Keeper::new(&secret)), seed: chance.number(), https_port }
+        let clients = Arc::new(Clients::new(chance.number()));
+        Self { keeper: Arc::new(Keeper::new(&secret, &clients)), clients, https_port }
+    }
+
+    /// By no chance.
+    #[cfg(test)]
+    pub fn fixed() -> Self {
+        let clients = Arc::new(Clients::new(0));
+        Self { keeper: Arc::new(Keeper::new(&[0; 32], &clients)), clients, https_port: HTTPS_PORT }
     }
 }
 
@@ -116,7 +125,10 @@ impl Acts {
             return Ok(None);
         }
         let kept = before.and_then(|before| before.rate.clone());
-        let new = |limit| Arc::new(Limiter::new(limit, tools.seed));
+        let new = |limit| {
+            let known_by = encode(&(app, &route.host, &route.path, &route.kind, &route.when, limit));
+            Arc::new(Limiter::new(limit, &known_by, &tools.clients))
+        };
         let auth = actions.basic_auth.as_ref().map(|auth| Auth::of(app, auth, &tools.keeper)).transpose()?;
         Ok(Some(Self {
             deny: actions.deny.clone(),

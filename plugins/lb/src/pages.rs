@@ -4,8 +4,9 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
+use hyper::body::Body;
 
 use crate::stream::AnswerBody;
 
@@ -83,6 +84,19 @@ pub fn cut_short() -> Response<AnswerBody> {
 /// No answer within the time limit.
 pub fn timed_out(service: impl Display) -> Response<AnswerBody> {
     page(StatusCode::GATEWAY_TIMEOUT, format_args!("{service} did not answer in time; the request may be carried out"))
+}
+
+/// Takes the body out of an answer to `HEAD`, which only tells how long it would be. (HTTP/1.1 would leave it out by itself; in HTTP/2
+/// it would go out.)
+pub fn withhold(answer: &mut Response<AnswerBody>) {
+    if answer.body().is_end_stream() {
+        return;
+    }
+    let length = answer.body().size_hint().exact();
+    *answer.body_mut() = AnswerBody::whole(Bytes::new());
+    if let Some(length) = length {
+        answer.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+    }
 }
 
 fn page(status: StatusCode, text: impl Display) -> Response<AnswerBody> {

@@ -30,7 +30,21 @@ pub fn is_plain(path: &str) -> bool {
 
 /// All readings of `path` that differ from it, each once.
 pub fn readings(path: &str) -> BTreeSet<Vec<u8>> {
-    let raw = path.as_bytes();
+    let mut all = unresolved(path.as_bytes());
+    let resolved: Vec<Vec<u8>> = all.iter().map(|path| resolve_dots(path)).collect();
+    all.extend(resolved);
+    all.remove(path.as_bytes());
+    all
+}
+
+/// Whether any reading of `path` has a step upwards (`..`).
+pub fn climbs(path: &str) -> bool {
+    let climbs = |path: &Vec<u8>| path.split(|byte| *byte == b'/').any(|segment| segment == b"..");
+    !is_plain(path) && (path.len() > SPELLED_BYTES_MAX || unresolved(path.as_bytes()).iter().any(climbs))
+}
+
+/// All readings of a path, itself among them, with their dots.
+fn unresolved(raw: &[u8]) -> BTreeSet<Vec<u8>> {
     let mut decoded = BTreeSet::from([raw.to_vec()]);
     let mut slashes_kept = raw.to_vec();
     let mut whole = raw.to_vec();
@@ -41,11 +55,10 @@ pub fn readings(path: &str) -> BTreeSet<Vec<u8>> {
         decoded.insert(whole.clone());
     }
     let mut all = decoded;
-    for way in [turn_backslashes, without_parameters, merge_slashes, resolve_dots] {
+    for way in [turn_backslashes, without_parameters, merge_slashes] {
         let more: Vec<Vec<u8>> = all.iter().map(|path| way(path)).collect();
         all.extend(more);
     }
-    all.remove(raw);
     all
 }
 
@@ -171,6 +184,26 @@ mod tests {
             assert!(!is_plain(path) && reads(path, "/admin"), "{path}: {:?}", readings(path));
         }
         assert!(reads("/a/..", "/") && reads("/a/b/.", "/a/b/") && readings("/%").is_empty());
+    }
+
+    #[test]
+    fn a_step_upwards_is_seen_in_every_spelling() {
+        for path in [
+            "/..",
+            "/a/../b",
+            "/a/%2e%2e/b",
+            "/a/%252e.%252fb",
+            "/a/..;x/b",
+            "/a\\..\\b",
+            "/a%2f..%5cb",
+            "/a/.%2e",
+            &format!("/;{}", "a".repeat(SPELLED_BYTES_MAX)),
+        ] {
+            assert!(climbs(path), "{path}");
+        }
+        for path in ["/", "/a..b/..c/d..", "/.well-known/x", "/a%2fb", "/a;x=..", "/%41", "//a/./b"] {
+            assert!(!climbs(path), "{path}");
+        }
     }
 
     proptest! {

@@ -121,6 +121,17 @@ to = "web"
 }
 
 #[tokio::test]
+async fn a_request_does_not_step_out_of_where_its_path_was_put() {
+    let (bed, backend) = bed("[route.h]\nto = \"web\"\nrewrite = { add_prefix = \"/public\" }\n").await;
+    assert_eq!(ask(&bed, "GET /a%2Fb/c..d", "h", "").await.text(), "/public/a%2Fb/c..d");
+    let before = backend.count();
+    for path in ["/../secret", "/x/%2e%2e/%2e%2e/secret", "/..;/secret", "/%252e%252e/secret", "/x/..%5c..%5csecret"] {
+        assert_eq!(ask(&bed, &format!("GET {path}"), "h", "").await.status(), 400, "{path}");
+    }
+    assert_eq!(backend.count(), before);
+}
+
+#[tokio::test]
 async fn header_fields_are_set_added_and_removed_in_both_directions() {
     let (bed, backend) = bed(r#"
 [route.h]

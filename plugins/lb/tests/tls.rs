@@ -2,16 +2,19 @@
 
 mod common;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use common::backend::{Backend, Deed, ok};
-use common::{Bed, until, within};
+use common::{Bed, ME, until, within};
 use hirsel_model::report::RoleState;
 use hirsel_role::certificate::{Bundle, Bundles};
 use hirsel_role::secret::Plain;
 use http::{Request, Response, Version};
-use http_body_util::{BodyExt, Full};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Body, Frame};
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{CertifiedIssuer, KeyPair};
@@ -86,7 +89,10 @@ async fn shown(bed: &Bed, client: &TlsConnector, name: &str) -> u64 {
     leaf.raw_serial().iter().fold(0, |all, byte| (all << 8) | u64::from(*byte))
 }
 
-async fn speak_2(bed: &Bed, client: &TlsConnector) -> SendRequest<Full<Bytes>> {
+async fn speak_2<B>(bed: &Bed, client: &TlsConnector) -> SendRequest<B>
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
+{
     let stream = shake(bed, client, "shop.example").await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     let (sender, connection) =
@@ -226,4 +232,122 @@ async fn a_stop_lets_requests_of_http_2_end_and_then_the_connection() {
         }
     })
     .await;
+}
+
+/// A route for each of the things that are done besides passing a request on.
+const ACTIONS: &str = r#"
+[route."shop.example"]
+to = "web"
+[route."shop.example/old"]
+redirect = { to = "https://www.example", status = 308 }
+[route."shop.example/known"]
+respond = { status = 200, body = "known", headers = { x-known = "1" } }
+[route."shop.example/api"]
+to = "web"
+rewrite = { strip_prefix = true, add_prefix = "/v2" }
+request_headers = { set = { x-tenant = "shop" }, remove = ["cookie"] }
+response_headers = { set = { x-frame-options = "DENY" } }
+[route."shop.example/staff"]
+to = "web"
+basic_auth = { users = { anna = "$pbkdf2-sha256$i=1000$c2FsdA$Q/9Kvus9r/Z5pRD/V9eBFX31v5LhSkQG2Q44eDQAprk" } }
+[route."shop.example/denied"]
+to = "web"
+deny = ["127.0.0.1"]
+[route."shop.example/inside"]
+to = "web"
+allow = ["10.0.0.0/8"]
+[route."shop.example/open"]
+to = "web"
+cors = { origins = ["https://app.example"], methods = ["PUT"] }
+[route."shop.example/small"]
+to = "web"
+body_max = "10B"
+[route."shop.example/slow"]
+to = "web"
+timeout = "50ms"
+[route."shop.example/rare"]
+to = "web"
+rate_limit = { requests = 1, per = "1h" }
+[route."shop.example/tls"]
+to = "web"
+redirect = "https"
+"#;
+
+#[tokio::test]
+async fn every_action_of_a_route_holds_in_http_2() {
+    let authority = Authority::new();
+    let backend = Backend::new(|request, _| match request.path() {
+        "/slow" => Deed::Hang,
+        path => Deed::Say(ok(path)),
+    })
+    .await;
+    let mut bed = Bed::new().await;
+    bed.routes(ACTIONS);
+    bed.place(1, ME, backend.addr.port());
+    bed.converge().await;
+    bed.certificates.send_replace(bundles(&[("shop", &authority.certify(&["shop.example"], 1))]));
+    show(&mut bed).await;
+    let client = speak_2::<BoxBody<Bytes, Infallible>>(&bed, &authority.client(&["h2"])).await;
+    let ask = async |method: &str, path: &str, headers: &[(&str, &str)], pieces: &[&'static str]| {
+        let mut request = Request::builder().method(method).uri(format!("https://shop.example{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let frames: Vec<_> = pieces.iter().map(|piece| Ok(Frame::data(Bytes::from(*piece)))).collect();
+        let body = match frames.is_empty() {
+            true => Full::default().boxed(),
+            false => StreamBody::new(futures::stream::iter(frames)).boxed(),
+        };
+        let (head, body) = within(client.clone().send_request(request.body(body).unwrap())).await.unwrap().into_parts();
+        assert_eq!(head.version, Version::HTTP_2);
+        let text = text(Response::new(body)).await;
+        (head.status.as_u16(), head.headers, text)
+    };
+    let get = async |path: &str| ask("GET", path, &[], &[]).await;
+
+    let (status, headers, _) = get("/old/a?b=%20").await;
+    assert_eq!((status, &headers["location"]), (308, &"https://www.example/old/a?b=%20".parse().unwrap()));
+    let (status, headers, body) = get("/known").await;
+    assert_eq!((status, &*body, headers["x-known"].as_bytes()), (200, "known", &b"1"[..]));
+    let (status, headers, body) = ask("HEAD", "/known", &[], &[]).await;
+    assert_eq!((status, &*body, headers["content-length"].as_bytes()), (200, "", &b"5"[..]));
+
+    let before = backend.count();
+    let (status, headers, body) = ask("GET", "/api/x?y", &[("cookie", "a=1")], &[]).await;
+    assert_eq!((status, &*body, headers["x-frame-options"].as_bytes()), (200, "/v2/x?y", &b"DENY"[..]));
+    let told = backend.request(before);
+    assert_eq!((told.header("x-tenant"), told.header("cookie")), (Some("shop"), None));
+
+    assert_eq!(get("/staff").await.0, 401);
+    let right = [("authorization", "Basic YW5uYTpyaWdodA==")];
+    assert_eq!(ask("GET", "/staff", &right, &[]).await.0, 200);
+    assert_eq!((get("/denied").await.0, get("/inside").await.0), (403, 403));
+    let asks = [("origin", "https://app.example"), ("access-control-request-method", "PUT")];
+    let (status, headers, _) = ask("OPTIONS", "/open", &asks, &[]).await;
+    assert_eq!((status, headers["access-control-allow-origin"].as_bytes()), (204, &b"https://app.example"[..]));
+    assert_eq!(ask("POST", "/small", &[("content-length", "10")], &["0123456789"]).await.0, 200);
+    assert_eq!(ask("POST", "/small", &[("content-length", "11")], &["0123456789", "0"]).await.0, 413);
+    assert_eq!(ask("POST", "/small", &[], &["01234", "56789"]).await.0, 200);
+    assert_eq!(ask("POST", "/small", &[], &["01234", "56789", "0"]).await.0, 413);
+    assert_eq!(ask("POST", "/slow", &[], &["x"]).await.0, 504);
+    assert_eq!((get("/rare").await.0, get("/rare").await.0), (200, 429));
+    assert_eq!(get("/tls").await.2, "/tls", "it is there already");
+    assert_eq!(get("/").await.2, "/", "and the connection serves on");
+}
+
+#[tokio::test]
+async fn an_answer_to_head_has_no_body_in_http_2_whoever_gives_it() {
+    let authority = Authority::new();
+    let backend = Backend::new(|_, _| Deed::Say(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n".to_vec())).await;
+    let bed = serving(&backend, bundles(&[("shop", &authority.certify(&["shop.example"], 1))])).await;
+    let mut client = speak_2::<Full<Bytes>>(&bed, &authority.client(&["h2"])).await;
+    let mut ask = async |host: &str| {
+        let request = Request::head(format!("https://{host}/")).body(Full::default()).unwrap();
+        let answer = within(client.send_request(request)).await.unwrap();
+        let length = answer.headers().get("content-length").map(|it| it.to_str().unwrap().to_owned());
+        (answer.status().as_u16(), length.is_some(), text(answer).await)
+    };
+    assert_eq!(ask("shop.example").await, (200, true, String::new()));
+    backend.kill().await;
+    assert_eq!(ask("shop.example").await, (503, true, String::new()));
 }

@@ -1,27 +1,41 @@
 //! Users and passwords (RFC 7617).
 //!
-//! A hash costs tens of milliseconds to check, which is its purpose. So it is checked aside from the threads that carry requests, two
-//! at a time, and what was found right is remembered, under a key of this process: a client that asks again costs microseconds, and
-//! many wrong passwords keep two threads busy and nobody else waiting.
+//! A hash costs tenths of a second to check, which is its purpose. So it is checked aside from the threads that carry requests, two at a
+//! time, and what was found right is remembered, under a key of this process: a client that asks again costs microseconds, and many
+//! wrong passwords keep two threads busy and nobody waiting who is known. How many a client may have checked is limited, for all routes
+//! together; so is how many requests wait for a turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use data_encoding::BASE64;
 use hirsel_model::password::{self, PasswordHash};
-use hirsel_model::spec::BasicAuth;
-use hirsel_model::{AppName, SecretName};
+use hirsel_model::spec::{BasicAuth, RateLimit};
+use hirsel_model::{AppName, SecretName, Timestamp};
 use hirsel_role::secret::Values;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ring::{hmac, pbkdf2};
 use tokio::sync::Semaphore;
 
+use super::rate::{Clients, Limiter};
 use crate::matching::Unusable;
 
 /// Hashes computed at once, whatever is asked: each keeps a processor busy.
 pub const HASHES_AT_ONCE: usize = 2;
+
+/// Hashes computed for one client: a person errs a few times, a page of many parts asks at once, and whoever guesses gets a quarter of
+/// a processor at most.
+const HASHES_PER_CLIENT: RateLimit = RateLimit { requests: 60, per_ms: 60_000, burst: 20, together: false };
+
+/// Requests that wait for their turn: some seconds' worth. Whoever comes then is told to come again.
+const WAITING_MAX: usize = 64;
+
+/// After how long.
+const COME_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// Passwords remembered for each route: its users with some of their clients.
 const REMEMBERED_MAX: usize = 1024;
@@ -33,12 +47,19 @@ pub const X_FORWARDED_USER: HeaderName = HeaderName::from_static("x-forwarded-us
 pub struct Keeper {
     key: hmac::Key,
     turns: Arc<Semaphore>,
+    waiting: Semaphore,
+    clients: Limiter,
 }
 
 impl Keeper {
     /// `secret` is by chance, and this process's alone.
-    pub fn new(secret: &[u8; 32]) -> Self {
-        Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret), turns: Arc::new(Semaphore::new(HASHES_AT_ONCE)) }
+    pub fn new(secret: &[u8; 32], clients: &Arc<Clients>) -> Self {
+        Self {
+            key: hmac::Key::new(hmac::HMAC_SHA256, secret),
+            turns: Arc::new(Semaphore::new(HASHES_AT_ONCE)),
+            waiting: Semaphore::new(WAITING_MAX),
+            clients: Limiter::new(&HASHES_PER_CLIENT, b"passwords", clients),
+        }
     }
 }
 
@@ -63,6 +84,23 @@ pub struct Auth {
 enum Credential {
     Hash(PasswordHash),
     Secret(SecretName),
+}
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// User and password are right.
+    Right,
+    /// They are not, or are missing.
+    Wrong,
+    /// Too much was asked; after this time it may be again.
+    TooMany(Duration),
+}
+
+impl Verdict {
+    fn of(right: bool) -> Self {
+        if right { Verdict::Right } else { Verdict::Wrong }
+    }
 }
 
 /// What a password is compared with.
@@ -96,66 +134,95 @@ impl Auth {
         })
     }
 
-    /// Whether the request may pass; it then says who asks, and not with which password.
-    pub async fn admit(&self, headers: &mut HeaderMap, secrets: &Values) -> bool {
-        let Some((user, password)) = headers.get(AUTHORIZATION).and_then(credentials) else { return false };
-        if !self.is_right(&user, &password, secrets).await {
-            return false;
+    /// Whether a request of `client` may pass; it then says who asks, and not with which password.
+    pub async fn admit(&self, headers: &mut HeaderMap, client: IpAddr, now: Timestamp, secrets: &Values) -> Verdict {
+        let Some((user, password)) = headers.get(AUTHORIZATION).and_then(credentials) else { return Verdict::Wrong };
+        let verdict = self.judge(&user, &password, (client, now), secrets).await;
+        if verdict == Verdict::Right {
+            headers.remove(AUTHORIZATION);
+            headers.remove(X_FORWARDED_USER);
+            if let Ok(user) = HeaderValue::try_from(user) {
+                headers.insert(X_FORWARDED_USER, user);
+            }
         }
-        headers.remove(AUTHORIZATION);
-        headers.remove(X_FORWARDED_USER);
-        if let Ok(user) = HeaderValue::try_from(user) {
-            headers.insert(X_FORWARDED_USER, user);
-        }
-        true
+        verdict
     }
 
-    async fn is_right(&self, user: &str, password: &str, secrets: &Values) -> bool {
+    async fn judge(&self, user: &str, password: &str, asks: (IpAddr, Timestamp), secrets: &Values) -> Verdict {
         // Whoever is unknown takes as long as a user with a wrong password.
         let known = self.users.get(user);
-        let Some(credential) = known.or_else(|| self.users.values().next()) else { return false };
+        let Some(credential) = known.or_else(|| self.users.values().next()) else { return Verdict::Wrong };
         let expected = match credential {
             Credential::Hash(hash) => Expected::Hash(hash.clone()),
             Credential::Secret(name) => match newest(secrets, &self.app, name) {
                 // A damaged hash is no password: it would be one that others may have seen.
                 Some(text) if text.starts_with(password::MARK) => match text.trim_end().parse() {
                     Ok(hash) => Expected::Hash(hash),
-                    Err(_) => return false,
+                    Err(_) => return Verdict::Wrong,
                 },
                 Some(text) => Expected::Plain(text.to_owned()),
-                None => return false,
+                None => return Verdict::Wrong,
             },
         };
-        let right = match expected {
+        match expected {
             Expected::Plain(plain) => {
                 let plain = plain.trim_end_matches(['\r', '\n']);
                 let of = |text: &str| hmac::sign(&self.keeper.key, text.as_bytes());
-                !plain.is_empty() && hmac::verify(&self.keeper.key, password.as_bytes(), of(plain).as_ref()).is_ok()
+                // Compared in constant time.
+                let same = hmac::verify(&self.keeper.key, password.as_bytes(), of(plain).as_ref()).is_ok();
+                Verdict::of(!plain.is_empty() && same && known.is_some())
             }
-            Expected::Hash(hash) => self.hashes_to(user, password, hash).await,
-        };
-        right && known.is_some()
+            Expected::Hash(hash) => {
+                let mark = self.mark(user, password, &hash);
+                if self.remembered().contains(&mark) {
+                    return Verdict::Right;
+                }
+                match self.compute(&mark, password, hash, asks).await {
+                    Verdict::Right if known.is_none() => Verdict::Wrong,
+                    Verdict::Right => {
+                        self.remember(mark);
+                        Verdict::Right
+                    }
+                    other => other,
+                }
+            }
+        }
     }
 
-    async fn hashes_to(&self, user: &str, password: &str, hash: PasswordHash) -> bool {
-        let mark = self.mark(user, password, &hash);
-        if self.remembered().contains(&mark) {
-            return true;
+    /// Whether `password` has this hash.
+    async fn compute(
+        &self,
+        mark: &[u8; 32],
+        password: &str,
+        hash: PasswordHash,
+        (client, now): (IpAddr, Timestamp),
+    ) -> Verdict {
+        let Ok(place) = self.keeper.waiting.try_acquire() else { return Verdict::TooMany(COME_AGAIN_AFTER) };
+        // Never closed: the semaphore lives as long as its owner.
+        let Ok(turn) = self.keeper.turns.clone().acquire_owned().await else { return Verdict::Wrong };
+        drop(place);
+        // Of many parts of one page the first has had it computed for all.
+        if self.remembered().contains(mark) {
+            return Verdict::Right;
         }
-        let Ok(_turn) = self.keeper.turns.clone().acquire_owned().await else { return false };
+        if let Err(wait) = self.keeper.clients.take(client, now) {
+            return Verdict::TooMany(wait);
+        }
         let password = password.as_bytes().to_vec();
         let computed = tokio::task::spawn_blocking(move || {
+            // Until it is done, whether or not anybody still waits for it.
+            let _turn = turn;
             pbkdf2::verify(pbkdf2::PBKDF2_HMAC_SHA256, hash.rounds, &hash.salt, &password, &hash.hash).is_ok()
         });
-        let right = computed.await.unwrap_or(false);
-        if right {
-            let mut remembered = self.remembered();
-            if remembered.len() >= REMEMBERED_MAX {
-                remembered.clear();
-            }
-            remembered.insert(mark);
+        Verdict::of(computed.await.unwrap_or(false))
+    }
+
+    fn remember(&self, mark: [u8; 32]) {
+        let mut remembered = self.remembered();
+        if remembered.len() >= REMEMBERED_MAX {
+            remembered.clear();
         }
-        right
+        remembered.insert(mark);
     }
 
     /// Stands for a user, a password, and the hash that it was compared with; says nothing of any of them.
@@ -207,7 +274,8 @@ mod tests {
         let users = [("anna", hash_of("right")), ("ben", "${secret.ben}".into()), ("eve", "${secret.eve}".into())];
         let users = users.map(|(user, text)| (user.to_owned(), text)).into();
         let app: AppName = "shop".parse().unwrap();
-        let auth = Auth::of(&app, &BasicAuth { realm: "staff".into(), users }, &Arc::new(Keeper::new(&[7; 32])));
+        let keeper = Arc::new(Keeper::new(&[7; 32], &Arc::new(Clients::new(7))));
+        let auth = Auth::of(&app, &BasicAuth { realm: "staff".into(), users }, &keeper);
         let secret = |name: &str, version, text: String| ((app.clone(), name.parse().unwrap(), version), Plain(text));
         let values = [
             secret("ben", 3, "old".into()),
@@ -218,16 +286,20 @@ mod tests {
     }
 
     async fn admits(auth: &Auth, values: &Values, user: &str, password: &str) -> bool {
+        asks(auth, values, "10.0.0.1", user, password).await == Verdict::Right
+    }
+
+    async fn asks(auth: &Auth, values: &Values, client: &str, user: &str, password: &str) -> Verdict {
         let token = BASE64.encode(format!("{user}:{password}").as_bytes());
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, HeaderValue::try_from(format!("bAsic {token}")).unwrap());
         headers.insert(X_FORWARDED_USER, HeaderValue::from_static("root"));
-        let admitted = auth.admit(&mut headers, values).await;
-        if admitted {
+        let verdict = auth.admit(&mut headers, client.parse().unwrap(), Timestamp(1), values).await;
+        if verdict == Verdict::Right {
             assert!(!headers.contains_key(AUTHORIZATION));
             assert_eq!(headers[X_FORWARDED_USER], user);
         }
-        admitted
+        verdict
     }
 
     #[tokio::test]
@@ -252,7 +324,49 @@ mod tests {
         for text in ["", "Basic", "Basic !", "Bearer YW5uYTpyaWdodA==", "Basic YW5uYQ==", "Basic  /w=="] {
             let mut headers = HeaderMap::new();
             headers.insert(AUTHORIZATION, HeaderValue::try_from(text).unwrap());
-            assert!(!auth.admit(&mut headers, &values).await, "{text}");
+            let client = "10.0.0.1".parse().unwrap();
+            assert_eq!(auth.admit(&mut headers, client, Timestamp(1), &values).await, Verdict::Wrong, "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn whoever_guesses_has_few_guesses_and_keeps_nobody_out() {
+        let (auth, values) = auth();
+        assert!(admits(&auth, &values, "anna", "right").await);
+        for guess in 0..HASHES_PER_CLIENT.burst {
+            assert_eq!(asks(&auth, &values, "10.6.6.6", "anna", &format!("{guess}")).await, Verdict::Wrong);
+        }
+        let refused = asks(&auth, &values, "10.6.6.6", "anna", "one more").await;
+        assert_eq!(refused, Verdict::TooMany(Duration::from_secs(1)));
+        assert_eq!(
+            asks(&auth, &values, "10.6.6.6", "anna", "right").await,
+            Verdict::Right,
+            "what is known costs nothing"
+        );
+        assert_eq!(asks(&auth, &values, "10.0.0.2", "anna", "wrong").await, Verdict::Wrong, "others have theirs");
+    }
+
+    #[tokio::test]
+    async fn a_turn_ends_with_its_hash_and_not_with_whoever_asked() {
+        let (auth, values) = auth();
+        let all = auth.keeper.turns.clone().acquire_many_owned(HASHES_AT_ONCE as u32).await.unwrap();
+        let mut waiting: Vec<_> =
+            (0..WAITING_MAX).map(|_| Box::pin(asks(&auth, &values, "10.0.0.1", "anna", "right"))).collect();
+        for one in &mut waiting {
+            assert!(futures::poll!(one.as_mut()).is_pending());
+        }
+        let refused = asks(&auth, &values, "10.0.0.3", "anna", "right").await;
+        assert_eq!(refused, Verdict::TooMany(COME_AGAIN_AFTER));
+        drop(all);
+        for one in waiting {
+            assert_eq!(one.await, Verdict::Right, "computed once or twice, and then known");
+        }
+        // The client goes away while its hash is computed.
+        let _other = auth.keeper.turns.clone().acquire_many_owned(HASHES_AT_ONCE as u32 - 1).await.unwrap();
+        let mut gone = Box::pin(asks(&auth, &values, "10.0.0.1", "anna", "wrong"));
+        assert!(futures::poll!(gone.as_mut()).is_pending());
+        drop(gone);
+        let next = tokio::time::timeout(Duration::from_secs(20), auth.keeper.turns.acquire()).await;
+        assert!(next.is_ok(), "the turn came back by itself");
     }
 }

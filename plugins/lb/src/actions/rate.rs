@@ -1,31 +1,65 @@
 //! How many requests a client, or all of them, may send.
 //!
 //! A token bucket, kept as the time at which it would be full again ("generic cell rate algorithm", ITU-T I.371): one number for each
-//! client. The table of clients has a fixed size; where too many meet in one place the one that is nearest to a full bucket makes
-//! room, so that strangers cannot drive out whoever is being held back.
+//! client. There is one table for the clients of all routes, of a fixed size, made when it is first needed; where too many meet in one
+//! place the one that is nearest to a full bucket makes room, so that strangers cannot drive out whoever is being held back.
 
+use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use hirsel_model::Timestamp;
 use hirsel_model::spec::RateLimit;
 
-/// Places of the table: this many times [`WAYS`] clients, in a quarter of a megabyte for each route that limits clients.
-const SETS: usize = 2048;
+/// Places of the table: this many times [`WAYS`] clients, in two megabytes.
+const SETS: usize = 16 * 1024;
 /// Clients of one place.
 const WAYS: usize = 8;
 
 const NS_PER_MS: u64 = 1_000_000;
 
-/// The bucket of one client: when it will be full again, in nanoseconds of the clock.
+/// The bucket of one client: when it will be full again, in nanoseconds of the clock; zero for a place that is free.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Slot {
-    client: u64,
+    /// Stands for a client of a route.
+    key: u64,
     full_at: u64,
 }
 
-/// The buckets of one route.
+/// The clients of all routes that limit them.
+pub struct Clients {
+    /// By chance: nobody outside knows which clients meet.
+    seed: u64,
+    sets: OnceLock<Box<[Mutex<[Slot; WAYS]>]>>,
+}
+
+impl Clients {
+    /// Nobody yet.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, sets: OnceLock::new() }
+    }
+
+    /// Takes a request from the bucket of `key`.
+    fn take(&self, rate: Rate, key: u64, now: u64) -> Result<(), Duration> {
+        let sets = self.sets.get_or_init(|| (0..SETS).map(|_| Mutex::default()).collect());
+        let at = (mix(key ^ self.seed) % sets.len() as u64) as usize;
+        let mut set = sets[at].lock().unwrap_or_else(PoisonError::into_inner);
+        let known = set.iter().position(|slot| slot.key == key && slot.full_at != 0);
+        let place = known.or_else(|| (0..WAYS).min_by_key(|at| set[*at].full_at)).unwrap_or_default();
+        let full_at = if known.is_some() { set[place].full_at } else { 0 };
+        set[place] = Slot { key, full_at: rate.take(full_at, now)? };
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clients").finish_non_exhaustive()
+    }
+}
+
+/// The limit of one route.
 #[derive(Debug)]
 pub struct Limiter {
     rate: Rate,
@@ -34,8 +68,13 @@ pub struct Limiter {
 
 #[derive(Debug)]
 enum Buckets {
+    /// One for all.
     Together(Mutex<u64>),
-    Each { seed: u64, sets: Box<[Mutex<[Slot; WAYS]>]> },
+    Each {
+        /// Stands for the route: its clients are others than those of the next one.
+        route: u64,
+        clients: Arc<Clients>,
+    },
 }
 
 /// How fast a bucket fills, and how much it holds.
@@ -48,13 +87,13 @@ struct Rate {
 }
 
 impl Limiter {
-    /// Full buckets. `seed` is by chance: nobody outside knows which clients meet.
-    pub fn new(limit: &RateLimit, seed: u64) -> Self {
+    /// Full buckets of the route that `route` stands for, kept among `clients` if each client has its own.
+    pub fn new(limit: &RateLimit, route: &[u8], clients: &Arc<Clients>) -> Self {
         let interval = (limit.per_ms.saturating_mul(NS_PER_MS) / u64::from(limit.requests.max(1))).max(1);
         let tolerance = interval.saturating_mul(u64::from(limit.burst.max(1)) - 1);
         let buckets = match limit.together {
             true => Buckets::Together(Mutex::new(0)),
-            false => Buckets::Each { seed, sets: (0..SETS).map(|_| Mutex::default()).collect() },
+            false => Buckets::Each { route: number_of_route(route, clients.seed), clients: clients.clone() },
         };
         Self { rate: Rate { interval, tolerance }, buckets }
     }
@@ -69,19 +108,17 @@ impl Limiter {
             Buckets::Together(bucket) => {
                 let mut full_at = bucket.lock().unwrap_or_else(PoisonError::into_inner);
                 *full_at = self.rate.take(*full_at, now)?;
+                Ok(())
             }
-            Buckets::Each { seed, sets } => {
-                let client = number_of(client);
-                let set = (mix(client ^ seed) % sets.len() as u64) as usize;
-                let mut set = sets[set].lock().unwrap_or_else(PoisonError::into_inner);
-                let known = set.iter().position(|slot| slot.client == client && slot.full_at != 0);
-                let place = known.or_else(|| (0..WAYS).min_by_key(|at| set[*at].full_at)).unwrap_or_default();
-                let full_at = if known.is_some() { set[place].full_at } else { 0 };
-                set[place] = Slot { client, full_at: self.rate.take(full_at, now)? };
-            }
+            Buckets::Each { route, clients } => clients.take(self.rate, mix(number_of(client) ^ route), now),
         }
-        Ok(())
     }
+}
+
+/// A route as a number that nobody outside knows.
+fn number_of_route(route: &[u8], seed: u64) -> u64 {
+    let pieces = route.chunks(8).map(|piece| piece.iter().fold(0, |all, byte| (all << 8) | u64::from(*byte)));
+    pieces.fold(mix(seed ^ route.len() as u64), |all, piece| mix(all ^ piece))
 }
 
 impl Rate {
@@ -117,7 +154,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn limit(requests: u32, per_ms: u64, burst: u32, together: bool) -> Limiter {
-        Limiter::new(&RateLimit { requests, per_ms, burst, together }, 7)
+        Limiter::new(&RateLimit { requests, per_ms, burst, together }, b"route", &Arc::new(Clients::new(7)))
     }
 
     fn addr(text: &str) -> IpAddr {
@@ -149,11 +186,23 @@ mod tests {
     }
 
     #[test]
+    fn routes_share_a_table_and_no_bucket_and_a_route_made_anew_finds_its_own() {
+        let clients = Arc::new(Clients::new(7));
+        let of = |route: &str| {
+            let limit = RateLimit { requests: 1, per_ms: 1_000, burst: 1, together: false };
+            Limiter::new(&limit, route.as_bytes(), &clients)
+        };
+        let take = |limiter: &Limiter| limiter.take(addr("10.0.0.1"), Timestamp(1));
+        assert!(take(&of("a long name, 1")).is_ok() && take(&of("a long name, 2")).is_ok());
+        assert!(take(&of("a long name, 1")).is_err() && take(&of("a long name, 2")).is_err());
+    }
+
+    #[test]
     fn strangers_do_not_drive_out_whoever_is_held_back() {
         let limiter = limit(100, 100_000, 100, false);
         let loud = addr("10.0.0.1");
         while limiter.take(loud, Timestamp(1)).is_ok() {}
-        for stranger in 0..100_000u32 {
+        for stranger in 0..400_000u32 {
             let _ = limiter.take(IpAddr::V4((0x0B00_0000 + stranger).into()), Timestamp(1));
         }
         assert!(limiter.take(loud, Timestamp(1)).is_err());

@@ -1,6 +1,7 @@
 //! Another path for a request, and where a redirect leads. Pure.
 //!
-//! What comes out begins with exactly one slash, whatever the client sent: `//evil.example` would be another host to a browser.
+//! What comes out begins with exactly one slash, whatever the client sent: `//evil.example` would be another host to a browser. And
+//! nothing that a client sends leads out of where a changed path leads: one that has a step upwards, in whatever spelling, is none.
 
 use hirsel_model::expression;
 use hirsel_model::spec::{Redirect, Rewrite};
@@ -9,6 +10,7 @@ use http::{HeaderValue, Uri};
 use regex::bytes::{Captures, Regex};
 
 use crate::matching::Unusable;
+use crate::paths;
 
 /// A change of a path.
 #[derive(Debug)]
@@ -44,7 +46,14 @@ impl Rewriter {
         }
         let changed = match &self.path {
             Some(path) => path.clone(),
-            None => self.change(before)?,
+            None => {
+                let changed = self.change(before)?;
+                let path = changed.split('?').next().unwrap_or_default();
+                if paths::climbs(path) {
+                    return None;
+                }
+                changed
+            }
         };
         let mut changed = one_slash(&changed);
         if let Some(query) = uri.query()
@@ -161,6 +170,9 @@ mod tests {
         assert_eq!(applied(&both, "/api/a%20b"), "/v2/a%20b");
         assert_eq!(applied(&both, "/api"), "/v2");
         assert_eq!(applied(&both, "/api/"), "/v2/");
+        for path in ["/api/../x", "/api/%2e%2e/x", "/api/a/..%2f..%2fx", "/api/..;/x", "/.."] {
+            assert_eq!(applied(&both, path), "-", "{path}");
+        }
     }
 
     #[test]

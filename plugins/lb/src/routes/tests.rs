@@ -21,7 +21,7 @@ fn story() -> Story {
     let host = "127.0.0.1".parse().unwrap();
     let me = Me { id: ME, name: "n1".parse().unwrap(), zone: "a".parse().unwrap(), instance_host: host, bind: host };
     let (live, hear) = watch::channel(Arc::default());
-    let tools = Tools { keeper: Arc::new(crate::actions::auth::Keeper::new(&[0; 32])), seed: 0, https_port: 443 };
+    let tools = Tools::fixed();
     let mut story = Story {
         routes: Routes::new(me, hear, tools, Arc::new(Notify::new())),
         order: LbOrder::default(),

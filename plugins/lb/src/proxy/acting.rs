@@ -1,0 +1,123 @@
+//! The path of a request whose route does more than passing it on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http::header::EXPECT;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+
+use super::outbound::Outbound;
+use super::{Proxy, Taken, bad_head};
+use crate::actions::Acts;
+use crate::actions::auth::Verdict;
+use crate::client::Client;
+use crate::headers;
+use crate::pages;
+use crate::stream::AnswerBody;
+use crate::table::Origin;
+
+/// Of a body that is refused so much is read on.
+const DRAINED_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// And for so long.
+const DRAIN_WITHIN: Duration = Duration::from_secs(2);
+
+/// Why a request is refused whose path cannot be changed as its route says.
+const ASTRAY: &str = "the path of the request leads out of where its route puts it (\"..\"), or is none when it is there: write it plainly";
+
+impl Proxy {
+    /// Answers a request of a route that does more than passing it on.
+    pub(super) async fn act(
+        &self,
+        client: &Arc<Client>,
+        acts: &Acts,
+        origin: Option<Arc<Origin>>,
+        taken: Taken,
+    ) -> Response<AnswerBody> {
+        let leave = acts.leave(&taken.head.headers);
+        let mut answer = self.acted(client, acts, origin, taken).await;
+        acts.finish(answer.headers_mut(), leave);
+        answer
+    }
+
+    async fn acted(
+        &self,
+        client: &Arc<Client>,
+        acts: &Acts,
+        origin: Option<Arc<Origin>>,
+        taken: Taken,
+    ) -> Response<AnswerBody> {
+        let Taken { mut head, incoming, protocol, upgrade } = taken;
+        let mut buffer = String::new();
+        let host = headers::host_of(&head, &mut buffer).unwrap_or_default().to_owned();
+        if let Some(refusal) = acts.refuse(&head, &host, &client.lines, self.now()) {
+            return refusal;
+        }
+        if let Some(auth) = &acts.auth {
+            let secrets = self.secrets.borrow().clone();
+            match auth.admit(&mut head.headers, client.lines.ip, self.now(), &secrets).await {
+                Verdict::Right => {}
+                Verdict::Wrong => return pages::unauthorized(auth.challenge.clone()),
+                Verdict::TooMany(wait) => return pages::too_many(wait),
+            }
+        }
+        let limit = acts.body_bytes_max;
+        if let Some(bytes_max) = limit.filter(|bytes_max| incoming.size_hint().lower() > *bytes_max) {
+            // Whoever asked before sending is told in time.
+            if !head.headers.contains_key(EXPECT) {
+                drain(incoming).await;
+            }
+            return pages::too_large(bytes_max);
+        }
+        if let Some(answer) = acts.own_answer(&host, &head.uri) {
+            return answer;
+        }
+        let Some(origin) = origin else { return pages::not_understood() };
+        if let Err(bad) = headers::prepare_request(&mut head, &client.lines, protocol) {
+            return bad_head(bad);
+        }
+        if !acts.prepare(&mut head) {
+            return pages::bad_request(ASTRAY);
+        }
+        let Some(mut body) = self.body_of(incoming).await else { return pages::cut_short() };
+        let exceeded = Arc::new(AtomicBool::new(false));
+        if let Some(bytes_max) = limit {
+            body = body.limited(bytes_max, &exceeded);
+        }
+        let upgrade = upgrade.map(|upgrade| (upgrade, client.clone()));
+        let mut outbound = Outbound { head, body, upgrade };
+        let answered = self.exchange(&mut outbound, &origin);
+        let answered = match acts.timeout {
+            Some(limit) => match tokio::time::timeout(limit, answered).await {
+                Ok(answered) => answered,
+                Err(_late) => return pages::timed_out(&origin),
+            },
+            None => answered.await,
+        };
+        match (answered, limit) {
+            (Err(_), Some(bytes_max)) if exceeded.load(Ordering::Acquire) => pages::too_large(bytes_max),
+            (answered, _) => answered.unwrap_or_else(|refusal| refusal),
+        }
+    }
+}
+
+/// Reads on for a while what will not be used, so that the client sees the answer: a connection that is closed upon unread bytes is
+/// reset.
+async fn drain(mut incoming: Incoming) {
+    let read = async {
+        let mut left = DRAINED_BYTES_MAX;
+        while let Some(Ok(frame)) = incoming.frame().await {
+            let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
+            left = left.saturating_sub(bytes);
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // Whether it came to its end or not, the answer goes out.
+    let _ = tokio::time::timeout(DRAIN_WITHIN, read).await;
+}

@@ -1,0 +1,269 @@
+//! Telling a request to one instance after another, until one answers.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use hirsel_mesh::seam::BoxStream;
+use hirsel_model::Timestamp;
+use http::{Response, StatusCode};
+use hyper::body::{Body, Incoming};
+use tracing::{debug, info};
+
+use super::Proxy;
+use super::outbound::Outbound;
+use crate::headers;
+use crate::instance::{Instance, Ticket, Whom};
+use crate::pages;
+use crate::pool::{FRESH_FOR, IDLE_FOR_MAX};
+use crate::replay::{ANSWER_HELD_BYTES_MAX, Effort, Failure, PATIENCE, Repeatable, is_idempotent};
+use crate::stream::{AnswerBody, Leg};
+use crate::table::{Origin, Way};
+use crate::tunnel;
+use crate::upstream::{Pulse, Upstream};
+
+/// A connection that is not there after this time is tried elsewhere: on a cut cable packets vanish without a word. Within a data
+/// centre it takes a millisecond, between continents a fifth of a second.
+const CONNECT_WITHIN: Duration = Duration::from_millis(500);
+
+/// With every instance tried, the next round begins after this time, or when the table changes.
+const ROUND_PAUSE: Duration = Duration::from_millis(100);
+
+/// An answer, and the connection it comes from.
+struct Answered {
+    head: Response<Incoming>,
+    leg: Leg,
+    at: Timestamp,
+}
+
+/// Why a try failed.
+struct Failed {
+    failure: Failure,
+    /// Whether it was on a kept connection.
+    reused: bool,
+}
+
+impl Proxy {
+    /// Tells the request to instances of `service` until one answers or there is no more to be tried.
+    pub(super) async fn exchange(
+        &self,
+        outbound: &mut Outbound,
+        service: &Arc<Origin>,
+    ) -> Result<Response<AnswerBody>, Response<AnswerBody>> {
+        let mut effort = Effort::new(outbound.repeatable());
+        let mut tried: Vec<Arc<Instance>> = Vec::new();
+        // A kept connection failed: its instance deserves a new one before it counts as tried.
+        let mut excused = false;
+        let mut give_up_at = None;
+        loop {
+            let begun = self.now();
+            let Some((ticket, way)) = self.pick(service, begun, &tried) else {
+                if std::mem::take(&mut excused) {
+                    tried.clear();
+                    continue;
+                }
+                let until = *give_up_at.get_or_insert_with(|| self.now() + PATIENCE);
+                if !Box::pin(self.wait_for_instance(until)).await {
+                    return Err(pages::no_instance(service));
+                }
+                tried.clear();
+                continue;
+            };
+            let instance = ticket.instance().clone();
+            let failed = match self.attempt(outbound, service, (ticket, way), begun).await {
+                Ok(answered) => match self.finish(outbound, service, answered).await {
+                    Ok(answer) => return Ok(answer),
+                    // It began to answer: that the connection was a kept one excuses nothing.
+                    Err(failure) => Failed { failure, reused: false },
+                },
+                Err(failed) => failed,
+            };
+            let failure = failed.failure;
+            debug!(instance = %instance.whom, ?failure, "try failed");
+            if failed.reused {
+                // Those beside it are as old.
+                instance.pool.clear_idle();
+                excused = true;
+            }
+            if failure.ejects(failed.reused) && instance.failed(self.now()) {
+                self.metrics.ejections.inc();
+                match &instance.whom {
+                    Whom::Instance { id, node } => info!(instance = %id, %node, ?failure, "instance ejected"),
+                    Whom::Outside(addr) => info!(%addr, ?failure, "address outside ejected"),
+                }
+            }
+            if !effort.try_again(failure) {
+                return Err(match failure {
+                    Failure::NotWritten => pages::no_instance(service),
+                    Failure::Broken | Failure::Lost => pages::broken(service),
+                    Failure::TimedOut => pages::timed_out(service),
+                    Failure::Garbled => pages::garbled(service),
+                    Failure::ClientGone => pages::cut_short(),
+                });
+            }
+            self.metrics.retries.inc();
+            if failure != Failure::NotWritten {
+                self.metrics.replays.inc();
+            }
+            tried.push(instance);
+        }
+    }
+
+    fn pick(&self, service: &Origin, now: Timestamp, tried: &[Arc<Instance>]) -> Option<(Ticket, Way)> {
+        self.routes.table().service(service)?.pick(now, self.draw(), tried)
+    }
+
+    /// Waits for a change that may bring an instance, or a short while. False when it is too late.
+    async fn wait_for_instance(&self, until: Timestamp) -> bool {
+        let left = until.since(self.now());
+        if left.is_zero() {
+            return false;
+        }
+        let mut swaps = self.routes.swaps();
+        // Whether the table changed or the pause is over, the next look tells what there is.
+        let _ = tokio::time::timeout(ROUND_PAUSE.min(left), swaps.changed()).await;
+        true
+    }
+
+    /// Tells the request to one instance and waits for the head of its answer.
+    async fn attempt(
+        &self,
+        outbound: &mut Outbound,
+        service: &Origin,
+        (ticket, way): (Ticket, Way),
+        begun: Timestamp,
+    ) -> Result<Answered, Failed> {
+        let instance = ticket.instance();
+        let idle_max = if is_idempotent(&outbound.head.method) { IDLE_FOR_MAX } else { FRESH_FOR };
+        let mut upstream = match instance.pool.take(begun, idle_max) {
+            Some(upstream) => upstream,
+            // Rare and large: most requests need no room for it.
+            None => Box::pin(self.connect(instance, way)).await.map_err(|error| {
+                debug!(instance = %instance.whom, %error, "no connection");
+                Failed { failure: Failure::NotWritten, reused: false }
+            })?,
+        };
+        let Some(request) = outbound.request() else {
+            return Err(Failed { failure: Failure::Broken, reused: upstream.reused });
+        };
+        let repeatable = outbound.repeatable() == Repeatable::Yes;
+        let leave = || repeatable && self.has_other(service, instance);
+        match upstream.send(request, leave).await {
+            Ok(head) => {
+                let now = self.now();
+                instance.succeeded(now.since(begun), now);
+                Ok(Answered { head, leg: Leg { upstream, ticket }, at: now })
+            }
+            Err(error) => {
+                if let Some(unsent) = error.unsent {
+                    outbound.take_back(unsent);
+                }
+                let failure = match error.failure {
+                    // It was not written, but what was to be passed on is lost with the connection.
+                    Failure::NotWritten if outbound.is_gone() => Failure::Broken,
+                    failure => failure,
+                };
+                Err(Failed { failure, reused: upstream.reused })
+            }
+        }
+    }
+
+    fn has_other(&self, service: &Origin, than: &Arc<Instance>) -> bool {
+        let table = self.routes.table();
+        table.service(service).is_some_and(|service| service.has_other_than(than, self.now()))
+    }
+
+    async fn connect(&self, instance: &Instance, way: Way) -> io::Result<Box<Upstream>> {
+        self.metrics.connects.inc();
+        let stream = match tokio::time::timeout(CONNECT_WITHIN, self.open(&instance.whom, way)).await {
+            Ok(stream) => stream?,
+            Err(_late) => return Err(io::ErrorKind::TimedOut.into()),
+        };
+        let pulse: Arc<Pulse> = instance.pool.watch();
+        Upstream::new(stream, pulse).await.map_err(io::Error::other)
+    }
+
+    async fn open(&self, whom: &Whom, way: Way) -> io::Result<BoxStream> {
+        match (way, whom) {
+            (Way::Direct(addr), _) => self.host.connect(addr).await,
+            (Way::Door { node, addr }, Whom::Instance { id, .. }) => self.doors.open(node, addr, id).await,
+            (Way::Door { .. }, Whom::Outside(_)) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Turns an instance's answer into ours: held until whole if it is small, else passed on.
+    async fn finish(
+        &self,
+        outbound: &mut Outbound,
+        service: &Origin,
+        answered: Answered,
+    ) -> Result<Response<AnswerBody>, Failure> {
+        let Answered { head, mut leg, at } = answered;
+        let (mut head, mut incoming) = head.into_parts();
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            let (Some((client, owner)), Some(protocol)) =
+                (outbound.upgrade.take(), headers::wanted_upgrade(&head.headers))
+            else {
+                return Err(Failure::Garbled);
+            };
+            headers::prepare_answer(&mut head.headers, Some(protocol));
+            self.spawner.spawn(tunnel::carry(owner, client, leg));
+            return Ok(Response::from_parts(head, AnswerBody::whole(Bytes::new())));
+        }
+        headers::prepare_answer(&mut head.headers, None);
+        if incoming.is_end_stream() {
+            leg.finish(at);
+            return Ok(Response::from_parts(head, AnswerBody::whole(Bytes::new())));
+        }
+        let held = incoming.size_hint().exact().filter(|length| *length <= ANSWER_HELD_BYTES_MAX);
+        let Some(reserved) = held.and_then(|length| self.budget.reserve(length)) else {
+            return Ok(Response::from_parts(head, AnswerBody::passing(incoming, leg, self.clock.clone())));
+        };
+        let repeatable = outbound.repeatable() == Repeatable::Yes;
+        let instance = leg.ticket.instance().clone();
+        let leave = || repeatable && self.has_other(service, &instance);
+        let bytes = hold(&mut leg.upstream, &mut incoming, leave).await?;
+        drop(reserved);
+        leg.finish(at);
+        Ok(Response::from_parts(head, AnswerBody::whole(bytes)))
+    }
+}
+
+/// Reads an answer's body whole. When the instance is lost meanwhile, `leave` is asked whether to give up.
+async fn hold(upstream: &mut Upstream, incoming: &mut Incoming, leave: impl Fn() -> bool) -> Result<Bytes, Failure> {
+    let mut first = Bytes::new();
+    let mut rest: Option<BytesMut> = None;
+    loop {
+        let frame = poll_fn(|cx| {
+            upstream.attend(cx);
+            if let Some(failure) = upstream.pulse.over() {
+                return Poll::Ready(Some(Err(failure)));
+            }
+            match upstream.poll_body(incoming, cx) {
+                Poll::Pending if upstream.pulse.is_lost() && leave() => Poll::Ready(Some(Err(Failure::Lost))),
+                frame => frame.map(|frame| frame.map(|frame| frame.map_err(|_| Failure::Broken))),
+            }
+        });
+        let Some(frame) = frame.await else { break };
+        if let Ok(bytes) = frame?.into_data() {
+            match &mut rest {
+                // Most small answers are one piece: it is not copied.
+                None if first.is_empty() => first = bytes,
+                None => {
+                    let mut whole = BytesMut::with_capacity(first.len() + bytes.len());
+                    whole.extend_from_slice(&first);
+                    whole.extend_from_slice(&bytes);
+                    rest = Some(whole);
+                }
+                Some(rest) => rest.extend_from_slice(&bytes),
+            }
+        }
+        if incoming.is_end_stream() {
+            break;
+        }
+    }
+    Ok(rest.map_or(first, BytesMut::freeze))
+}

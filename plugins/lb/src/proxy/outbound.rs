@@ -1,0 +1,77 @@
+//! A request on its way out, to be told as often as that is possible.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use bytes::Bytes;
+use http::Request;
+use http::request::Parts;
+use hyper::upgrade::OnUpgrade;
+
+use crate::budget::Reserved;
+use crate::client::Client;
+use crate::replay::{Repeatable, is_idempotent};
+use crate::stream::{Limited, RequestBody};
+
+/// A request on its way out: as it is told, again and again if need be.
+pub(super) struct Outbound {
+    pub(super) head: Parts,
+    pub(super) body: OutboundBody,
+    /// What the client's connection becomes if the instance agrees.
+    pub(super) upgrade: Option<(OnUpgrade, Arc<Client>)>,
+}
+
+pub(super) enum OutboundBody {
+    Empty,
+    Whole(Bytes, #[expect(dead_code, reason = "given back to the budget when dropped")] Reserved),
+    Passing(RequestBody),
+    /// It was passed on, and cannot be told again.
+    Gone,
+}
+
+impl Outbound {
+    pub(super) fn repeatable(&self) -> Repeatable {
+        match self.body {
+            OutboundBody::Empty | OutboundBody::Whole(..) if is_idempotent(&self.head.method) => Repeatable::Yes,
+            _ => Repeatable::No,
+        }
+    }
+
+    /// The request to be told, or none if its body is gone.
+    pub(super) fn request(&mut self) -> Option<Request<RequestBody>> {
+        let body = match &self.body {
+            OutboundBody::Empty => RequestBody::Empty,
+            OutboundBody::Whole(bytes, _) => RequestBody::Whole(bytes.clone()),
+            OutboundBody::Gone => return None,
+            OutboundBody::Passing(_) => match std::mem::replace(&mut self.body, OutboundBody::Gone) {
+                OutboundBody::Passing(body) => body,
+                _ => return None,
+            },
+        };
+        Some(Request::from_parts(self.head.clone(), body))
+    }
+
+    /// Takes back what was not written, so that it can be told again.
+    pub(super) fn take_back(&mut self, unsent: Request<RequestBody>) {
+        if let body @ (RequestBody::Passing(_) | RequestBody::Limited(_)) = unsent.into_body() {
+            self.body = OutboundBody::Passing(body);
+        }
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self.body, OutboundBody::Gone)
+    }
+}
+
+impl OutboundBody {
+    /// The same, at most `bytes_max` of it. One at hand was looked at when it came.
+    pub(super) fn limited(self, bytes_max: u64, exceeded: &Arc<AtomicBool>) -> Self {
+        match self {
+            OutboundBody::Passing(RequestBody::Passing(incoming)) => {
+                let limited = Limited::new(incoming, bytes_max, exceeded.clone());
+                OutboundBody::Passing(RequestBody::Limited(Box::new(limited)))
+            }
+            whole => whole,
+        }
+    }
+}

@@ -109,8 +109,14 @@ pub(super) fn refounded(world: &mut World) -> Result<(), Found> {
     if can_run.iter().all(|node| lost.contains(node)) {
         lost.remove(others.choose(&mut world.rng).expect("others"));
     }
-    if lost.intersection(&world.raft).count() * 2 <= world.raft.len() {
-        return found("refounded", format!("{lost:?} are no majority of {:?}", world.raft));
+    let most = |lost: &BTreeSet<NodeId>| lost.intersection(&world.raft).count() * 2 > world.raft.len();
+    for node in others.iter().filter(|node| world.raft.contains(node)) {
+        if !most(&lost) {
+            lost.insert(*node);
+        }
+    }
+    if !most(&lost) || can_run.iter().all(|node| lost.contains(node)) {
+        return found("refounded", format!("{lost:?} are no majority of {:?}, or nobody else can run it", world.raft));
     }
     let side: Vec<NodeId> = lost.iter().copied().collect();
     cut_off(world, &side);

@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::id::*;
 
 mod action;
+mod answer;
 mod route;
 
 pub use action::*;
+pub use answer::*;
 pub use route::*;
 
 /// Everything the operator wants.

@@ -22,12 +22,16 @@ use crate::pages;
 use crate::stream::AnswerBody;
 
 pub mod auth;
+pub mod compress;
 pub mod cors;
+pub mod errors;
 pub mod rate;
 pub mod rewrite;
 
 use auth::{Auth, Keeper};
+use compress::Compression;
 use cors::{Cors, Leave};
+use errors::{By, ErrorPages};
 use rate::{Clients, Limiter};
 use rewrite::Rewriter;
 
@@ -51,7 +55,10 @@ pub struct Acts {
     pub timeout: Option<Duration>,
     rewriter: Option<Rewriter>,
     request: Changes,
+    error_pages: ErrorPages,
     response: Changes,
+    /// Which answers are encoded.
+    pub compression: Option<Compression>,
     own: Option<Own>,
 }
 
@@ -142,7 +149,9 @@ impl Acts {
             timeout: actions.timeout_ms.map(Duration::from_millis),
             rewriter: Rewriter::of(&actions.rewrite)?,
             request: Changes::of(&actions.request_headers)?,
+            error_pages: ErrorPages::of(&actions.error_pages)?,
             response: Changes::of(&actions.response_headers)?,
+            compression: actions.compress.as_ref().map(Compression::of),
             own,
         }))
     }
@@ -161,7 +170,9 @@ impl Acts {
             timeout: None,
             rewriter: None,
             request: Changes::default(),
+            error_pages: ErrorPages::default(),
             response: Changes::default(),
+            compression: None,
             own: Some(Own::Closed),
         }
     }
@@ -227,6 +238,12 @@ impl Acts {
     /// What pages of other origins are allowed to see of the answer to a request with these header fields.
     pub fn leave(&self, headers: &HeaderMap) -> Option<Leave> {
         self.cors.as_ref().map(|cors| cors.leave(headers))
+    }
+
+    /// An answer, or the page of the route that takes its place.
+    pub fn dress(&self, answer: Response<AnswerBody>, by: By) -> Response<AnswerBody> {
+        // What the route answers by itself is as it was meant.
+        if self.own.is_some() && by == By::Program { answer } else { self.error_pages.dress(answer, by) }
     }
 
     /// Changes the header fields of an answer.

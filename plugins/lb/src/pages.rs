@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use hyper::body::Body;
 
@@ -94,7 +94,10 @@ pub fn withhold(answer: &mut Response<AnswerBody>) {
     }
     let length = answer.body().size_hint().exact();
     *answer.body_mut() = AnswerBody::whole(Bytes::new());
-    if let Some(length) = length {
+    // Of one that would be encoded nobody knows how long it gets.
+    if let Some(length) = length
+        && !answer.headers().contains_key(CONTENT_ENCODING)
+    {
         answer.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
     }
 }

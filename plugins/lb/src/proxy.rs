@@ -20,6 +20,7 @@ use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::watch;
 
+use crate::actions::compress::encoder::Room;
 use crate::actions::{Acts, Tools};
 use crate::budget::{Budget, KEPT_BYTES_MAX};
 use crate::client::Client;
@@ -56,6 +57,8 @@ pub struct Proxy {
     spawner: Spawner,
     budget: Arc<Budget>,
     secrets: watch::Receiver<Arc<Values>>,
+    /// Where answers are encoded.
+    encoders: Room,
     /// State of a SplitMix64 generator: a draw per request without a lock or a system call.
     chance: AtomicU64,
 }
@@ -88,6 +91,7 @@ impl Proxy {
                 context.wake.clone(),
             ),
             secrets: context.secrets.clone(),
+            encoders: Room::default(),
             metrics,
             host: context.host.clone(),
             doors: context.doors.clone(),

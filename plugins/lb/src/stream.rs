@@ -10,8 +10,10 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hirsel_mesh::seam::Clock;
 use hirsel_model::Timestamp;
+use hirsel_model::spec::Encoding;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use crate::actions::compress::encoder::{Encoded, Encoder, Room};
 use crate::client::Busy;
 use crate::instance::Ticket;
 use crate::upstream::{Stage, Upstream};
@@ -117,6 +119,7 @@ pub struct AnswerBody {
 enum Kind {
     Whole(Bytes),
     Passing(Box<Passing>),
+    Encoded(Box<(Encoded, Passing)>),
 }
 
 /// A body that comes from an instance.
@@ -157,6 +160,26 @@ impl AnswerBody {
         Self { kind: Kind::Passing(Box::new(Passing { incoming, leg: Some(leg), clock })), _busy: None }
     }
 
+    /// The same, encoded; or as it was if there is no room for that, or it would not get smaller.
+    pub fn encoded(self, encoding: Encoding, room: &Room) -> Result<Self, Self> {
+        let Self { kind, _busy } = self;
+        let encoded = match kind {
+            Kind::Whole(bytes) => match Encoder::whole(encoding, &bytes, room) {
+                Some(encoded) => Ok(Kind::Whole(encoded)),
+                None => Err(Kind::Whole(bytes)),
+            },
+            Kind::Passing(passing) => match Encoder::new(encoding, None, room) {
+                Some(encoder) => Ok(Kind::Encoded(Box::new((Encoded::by(encoder), *passing)))),
+                None => Err(Kind::Passing(passing)),
+            },
+            encoded @ Kind::Encoded(_) => Err(encoded),
+        };
+        match encoded {
+            Ok(kind) => Ok(Self { kind, _busy }),
+            Err(kind) => Err(Self { kind, _busy }),
+        }
+    }
+
     /// Keeps its client marked as waiting.
     pub fn keeping(mut self, busy: Busy) -> Self {
         self._busy = Some(busy);
@@ -173,6 +196,10 @@ impl Body for AnswerBody {
             Kind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Kind::Passing(passing) => passing.poll_frame(cx),
+            Kind::Encoded(pair) => {
+                let (encoded, passing) = &mut **pair;
+                encoded.poll_frame(cx, |cx| passing.poll_frame(cx))
+            }
         }
     }
 
@@ -180,6 +207,7 @@ impl Body for AnswerBody {
         match &self.kind {
             Kind::Whole(bytes) => bytes.is_empty(),
             Kind::Passing(passing) => passing.leg.is_none(),
+            Kind::Encoded(pair) => pair.0.is_done(),
         }
     }
 
@@ -187,6 +215,7 @@ impl Body for AnswerBody {
         match &self.kind {
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Passing(passing) => passing.incoming.size_hint(),
+            Kind::Encoded(_) => SizeHint::default(),
         }
     }
 }

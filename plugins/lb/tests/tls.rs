@@ -268,6 +268,13 @@ timeout = "50ms"
 [route."shop.example/rare"]
 to = "web"
 rate_limit = { requests = 1, per = "1h" }
+[route."shop.example/text"]
+respond = { body = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", headers = { content-type = "text/html" } }
+compress = { min = "1B" }
+[route."shop.example/page"]
+to = "web"
+deny = "127.0.0.1"
+error_pages = { 403 = "not you" }
 [route."shop.example/tls"]
 to = "web"
 redirect = "https"
@@ -331,6 +338,12 @@ async fn every_action_of_a_route_holds_in_http_2() {
     assert_eq!(ask("POST", "/small", &[], &["01234", "56789", "0"]).await.0, 413);
     assert_eq!(ask("POST", "/slow", &[], &["x"]).await.0, 504);
     assert_eq!((get("/rare").await.0, get("/rare").await.0), (200, 429));
+    let (status, headers, _) = ask("HEAD", "/text", &[("accept-encoding", "gzip, br")], &[]).await;
+    assert_eq!((status, headers["content-encoding"].as_bytes()), (200, &b"gzip"[..]));
+    let (status, headers, _) = get("/text").await;
+    assert_eq!((status, headers["vary"].as_bytes()), (200, &b"Accept-Encoding"[..]));
+    let (status, _, body) = get("/page").await;
+    assert_eq!((status, &*body), (403, "not you"));
     assert_eq!(get("/tls").await.2, "/tls", "it is there already");
     assert_eq!(get("/").await.2, "/", "and the connection serves on");
 }

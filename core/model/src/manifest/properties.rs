@@ -11,7 +11,7 @@ fn built() -> Vec<RoleName> {
 }
 
 /// Lines that a manifest is made of, some right, some not.
-const LINES: [&str; 66] = [
+const LINES: [&str; 70] = [
     "app = \"shop\"",
     "[service.web]",
     "[service.worker]",
@@ -71,6 +71,10 @@ const LINES: [&str; 66] = [
     "cors = { origins = \"*\", credentials = true }",
     "cors = { origins = [\"https://*.a.test\"], methods = [\"PUT\"], max_age = \"1h\" }",
     "body_max = \"1KiB\"",
+    "compress = true",
+    "compress = { with = [\"br\", \"deflate\"], types = [\"text/*\", \"ü\"], min = \"1\" }",
+    "error_pages = { 404 = \"ü\", 5xx = { body = \"<p>\", programs = true } }",
+    "error_pages = { 200 = 1, 4xx = { content_type = \"\\r\\n\" } }",
     "timeout = \"1s\"",
     "request_headers = { set = { Host = \"a\", \"\" = \"b\" }, remove = [\"x\"] }",
     "response_headers = { add = { Via = \"a\" }, remove = \"x-a\" }",

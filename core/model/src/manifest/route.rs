@@ -12,6 +12,7 @@ use crate::id::NAME_BYTES_MAX;
 use crate::spec::{Actions, Conditions, PathKind, RouteSpec, Target};
 
 mod actions;
+mod answers;
 mod matching;
 mod target;
 
@@ -86,7 +87,7 @@ fn block_of(
 ) -> Vec<(Range<usize>, String, RouteSpec)> {
     let table = &block.table;
     let rules = table.tables("rule", errors);
-    table.check_keys(&[&KEYS[..], &actions::KEYS, &ROUTE_KEYS].concat(), &LATER, errors);
+    table.check_keys(&[&KEYS[..], &actions::KEYS, &answers::KEYS, &ROUTE_KEYS].concat(), &LATER, errors);
     let (host, path) = way.unwrap_or_default();
     let base = say(Said::default(), table, &path, known, errors);
     if !base.leads && rules.is_empty() {
@@ -94,7 +95,7 @@ fn block_of(
     }
     let mut routes = Vec::new();
     for (span, rule) in &rules {
-        rule.check_keys(&[&KEYS[..], &actions::KEYS, &RULE_KEYS].concat(), &LATER, errors);
+        rule.check_keys(&[&KEYS[..], &actions::KEYS, &answers::KEYS, &RULE_KEYS].concat(), &LATER, errors);
         let (kind, own) = matching::path(rule, &path, errors).unwrap_or((PathKind::Prefix, path.clone()));
         let stripped = if kind == PathKind::Prefix { &own } else { &path };
         let said = say(base.clone(), rule, stripped, known, errors);
@@ -120,6 +121,7 @@ fn say(said: Said, table: &Table<'_>, path: &str, known: Known<'_>, errors: &mut
     }
     matching::conditions(&mut said.when, table, errors);
     actions::read(&mut said.actions, table, path, known.secrets, errors);
+    answers::read(&mut said.actions, table, errors);
     said
 }
 

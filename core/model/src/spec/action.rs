@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::is_default;
+use super::{Compress, ErrorPage, Statuses, is_default};
 use crate::id::SecretName;
 use crate::secret::references;
 
@@ -64,9 +64,15 @@ pub struct Actions {
     /// Header fields of the request.
     #[serde(default, skip_serializing_if = "is_default")]
     pub request_headers: HeaderChanges,
+    /// Pages instead of errors in plain words.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub error_pages: BTreeMap<Statuses, ErrorPage>,
     /// Header fields of the answer.
     #[serde(default, skip_serializing_if = "is_default")]
     pub response_headers: HeaderChanges,
+    /// Which answers go out encoded.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub compress: Option<Compress>,
 }
 
 /// A change of a path, in the order of the fields. All nothing: no change.

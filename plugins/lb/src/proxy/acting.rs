@@ -14,6 +14,7 @@ use super::outbound::Outbound;
 use super::{Proxy, Taken, bad_head};
 use crate::actions::Acts;
 use crate::actions::auth::Verdict;
+use crate::actions::errors::By;
 use crate::client::Client;
 use crate::headers;
 use crate::pages;
@@ -39,30 +40,39 @@ impl Proxy {
         taken: Taken,
     ) -> Response<AnswerBody> {
         let leave = acts.leave(&taken.head.headers);
-        let mut answer = self.acted(client, acts, origin, taken).await;
+        let compression = acts.compression.as_ref();
+        let wish = compression.map(|compression| compression.wish(&taken.head));
+        let mut answer = match self.acted(client, acts, origin, taken).await {
+            Ok(answer) => acts.dress(answer, By::Program),
+            Err(refusal) => acts.dress(refusal, By::Us),
+        };
         acts.finish(answer.headers_mut(), leave);
-        answer
+        match compression.zip(wish) {
+            Some((compression, wish)) => compression.encode(wish, answer, &self.encoders),
+            None => answer,
+        }
     }
 
+    /// The answer of a program, or of the route itself; or the page that says why there is none.
     async fn acted(
         &self,
         client: &Arc<Client>,
         acts: &Acts,
         origin: Option<Arc<Origin>>,
         taken: Taken,
-    ) -> Response<AnswerBody> {
+    ) -> Result<Response<AnswerBody>, Response<AnswerBody>> {
         let Taken { mut head, incoming, protocol, upgrade } = taken;
         let mut buffer = String::new();
         let host = headers::host_of(&head, &mut buffer).unwrap_or_default().to_owned();
         if let Some(refusal) = acts.refuse(&head, &host, &client.lines, self.now()) {
-            return refusal;
+            return Err(refusal);
         }
         if let Some(auth) = &acts.auth {
             let secrets = self.secrets.borrow().clone();
             match auth.admit(&mut head.headers, client.lines.ip, self.now(), &secrets).await {
                 Verdict::Right => {}
-                Verdict::Wrong => return pages::unauthorized(auth.challenge.clone()),
-                Verdict::TooMany(wait) => return pages::too_many(wait),
+                Verdict::Wrong => return Err(pages::unauthorized(auth.challenge.clone())),
+                Verdict::TooMany(wait) => return Err(pages::too_many(wait)),
             }
         }
         let limit = acts.body_bytes_max;
@@ -71,19 +81,19 @@ impl Proxy {
             if !head.headers.contains_key(EXPECT) {
                 drain(incoming).await;
             }
-            return pages::too_large(bytes_max);
+            return Err(pages::too_large(bytes_max));
         }
         if let Some(answer) = acts.own_answer(&host, &head.uri) {
-            return answer;
+            return Ok(answer);
         }
-        let Some(origin) = origin else { return pages::not_understood() };
+        let Some(origin) = origin else { return Err(pages::not_understood()) };
         if let Err(bad) = headers::prepare_request(&mut head, &client.lines, protocol) {
-            return bad_head(bad);
+            return Err(bad_head(bad));
         }
         if !acts.prepare(&mut head) {
-            return pages::bad_request(ASTRAY);
+            return Err(pages::bad_request(ASTRAY));
         }
-        let Some(mut body) = self.body_of(incoming).await else { return pages::cut_short() };
+        let Some(mut body) = self.body_of(incoming).await else { return Err(pages::cut_short()) };
         let exceeded = Arc::new(AtomicBool::new(false));
         if let Some(bytes_max) = limit {
             body = body.limited(bytes_max, &exceeded);
@@ -94,13 +104,13 @@ impl Proxy {
         let answered = match acts.timeout {
             Some(limit) => match tokio::time::timeout(limit, answered).await {
                 Ok(answered) => answered,
-                Err(_late) => return pages::timed_out(&origin),
+                Err(_late) => return Err(pages::timed_out(&origin)),
             },
             None => answered.await,
         };
         match (answered, limit) {
-            (Err(_), Some(bytes_max)) if exceeded.load(Ordering::Acquire) => pages::too_large(bytes_max),
-            (answered, _) => answered.unwrap_or_else(|refusal| refusal),
+            (Err(_), Some(bytes_max)) if exceeded.load(Ordering::Acquire) => Err(pages::too_large(bytes_max)),
+            (answered, _) => answered,
         }
     }
 }

@@ -114,7 +114,7 @@ fn time(table: &Table<'_>, key: &str, range: RangeInclusive<u64>, errors: &mut E
 }
 
 /// Refuses lists that are too long, and empty ones.
-fn words(key: &str, table: &Table<'_>, expected: &str, errors: &mut Errors) -> Option<Vec<Word>> {
+pub(super) fn words(key: &str, table: &Table<'_>, expected: &str, errors: &mut Errors) -> Option<Vec<Word>> {
     let words = table.words(key, expected, errors)?;
     if words.is_empty() || words.len() > ACTION_LIST_MAX {
         let message =

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::id::RoleName;
 use crate::manifest::parse;
-use crate::spec::{RateLimit, Target};
+use crate::spec::{Encoding, RateLimit, Statuses, Target};
 
 const SERVICES: &str = "app = \"a\"\n[service.web]\ncommand = [\"x\"]\n[service.next]\ncommand = [\"x\"]\n";
 
@@ -86,7 +86,7 @@ fn every_field_of_a_route_says_what_it_expects() {
         ("tp = 1", "2:1 unknown key \"tp\" in [route.h]; did you mean \"to\"?"),
         (
             "path = \"/a\"",
-            "2:1 unknown key \"path\" in [route.h]; known are to, redirect, respond, method, header, query, allow, deny, rate_limit, cors, basic_auth, body_max, timeout, rewrite, request_headers, response_headers, rule",
+            "2:1 unknown key \"path\" in [route.h]; known are to, redirect, respond, method, header, query, allow, deny, rate_limit, cors, basic_auth, body_max, timeout, rewrite, request_headers, response_headers, compress, error_pages, rule",
         ),
         ("to = { web = 1, nxt = 1 }", "2:17 unknown service \"nxt\"; did you mean \"next\"?"),
         ("to = { web = 0 }", "2:1 [route.h.to] leads nowhere: no weight is above 0"),
@@ -141,7 +141,7 @@ fn every_field_of_a_route_says_what_it_expects() {
         ("path_regex = \"a\"", "3:1 [route.h/shop.rule]: a path_regex stands in a route of a host, without a path"),
         (
             "rule = 1",
-            "3:1 unknown key \"rule\" in [route.h/shop.rule]; known are to, redirect, respond, method, header, query, allow, deny, rate_limit, cors, basic_auth, body_max, timeout, rewrite, request_headers, response_headers, path, path_regex",
+            "3:1 unknown key \"rule\" in [route.h/shop.rule]; known are to, redirect, respond, method, header, query, allow, deny, rate_limit, cors, basic_auth, body_max, timeout, rewrite, request_headers, response_headers, compress, error_pages, path, path_regex",
         ),
     ];
     for (line, message) in rule {
@@ -343,4 +343,80 @@ fn a_password_stands_in_no_manifest_and_a_secret_has_to_be_set() {
     let text = format!("{SERVICES}{}", auth("${secret.anna}"));
     let errors = crate::manifest::parse_for(&text, &built(), Some(&Default::default())).unwrap_err();
     assert!(errors[0].message.ends_with("no secret named \"anna\"; try: hirsel secret set anna"), "{errors:?}");
+}
+
+#[test]
+fn answers_are_encoded_and_errors_shown_as_a_route_says() {
+    let text = r#"
+[route.h]
+to = "web"
+compress = { with = ["br", "gzip"], types = ["text/*", "application/json"], min = "4KiB" }
+[route.h.error_pages]
+404 = "nothing here"
+5xx = { body = "<h1>Back soon</h1>", programs = true }
+[[route.h.rule]]
+path = "/a"
+compress = false
+error_pages = {}
+[[route.h.rule]]
+path = "/b"
+compress = true
+error_pages = { 503 = { body = "{}", content_type = "application/json" } }
+"#;
+    let routes = routes(text);
+    let whole = &routes[2].actions;
+    let compress = whole.compress.as_ref().unwrap();
+    assert_eq!((&compress.encodings[..], compress.bytes_min), (&[Encoding::Br, Encoding::Gzip][..], 4096));
+    assert_eq!(compress.types, BTreeSet::from(["application/json".to_owned(), "text/*".to_owned()]));
+    let (one, class) = (&whole.error_pages[&Statuses::One(404)], &whole.error_pages[&Statuses::Class(5)]);
+    assert_eq!((&*one.content_type, one.programs), ("text/plain; charset=utf-8", false));
+    assert_eq!((&*class.content_type, class.programs), ("text/html; charset=utf-8", true));
+    assert_eq!((&routes[0].actions.compress, routes[0].actions.error_pages.len()), (&None, 0));
+    let usual = routes[1].actions.compress.as_ref().unwrap();
+    assert_eq!((usual.encodings.len(), usual.types.len(), usual.bytes_min), (3, 0, 1024));
+    assert_eq!(routes[1].actions.error_pages[&Statuses::One(503)].content_type, "application/json");
+    assert!(!routes[1].is_plain());
+}
+
+#[test]
+fn what_is_wrong_with_encodings_and_pages_is_said_where_it_stands() {
+    let of = |line: &str| wrong(&format!("[route.h]\nto = \"web\"\n{line}\n"));
+    for (line, expected) in [
+        (
+            "compress = \"gzip\"",
+            "3:12 compress in [route.h] is a string; expected true, false, or a table like { with = [\"br\", \"gzip\"], min = \"1KiB\" }",
+        ),
+        (
+            "compress = { with = [\"gzp\"] }",
+            "3:22 unknown encoding in [route.h.compress]: \"gzp\"; did you mean \"gzip\"?",
+        ),
+        ("compress = { with = [\"br\", \"br\"] }", "3:28 with in [route.h.compress]: \"br\" is there twice"),
+        ("compress = { with = [] }", "3:14 with in [route.h.compress]: a list of 0 is not between 1 and 256"),
+        (
+            "compress = { types = [\"text\"] }",
+            "3:23 types in [route.h.compress]: \"text\" is no type: \"text/html\" or \"text/*\", in lower case",
+        ),
+        (
+            "compress = { min = \"1\" }",
+            "3:20 min in [route.h.compress]: \"1\" has no unit: write for example 64KiB, 256MiB or 2GiB",
+        ),
+        ("compress = { level = 9 }", "3:14 unknown key \"level\" in [route.h.compress]; known are with, types, min"),
+        (
+            "error_pages = { 200 = \"x\" }",
+            "3:17 [route.h.error_pages]: \"200\" is no status of an error: 404, 4xx, 503, 5xx",
+        ),
+        (
+            "error_pages = { 404 = 1 }",
+            "3:23 404 in [route.h.error_pages] is a whole number; expected a text, or { body = \"TEXT\", programs = true }",
+        ),
+        ("error_pages = { 404 = {} }", "3:17 [route.h.error_pages.404] shows nothing: body = \"TEXT\""),
+        (
+            "error_pages = { 404 = { body = \"\", content_type = \"html\" } }",
+            "3:51 content_type in [route.h.error_pages.404]: \"html\" is no type: \"text/html; charset=utf-8\"",
+        ),
+    ] {
+        assert_eq!(of(line), [expected], "{line}");
+    }
+    let long = of(&format!("error_pages = {{ 404 = \"{}\" }}", "x".repeat(20_000)));
+    assert_eq!(long, ["3:23 [route.h.error_pages.404]: 20000 bytes exceed 16384"]);
 }

@@ -96,6 +96,7 @@ impl Agent for Interface {
             me: shared.node,
             wall: shared.world.clock.wall(),
             http_port: shared.config.roles.http_port,
+            https_port: shared.config.roles.https_port,
         }
     }
 

@@ -211,6 +211,7 @@ pub fn sight() -> Sight {
         me: NodeId(1),
         wall: NOON,
         http_port: 8080,
+        https_port: 8443,
     }
 }
 

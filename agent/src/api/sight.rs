@@ -34,6 +34,8 @@ pub struct Sight {
     pub wall: WallTime,
     /// Port of plain HTTP on lb nodes.
     pub http_port: u16,
+    /// Port of HTTPS on lb nodes.
+    pub https_port: u16,
 }
 
 /// Who leads.

@@ -138,6 +138,17 @@ impl Certificates {
         self.named.iter().map(|(name, it)| (name.clone(), it.version)).collect()
     }
 
+    /// Whether clients that ask for `host` are shown a certificate that is good for it at `wall`. A host `*.example.com` stands for every
+    /// name with one more label.
+    pub fn cover(&self, host: &str, wall: WallTime) -> bool {
+        let wildcard = host.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+        let covers = |facts: &Facts| {
+            let named = facts.names.contains(host) || wildcard.as_ref().is_some_and(|name| facts.names.contains(name));
+            named && matches!(facts.age(wall), Age::Good | Age::Late)
+        };
+        self.named.values().any(|it| covers(&it.facts))
+    }
+
     /// Others than `but` that are good for one of `names` too, spelled alike.
     pub fn sharing<'a>(&'a self, but: &CertificateName, names: &BTreeSet<String>) -> Vec<&'a CertificateName> {
         let shares = |it: &Certificate| !it.facts.names.is_disjoint(names);

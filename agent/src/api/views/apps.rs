@@ -11,8 +11,9 @@ use utoipa::ToSchema;
 
 use crate::api::sight::{Sight, Standing, instance_host};
 
-/// The port of plain HTTP, which a URL leaves out.
+/// The ports of plain HTTP and of HTTPS, which a URL leaves out.
 const HTTP_PORT: u16 = 80;
+const HTTPS_PORT: u16 = 443;
 
 /// An application.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -136,7 +137,8 @@ fn health(stopped: bool, services: &[Service], unmet: &[String]) -> &'static str
     }
 }
 
-/// A URL per host and path that is routed, each once; a route for any host is reached at every lb node.
+/// The URLs of each host and path that is routed, each once; a route for any host is reached at every lb node. Where a certificate covers
+/// the host there is one with HTTPS, and it comes first; none without if whoever comes so is only led there.
 fn endpoints(sight: &Sight, spec: &AppSpec) -> Vec<String> {
     let lb: BTreeSet<NodeId> = sight
         .state
@@ -154,7 +156,8 @@ fn endpoints(sight: &Sight, spec: &AppSpec) -> Vec<String> {
             .map(|node| if node.addr.is_ipv6() { format!("[{}]", node.addr.ip()) } else { node.addr.ip().to_string() })
             .collect()
     };
-    let port = if sight.http_port == HTTP_PORT { String::new() } else { format!(":{}", sight.http_port) };
+    let port = |port: u16, usual: u16| if port == usual { String::new() } else { format!(":{port}") };
+    let (plain, secure) = (port(sight.http_port, HTTP_PORT), port(sight.https_port, HTTPS_PORT));
     let mut urls: Vec<String> = Vec::new();
     for route in &spec.routes {
         // No URL says which paths an expression takes.
@@ -162,9 +165,15 @@ fn endpoints(sight: &Sight, spec: &AppSpec) -> Vec<String> {
             PathKind::Prefix | PathKind::Exact => route.path.as_str(),
             PathKind::Regex => "/",
         };
-        for url in hosts(route).into_iter().map(|host| format!("http://{host}{port}{path}")) {
-            if !urls.contains(&url) {
-                urls.push(url);
+        for host in hosts(route) {
+            let covered = sight.state.certificates.cover(&host, sight.wall);
+            let led = covered && route.actions.https.is_some();
+            let with = covered.then(|| format!("https://{host}{secure}{path}"));
+            let without = (!led).then(|| format!("http://{host}{plain}{path}"));
+            for url in with.into_iter().chain(without) {
+                if !urls.contains(&url) {
+                    urls.push(url);
+                }
             }
         }
     }

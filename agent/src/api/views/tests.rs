@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use hirsel_model::certificate::{Certificate, Facts};
 use hirsel_model::plan::{Because, Unmet, Verdict, VerdictKind};
+use hirsel_model::secret::Sealed;
 use hirsel_model::spec::{PathKind, RouteSpec};
 use hirsel_model::view::Liveness;
 use hirsel_model::*;
@@ -128,6 +130,35 @@ fn each_host_and_path_is_an_endpoint_once() {
     });
     let expected = ["http://shop.test:8080/api", "http://shop.test:8080/", "http://*.shop.test:8080/"];
     assert_eq!(apps(&sight)[0].endpoints, expected);
+}
+
+#[test]
+fn a_host_that_a_certificate_covers_is_reached_with_https_first() {
+    let endpoints = |until: u64| {
+        let sight = altered(|state| {
+            let names = ["shop.test", "*.shop.test"].map(String::from).into();
+            let facts = Facts { names, not_after: WallTime(until), ..Facts::default() };
+            let (chain, key) = (String::new(), Sealed(Vec::new()));
+            let certificate = Certificate { version: 1, set_at: WallTime(0), facts, chain, key };
+            state.certificates.named.insert("shop".parse().unwrap(), Arc::new(certificate));
+            let app = state.spec.apps.get_mut(&"shop".parse().unwrap()).unwrap();
+            let route = |host: &str, path: &str| RouteSpec::plain(host, path, "web".parse().unwrap());
+            let mut led = route("www.shop.test", "/");
+            led.actions.https = Some(308);
+            app.routes = vec![route("shop.test", "/"), led, route("a.b.shop.test", "/x")];
+        });
+        apps(&sight)[0].endpoints.clone()
+    };
+    let good = altered(|_| {}).wall.0 + 1_000;
+    let expected = [
+        "https://shop.test:8443/",
+        "http://shop.test:8080/",
+        "https://www.shop.test:8443/",
+        "http://a.b.shop.test:8080/x",
+    ];
+    assert_eq!(endpoints(good), expected);
+    let expected = ["http://shop.test:8080/", "http://www.shop.test:8080/", "http://a.b.shop.test:8080/x"];
+    assert_eq!(endpoints(1), expected, "its time is over");
 }
 
 #[test]

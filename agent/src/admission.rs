@@ -307,7 +307,9 @@ async fn propose(shared: &Shared, command: Command) -> Result<(NodeId, NodeName)
     match shared.control.propose(entry, ADMIT_WITHIN).await {
         Ok(Outcome::Admitted { node, name, .. }) => Ok((node, name)),
         Ok(Outcome::Refused(refusal)) => Err(refusal.to_string()),
-        Ok(Outcome::Done { .. }) => Err("the control group answered something else".into()),
+        Ok(Outcome::Done { .. } | Outcome::Lengthened { .. }) => {
+            Err("the control group answered something else".into())
+        }
         Err(error) => Err(format!("{LATER}{error}")),
     }
 }

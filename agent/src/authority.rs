@@ -116,7 +116,7 @@ async fn propose(shared: &Shared, command: Command) -> Result<(), String> {
     let at = shared.world.clock.wall();
     let entry = Entry { at, by: shared.me.name.to_string(), if_index: None, command };
     match shared.control.propose(entry, PROPOSE_WITHIN).await {
-        Ok(Outcome::Done { .. } | Outcome::Admitted { .. }) => Ok(()),
+        Ok(Outcome::Done { .. } | Outcome::Admitted { .. } | Outcome::Lengthened { .. }) => Ok(()),
         Ok(Outcome::Refused(refusal)) => Err(refusal.to_string()),
         Err(error) => Err(error.to_string()),
     }

@@ -150,7 +150,7 @@ pub async fn establish(world: &World, control: &Control, entry: Entry) -> Result
     if control.state().borrow().cluster.id.0.is_empty() {
         match control.found(entry).await.context("cannot found the cluster")? {
             Outcome::Refused(refusal) => bail!("cannot found the cluster: {refusal}"),
-            Outcome::Done { .. } | Outcome::Admitted { .. } => {}
+            Outcome::Done { .. } | Outcome::Admitted { .. } | Outcome::Lengthened { .. } => {}
         }
     }
     world.disk.remove(FOUNDING_FILE).context("cannot remove the founding entry")

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use hirsel_model::report::{InstanceFacts, InstanceState, NodeReport, RoleFacts, RoleReport, RoleState};
+use hirsel_model::report::{Bound, InstanceFacts, InstanceState, NodeReport, RoleFacts, RoleReport, RoleState};
 use hirsel_model::{AppName, Generation, Incarnation, InstanceId, Revision, RoleName, ServiceName};
 use hirsel_role::{Addresses, Certificate, LiveNode};
 
@@ -192,6 +192,8 @@ fn read_instance(item: &str) -> Option<(u64, InstanceFacts)> {
         restarts: numbers.next()?.parse().ok()?,
         revision: Revision(numbers.next()?.parse().ok()?),
         message: None,
+        // Only a leader asks, and it has the whole report.
+        bound: Bound::Unknown,
     };
     Some((number.parse().ok()?, facts))
 }
@@ -224,6 +226,7 @@ mod tests {
             restarts: 2,
             revision: Revision(3),
             message: None,
+            bound: Bound::Unknown,
         };
         let compute = RoleReport {
             state: RoleState::Running,

@@ -113,8 +113,14 @@ struct Pass<'a> {
 
 impl Pass<'_> {
     async fn make(&self, heard: &BTreeMap<NodeId, Heard>, unheard: &BTreeSet<NodeId>, told: &mut Told) {
-        if let Some((command, summary)) = self.decide(heard, unheard, told) {
+        let view = self.view(heard, unheard);
+        if let Some((command, summary)) = chosen(aside::plan(&view, adoption), told) {
             self.propose(command, summary).await;
+            return;
+        }
+        let over = planner::long::over(&view);
+        if !over.is_empty() {
+            self.propose(Command::EndLongGrants { over }, Summary::default()).await;
             return;
         }
         let events = self.came_true();
@@ -125,13 +131,8 @@ impl Pass<'_> {
         }
     }
 
-    /// What to adopt, if the plan in force is not the one for what is seen.
-    fn decide(
-        &self,
-        heard: &BTreeMap<NodeId, Heard>,
-        unheard: &BTreeSet<NodeId>,
-        told: &mut Told,
-    ) -> Option<(Command, Summary)> {
+    /// What is seen now.
+    fn view(&self, heard: &BTreeMap<NodeId, Heard>, unheard: &BTreeSet<NodeId>) -> View {
         let heard = heard.iter().map(|(id, heard)| (*id, (heard.liveness, heard.incarnation))).collect();
         let around = Surroundings {
             me: self.shared.node,
@@ -140,8 +141,7 @@ impl Pass<'_> {
             unheard,
             raft: self.shared.control.raft_facts(),
         };
-        let view = self.desk.book().view(&around, self.shared.world.clock.now());
-        chosen(aside::plan(&view, adoption), told)
+        self.desk.book().view(&around, self.shared.world.clock.now())
     }
 
     fn came_true(&self) -> Vec<NewEvent> {
@@ -174,7 +174,7 @@ impl Pass<'_> {
                 let generation = self.state.plan.generation.next();
                 info!(%generation, moves = summary.moves, verdicts = summary.verdicts, "plan adopted");
             }
-            Ok(Outcome::Done { .. } | Outcome::Admitted { .. }) => {}
+            Ok(Outcome::Done { .. } | Outcome::Admitted { .. } | Outcome::Lengthened { .. }) => {}
             // Something else was committed first: the next pass starts from there.
             Ok(Outcome::Refused(refusal)) => debug!(%refusal, "plan refused"),
             Err(error) => debug!(%error, "plan not adopted"),

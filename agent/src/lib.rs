@@ -22,6 +22,7 @@ pub mod launch;
 pub mod leader;
 pub mod lease;
 pub mod metrics;
+pub mod parting;
 pub mod plugins;
 pub mod promise;
 pub mod recovery;

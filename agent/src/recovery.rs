@@ -233,7 +233,7 @@ async fn complete(shared: Arc<Shared>, order: Order) {
             let command = Command::Recover { tag: tag.clone(), survivor: shared.node, lost: lost.clone(), off };
             let entry = Entry { at: shared.world.clock.wall(), by: by.clone(), if_index: None, command };
             match shared.control.propose(entry, LEAD_WITHIN).await {
-                Ok(Outcome::Done { .. } | Outcome::Admitted { .. }) => break,
+                Ok(Outcome::Done { .. } | Outcome::Admitted { .. } | Outcome::Lengthened { .. }) => break,
                 Ok(Outcome::Refused(refusal)) => {
                     warn!(%refusal, "the new foundation is not announced");
                     break;

@@ -37,8 +37,8 @@ use crate::roles::{self, Runtimes};
 use crate::senses::{self, Senses};
 use crate::shared::Shared;
 use crate::{
-    admission, authority, calls, certificates, digest, foundation, metrics, plugins, promise, recovery, rejoin,
-    renewal, sealing, secrets,
+    admission, authority, calls, certificates, digest, foundation, metrics, parting, plugins, promise, recovery,
+    rejoin, renewal, sealing, secrets,
 };
 
 /// Handing leadership over and saying goodbye may take so long; then the agent stops anyway.
@@ -95,7 +95,10 @@ pub enum End {
 
 /// Runs an agent until it is told to stop or has left.
 pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
-    let Setup { config, world, host, load, start, runtimes, streams, ready, stop } = setup;
+    let Setup { config, world, host, load, start, runtimes, streams, ready, stop: asked_to_stop } = setup;
+    // Everything goes on until the agent has parted from what it runs, and ends with this future in any case.
+    let stop = CancellationToken::new();
+    let _all = stop.clone().drop_guard();
     let built = plugins::roles(&plugins);
     let born = birth::born(&world, &config, &built, start).await?;
     let identity = born.identity;
@@ -182,7 +185,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
         incarnation: identity.incarnation,
         unheard: unheard_seen.clone(),
         report: report_seen,
-        grants,
+        grants: grants.clone(),
     };
     tasks.spawn(lease::ask(asker, stop.clone()));
     tasks.spawn(lead(shared.clone(), desk, gossip.heard(), unheard_seen, stop.clone()));
@@ -210,6 +213,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
         let _ = ready.send(shared.clone());
     }
     let end = tokio::select! {
+        () = parted(&shared, &grants, &asked_to_stop) => Ok(End::Stopped),
         () = stop.cancelled() => Ok(End::Stopped),
         // The task that would say so ends with the others: that it is gone does not mean that this node is no member.
         Ok(_) = has_left.wait_for(|left| *left) => Ok(End::Left),
@@ -218,14 +222,24 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
         // Its programs go on under their shims, and whoever supervises it tries again until it is upgraded.
         words = outgrown(&shared) => Err(anyhow!(words)),
     };
+    if matches!(end, Ok(End::Stopped)) {
+        stop.cancel();
+    }
     farewell(&shared, &gossip, end.as_ref().ok().copied()).await;
     stop.cancel();
+    asked_to_stop.cancel();
     if timeout(FAREWELL_MAX, tasks.wait()).await.is_err() {
         debug!("some tasks did not end in time");
     }
     control.shutdown().await;
     transport.close().await;
     end
+}
+
+/// Returns when the agent was asked to stop, and what it runs exclusively may act on without it as far as that could be had.
+async fn parted(shared: &Shared, grants: &watch::Sender<Arc<Holdings>>, asked: &CancellationToken) {
+    asked.cancelled().await;
+    parting::lengthen(shared, grants).await;
 }
 
 /// Returns when the log failed because of the disk, and the disk takes writes again. Until then this node serves with what it knows,

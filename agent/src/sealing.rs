@@ -247,7 +247,7 @@ impl Offering {
         let at = shared.world.clock.wall();
         let entry = Entry { at, by: shared.me.name.to_string(), if_index: None, command };
         match shared.control.propose(entry, PROPOSE_WITHIN).await {
-            Ok(Outcome::Done { .. } | Outcome::Admitted { .. }) => {
+            Ok(Outcome::Done { .. } | Outcome::Admitted { .. } | Outcome::Lengthened { .. }) => {
                 info!("secrets sealed with a new key");
                 Ok(())
             }

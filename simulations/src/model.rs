@@ -11,6 +11,7 @@ mod foundations;
 mod grants;
 mod host;
 mod mistakes;
+mod partings;
 mod promises;
 mod scenario;
 mod world;
@@ -145,6 +146,12 @@ pub(crate) enum Bug {
     Restored,
     /// Nodes that are given up are taken for off.
     LostTakenForOff,
+    /// A new leader does not wait for a long grant that was given before it.
+    LongUnknown,
+    /// The start of an agent that asked for a long grant is taken for a later one.
+    LongSameStart,
+    /// An agent that is back is taken for having told guard and shim.
+    LongUntold,
 }
 
 /// Plays the history of `seed`. Without a scenario the seed picks one. An unknown scenario is a failure of its own.

@@ -150,3 +150,65 @@ fn an_exclusive_service_says_what_it_waits_for_and_refuses_to_be_two() {
         if left == 0 { Ok(()) } else { Err(left.to_string()) }
     });
 }
+
+/// On a machine that others use too a grant may run out for want of a processor, and nothing was wrong.
+const TRIES: usize = 3;
+/// Many times an ordinary grant, and a third of a long one.
+const AWAY_FOR: Duration = Duration::from_secs(5);
+/// Who acts for so long after its agent is back has been granted anew.
+const LONGER_THAN_A_GRANT: Duration = Duration::from_secs(4);
+
+/// What `status` says of long grants: instance and node.
+fn long_grants(cluster: &Cluster) -> Result<Vec<(String, String)>, String> {
+    let status = cluster.any().ask(["status"]).try_data()?;
+    let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap_or_default().to_string();
+    Ok(array(&status["long_grants"]).iter().map(|row| (text(row, "instance"), text(row, "node"))).collect())
+}
+
+#[test]
+fn an_exclusive_program_acts_on_while_its_agent_is_restarted_and_is_replaced_if_that_does_not_come_back() {
+    let mut cluster = Cluster::start(3);
+    let journal = Journal::at(cluster.folder.path().join("journal"));
+    cluster.apply(&journal.manifest());
+    journal.taken_over(0, HELD_AGAIN_WITHIN);
+
+    let acts_on = (0..TRIES).any(|_| {
+        cluster.whole();
+        let holds = holder(&cluster);
+        let index = cluster.index(&holds);
+        let (fence, since) = journal.newest().unwrap();
+        cluster.nodes[index].stop_agent();
+        let (told, _) = wait_for("the others know", HELD_AGAIN_WITHIN, || long_grants(&cluster));
+        let goes_on = journal.goes_on(fence, since, AWAY_FOR, HELD_AGAIN_WITHIN);
+        cluster.nodes[index].start(None);
+        let goes_on = goes_on && {
+            let (_, back) = journal.newest().unwrap();
+            journal.goes_on(fence, back, LONGER_THAN_A_GRANT, HELD_AGAIN_WITHIN)
+        };
+        eprintln!("the agent of {holds} away for {AWAY_FOR:?}: nobody acted for {:?}", journal.longest_pause(since));
+        journal.assert_never_two();
+        if goes_on {
+            assert_eq!(told.iter().map(|(_, node)| node.as_str()).collect::<Vec<_>>(), [holds.as_str()]);
+        } else {
+            eprintln!("it was replaced; once more");
+        }
+        goes_on
+    });
+    assert!(acts_on, "it was replaced {TRIES} times");
+    cluster.whole();
+    wait_for("it acts by ordinary grants again", HELD_AGAIN_WITHIN, || match long_grants(&cluster)?.as_slice() {
+        [] => Ok(()),
+        left => Err(format!("{left:?}")),
+    });
+
+    // For good: it acts on to the end of its long grant, and then another one does.
+    let holds = holder(&cluster);
+    let (fence, since) = journal.newest().unwrap();
+    let index = cluster.index(&holds);
+    cluster.nodes[index].stop_agent();
+    let (_, gap) = taken_over(&journal, fence);
+    let acted = Duration::from_millis(journal.acts()[&fence].1 - since);
+    eprintln!("the agent of {holds} stopped for good: it acted for {acted:?}, then nobody for {gap:?}");
+    assert!(acted > AWAY_FOR, "it ended long before its long grant did");
+    journal.assert_never_two();
+}

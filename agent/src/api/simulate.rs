@@ -187,7 +187,7 @@ fn take_out(sight: &Sight, state: &mut ControlState, node: NodeId, availability:
     let entry = Entry { at: sight.wall, by: String::new(), if_index: None, command };
     match state.apply(state.applied.next(), entry) {
         Outcome::Refused(refusal) => Err(refusal.into()),
-        Outcome::Done { .. } | Outcome::Admitted { .. } => Ok(()),
+        Outcome::Done { .. } | Outcome::Admitted { .. } | Outcome::Lengthened { .. } => Ok(()),
     }
 }
 

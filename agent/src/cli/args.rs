@@ -127,7 +127,9 @@ pub struct AskArgs {
 #[derive(Subcommand, Debug)]
 pub enum Verb {
     /// Start the first agent and make a cluster; on a folder with data, go on
-    #[command(after_help = "Example: hirsel up --addr 10.0.0.1 --zone a")]
+    #[command(
+        after_help = "Example: hirsel up --addr 10.0.0.1 --zone a\nAn agent that is stopped (Ctrl-C, SIGTERM) leaves its programs running, what is exclusive for 15 s; to hand over first: hirsel drain"
+    )]
     Up(UpArgs),
     /// Start an agent and join the cluster behind any of its addresses; on the folder of a node of that cluster, go on
     #[command(
@@ -234,7 +236,9 @@ pub enum Verb {
     #[command(after_help = "Example: hirsel rm shop --yes")]
     Rm(AppArgs),
     /// Move everything away from a node
-    #[command(after_help = "Example: hirsel drain n3 --wait")]
+    #[command(
+        after_help = "Example: hirsel drain n3 --wait\nBefore an agent is stopped for good: what is exclusive there would act on for 15 s, and nowhere else meanwhile"
+    )]
     Drain(NodeTarget),
     /// Put nothing new on a node
     #[command(after_help = "Example: hirsel cordon n3")]

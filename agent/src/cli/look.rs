@@ -17,7 +17,7 @@ use crate::api::views::apps::{App, Instance};
 use crate::api::views::events::EventLine;
 use crate::api::views::members::Member;
 use crate::api::views::roles::RoleSlot;
-use crate::api::views::status::{Losses, Status};
+use crate::api::views::status::{LongGrant, Losses, Status};
 use crate::api::views::tokens::Token;
 use crate::api::views::why::Why;
 
@@ -71,6 +71,10 @@ pub(super) fn print_status(envelope: &Envelope<Status>) {
     line(format!("Can lose  {}, {}", any(can.nodes, "node"), any(can.zones, "zone")));
     if status.brake {
         line("Brake     on: many nodes were lost at once, so no data moves");
+    }
+    for long in &status.long_grants {
+        let LongGrant { instance, node, until } = long;
+        line(format!("Away      the agent of {node}, on purpose: {instance} may act on until about {until}"));
     }
     let roles: Vec<Vec<String>> = status
         .roles

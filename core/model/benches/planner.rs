@@ -266,6 +266,7 @@ fn empty(nodes: usize, instances: usize) -> View {
         draining_for: BTreeMap::new(),
         unhealthy_for: BTreeMap::new(),
         granted: BTreeMap::new(),
+        long: BTreeMap::new(),
         refused_for: BTreeMap::new(),
         losses: Vec::new(),
     }

@@ -13,7 +13,7 @@ use crate::id::*;
 use crate::plan::Phase;
 use crate::report::{NodeReport, RoleFacts};
 use crate::time::Timestamp;
-use crate::view::{Liveness, NodeFacts, RaftFacts, View};
+use crate::view::{KnownLong, Liveness, NodeFacts, RaftFacts, View};
 
 /// A leader that has not looked for so long was frozen or starved: what it remembers is too old to judge by, as after an election.
 const LOOKED_AWAY: Duration = Duration::from_millis(1_500);
@@ -37,6 +37,8 @@ pub struct Book {
     shares: Shares,
     /// When each exclusive instance was last granted.
     granted: BTreeMap<InstanceId, Timestamp>,
+    /// Since when each long grant on record is known, by the entry that put it there.
+    long: BTreeMap<(InstanceId, LogIndex), Timestamp>,
     /// Since when somebody is known to refuse promises for an instance that left the plan.
     refused: BTreeMap<InstanceId, Timestamp>,
 }
@@ -111,6 +113,7 @@ impl Book {
             judged: None,
             shares: Shares::default(),
             granted: BTreeMap::new(),
+            long: BTreeMap::new(),
             refused: BTreeMap::new(),
         }
     }
@@ -212,6 +215,7 @@ impl Book {
             draining_for: ages(&self.draining, now),
             unhealthy_for: ages(&self.unhealthy, now),
             granted: ages(&self.granted, now),
+            long: self.note_long(state, now),
             refused_for: ages(&self.refused, now),
             losses: self.losses.clone(),
         };
@@ -258,6 +262,16 @@ impl Book {
         }
     }
 
+    /// A record that was made anew is another one, and counts from now.
+    fn note_long(&mut self, state: &ControlState, now: Timestamp) -> BTreeMap<InstanceId, KnownLong> {
+        self.long.retain(|(id, since), _| state.long.get(id).is_some_and(|grant| grant.since == *since));
+        let known = state.long.iter().map(|(id, grant)| {
+            let since = *self.long.entry((id.clone(), grant.since)).or_insert(now);
+            (id.clone(), KnownLong { grant: grant.clone(), known_for: now.since(since) })
+        });
+        known.collect()
+    }
+
     /// Who follows a plan that has dropped an instance promises nothing for it any more, not even after a restart: a promise only
     /// prolongs what has not run out, and who was started again refuses for as long as one runs.
     fn note_refusals(&mut self, state: &ControlState, now: Timestamp) {
@@ -297,8 +311,9 @@ fn ages(since: &BTreeMap<InstanceId, Timestamp>, now: Timestamp) -> BTreeMap<Ins
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::samples;
+    use crate::control::{Command, Entry, samples};
     use crate::plan::{Candidates, InstanceAssignment, LettingGo, Verdict, VerdictKind};
+    use crate::time::WallTime;
 
     /// A leader, node 1, among `nodes`.
     struct Desk {
@@ -364,6 +379,30 @@ mod tests {
         assert_eq!(ago(1_500), Some(Duration::from_millis(500)));
         assert_eq!(ago(3_099), Some(Duration::from_millis(2_099)));
         assert_eq!(ago(3_100), None, "over on every clock");
+    }
+
+    #[test]
+    fn a_long_grant_counts_from_when_this_leader_first_saw_it_and_anew_when_it_is_given_anew() {
+        let mut desk = Desk::new(3);
+        let id = samples::instance("shop/one/1");
+        let place = samples::place(2, 1);
+        desk.state.plan.instances.insert(id.clone(), InstanceAssignment { exclusive: true, ..place });
+        let give = |desk: &mut Desk| {
+            let command = Command::LongGrant { node: NodeId(2), incarnation: Incarnation(1), length_ms: 15_000 };
+            let entry = Entry { at: WallTime(0), by: String::new(), if_index: None, command };
+            desk.state.apply(desk.state.applied.next(), entry);
+        };
+        give(&mut desk);
+        let known = |desk: &mut Desk, now| desk.view(now).long.get(&id).map(|long| long.known_for.as_millis());
+        assert_eq!([known(&mut desk, 1_000), known(&mut desk, 4_000)], [Some(0), Some(3_000)]);
+        give(&mut desk);
+        assert_eq!([known(&mut desk, 5_000), known(&mut desk, 6_000)], [Some(0), Some(1_000)]);
+        // A pause of the leader's own does not make it younger, and another term does.
+        assert_eq!(known(&mut desk, 16_000), Some(11_000));
+        desk.book = Book::new(2, Timestamp(16_500));
+        assert_eq!(known(&mut desk, 17_000), Some(0));
+        desk.state.long.clear();
+        assert_eq!(known(&mut desk, 18_000), None);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::certificate::{Certificates, NewCertificate};
 use crate::event::{EventLog, NewEvent};
+use crate::grant::long::{Lengthened, LongGrants, Over};
 use crate::id::*;
 use crate::plan::Plan;
 use crate::planner::change::PlanChange;
@@ -24,6 +25,7 @@ mod apps;
 pub mod authority;
 mod certificates;
 pub mod limits;
+mod long;
 mod nodes;
 #[cfg(test)]
 mod properties;
@@ -72,6 +74,9 @@ pub struct ControlState {
     /// What load balancers show to clients, with keys sealed.
     #[serde(default, skip_serializing_if = "crate::spec::is_default")]
     pub certificates: Certificates,
+    /// Long grants that may still run.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub long: LongGrants,
 }
 
 /// A node that is no member any more.
@@ -358,6 +363,20 @@ pub enum Command {
         /// Its certificate, DER.
         ca: Sealed,
     },
+    /// The agent of a node is about to be restarted: what it holds exclusively shall act on for a while without it.
+    LongGrant {
+        /// Which node.
+        node: NodeId,
+        /// The start of the agent that asks.
+        incarnation: Incarnation,
+        /// How long, in milliseconds; at most [`LONG_MAX`](crate::grant::long::LONG_MAX).
+        length_ms: u64,
+    },
+    /// The leader knows that these long grants are over.
+    EndLongGrants {
+        /// Which, and how.
+        over: BTreeMap<InstanceId, Over>,
+    },
     /// The leader decided.
     Adopt {
         /// The generation this change follows; another one in force refuses it.
@@ -401,6 +420,13 @@ pub enum Outcome {
         node: NodeId,
         /// The name it got.
         name: NodeName,
+    },
+    /// Carried out: a long grant is on record.
+    Lengthened {
+        /// The log index of the command.
+        index: LogIndex,
+        /// It.
+        grant: Lengthened,
     },
     /// Not carried out; nothing changed.
     Refused(Refusal),

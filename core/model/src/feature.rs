@@ -58,6 +58,9 @@ impl Need {
 /// A plan that lists who may take the place of an exclusive instance.
 pub const CANDIDATES: Need = Need::of(2, "a list of who may take the place of an exclusive instance");
 
+/// What lets something exclusive act on while its node's agent is restarted.
+pub const LONG_GRANT: Need = Need::of(2, "a long grant");
+
 fn most(needs: impl IntoIterator<Item = Need>) -> Need {
     needs.into_iter().fold(Need::NOTHING, Need::and)
 }
@@ -93,6 +96,7 @@ pub fn needed(command: &Command) -> Need {
         Command::RotateAuthority | Command::ReplaceAuthority { .. } | Command::DropAuthority { .. } => {
             Need::of(2, "a new authority")
         }
+        Command::LongGrant { .. } | Command::EndLongGrants { .. } => LONG_GRANT,
         Command::ApplyApp { app: _, spec } => app(spec),
         Command::SetRole { role: _, spec } => role(spec),
         Command::Adopt { base: _, spec_index: _, change, events: _ } => plan_change(change),

@@ -68,6 +68,7 @@ impl Ahead {
             draining_for: BTreeMap::new(),
             unhealthy_for: BTreeMap::new(),
             granted: BTreeMap::new(),
+            long: BTreeMap::new(),
             refused_for: BTreeMap::new(),
             losses: Vec::new(),
         };

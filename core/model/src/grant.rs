@@ -44,6 +44,34 @@
 //!
 //! Voters need not promise: a leader, old or new, cannot start anything by itself, and what it assigns is started by a candidate or not.
 //!
+//! # While the agent is restarted
+//! An agent that is about to stop asks for one [long grant](long): what it holds may act on for so long from when it *asked*, though it is
+//! away. This is an entry of the log: it covers what the plan in force gives the node, and is on record ([`ControlState::long`], no part of
+//! the plan, so that no plan that was drafted before can wipe it) before anybody relies on it. Say that `i` on `h` has one.
+//! - Nothing takes the place of `i` while it may run. It is given its place by a plan that dropped `i` before; a plan in force when the
+//!   entry was applied did not. So the leader whose plan finds `i` dropped has the record in the same state, unless it was taken off
+//!   already. It counts the whole length and 5 % from when it first knew of it: that is after it was asked for, whoever led then, and not
+//!   before its own term. So a leader that changes right after the entry, or while the agent is away, makes nobody act too early; it makes
+//!   others wait longer. A leader with an older state cannot have its plan adopted.
+//! - `h` takes it by the rules of any other grant ([`Holdings::lengthen`]): not when it follows a plan that dropped `i`, for then it may
+//!   have said that `i` ended; not from another foundation than the one that granted last; and it prolongs only what has not run out, so
+//!   that nothing comes to life again that was waited for. An answer that is lost costs time and nothing else.
+//! - From then on nobody is asked for promises, so that what was said of them above stays true: nothing but grants lets `i` act, and a
+//!   candidate that refused for [`GRANT_OVER`] need not refuse for as long as a long grant runs. Nor can a promise that `h` gives after its
+//!   restart, when it does not know any more that `i` acts there, do harm: it would be for another instance of the service, which a plan
+//!   since lists (then `i` can act no more), or which acted before `i` was started (then it has run out, and no promise prolongs it).
+//! - It is taken off the record when its whole time is up for this leader; when `i` has let go; or when another start of the agent of
+//!   `h` is there and says that guard and shim keep the end of an ordinary grant that *it* was given, or that `i` has ended. One and
+//!   the same start that asked is not believed: its words may be older than its question. Nor is one that follows an older plan than
+//!   was in force when the record was made. From there on `i` acts by ordinary grants as if nothing had been. The leader decides this
+//!   from what nodes report all the time, and not `h` by a word of its own, so that a lost word, a crash in between, or a node that
+//!   never comes back needs no other way. The entry names the record that it means: one that was made anew meanwhile stays.
+//! - A node that is called down meanwhile keeps `i` in the plan as long as the record runs, for a plan without it would end it when the
+//!   agent is back; all else moves. If a person drops it (a drain, another revision), `h` ends it when it is back and says so, and until
+//!   then, or until the time is up, nothing takes its place. `forget` does not shorten that.
+//! - Guard and shim have one deadline each, which every start of the agent sets anew, later or sooner. What an agent that died in between
+//!   has told them is no later than what is on record, and they hear it before anything that the next agent tells.
+//!
 //! # When the control group is founded anew
 //! Survivors of a lost majority go on as another foundation. For the survivors themselves all of the above holds: terms are counted per
 //! foundation, who promised in the former one keeps it, and the first leader of the new one waits like any other. Nobody promises
@@ -57,10 +85,16 @@
 //! there is leaves the plan, wherever it runs, and comes back when a person has made sure that the lost are off ([`Estranged`]). The same
 //! holds where a backup is restored. Numbers of plans and instances go on far above all that the lost can reach.
 //!
+//! Nor do survivors know of a long grant whose entry only the lost have. So whoever founds anew puts the longest there is on record for all
+//! that a survivor holds, or may still act by, without a name of who asked: it is over when the node, which follows the new foundation by
+//! then, says what guard and shim keep. An answer of the former foundation counts no more where the new one is followed. A member whose
+//! agent is away does not answer whoever wants to found anew, so it is waited for, or given up like any that is lost.
+//!
 //! The shape is that of leases (Gray, Cheriton: "Leases: an efficient fault-tolerant mechanism for distributed file cache
 //! consistency", 1989), with the wait counted by the one who grants and the end by the one who asked.
 
 mod holdings;
+pub mod long;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -134,6 +168,7 @@ pub fn granted_to(state: &ControlState, node: NodeId, id: &InstanceId) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::long::Lengthened;
     use super::*;
     use crate::control::samples::{self, instance};
     use crate::plan::{Candidates, InstanceAssignment};
@@ -304,6 +339,57 @@ mod tests {
         assert_eq!(held.until(&one, Timestamp(12_600)), Some(Timestamp(13_050)));
         held.answered(&anew, me, (&one, NodeId(3)), Ok(()), Timestamp(12_600), Timestamp(12_700));
         assert_eq!(held.until(&one, Timestamp(12_700)), Some(Timestamp(14_500)));
+    }
+
+    fn lengthened(generation: u64, covers: &[&str]) -> Lengthened {
+        let Grant { tag, generation, covers, .. } = grant(1, generation, covers);
+        Lengthened { tag, generation, covers, length_ms: 15_000 }
+    }
+
+    #[test]
+    fn a_long_grant_prolongs_from_the_question_what_has_not_run_out() {
+        let (one, two) = (instance("shop/one/1"), instance("shop/two/2"));
+        let mut held = holder(10_000);
+        held.lengthen(&lengthened(1, &["shop/one/1", "shop/two/2"]), Timestamp(10_500), Timestamp(11_500));
+        assert_eq!((held.until(&one, Timestamp(25_499)), held.is_long(&one)), (Some(Timestamp(25_500)), true));
+        assert_eq!((held.until(&one, Timestamp(25_500)), held.until(&two, Timestamp(11_500))), (None, None));
+        held.receive(&grant(1, 1, &["shop/one/1"]), Timestamp(11_000));
+        assert_eq!(held.until(&one, Timestamp(12_000)), Some(Timestamp(25_500)), "an ordinary one does not shorten it");
+        let mut late = holder(10_000);
+        late.lengthen(&lengthened(1, &["shop/one/1"]), Timestamp(10_500), Timestamp(12_000));
+        assert_eq!(late.until(&one, Timestamp(12_000)), None, "what has run out is over");
+    }
+
+    #[test]
+    fn a_long_grant_by_a_plan_or_a_foundation_that_is_over_grants_nothing() {
+        let one = instance("shop/one/1");
+        let mut held = holder(10_000);
+        held.dropped(Generation(2), &[one.clone()].into());
+        held.lengthen(&lengthened(1, &["shop/one/1"]), Timestamp(10_500), Timestamp(10_600));
+        assert_eq!(held.until(&one, Timestamp(10_600)), Some(Timestamp(12_000)), "plan 2 is followed");
+        let mut held = holder(10_000);
+        held.receive(&Grant { tag: Tag::default().next(5), ..grant(1, 1, &["shop/one/1"]) }, Timestamp(10_400));
+        held.lengthen(&lengthened(1, &["shop/one/1"]), Timestamp(10_500), Timestamp(10_600));
+        assert_eq!((held.until(&one, Timestamp(10_600)), held.is_long(&one)), (Some(Timestamp(12_400)), false));
+    }
+
+    #[test]
+    fn who_has_a_long_grant_asks_nobody_for_promises_and_counts_none() {
+        let (state, one, me) = (listed(), instance("shop/one/1"), NodeId(1));
+        let mut held = holder(10_000);
+        held.lengthen(&lengthened(1, &["shop/one/1"]), Timestamp(10_500), Timestamp(10_600));
+        assert!(held.pleas(&state, me, Timestamp(12_000)).is_empty());
+        for node in [2, 3] {
+            held.answered(&state, me, (&one, NodeId(node)), Ok(()), Timestamp(25_000), Timestamp(25_100));
+        }
+        assert_eq!(held.until(&one, Timestamp(25_499)), Some(Timestamp(25_500)));
+        assert!(!held.acts_by_promises(&one, Timestamp(25_000)));
+        // It promises nothing to another one of the service meanwhile.
+        let two = instance("shop/one/2");
+        let mut state = listed();
+        state.plan.instances.insert(two.clone(), InstanceAssignment { exclusive: true, ..samples::place(2, 1) });
+        let asks = (NodeId(2), &Tag::default());
+        assert_eq!(held.promise(&state, asks, &two, Timestamp(25_000)), Err(NoPromise::Acts));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod exclusive;
 mod ground;
 mod instances;
+pub mod long;
 mod narrate;
 mod place;
 mod roles;

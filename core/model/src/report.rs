@@ -133,6 +133,24 @@ pub struct InstanceFacts {
     pub revision: Revision,
     /// Last exit or failure, for people.
     pub message: Option<String>,
+    /// What guard and shim keep, of one that is exclusive and runs.
+    pub bound: Bound,
+}
+
+/// What the guard and the shim of an exclusive instance were told by this start of its agent: when they end it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// Nothing yet: they may keep what an agent before this one told them.
+    #[default]
+    Unknown,
+    /// The end of an ordinary grant, and nothing later.
+    Grant,
+    /// The end of a long grant.
+    Long,
+    /// Written by a newer agent.
+    #[serde(other)]
+    Other,
 }
 
 /// What an instance is doing.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::grant::long::LongGrant;
 use crate::id::*;
 use crate::plan::Plan;
 use crate::report::NodeReport;
@@ -40,10 +41,21 @@ pub struct View {
     pub unhealthy_for: BTreeMap<InstanceId, Duration>,
     /// How long ago this leader last granted each exclusive instance to its node; one that it never granted is missing.
     pub granted: BTreeMap<InstanceId, Duration>,
+    /// Long grants on record, with how long this leader has known of each.
+    pub long: BTreeMap<InstanceId, KnownLong>,
     /// For how long a node that has to promise for an exclusive instance on its way out has been known, by this leader, to refuse.
     pub refused_for: BTreeMap<InstanceId, Duration>,
     /// When nodes were last judged, by this leader's clock: the brake looks at how many fell within a time.
     pub losses: Vec<(Timestamp, NodeId)>,
+}
+
+/// A long grant as a leader knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownLong {
+    /// As it is on record.
+    pub grant: LongGrant,
+    /// For how long this leader has known of it; no longer than it leads.
+    pub known_for: Duration,
 }
 
 /// What the leader knows of one node.

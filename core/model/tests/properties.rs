@@ -9,9 +9,10 @@ use std::time::Duration;
 use hirsel_model::duty::Duty;
 use hirsel_model::feature::BUILT;
 use hirsel_model::grant::GRANT_OVER;
+use hirsel_model::grant::long::LongGrant;
 use hirsel_model::plan::*;
 use hirsel_model::planner::change::change;
-use hirsel_model::planner::{narrate, plan};
+use hirsel_model::planner::{long, narrate, plan};
 use hirsel_model::report::*;
 use hirsel_model::spec::*;
 use hirsel_model::view::*;
@@ -65,6 +66,7 @@ fn any_view(seed: u64) -> View {
         draining_for: BTreeMap::new(),
         unhealthy_for: BTreeMap::new(),
         granted: BTreeMap::new(),
+        long: BTreeMap::new(),
         refused_for: BTreeMap::new(),
         losses: (0..rng.random_range(0..5))
             .map(|_| (Timestamp(990_000), NodeId(rng.random_range(1..=nodes))))
@@ -80,6 +82,9 @@ fn any_view(seed: u64) -> View {
         if rng.random_bool(0.5) {
             view.granted.insert(id.clone(), Duration::from_millis(rng.random_range(0..4_000)));
         }
+        if rng.random_bool(0.3) {
+            view.long.insert(id.clone(), any_long(&mut rng, &view.plan, id));
+        }
         if rng.random_bool(0.5) {
             view.refused_for.insert(id.clone(), Duration::from_millis(rng.random_range(0..4_000)));
         }
@@ -91,6 +96,21 @@ fn any_view(seed: u64) -> View {
         }
     }
     view
+}
+
+/// Mostly of the node where the instance is, or was.
+fn any_long(rng: &mut SmallRng, plan: &Plan, id: &InstanceId) -> KnownLong {
+    let listed = plan.instances.get(id).map(|assigned| assigned.node);
+    let node = listed.or(plan.letting_go.get(id).map(|letting| letting.node)).filter(|_| rng.random_bool(0.9));
+    let grant = LongGrant {
+        node: node.unwrap_or(NodeId(1)),
+        asked_by: rng.random_bool(0.8).then(|| Incarnation(rng.random_range(0..2))),
+        length_ms: rng.random_range(0..10_000),
+        since: LogIndex(6),
+        generation: Generation(rng.random_range(1..=20)),
+        at: WallTime(0),
+    };
+    KnownLong { grant, known_for: Duration::from_millis(rng.random_range(0..12_000)) }
 }
 
 fn some_of<'a>(rng: &mut SmallRng, all: &[&'a str], chance: f64) -> Vec<&'a str> {
@@ -245,7 +265,9 @@ fn any_facts(rng: &mut SmallRng, plan: &Plan, node: NodeId, nodes: u64) -> NodeF
 
 fn grants_are_over(view: &View, id: &InstanceId) -> bool {
     let led = view.now.since(view.leading_since) >= GRANT_OVER;
-    led && view.granted.get(id).is_none_or(|ago| *ago >= GRANT_OVER)
+    let short = led && view.granted.get(id).is_none_or(|ago| *ago >= GRANT_OVER);
+    let long = view.long.get(id);
+    short && long.is_none_or(|long| long.known_for.as_millis() * 20 >= u128::from(long.grant.length_ms) * 21)
 }
 
 proptest! {
@@ -310,7 +332,9 @@ proptest! {
         }
         for (id, assigned) in &new.instances {
             let before = view.plan.instances.get(id);
-            prop_assert!(view.spec.nodes.contains_key(&assigned.node) && !new.verdicts.contains_key(&assigned.node));
+            let away = long::stays(&view, id, assigned) && before.is_some();
+            let lost = new.verdicts.contains_key(&assigned.node) && !away;
+            prop_assert!(view.spec.nodes.contains_key(&assigned.node) && !lost);
             prop_assert!(before.is_none_or(|before| before.node == assigned.node), "{id} changed its node");
             if before.is_none() {
                 prop_assert!(may(assigned.node, false, &RoleName::compute()), "{id} on {}", assigned.node);

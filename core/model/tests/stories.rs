@@ -1,7 +1,7 @@
 //! Decisions of the planner as stories in text: a small cluster in words, what befalls it, and what the log then says.
 //!
 //! Each file in `stories/` is a list of commands; what is indented below one is what came out. `UPDATE_STORIES=1` writes it anew.
-//! Commands: `cluster`, `join`, `node N silent|back`, `zone Z silent|back`, `apply`, `scale`, `stop`, `rm`, `drain|cordon|open|leave|
+//! Commands: `cluster`, `join`, `node N silent|back`, `node N stops` (its agent, on purpose), `zone Z silent|back`, `apply`, `scale`, `stop`, `rm`, `drain|cordon|open|leave|
 //! forget N`, `role R`, `sick APP@REVISION`, `cured`, `busy`, `idle`, `wait T`, `show`, `why SUBJECT`.
 
 #![allow(clippy::disallowed_methods, reason = "the driver reads the stories; the model itself does no I/O")]
@@ -83,6 +83,7 @@ fn act(town: &mut Option<Town>, words: &[&str]) -> String {
             let number = town.state.next_node.0;
             town.join(described(node, number)).map(drop)
         }),
+        ["node", name, "stops"] => town.stop_agent(town.id(name)),
         ["node", name, how] => {
             town.set_alive(town.id(name), *how == "back");
             Ok(())
@@ -252,6 +253,9 @@ fn show(town: &Town) -> String {
     }
     for (id, letting) in &plan.letting_go {
         let _ = writeln!(out, "{id} on {} may still act: {}", name(letting.node), letting.reason.text);
+    }
+    for (id, long) in &town.state.long {
+        let _ = writeln!(out, "{id} on {} has a long grant of {} ms", name(long.node), long.length_ms);
     }
     for wish in &plan.unmet {
         let _ = writeln!(out, "unmet {}: {}", wish.subject, wish.reason);

@@ -44,6 +44,11 @@ pub trait Host: Send + Sync {
     fn guard(&self) -> BoxFuture<'_, GuardState> {
         Box::pin(std::future::ready(GuardState::Unneeded))
     }
+    /// Whether the whole machine is being switched off or started anew, as far as that can be told; otherwise it is taken for not. Takes at
+    /// most half a second.
+    fn is_shutting_down(&self) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(false))
+    }
     /// Forgets an ended process with its status and output. Refuses while it runs.
     fn forget<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, io::Result<()>>;
     /// Completes when some process that [`Host::processes`] told to run has ended (or spuriously).

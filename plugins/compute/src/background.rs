@@ -34,6 +34,15 @@ pub(crate) enum Done {
     LastWords(InstanceId, String),
 }
 
+/// When the loop is woken by a deadline that was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wakes {
+    /// When it could not be.
+    OnFailure,
+    /// In any case.
+    Always,
+}
+
 /// Carries out in the background.
 #[derive(Debug)]
 pub(crate) struct Background {
@@ -108,14 +117,15 @@ impl Background {
         });
     }
 
-    /// A deadline that is not told holds: the process ends sooner. Nobody is woken by one that is.
-    pub(crate) fn prolong(&self, context: &Context, id: InstanceId, until: Timestamp) {
+    /// A deadline that is not told holds: the process ends sooner. Nobody is woken by one that is, but for the first and for long ones,
+    /// which the report is about.
+    pub(crate) fn prolong(&self, context: &Context, id: InstanceId, until: Timestamp, wakes: Wakes) {
         let (host, done, wake) = (Arc::clone(&context.host), Arc::clone(&self.done), Arc::clone(&context.wake));
         drop(context.spawner.spawn(async move {
             let result = sound(host.prolong(&id, until)).await;
-            let failed = result.is_err();
+            let wakes = result.is_err() || wakes == Wakes::Always;
             done.lock().unwrap_or_else(PoisonError::into_inner).push(Done::Prolonged(id, result));
-            if failed {
+            if wakes {
                 wake.notify_one();
             }
         }));

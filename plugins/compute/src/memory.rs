@@ -55,6 +55,10 @@ pub(crate) struct Instance {
     pub avoid_port: bool,
     /// The deadline its shim was last told.
     pub deadline: Option<Timestamp>,
+    /// What guard and shim are known to keep.
+    pub told: Told,
+    /// They are being told a deadline: the next one waits, or the older of two might be what they keep.
+    pub telling: bool,
     /// Why its deadline could not be put off the last time.
     pub unguarded: Option<String>,
     /// Its process.
@@ -65,6 +69,20 @@ pub(crate) struct Instance {
     pub message: Option<String>,
     /// Handling it panicked when this revision of it was ordered, or none.
     pub set_aside: Option<Option<Revision>>,
+}
+
+/// What guard and shim of a process keep, as far as this start of the agent told them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// Nothing: what an agent before this one told them.
+    #[default]
+    Nothing,
+    /// The end of an ordinary grant.
+    Grant,
+    /// They are being told the end of a long grant, and may keep that or an earlier one.
+    Lengthening,
+    /// The end of a long grant.
+    Long,
 }
 
 /// A process that runs.
@@ -146,12 +164,29 @@ impl Instance {
         Seen::Failed
     }
 
+    /// Guard and shim are about to be told another deadline.
+    pub(crate) fn begin_telling(&mut self, until: Timestamp, is_long: bool) {
+        (self.deadline, self.telling) = (Some(until), true);
+        if is_long && self.told != Told::Long {
+            self.told = Told::Lengthening;
+        }
+    }
+
+    /// What they keep, once it is known that they were told.
+    fn note_told(&mut self) {
+        self.told = match self.told {
+            Told::Nothing | Told::Grant => Told::Grant,
+            Told::Lengthening | Told::Long => Told::Long,
+        };
+    }
+
     /// It is being started: what was before is over.
     pub(crate) fn begin_start(&mut self, port: u16, service: Arc<ServiceSpec>) {
         self.past.busy = true;
         self.past.start_at = None;
         self.end = None;
         self.unguarded = None;
+        (self.told, self.telling) = (Told::Nothing, false);
         self.run = None;
         self.port = port;
         self.service = Some(service);
@@ -162,8 +197,17 @@ impl Instance {
         self.deadline.is_some_and(|deadline| now.since(deadline) >= LATE)
     }
 
+    /// It was started, with the end of an ordinary or long grant as its deadline.
+    pub(crate) fn note_started(&mut self) {
+        self.note_told();
+    }
+
     /// The end of its grant was told, or not. Whether that is something new.
     pub(crate) fn note_prolonged(&mut self, result: Result<(), String>) -> bool {
+        self.telling = false;
+        if result.is_ok() {
+            self.note_told();
+        }
         let unguarded = result.err();
         let changed = self.unguarded.is_some() != unguarded.is_some();
         self.unguarded = unguarded;

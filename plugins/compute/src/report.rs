@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use hirsel_model::plan::Phase;
-use hirsel_model::report::{InstanceFacts, InstanceState, RoleFacts, RoleReport, RoleState};
+use hirsel_model::report::{Bound, InstanceFacts, InstanceState, RoleFacts, RoleReport, RoleState};
 use hirsel_model::{Generation, InstanceId, Revision};
 use hirsel_role::host::Process;
 
 use crate::decide::Wanted;
-use crate::memory::Instance;
+use crate::memory::{Instance, Told};
 
 /// How many failing instances the message of the role names.
 const NAMED_MAX: usize = 3;
@@ -19,13 +19,19 @@ const NO_GRANT: &str = "waits for a grant: it may act only while the leader says
 /// Why an instance that needs a secret is not started.
 const NO_SECRETS: &str = "waits for the values of its secrets: none of the voters has told them yet";
 
-/// Facts of one instance. `missing` is why it may not act any more.
-pub(crate) fn facts(
-    instance: &Instance,
-    process: Option<&Process>,
-    wanted: Option<Wanted>,
-    missing: Option<&str>,
-) -> InstanceFacts {
+/// What is known of an instance besides.
+pub(crate) struct Found<'a> {
+    /// As the host has it.
+    pub process: Option<&'a Process>,
+    /// Why it may not act any more.
+    pub missing: Option<&'a str>,
+    /// It has a long grant.
+    pub is_long: bool,
+}
+
+/// Facts of one instance.
+pub(crate) fn facts(instance: &Instance, wanted: Option<Wanted>, found: Found<'_>) -> InstanceFacts {
+    let Found { process, missing, is_long } = found;
     let health = instance.run.as_ref().map(super::memory::Run::health).unwrap_or_default();
     let state = match (&instance.run, wanted) {
         _ if instance.past.stopping.is_some() => InstanceState::Stopping,
@@ -52,6 +58,15 @@ pub(crate) fn facts(
                 instance.unguarded.as_ref().map(|why| format!("its grant is not prolonged, and it ends with it: {why}"))
             }
             _ => health.failure.or_else(|| instance.message.clone()),
+        },
+        bound: match instance.told {
+            _ if process.is_none_or(|process| process.spec.deadline.is_none()) || instance.run.is_none() => {
+                Bound::Unknown
+            }
+            // It may be told the end of a long grant in a moment.
+            Told::Grant if !is_long => Bound::Grant,
+            Told::Long => Bound::Long,
+            Told::Nothing | Told::Grant | Told::Lengthening => Bound::Unknown,
         },
     }
 }

@@ -17,11 +17,11 @@ use hirsel_role::host::{Process, ProcessSpec, ProcessState};
 use hirsel_role::{Context, Role};
 use tracing::{error, info, warn};
 
-use crate::background::{Background, Done};
+use crate::background::{Background, Done, Wakes};
 use crate::decide::{self, Found, Step, Stopping, Wanted};
 use crate::environment::{self, Composed, Facts};
 use crate::health::{Checks, Watch};
-use crate::memory::{Instance, Note, Seen};
+use crate::memory::{Instance, Note, Seen, Told};
 use crate::metrics::Metrics;
 use crate::{port, report};
 
@@ -123,7 +123,7 @@ impl ComputeRole {
                     let Some(instance) = self.instances.get_mut(&id) else { continue };
                     instance.past.busy = false;
                     match result {
-                        Ok(()) => {}
+                        Ok(()) => instance.note_started(),
                         // Started by whoever was here before; the next look shows it.
                         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                             instance.past.start_at = Some(now + decide::backoff(1));
@@ -227,12 +227,18 @@ impl ComputeRole {
         let grants = self.context.grants.borrow().clone();
         for (id, process) in processes {
             let runs = matches!(process.state, ProcessState::Running { .. });
-            let Some(deadline) = process.spec.deadline.filter(|_| runs) else { continue };
+            if process.spec.deadline.is_none() || !runs {
+                continue;
+            }
             let Some(instance) = self.instances.get_mut(id) else { continue };
             match grants.until(id, now) {
-                Some(until) if until > instance.deadline.unwrap_or(deadline) => {
-                    instance.deadline = Some(until);
-                    self.background.prolong(&self.context, id.clone(), until);
+                // One that an agent before this one started may have been told anything.
+                Some(until) if !instance.telling && instance.deadline.is_none_or(|told| until > told) => {
+                    let is_long = grants.is_long(id);
+                    let wakes =
+                        if is_long || instance.told == Told::Nothing { Wakes::Always } else { Wakes::OnFailure };
+                    instance.begin_telling(until, is_long);
+                    self.background.prolong(&self.context, id.clone(), until, wakes);
                 }
                 // Both of them stand still.
                 None if instance.is_late(now) && !instance.past.busy && instance.past.stopping.is_none() => {
@@ -334,6 +340,9 @@ impl ComputeRole {
                 instance.avoid_port = false;
                 instance.begin_start(spec.port, Arc::new(note.service));
                 instance.deadline = spec.deadline;
+                if self.context.grants.borrow().is_long(id) {
+                    instance.told = Told::Lengthening;
+                }
                 self.background.start(&self.context, spec);
             }
             Err(message) => {
@@ -452,7 +461,8 @@ impl ComputeRole {
             .iter()
             .map(|(id, instance)| {
                 let missing = grants.missing(id);
-                (id.clone(), report::facts(instance, processes.get(id), wanted.get(id).copied(), missing))
+                let found = report::Found { process: processes.get(id), missing, is_long: grants.is_long(id) };
+                (id.clone(), report::facts(instance, wanted.get(id).copied(), found))
             })
             .collect();
         let count = |is: &dyn Fn(&hirsel_model::report::InstanceFacts) -> bool| {

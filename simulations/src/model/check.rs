@@ -6,6 +6,7 @@ use std::time::Duration;
 use hirsel_model::control::ControlState;
 use hirsel_model::plan::{Phase, Plan};
 use hirsel_model::planner::change::change;
+use hirsel_model::planner::long;
 use hirsel_model::spec::Availability;
 use hirsel_model::view::View;
 use hirsel_model::*;
@@ -87,7 +88,8 @@ impl Checks {
         }
         for (id, assigned) in &new.instances {
             let stays = view.plan.instances.get(id).is_some_and(|before| before.node == assigned.node);
-            let lost = new.verdicts.contains_key(&assigned.node);
+            let away = stays && long::stays(view, id, assigned);
+            let lost = new.verdicts.contains_key(&assigned.node) && !away;
             if lost || (!stays && !may(assigned.node, false)) {
                 return found("nothing on an unfit node", format!("{id} on {}", assigned.node));
             }
@@ -147,6 +149,9 @@ fn has_work(plan: &Plan, node: NodeId) -> bool {
 pub(super) fn unhealed(world: &World) -> Option<String> {
     if !world.has_lead() {
         return Some("nobody leads".into());
+    }
+    if !world.committed.long.is_empty() {
+        return Some(format!("a long grant is on record: {:?}", world.committed.long));
     }
     let state = &world.committed;
     let plan = &state.plan;

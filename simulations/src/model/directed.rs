@@ -1,6 +1,7 @@
 //! Histories of which only details are drawn: each brings about the one order of events that a guard of exclusive services is there for.
 //! Drawn faults would, some day; and a guard that no drawn fault of some hundred seeds asks for looks like one that nobody needs.
 
+mod away;
 mod promised;
 
 use std::collections::BTreeSet;
@@ -19,6 +20,7 @@ use super::host::Power;
 use super::scenario::{cut_off, everybody_disturbed, holder, power, seconds};
 use super::world::{IDLE, World};
 
+pub(super) use away::{away, back};
 pub(super) use promised::{kept_back, old_list, one_silent, refused, twice};
 
 /// How often an answer comes too late.

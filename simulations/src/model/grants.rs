@@ -36,11 +36,29 @@ pub(super) struct Acting {
     pub healthy_at: Timestamp,
     /// When its shim ends it, on the clock of its host.
     pub deadline: Timestamp,
+    /// The start of the agent that told the shim so.
+    pub told_by: Incarnation,
+    /// By that start it was told the end of a long grant.
+    pub long: bool,
+    /// Its guard takes no sooner end before.
+    pub mute_until: Option<Timestamp>,
     /// When it ends because it was asked to.
     pub ends: Option<Timestamp>,
     /// How many processes this host had before it.
     pub pid: u32,
     pub fence: u64,
+}
+
+impl Acting {
+    /// Whether guard and shim take this end from this start of the agent. The guard may be silent for a while when it is to keep a sooner
+    /// end than an agent before told.
+    fn is_told(&mut self, until: Timestamp, by: Incarnation, now: Timestamp, rng: &mut SmallRng) -> bool {
+        if self.told_by == by || until >= self.deadline {
+            return true;
+        }
+        let mute = *self.mute_until.get_or_insert_with(|| now + Duration::from_millis(rng.random_range(0..3_000)));
+        now >= mute
+    }
 }
 
 /// Something under way.
@@ -368,8 +386,11 @@ impl Host {
     ) {
         let clock = self.clock(now);
         for (id, acting) in &mut self.acts {
-            if let Some(until) = self.holdings.until(id, clock) {
-                acting.deadline = acting.deadline.max(until);
+            if let Some(until) =
+                self.holdings.until(id, clock).filter(|until| acting.is_told(*until, self.incarnation, now, rng))
+            {
+                acting.long = self.holdings.is_long(id) || (acting.long && acting.told_by == self.incarnation);
+                (acting.deadline, acting.told_by, acting.mute_until) = (until, self.incarnation, None);
             }
             let stays = wanted.get(id).is_some_and(|order| order.revision == acting.revision);
             if !stays && acting.ends.is_none() {
@@ -391,7 +412,19 @@ impl Host {
             self.starts += 1;
             let healthy_at = now + Duration::from_millis(rng.random_range(200..1_500));
             let fence = (id.number << FENCE_RESTART_BITS) + u64::from(self.starts);
-            let acting = Acting { revision, healthy_at, deadline, ends: None, pid: self.starts, fence };
+            let told_by = self.incarnation;
+            let long = self.holdings.is_long(&id);
+            let acting = Acting {
+                revision,
+                healthy_at,
+                deadline,
+                told_by,
+                long,
+                mute_until: None,
+                ends: None,
+                pid: self.starts,
+                fence,
+            };
             self.acts.insert(id, acting);
         }
     }

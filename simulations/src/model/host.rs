@@ -10,7 +10,7 @@ use hirsel_model::grant::{Holdings, grantable};
 use hirsel_model::order::{InstanceOrder, Work};
 use hirsel_model::plan::Phase;
 use hirsel_model::reconciler;
-use hirsel_model::report::{InstanceFacts, InstanceState, NodeReport, RoleFacts, RoleReport, RoleState};
+use hirsel_model::report::{Bound, InstanceFacts, InstanceState, NodeReport, RoleFacts, RoleReport, RoleState};
 use hirsel_model::*;
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -239,7 +239,12 @@ impl Host {
                 (false, false) => InstanceState::Starting,
             };
             let (healthy, revision) = (healthy && !stops, acting.revision);
-            (id.clone(), InstanceFacts { state, healthy, revision, ..InstanceFacts::default() })
+            let bound = match acting.told_by == self.incarnation {
+                true if acting.long || self.holdings.is_long(id) => Bound::Long,
+                true => Bound::Grant,
+                false => Bound::Unknown,
+            };
+            (id.clone(), InstanceFacts { state, healthy, revision, bound, ..InstanceFacts::default() })
         });
         let facts = RoleFacts::Compute(runs.chain(acts).collect());
         let mut roles = BTreeMap::from([(RoleName::compute(), role(facts))]);

@@ -8,7 +8,7 @@ use hirsel_model::control::ControlState;
 use hirsel_model::grant::{Grant, Holdings, NoPromise, grantable, granted_to};
 use hirsel_model::plan::{Plan, Verdict, VerdictKind};
 use hirsel_model::planner;
-use hirsel_model::report::{NodeReport, RoleFacts, RoleReport};
+use hirsel_model::report::{Bound, NodeReport, RoleFacts, RoleReport};
 use hirsel_model::view::View;
 use hirsel_model::*;
 
@@ -113,6 +113,20 @@ impl World {
                 let newest = letting_go.keys().map(|id| id.number).max();
                 letting_go.retain(|id, _| Some(id.number) == newest);
             }
+            Bug::LongUnknown => {
+                // Those that are as old as its term were given before it.
+                let led = view.now.since(view.leading_since);
+                view.long.retain(|_, long| long.known_for + Duration::from_secs(1) < led);
+            }
+            Bug::LongSameStart => {
+                let asked_by = view.long.values_mut().filter_map(|long| long.grant.asked_by.as_mut());
+                asked_by.for_each(|start| start.0 -= 1);
+            }
+            Bug::LongUntold => {
+                for report in view.nodes.values_mut().filter_map(|facts| facts.report.as_mut()) {
+                    take_for_told(Arc::make_mut(report));
+                }
+            }
             Bug::ListUnacknowledged => {
                 let listed = Arc::make_mut(&mut view.plan).candidates.values_mut();
                 listed.for_each(|listed| listed.before = None);
@@ -149,6 +163,15 @@ impl Host {
         let last = ends.filter(|_| bug == Bug::PromiseRevives).map(|ends| Timestamp(ends.0.saturating_sub(1)));
         last.map_or(clock, |last| last.min(clock))
     }
+}
+
+/// As if guard and shim of all that runs kept the end of an ordinary grant.
+fn take_for_told(report: &mut NodeReport) {
+    let facts = report.roles.values_mut().filter_map(|role| match &mut role.facts {
+        RoleFacts::Compute(all) => Some(all.values_mut()),
+        RoleFacts::None | RoleFacts::Lb(_) | RoleFacts::Unknown => None,
+    });
+    facts.flatten().for_each(|facts| facts.bound = Bound::Grant);
 }
 
 /// What a node answers that takes itself for one that has been there for long.

@@ -11,10 +11,11 @@ use rand::seq::IndexedRandom;
 
 use super::check::{Found, at_most, heals};
 use super::directed::{
-    dawdling, directed, fresh, inherited, kept_back, late, new_leader, old_list, one_silent, refused, renewed,
-    stale_plan, twice,
+    away, back, dawdling, directed, fresh, inherited, kept_back, late, new_leader, old_list, one_silent, refused,
+    renewed, stale_plan, twice,
 };
 use super::host::Power;
+use super::partings::planned;
 use super::promises::{apart, estranged, leaderless, refounded};
 use super::world::{IDLE, Shape, World};
 use super::{Bug, foretold};
@@ -47,6 +48,9 @@ pub const SCENARIOS: &[&str] = &[
     "fresh",
     "dawdling",
     "stale-plan",
+    "planned",
+    "away",
+    "back",
 ];
 
 /// After everything is well again the declared state holds within this: an update of six instances one by one takes half of it.
@@ -81,12 +85,15 @@ pub(super) fn pick(seed: u64, name: Option<&str>) -> Option<&'static str> {
                 "old-list",
                 "twice",
                 "one-silent",
+                "away",
+                "back",
             ];
             let of = |names: &[&'static str]| names[usize::try_from(seed / 20).unwrap_or(0) % names.len()];
             Some(match seed % 20 {
                 0 => of(&long),
                 1..=4 => "mixed",
-                5..=10 => "exclusive",
+                5..=9 => "exclusive",
+                10 => "planned",
                 11..=13 => of(&promises),
                 14 | 15 => directed[usize::try_from(seed / 20 * 2 + seed % 2).unwrap_or(0) % directed.len()],
                 _ => short[usize::try_from(seed / 20 + seed % 20).unwrap_or(0) % short.len()],
@@ -133,6 +140,9 @@ pub(super) fn play(world: &mut World, scenario: &'static str) -> Result<(), Foun
         "old-list" => directed(world, old_list),
         "twice" => directed(world, twice),
         "one-silent" => directed(world, one_silent),
+        "away" => directed(world, away),
+        "back" => directed(world, back),
+        "planned" => planned(world),
         _ => mixed(world),
     }?;
     heal(world)?;
@@ -227,6 +237,7 @@ pub(super) fn heal(world: &mut World) -> Result<(), Found> {
     world.say("all is well again");
     world.cuts.clear();
     world.loss.clear();
+    world.partings.clear();
     let nodes: Vec<NodeId> = world.hosts.keys().copied().collect();
     for node in nodes {
         if let Power::Frozen(until) = world.hosts[&node].power {
@@ -378,8 +389,7 @@ fn exclusive(world: &mut World) -> Result<(), Found> {
                 world.operate(&Command::SetAvailability { node: holder, availability: Availability::Draining })?;
             }
             9 => {
-                let spec = app(CRON, "one", 1, &format!("take {}", world.now));
-                world.operate(&Command::ApplyApp { app: CRON.parse().expect("a name"), spec })?;
+                update_cron(world)?;
             }
             10 => {
                 world.say("fault: cuts end");
@@ -403,6 +413,12 @@ fn exclusive(world: &mut World) -> Result<(), Found> {
         world.run(time)?;
     }
     Ok(())
+}
+
+/// What is exclusive gets another revision.
+pub(super) fn update_cron(world: &mut World) -> Result<(), Found> {
+    let spec = app(CRON, "one", 1, &format!("take {}", world.now));
+    world.operate(&Command::ApplyApp { app: CRON.parse().expect("a name"), spec })
 }
 
 /// These and the others do not hear each other.

@@ -180,6 +180,21 @@ fn nodes_that_are_given_up_and_taken_for_off_are_found() {
     lets_two_act_in("refounded", Bug::LostTakenForOff, 0);
 }
 
+#[test]
+fn a_new_leader_that_does_not_wait_for_a_long_grant_is_found() {
+    lets_two_act_in("away", Bug::LongUnknown, 0);
+}
+
+#[test]
+fn a_report_from_before_a_long_grant_that_is_believed_is_found() {
+    lets_two_act_in("away", Bug::LongSameStart, 0);
+}
+
+#[test]
+fn a_long_grant_that_is_taken_off_the_record_too_early_is_found() {
+    lets_two_act_in("back", Bug::LongUntold, 0);
+}
+
 /// As long as nobody could be told by then.
 const A_DAY: Duration = Duration::from_secs(24 * 3_600);
 

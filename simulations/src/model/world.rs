@@ -19,6 +19,7 @@ use super::check::{Checks, Found};
 use super::foundations::Past;
 use super::grants::{Letter, Proposed, Waiting};
 use super::host::{Beat, Host, Power};
+use super::partings::Parting;
 use crate::check::Register;
 
 /// One step of time.
@@ -65,6 +66,8 @@ pub(super) struct World {
     pub mail: Vec<Letter>,
     pub waiting: Vec<Waiting>,
     pub proposed: Vec<Proposed>,
+    /// Agents that are being restarted on purpose.
+    pub partings: Vec<Parting>,
     /// Letters arrive at once, or not at all.
     pub prompt: bool,
     /// No proposal is lost or late any more.
@@ -134,6 +137,7 @@ impl World {
             mail: Vec::new(),
             waiting: Vec::new(),
             proposed: Vec::new(),
+            partings: Vec::new(),
             prompt: false,
             undisturbed: false,
             past: None,
@@ -199,6 +203,7 @@ impl World {
         self.end_processes();
         self.lose_mail();
         self.decide_late()?;
+        self.part()?;
         let nodes: Vec<NodeId> = self.hosts.keys().copied().collect();
         for node in nodes {
             self.thaw(node);
@@ -461,6 +466,14 @@ impl World {
             if self.propose(node, Command::Adopt { base, spec_index, change: difference, events })? {
                 self.say(&format!("{node} adopts plan {}", self.committed.plan.generation));
                 lines.iter().for_each(|line| self.say(line));
+            }
+        } else {
+            let over = planner::long::over(&view);
+            if !over.is_empty() {
+                let words = format!("{node} takes long grants off the record: {over:?}");
+                if self.propose(node, Command::EndLongGrants { over })? {
+                    self.say(&words);
+                }
             }
         }
         self.change_voters(node);

@@ -80,7 +80,7 @@ pub(super) async fn propose(
 ) -> Result<LogIndex, ApiError> {
     let entry = entry(agent, caller, params, command).await?;
     let index = match agent.propose(entry, PROPOSE_TTL).await? {
-        Outcome::Done { index } | Outcome::Admitted { index, .. } => index,
+        Outcome::Done { index } | Outcome::Admitted { index, .. } | Outcome::Lengthened { index, .. } => index,
         Outcome::Refused(refusal) => return Err(refused(&agent.sight(), refusal)),
     };
     let _ = tokio::time::timeout(CATCH_UP, agent.beyond(LogIndex(index.0.saturating_sub(1)))).await;

@@ -44,6 +44,20 @@ pub struct Status {
     pub generation: u64,
     /// Too much was lost at once: data is not moved and nothing is rebalanced.
     pub brake: bool,
+    /// Exclusive instances that may act on though the agent of their node is away on purpose, by instance.
+    #[serde(default)]
+    pub long_grants: Vec<LongGrant>,
+}
+
+/// What may act on while the agent of its node is restarted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LongGrant {
+    /// Which instance.
+    pub instance: String,
+    /// Where.
+    pub node: String,
+    /// Until about when, unless the agent is back before.
+    pub until: String,
 }
 
 /// How many nodes are how.
@@ -131,6 +145,7 @@ pub fn status(sight: &Sight) -> Status {
         level: sight.state.cluster.feature_level,
         generation: sight.state.plan.generation.0,
         brake: sight.state.plan.brake,
+        long_grants: long_grants(sight),
     }
 }
 
@@ -143,6 +158,17 @@ pub fn warnings(sight: &Sight) -> Vec<String> {
     });
     let told = |node: String| format!("names are not answered on {node}; try: hirsel doctor --node {node}");
     sight.names(silent).into_iter().map(told).chain(certificates::warnings(sight)).collect()
+}
+
+/// What was only assumed when the control group was founded anew is nobody's wish, and left out.
+fn long_grants(sight: &Sight) -> Vec<LongGrant> {
+    let asked = sight.state.long.iter().filter(|(_, long)| long.asked_by.is_some());
+    let told = asked.map(|(id, long)| LongGrant {
+        instance: id.to_string(),
+        node: sight.name(long.node),
+        until: rfc3339(long.until()),
+    });
+    told.collect()
 }
 
 fn count(sight: &Sight) -> NodeCounts {

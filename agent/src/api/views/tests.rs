@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hirsel_model::certificate::{Certificate, Facts};
+use hirsel_model::grant::long::LongGrant;
 use hirsel_model::plan::{Because, Unmet, Verdict, VerdictKind};
 use hirsel_model::secret::Sealed;
 use hirsel_model::spec::{PathKind, RouteSpec};
@@ -18,7 +19,7 @@ use super::tokens::tokens;
 use super::why::why;
 use crate::api::envelope::Envelope;
 use crate::api::error::Code;
-use crate::api::fixture::{altered, instance_id, reason, sight};
+use crate::api::fixture::{NOON, altered, instance_id, reason, sight};
 use crate::api::sight::Sight;
 
 fn down(sight: &mut Sight, node: u64) {
@@ -54,6 +55,35 @@ fn a_node_that_is_down_makes_the_cluster_degraded_and_its_instances_unhealthy() 
         listed.iter().map(|i| (i.state.as_str(), i.healthy)).collect::<Vec<_>>(),
         [("running", true), ("unknown", false)]
     );
+}
+
+#[test]
+fn a_long_grant_is_told_by_status_and_by_why() {
+    let sight = altered(|state| {
+        let mut give = |number, asked_by| {
+            let long = LongGrant {
+                node: NodeId(2),
+                asked_by,
+                length_ms: 15_000,
+                since: LogIndex(41),
+                generation: Generation(5),
+                at: NOON,
+            };
+            state.long.insert(instance_id(number), long);
+        };
+        give(3, Some(Incarnation(1)));
+        give(1, None);
+    });
+    let told = status(&sight).long_grants;
+    assert_eq!(told.len(), 1, "what is only assumed is nobody's wish: {told:?}");
+    assert_eq!((told[0].instance.as_str(), told[0].node.as_str()), ("shop/web/3", "n2"));
+    assert_eq!(told[0].until, "2023-11-14T22:13:35Z");
+    for (thing, told) in [("n2", true), ("shop/web/3", true), ("shop/web", true), ("n1", false), ("shop/web/1", false)]
+    {
+        let because = why(&sight, thing).unwrap().because;
+        let says = because[0].text.contains("shop/web/3 may act on there until about 2023-11-14T22:13:35Z");
+        assert_eq!(says, told, "{thing}: {because:?}");
+    }
 }
 
 #[test]

@@ -97,7 +97,7 @@ pub fn why(sight: &Sight, thing: &str) -> Result<Why, ApiError> {
         subject: subject.clone(),
         at: None,
     });
-    let mut because: Vec<Link> = unmet.collect();
+    let mut because: Vec<Link> = unmet.chain(long_grants(sight, &understood)).collect();
     because.extend(event.map(|event| chain(sight, event)).unwrap_or_default());
     if because.is_empty()
         && let Some(planned) = &planned
@@ -120,6 +120,29 @@ pub fn why(sight: &Sight, thing: &str) -> Result<Why, ApiError> {
         afterwards: event.map(|event| afterwards(sight, event)).unwrap_or_default(),
         subject,
         because,
+    })
+}
+
+/// Why something may act though the agent of its node is away, or may not be started elsewhere.
+fn long_grants<'a>(sight: &'a Sight, thing: &'a Thing) -> impl Iterator<Item = Link> + 'a {
+    let about = move |id: &InstanceId, node: NodeId| match thing {
+        Thing::Node(asked) => *asked == node,
+        Thing::App(app) => id.app.as_str() == app,
+        Thing::Service(service) => format!("{}/{}", id.app, id.service) == *service,
+        Thing::Instance(asked) => id == asked,
+        Thing::Past(subject) => id.to_string() == *subject,
+        Thing::CanLose | Thing::Voters | Thing::Role(_) | Thing::Slot(..) => false,
+    };
+    let asked = sight.state.long.iter().filter(move |(id, long)| long.asked_by.is_some() && about(id, long.node));
+    asked.map(|(id, long)| Link {
+        event_index: None,
+        text: format!(
+            "the agent of {} was stopped on purpose: {id} may act on there until about {}, and nothing takes its place before",
+            sight.name(long.node),
+            rfc3339(long.until())
+        ),
+        subject: id.to_string(),
+        at: Some(rfc3339(long.at)),
     })
 }
 

@@ -4,8 +4,8 @@
 use super::nodes::Announcement;
 use super::record::record;
 use super::{
-    Command, Context, ControlState, Entry, Outcome, Refusal, apps, authority, certificates, nodes, recover, secrets,
-    tokens,
+    Command, Context, ControlState, Entry, Outcome, Refusal, apps, authority, certificates, long, nodes, recover,
+    secrets, tokens,
 };
 use crate::event::NewEvent;
 use crate::feature;
@@ -56,6 +56,8 @@ fn carry_out(state: &mut ControlState, context: &Context, command: Command) -> R
         Command::RotateAuthority => authority::want(state, context),
         Command::ReplaceAuthority { new } => authority::replace(state, context, new),
         Command::DropAuthority { ca } => authority::drop_former(state, context, &ca),
+        Command::LongGrant { node, incarnation, length_ms } => long::give(state, context, node, incarnation, length_ms),
+        Command::EndLongGrants { over } => Ok(long::end(state, context, over)),
         Command::Adopt { base, spec_index, change, events } => adopt(state, context, base, spec_index, change, events),
         Command::Note { events } => {
             record(state, context.at, events);

@@ -10,6 +10,7 @@ use crate::certificate::Facts;
 use crate::codec::{decode, encode};
 use crate::duty::Duty;
 use crate::event::{Cause, EVENTS_MAX, EventKind, Rejected};
+use crate::grant::long::HowOver;
 use crate::plan::{Assignment, Because, InstanceAssignment, Phase, Reason, Unmet, Verdict, VerdictKind};
 use crate::spec::{Capacity, Check, HealthSpec, RouteSpec};
 
@@ -100,7 +101,7 @@ fn plan_change() -> impl Strategy<Value = PlanChange> {
             phase: if active { Phase::Active } else { Phase::Draining },
             reason: reason(),
             since: Generation(1),
-            exclusive: false,
+            exclusive: revision % 2 == 0,
         })
     });
     let verdict = option::of(any::<bool>()).prop_map(|verdict| {
@@ -201,6 +202,14 @@ fn command() -> impl Strategy<Value = Command> {
         }),
         1 => btree_set(node_id(), 0..3).prop_map(|nodes| Command::ConfirmOff { nodes }),
         2 => (node_id(), node_spec()).prop_map(|(former, node)| Command::Rejoin { former, node }),
+        2 => (node_id(), 0..3u64, 0..40_000u64).prop_map(|(node, incarnation, length_ms)| Command::LongGrant {
+            node,
+            incarnation: Incarnation(incarnation),
+            length_ms,
+        }),
+        1 => (name(), name(), 0..5u64, 0..40u64).prop_map(|(app, service, number, since)| Command::EndLongGrants {
+            over: [(InstanceId { app, service, number }, Over { since: LogIndex(since), how: HowOver::RanOut })].into(),
+        }),
         4 => (plan_change(), vec(new_event(), 0..4), any::<bool>()).prop_map(|(change, events, fits)| Command::Adopt {
             base: Generation(if fits { FITS } else { 0 }),
             spec_index: LogIndex(if fits { FITS } else { 0 }),

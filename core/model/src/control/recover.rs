@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::limits::LEFT_MAX;
-use super::{Context, ControlState, LeftNode, Outcome, Refusal, not_found};
+use super::{Context, ControlState, LeftNode, Outcome, Refusal, long, not_found};
 use crate::id::{AppName, Generation, NodeId, NodeName, ServiceName};
 use crate::plan::{Because, LettingGo, Plan, Reason};
 use crate::spec::Spec;
@@ -63,6 +63,7 @@ pub(super) fn recover(
         estrange(plan, &before, given_up);
     }
     plan.next_instance = plan.next_instance.saturating_add(NUMBERS_LEFT_OUT);
+    long::assume(state, context);
     state.next_node = NodeId(state.next_node.0.saturating_add(NUMBERS_LEFT_OUT));
     // Whoever was told a value or a key by those who are lost must not take it for another of the same number.
     state.secrets.last = state.secrets.last.saturating_add(NUMBERS_LEFT_OUT);

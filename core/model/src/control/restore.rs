@@ -67,6 +67,8 @@ pub fn restored(mut state: ControlState, founder: Founder) -> ControlState {
     plan.brake = false;
     plan.generation = Generation(plan.generation.0.saturating_add(PLANS_LEFT_OUT));
     estrange(plan, &state.spec, past);
+    // Nothing exclusive starts before a person has said that those of the past are off.
+    state.long.clear();
     plan.next_instance = plan.next_instance.saturating_add(INSTANCES_LEFT_OUT);
     state.next_node = me.next();
     state.tokens.clear();
@@ -86,7 +88,7 @@ pub fn restored(mut state: ControlState, founder: Founder) -> ControlState {
 mod tests {
     use super::*;
     use crate::control::samples::{cluster, instance, place};
-    use crate::control::{TokenGrants, TokenRecord};
+    use crate::control::{Command, Entry, TokenGrants, TokenRecord};
     use crate::plan::InstanceAssignment;
     use crate::sealing::{Haste, due};
 
@@ -97,6 +99,8 @@ mod tests {
         state.plan.instances.insert(instance("shop/web/6"), place(1, 1));
         state.plan.instances.insert(instance("shop/one/5"), InstanceAssignment { exclusive: true, ..place(2, 1) });
         state.plan.next_instance = 7;
+        let command = Command::LongGrant { node: NodeId(2), incarnation: Incarnation(1), length_ms: 15_000 };
+        state.apply(state.applied.next(), Entry { at: WallTime(1), by: String::new(), if_index: None, command });
         state.cluster.sealing.key = "00000000000000aa".into();
         state.cluster.sealing.holders = state.plan.voters.clone();
         let expires_at = WallTime(1 << 50);
@@ -122,6 +126,7 @@ mod tests {
         let estranged = &after.plan.estranged;
         assert_eq!((estranged.names().as_str(), estranged.services.len()), ("n1, n2, n3", 1));
         assert!(!after.plan.instances.contains_key(&instance("shop/one/5")), "it may act where the past goes on");
+        assert_eq!((before.long.len(), after.long.len()), (1, 0), "until a person has said that the past is off");
         let last = after.log.events.back().expect("an event");
         assert!(last.message.contains("restored on new from a backup made yesterday"), "{}", last.message);
         // Everybody of the past held the key that seals: it is replaced at once.

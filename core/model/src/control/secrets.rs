@@ -296,7 +296,7 @@ mod tests {
         let entry = Entry { at: WallTime(1_000), by: "admin@n1".into(), if_index: None, command };
         match state.apply(index, entry) {
             Outcome::Refused(refusal) => Err(refusal.to_string()),
-            Outcome::Done { .. } | Outcome::Admitted { .. } => Ok(()),
+            Outcome::Done { .. } | Outcome::Admitted { .. } | Outcome::Lengthened { .. } => Ok(()),
         }
     }
 

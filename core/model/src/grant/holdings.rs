@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::long::Lengthened;
 use super::{ASK_EVERY, GRANT_OVER, Grant, LEASE, granted_to};
 use crate::control::ControlState;
 use crate::id::*;
@@ -50,6 +51,8 @@ struct Held {
     promises: BTreeMap<NodeId, Timestamp>,
     /// What the others said.
     refusals: BTreeMap<NodeId, String>,
+    /// It has a long grant: nobody is asked for promises any more.
+    long: bool,
 }
 
 /// Why a node does not promise.
@@ -99,10 +102,11 @@ impl Holdings {
                 plan: grant.generation,
                 promises: BTreeMap::new(),
                 refusals: BTreeMap::new(),
+                long: false,
             };
             let held = self.held.entry(id.clone()).or_insert_with(fresh);
             if held.tag != grant.tag {
-                *held = Held { until: held.until, ..fresh() };
+                *held = Held { until: held.until, long: held.long, ..fresh() };
             }
             held.until = until.max(held.until);
             held.plan = held.plan.max(grant.generation);
@@ -114,6 +118,31 @@ impl Holdings {
             let acts = self.acts.entry(id.clone()).or_insert(until);
             *acts = until.max(*acts);
         }
+    }
+
+    /// Takes a long grant that was asked for at `asked_at`. It prolongs only what has not run out at `now`, and nothing where the
+    /// foundation that put it on record is not the one that granted last, or where this node follows a later plan than was in force then.
+    /// From then on promises prolong that no more: nobody who refuses one could end it.
+    pub fn lengthen(&mut self, grant: &Lengthened, asked_at: Timestamp, now: Timestamp) {
+        if grant.tag != self.tag || grant.generation < self.follows {
+            return;
+        }
+        let until = asked_at + Duration::from_millis(grant.length_ms);
+        for id in &grant.covers {
+            let Some(held) = self.held.get_mut(id).filter(|held| now < held.until && held.tag == grant.tag) else {
+                continue;
+            };
+            held.until = until.max(held.until);
+            held.plan = held.plan.max(grant.generation);
+            held.long = true;
+            let acts = self.acts.entry(id.clone()).or_insert(until);
+            *acts = until.max(*acts);
+        }
+    }
+
+    /// Whether the instance has a long grant.
+    pub fn is_long(&self, id: &InstanceId) -> bool {
+        self.held.get(id).is_some_and(|held| held.long)
     }
 
     /// This node follows the plan `generation`, in which it shall run `listed`. What is not among them is let go, and no grant by an
@@ -134,7 +163,7 @@ impl Holdings {
 
     /// Whether it acts by promises alone: no leader has granted it up to `now`.
     pub fn acts_by_promises(&self, id: &InstanceId, now: Timestamp) -> bool {
-        self.held.get(id).is_some_and(|held| held.answered + LEASE <= now && now < held.until)
+        self.held.get(id).is_some_and(|held| held.answered + LEASE <= now && now < held.until && !held.long)
     }
 
     /// Whether the instance may be started, as far as promises go: none that was given, or may have been given before the agent was
@@ -178,7 +207,7 @@ impl Holdings {
     /// Instances of `me` that no leader prolongs, each with the nodes to ask for promises.
     pub fn pleas(&self, state: &ControlState, me: NodeId, now: Timestamp) -> BTreeMap<InstanceId, BTreeSet<NodeId>> {
         let wants = |(id, held): &(&InstanceId, &Held)| {
-            now < held.until && now.since(held.answered) >= UNANSWERED && granted_to(state, me, id)
+            now < held.until && now.since(held.answered) >= UNANSWERED && !held.long && granted_to(state, me, id)
         };
         let nodes = |(id, held): (&InstanceId, &Held)| {
             let listed = held.list(state, id).map(|listed| listed.nodes.clone());
@@ -198,7 +227,7 @@ impl Holdings {
         asked_at: Timestamp,
         now: Timestamp,
     ) {
-        let Some(held) = self.held.get_mut(id).filter(|held| now < held.until) else { return };
+        let Some(held) = self.held.get_mut(id).filter(|held| now < held.until && !held.long) else { return };
         match answer {
             Ok(()) => {
                 let promised = held.promises.entry(candidate).or_insert(asked_at);

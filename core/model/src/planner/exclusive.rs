@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ground::Ground;
-use super::{Draft, reason};
+use super::{Draft, long, reason};
 use crate::feature;
 use crate::grant::GRANT_OVER;
 use crate::id::*;
@@ -67,10 +67,10 @@ fn has_confirmed(view: &View, id: &InstanceId, letting: &LettingGo) -> bool {
     compute.generation >= letting.since && ended
 }
 
-/// No grant for it can run any more, of this leader or of one before it.
+/// No grant for it can run any more, of this leader or of one before it, and no long one.
 fn has_run_out(view: &View, id: &InstanceId) -> bool {
     let led = view.now.since(view.leading_since);
-    led >= GRANT_OVER && view.granted.get(id).is_none_or(|ago| *ago >= GRANT_OVER)
+    led >= GRANT_OVER && view.granted.get(id).is_none_or(|ago| *ago >= GRANT_OVER) && !long::may_run(view, id)
 }
 
 /// No promise keeps it going: nobody could give one, or somebody who would have to has refused for longer than one runs.

@@ -176,8 +176,13 @@ impl<'a> Ground<'a> {
 impl Row<'_> {
     /// Whether what it holds of `role` may stay.
     pub fn keeps(&self, role: &RoleName) -> bool {
+        !self.lost && self.would_keep(role)
+    }
+
+    /// The same if it were not lost.
+    pub fn would_keep(&self, role: &RoleName) -> bool {
         let stays = matches!(self.spec.availability, Availability::Open | Availability::Cordoned);
-        !self.lost && stays && self.spec.built.contains(role)
+        stays && self.spec.built.contains(role)
     }
 
     /// Whether it may be given a slot of `role`.

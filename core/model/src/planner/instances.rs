@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::ground::{Ground, Health};
 use super::place::Board;
-use super::{Draft, exclusive, reason};
+use super::{Draft, exclusive, long, reason};
 use crate::id::*;
 use crate::plan::{Because, InstanceAssignment, Phase};
 use crate::spec::{AppSpec, Capacity, ServiceSpec, UpdateOrder};
@@ -128,7 +128,8 @@ fn gather<'a>(ground: &Ground<'a>, draft: &mut Draft) -> Vec<Group<'a>> {
             groups.entry(key).or_insert_with_key(|(app, service)| Group::new(app.clone(), service.clone(), None));
         let same = |(id, _): &(InstanceId, InstanceAssignment)| id.app == group.app && id.service == group.service;
         while let Some((id, assigned)) = instances.next_if(same) {
-            match ground.row(assigned.node).filter(|row| !ground.rows[*row].lost) {
+            let stays = |row: &usize| !ground.rows[*row].lost || long::stays(ground.view, &id, &assigned);
+            match ground.row(assigned.node).filter(stays) {
                 Some(row) => {
                     let health = ground.health(row, &id, assigned.since);
                     group.members.push(Member { id, assigned, row, health });
@@ -339,13 +340,21 @@ impl Shift<'_, '_> {
         let Some((app, service)) = self.group.spec else { return Some(Fate::Unwanted) };
         Some(if app.stopped {
             Fate::Unwanted
-        } else if !self.board.keeps(member.row, service) {
+        } else if !self.keeps(member, service) {
             Fate::Displaced
         } else if member.assigned.revision != self.target {
             Fate::Outdated
         } else {
             Fate::Good
         })
+    }
+
+    fn keeps(&self, member: &Member, service: &ServiceSpec) -> bool {
+        match self.ground.rows[member.row].lost {
+            // It has a long grant.
+            true => self.board.keeps_away(member.row, service),
+            false => self.board.keeps(member.row, service),
+        }
     }
 
     fn tally(&self) -> Tally {

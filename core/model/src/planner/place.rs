@@ -66,6 +66,12 @@ impl<'a> Board<'a> {
         self.slotted[row] && node.keeps(&self.compute) && unmatched(node, service).is_none()
     }
 
+    /// The same for one that stays with a node that is lost: what that has lost with its verdict does not count.
+    pub fn keeps_away(&self, row: usize, service: &ServiceSpec) -> bool {
+        let node = &self.ground.rows[row];
+        node.would_keep(&self.compute) && unmatched(node, service).is_none()
+    }
+
     /// Books what an instance uses.
     pub fn add(&mut self, row: usize, needs: Capacity) {
         self.reorder(row, |board| {

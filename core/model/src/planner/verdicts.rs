@@ -5,12 +5,12 @@
 //!
 //! Nobody is judged by a leader that is itself out of contact, or that leads (or is awake) for less than it takes to know better; and
 //! a leader never judges itself. A verdict is lifted when the node has been reachable without a break for its hold-down, which
-//! doubles with each fall, and follows the plan that judged it.
+//! doubles with each fall, and follows the plan that judged it. One that was away on purpose ([`long`]) has not fallen.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::Draft;
+use super::{Draft, long};
 use crate::id::*;
 use crate::plan::{Verdict, VerdictKind};
 use crate::view::{NodeFacts, RaftFacts, View};
@@ -99,8 +99,10 @@ pub(super) fn judge(view: &View, draft: &mut Draft) {
     for (node, (kind, seen)) in judged {
         if !draft.plan.verdicts.contains_key(&node) {
             fallen.insert(node);
-            let flaps = draft.plan.flaps.entry(node).or_default();
-            *flaps = (*flaps + 1).min(FLAPS_MAX);
+            if !long::is_away(view, node) {
+                let flaps = draft.plan.flaps.entry(node).or_default();
+                *flaps = (*flaps + 1).min(FLAPS_MAX);
+            }
         }
         let incarnation = view.nodes.get(&node).map_or(view.spec.nodes[&node].incarnation, |facts| facts.incarnation);
         let evidence = evidence(view, kind, &seen);
@@ -191,14 +193,17 @@ fn lift(view: &View, sight: &Sight, draft: &mut Draft) {
     let flaps = &plan.flaps;
     plan.verdicts.retain(|node, verdict| {
         let hold = hold_down(flaps.get(node).copied().unwrap_or(1));
-        let follows = view.nodes.get(node).is_some_and(|facts| has_let_go(facts, verdict));
-        !(steady(node, hold) && follows)
+        let facts = view.nodes.get(node);
+        let back = facts.is_some_and(|facts| long::is_back(view, *node, verdict, facts));
+        let follows = facts.is_some_and(|facts| has_let_go(facts, verdict));
+        !((steady(node, hold) && follows) || (back && steady(node, long::BACK_FOR)))
     });
     let verdicts = &plan.verdicts;
     plan.flaps.retain(|node, _| verdicts.contains_key(node) || !steady(node, FORGET_AFTER));
 }
 
-/// Whether the node follows the plan that judged it. That plan gave it nothing exclusive, so it has let go of all such.
+/// Whether the node follows the plan that judged it. That plan gave it nothing exclusive but what it has a long grant for, so it has let
+/// go of all other.
 fn has_let_go(facts: &NodeFacts, verdict: &Verdict) -> bool {
     match verdict.kind {
         VerdictKind::Unfit => true,

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use hirsel_model::control::{ClusterInfo, Command, ControlState, Entry, Outcome, TokenGrants, TokenRecord};
 use hirsel_model::grant::grantable;
+use hirsel_model::grant::long::LONG;
 use hirsel_model::plan::{Phase, Plan};
 use hirsel_model::planner::{self, change::change};
-use hirsel_model::report::{InstanceFacts, InstanceState, NodeReport, RoleFacts, RoleReport, RoleState};
+use hirsel_model::report::{Bound, InstanceFacts, InstanceState, NodeReport, RoleFacts, RoleReport, RoleState};
 use hirsel_model::spec::{Availability, Capacity, NodeSpec};
-use hirsel_model::view::{Liveness, NodeFacts, RaftFacts, View};
+use hirsel_model::view::{KnownLong, Liveness, NodeFacts, RaftFacts, View};
 use hirsel_model::*;
 
 /// Between two looks of the leader.
@@ -36,6 +37,8 @@ pub struct House {
     learner_since: Option<Timestamp>,
     report: Option<Arc<NodeReport>>,
     incarnation: Incarnation,
+    /// Its agent was stopped on purpose: another one comes back.
+    stopped: bool,
 }
 
 /// The cluster, its control state, and what its leader measured.
@@ -56,6 +59,7 @@ pub struct Town {
     losses: Vec<(Timestamp, NodeId)>,
     granted: BTreeMap<InstanceId, Timestamp>,
     refused: BTreeMap<InstanceId, Timestamp>,
+    long: BTreeMap<(InstanceId, LogIndex), Timestamp>,
     index: u64,
 }
 
@@ -95,6 +99,7 @@ impl Town {
             losses: Vec::new(),
             granted: BTreeMap::new(),
             refused: BTreeMap::new(),
+            long: BTreeMap::new(),
             index: 0,
         };
         let cluster = ClusterInfo { id: ClusterId("town".into()), ..ClusterInfo::default() };
@@ -127,6 +132,7 @@ impl Town {
                 learner_since: None,
                 report: None,
                 incarnation: Incarnation(1),
+                stopped: false,
             });
         }
         self.houses.retain(|node, _| self.state.spec.nodes.contains_key(node));
@@ -149,7 +155,27 @@ impl Town {
         if house.alive != alive {
             house.alive = alive;
             house.since = now;
+            if std::mem::take(&mut house.stopped) {
+                house.incarnation = house.incarnation.next();
+            }
         }
+    }
+
+    /// Stops the agent of a node on purpose: what it holds exclusively gets a long grant.
+    pub fn stop_agent(&mut self, node: NodeId) -> Result<(), String> {
+        let (incarnation, length_ms) = (self.houses[&node].incarnation, LONG.as_millis() as u64);
+        self.command(Command::LongGrant { node, incarnation, length_ms })?;
+        self.set_alive(node, false);
+        self.houses.get_mut(&node).unwrap().stopped = true;
+        Ok(())
+    }
+
+    fn long(&self) -> BTreeMap<InstanceId, KnownLong> {
+        let known = self.state.long.iter().map(|(id, grant)| {
+            let since = self.long.get(&(id.clone(), grant.since)).copied().unwrap_or(self.now);
+            (id.clone(), KnownLong { grant: grant.clone(), known_for: self.now.since(since) })
+        });
+        known.collect()
     }
 
     /// What the leader sees now.
@@ -193,6 +219,7 @@ impl Town {
             draining_for: since(&self.draining),
             unhealthy_for: since(&self.unhealthy),
             granted: since(&self.granted),
+            long: self.long(),
             refused_for: since(&self.refused),
             losses: self.losses.clone(),
         }
@@ -211,6 +238,10 @@ impl Town {
         let new = planner::plan(&view);
         let difference = change(&view.plan, &new);
         if difference.is_empty() {
+            let over = planner::long::over(&view);
+            if !over.is_empty() {
+                self.command(Command::EndLongGrants { over }).unwrap();
+            }
             return false;
         }
         let fallen = new.verdicts.keys().filter(|node| !view.plan.verdicts.contains_key(node));
@@ -241,6 +272,7 @@ impl Town {
         self.losses.clear();
         self.granted.clear();
         self.refused.clear();
+        self.long.clear();
         for times in [&mut self.draining, &mut self.unhealthy] {
             times.values_mut().for_each(|since| *since = self.now);
         }
@@ -263,7 +295,16 @@ impl Town {
                 let sick = self.sick.contains(&(id.app.clone(), mine[id]));
                 let healthy = !sick && self.now.since(*since) >= HEALTHY_AFTER;
                 let state = if healthy { InstanceState::Running } else { InstanceState::Starting };
-                (id.clone(), InstanceFacts { state, healthy, revision: mine[id], ..InstanceFacts::default() })
+                (
+                    id.clone(),
+                    InstanceFacts {
+                        state,
+                        healthy,
+                        revision: mine[id],
+                        bound: Bound::Grant,
+                        ..InstanceFacts::default()
+                    },
+                )
             });
             let draining = plan.instances.iter().filter(|(_, a)| self.busy && a.phase == Phase::Draining);
             let busy = draining.map(|(id, _)| (id.clone(), 1)).collect();
@@ -299,6 +340,9 @@ impl Town {
     }
 
     fn measure(&mut self) {
+        for (id, grant) in &self.state.long {
+            self.long.entry((id.clone(), grant.since)).or_insert(self.now);
+        }
         let plan = &self.state.plan;
         self.refused.retain(|id, _| plan.letting_go.contains_key(id));
         for (id, letting) in &plan.letting_go {

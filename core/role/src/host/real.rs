@@ -33,6 +33,7 @@ mod end;
 mod guardian;
 mod power;
 mod processes;
+mod shutdown;
 mod user;
 
 pub use power::running_under;
@@ -161,6 +162,10 @@ impl Host for RealHost {
             state.unwrap_or_else(|error| GuardState::Silent { message: error.to_string() })
         }
         .boxed()
+    }
+
+    fn is_shutting_down(&self) -> BoxFuture<'_, bool> {
+        async { tokio::task::spawn_blocking(shutdown::is_under_way).await.unwrap_or(false) }.boxed()
     }
 
     fn forget<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, io::Result<()>> {

@@ -115,6 +115,26 @@ pub async fn a_guard_is_there_only_while_something_has_a_deadline_and_goes_on_wi
     assert!(!on.folder.join("guard/socket").exists());
 }
 
+/// What an agent left a long deadline ends at the sooner one that the next agent told, whichever of the two stands still.
+pub async fn a_deadline_that_the_next_agent_makes_sooner_holds_for_the_guard_and_for_the_shim(mut on: Fixture) {
+    let specs = ["shop/one/1", "shop/two/2"].map(|name| stays_until(name, after(LONG), "sleep 1000"));
+    for spec in &specs {
+        on.host.start(spec.clone()).await.unwrap();
+    }
+    on.restart();
+    let [one, two] = specs.map(|spec| spec.id);
+    signal(shim_of(&on, &one).await, Signal::STOP);
+    on.host.prolong(&one, after(SHORT)).await.unwrap();
+    let ended = on.end(&one).await;
+    assert!(is_lapsed(&ended), "{ended:?}");
+    on.host.prolong(&two, after(SHORT)).await.unwrap();
+    let guard = on.guard().expect("there is a guard");
+    signal(guard, Signal::STOP);
+    let ended = on.end(&two).await;
+    assert!(is_lapsed(&ended), "{ended:?}");
+    signal(guard, Signal::CONT);
+}
+
 pub async fn a_guard_that_is_killed_is_started_again_and_knows_what_it_knew(on: Fixture) {
     let told = stays_until("shop/one/1", after(SHORT * 2), "sleep 1000");
     let spec = stays_until("shop/one/2", after(LONG), "sleep 1000");

@@ -43,6 +43,7 @@ const TESTS: &[Test] = tests! {
         a_program_whose_shim_is_gone_ends_at_its_deadline_with_what_it_left_behind,
         a_guard_is_there_only_while_something_has_a_deadline_and_goes_on_without_an_agent,
         a_guard_that_is_killed_is_started_again_and_knows_what_it_knew,
+        a_deadline_that_the_next_agent_makes_sooner_holds_for_the_guard_and_for_the_shim,
         a_guard_that_stands_still_is_replaced,
         without_a_guard_nothing_with_a_deadline_begins_and_no_deadline_moves,
         what_the_first_agents_say_is_understood_and_anything_else_harms_nothing;

@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use hirsel_compute::Compute;
 use hirsel_mesh::seam::{BoxStream, Chance, Clock};
 use hirsel_model::control::ControlState;
+use hirsel_model::grant::long::Lengthened;
 use hirsel_model::grant::{Grant, Holdings};
 use hirsel_model::order::{InstanceOrder, Order, Work};
 use hirsel_model::plan::{Because, InstanceAssignment, Phase, Reason};
@@ -68,6 +69,15 @@ impl Node {
         let now = Timestamp(u64::try_from(self.begun.elapsed().as_millis()).unwrap());
         let grant = Grant { term: 1, generation: Generation(1), covers: [id(name)].into(), ..Grant::default() };
         self.grants.send_modify(|held| Arc::make_mut(held).receive(&grant, now));
+    }
+
+    /// A long grant from now on, until the time that is returned.
+    pub fn lengthen(&self, name: &str, length_ms: u64) -> Timestamp {
+        let now = Timestamp(u64::try_from(self.begun.elapsed().as_millis()).unwrap());
+        let (tag, generation, covers) = (Default::default(), Generation(1), [id(name)].into());
+        let grant = Lengthened { tag, generation, covers, length_ms };
+        self.grants.send_modify(|held| Arc::make_mut(held).lengthen(&grant, now, now));
+        now + Duration::from_millis(length_ms)
     }
 
     /// Its node promises node 2, which the plan gives the instance `name`, to start none in its place.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hirsel_model::Timestamp;
 use hirsel_model::plan::Phase;
-use hirsel_model::report::{InstanceState, RoleState};
+use hirsel_model::report::{Bound, InstanceState, RoleState};
 use hirsel_model::spec::ServiceSpec;
 use hirsel_role::host::ProcessState;
 
@@ -436,6 +436,42 @@ async fn an_agent_that_starts_anew_leaves_an_exclusive_instance_to_its_shim_unti
     assert!(on.host.runs(WEB) && on.host.signals(WEB).is_empty() && on.host.spec(WEB).deadline == before);
     on.grant(WEB);
     on.until("its shim was told", |now| now.host.spec(WEB).deadline > before).await;
+    assert_eq!(on.host.starts(WEB), 1);
+}
+
+/// What guard and shim keep is told, so that the agent may go; and the next one tells them a sooner end before it says so.
+#[tokio::test(start_paused = true)]
+async fn a_long_grant_is_told_and_the_next_agent_makes_it_shorter_with_its_first_grant() {
+    let mut on = Node::new();
+    on.order(WEB, ServiceSpec { exclusive: true, ..service("mute") });
+    on.grant(WEB);
+    on.until("it runs", |now| now.facts(WEB).bound == Bound::Grant).await;
+    on.grant(WEB);
+    let end = on.lengthen(WEB, 15_000);
+    on.until("it is told", |now| now.facts(WEB).bound == Bound::Long).await;
+    assert_eq!(on.host.spec(WEB).deadline, Some(end));
+    on.grant(WEB);
+    on.run_for(Duration::from_millis(400)).await;
+    assert_eq!(
+        (on.host.spec(WEB).deadline, on.facts(WEB).bound),
+        (Some(end), Bound::Long),
+        "it is not made shorter here"
+    );
+    on.restart();
+    on.run_for(Duration::from_secs(5)).await;
+    assert_eq!(
+        (on.host.spec(WEB).deadline, on.facts(WEB).bound),
+        (Some(end), Bound::Unknown),
+        "nothing is granted yet"
+    );
+    on.host.set_silent_guard(true);
+    on.grant(WEB);
+    on.run_for(Duration::from_millis(400)).await;
+    assert_eq!((on.host.spec(WEB).deadline, on.facts(WEB).bound), (Some(end), Bound::Unknown), "nobody took it");
+    on.host.set_silent_guard(false);
+    on.grant(WEB);
+    on.until("it is told", |now| now.facts(WEB).bound == Bound::Grant).await;
+    assert!(on.host.spec(WEB).deadline.is_some_and(|sooner| sooner < end));
     assert_eq!(on.host.starts(WEB), 1);
 }
 

@@ -21,7 +21,7 @@ use super::scenario::{cut_off, everybody_disturbed, holder, power, seconds};
 use super::world::{IDLE, World};
 
 pub(super) use away::{away, back};
-pub(super) use promised::{kept_back, old_list, one_silent, refused, twice};
+pub(super) use promised::{kept_back, listed_anew, old_list, one_silent, promised, refused, twice};
 
 /// How often an answer comes too late.
 const LATE_ANSWERS: usize = 4;
@@ -137,6 +137,16 @@ pub(super) fn dawdling(world: &mut World) -> Result<(), Found> {
     world.run(seconds(5))?;
     world.hosts.get_mut(&holds).expect("a host").ends_late = false;
     Ok(())
+}
+
+/// The host of the holder is suspended until its place has long been taken.
+pub(super) fn suspended(world: &mut World) -> Result<(), Found> {
+    led_by_who_only_votes(world)?;
+    let Some(holds) = holder(world) else { return Ok(()) };
+    let time = Duration::from_millis(world.rng.random_range(7_000..11_000));
+    let until = world.now + time;
+    power(world, holds, Power::Frozen(until));
+    world.run(time + seconds(2))
 }
 
 /// Where something exclusive is to start is proposed, and under way for so long that it is decided otherwise meanwhile.

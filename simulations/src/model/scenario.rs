@@ -11,8 +11,8 @@ use rand::seq::IndexedRandom;
 
 use super::check::{Found, at_most, heals};
 use super::directed::{
-    away, back, dawdling, directed, fresh, inherited, kept_back, late, new_leader, old_list, one_silent, refused,
-    renewed, stale_plan, twice,
+    away, back, dawdling, directed, fresh, inherited, kept_back, late, listed_anew, new_leader, old_list, one_silent,
+    promised, refused, renewed, stale_plan, suspended, twice,
 };
 use super::host::Power;
 use super::partings::planned;
@@ -51,6 +51,9 @@ pub const SCENARIOS: &[&str] = &[
     "planned",
     "away",
     "back",
+    "suspended",
+    "promised",
+    "listed-anew",
 ];
 
 /// After everything is well again the declared state holds within this: an update of six instances one by one takes half of it.
@@ -87,6 +90,9 @@ pub(super) fn pick(seed: u64, name: Option<&str>) -> Option<&'static str> {
                 "one-silent",
                 "away",
                 "back",
+                "suspended",
+                "promised",
+                "listed-anew",
             ];
             let of = |names: &[&'static str]| names[usize::try_from(seed / 20).unwrap_or(0) % names.len()];
             Some(match seed % 20 {
@@ -142,6 +148,9 @@ pub(super) fn play(world: &mut World, scenario: &'static str) -> Result<(), Foun
         "one-silent" => directed(world, one_silent),
         "away" => directed(world, away),
         "back" => directed(world, back),
+        "suspended" => directed(world, suspended),
+        "promised" => directed(world, promised),
+        "listed-anew" => directed(world, listed_anew),
         "planned" => planned(world),
         _ => mixed(world),
     }?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hirsel_model::grant::LEASE;
+use hirsel_model::grant::{GRANT_OVER, LEASE, grantable};
 use hirsel_model::plan::InstanceAssignment;
 use hirsel_model::spec::Availability;
 use hirsel_model::*;
@@ -11,7 +11,8 @@ use rand::Rng;
 use rand::seq::IteratorRandom;
 
 use super::super::check::Found;
-use super::super::scenario::{cut_off, holder, seconds};
+use super::super::host::Power;
+use super::super::scenario::{cut_off, holder, power, seconds};
 use super::super::world::World;
 use super::{Cast, cast, led_by_who_only_votes, set, start_from, until};
 
@@ -119,6 +120,36 @@ pub(in super::super) fn one_silent(world: &mut World) -> Result<(), Found> {
     }
     set(world, holds, Availability::Draining)?;
     world.run(seconds(6))
+}
+
+/// The place of the holder is given to the one node that promised not to take it, and which may be started again when it knows that the
+/// holder is to go.
+pub(in super::super) fn promised(world: &mut World) -> Result<(), Found> {
+    let Some(Cast { holds, others, .. }) = cast(world, 1)? else { return Ok(()) };
+    begin_alone_with(world, holds, &others)?;
+    // No grant runs any more, and nobody has missed the holder yet.
+    world.run(GRANT_OVER)?;
+    set(world, holds, Availability::Draining)?;
+    let knows = |world: &World, node: &NodeId| grantable(&world.hosts[node].state, holds).is_empty();
+    until(world, LEASE, |world| others.iter().all(|node| knows(world, node)))?;
+    if world.rng.random_bool(0.5) {
+        for node in &others {
+            power(world, *node, Power::Orphaned);
+            power(world, *node, Power::On);
+        }
+    }
+    world.run(seconds(5))
+}
+
+/// The holder and all that may take its place are cut off from the leader, and go on by promises. One that is on the other side is a
+/// candidate from now on, which the holder does not learn.
+pub(in super::super) fn listed_anew(world: &mut World) -> Result<(), Found> {
+    let Some(Cast { holds, others, late }) = cast(world, 2)? else { return Ok(()) };
+    let there = |node: &NodeId| *node == holds || others.contains(node);
+    let away: Vec<NodeId> = world.hosts.keys().copied().filter(|node| !there(node)).collect();
+    cut_off(world, &away);
+    set(world, late, Availability::Open)?;
+    world.run(seconds(12))
 }
 
 /// The holder and these are linked, and it learns of nothing that is decided from now on. It goes on by their promises.

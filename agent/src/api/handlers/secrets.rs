@@ -80,7 +80,7 @@ pub async fn set(
         let users = secrets::users(&sight, &id);
         let rolls = match users.len() {
             0 => String::new(),
-            _ => format!("; {} gets it, one instance after another", users.join(", ")),
+            _ => format!("; {} gets it, instances one after another", users.join(", ")),
         };
         let app = id.app.as_ref().map(|app| format!(" --app {app}")).unwrap_or_default();
         let change = Change {

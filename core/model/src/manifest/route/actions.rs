@@ -89,7 +89,7 @@ pub(super) fn read(
     if let Some(inner) = table.below_table("rewrite", errors) {
         inner.check_keys(&REWRITE_KEYS, &[], errors);
         actions.rewrite = rewrite(&inner, prefix, errors);
-        if actions.rewrite == Rewrite::default() {
+        if inner.entries().is_empty() {
             let message = format!("{} changes nothing: strip_prefix = true, path = \"/PATH\", …", inner.path());
             errors.absent(table.key_span("rewrite"), message);
         }
@@ -358,7 +358,7 @@ fn header_changes(table: &Table<'_>, of: Of, errors: &mut Errors) -> HeaderChang
     if of == Of::Request && read.add.contains_key("host") {
         errors.at(table.key_span("add"), format!("add in {}: a request has one host; set it", table.path()));
     }
-    if read == HeaderChanges::default() {
+    if table.entries().is_empty() {
         errors.absent(table.span(), format!("{} changes nothing: set = {{ NAME = \"value\" }}", table.path()));
     }
     read

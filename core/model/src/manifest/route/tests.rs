@@ -302,6 +302,10 @@ fn every_action_says_what_it_expects() {
         let found = wrong(&format!("[route.h]\nto = \"web\"\n{line}\n"));
         assert!(found.contains(&message.to_owned()), "{line}: {found:#?}");
     }
+    // A change that is wrong is not also one that is missing.
+    let found =
+        wrong("[route.h]\nto = \"web\"\nresponse_headers = { set = { via = \"1\" } }\nrewrite = { regex = \"a\" }\n");
+    assert_eq!(found.len(), 2, "{found:#?}");
     let alone = [
         (
             "redirect = \"ftp://a\"",

@@ -135,6 +135,9 @@ fn check(state: &ControlState, key: &SealingKey) -> Result<(), String> {
         let plain = key.open(&purpose(name), &certificate.key.0);
         plain.ok_or_else(|| format!("the key of certificate {name} cannot be opened"))?;
     }
+    for (_, purpose, sealed) in state.acme.keys() {
+        key.open(purpose, &sealed.0).ok_or_else(|| format!("the key of the {purpose} cannot be opened"))?;
+    }
     Ok(())
 }
 
@@ -328,6 +331,7 @@ mod tests {
             chain: "chain".into(),
             sealed: Sealed(key.seal(&purpose(&name), b"key", chance)),
             key: key.id(),
+            automatic: None,
         };
         let command = Command::SetCertificate { name, new };
         state.apply(state.applied.next(), Entry { at: fixture::NOON, by: "n1".into(), if_index: None, command });

@@ -300,6 +300,7 @@ mod tests {
                 facts: Facts::default(),
                 chain: format!("chain {version}"),
                 key: Sealed(Vec::new()),
+                automatic: None,
             };
             state.certificates.named.insert(name.parse().unwrap(), Arc::new(certificate));
         }

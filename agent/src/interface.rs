@@ -16,6 +16,7 @@ use hirsel_model::{CertificateName, InstanceId, LogIndex, NodeId, RoleName};
 use hirsel_role::host::{Output, OutputFrom};
 use tracing::error;
 
+use crate::acme;
 use crate::api::agent::{Agent, Minted, NotProposed, TokenParts};
 use crate::api::auth::Source;
 use crate::api::doctor::Findings;
@@ -165,6 +166,10 @@ impl Agent for Interface {
 
     fn seal_key<'a>(&'a self, name: &'a CertificateName, key: String) -> BoxFuture<'a, Result<SealedValue, String>> {
         certificates::seal(&self.0, name, key).boxed()
+    }
+
+    fn seal_binding(&self, key: String) -> BoxFuture<'_, Result<SealedValue, String>> {
+        acme::seal_binding(&self.0, key).boxed()
     }
 
     fn mint(&self) -> Minted {

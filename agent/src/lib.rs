@@ -4,6 +4,7 @@
 //! [`leader`] is what the elected one does besides; [`roles`] drives the plugins; [`launch`] holds the verbs that start agents;
 //! [`api`] is what may be asked of a running agent, and [`cli`] asks it.
 
+pub mod acme;
 pub mod admission;
 pub mod api;
 pub mod args;

@@ -37,7 +37,7 @@ use crate::roles::{self, Runtimes};
 use crate::senses::{self, Senses};
 use crate::shared::Shared;
 use crate::{
-    admission, authority, calls, certificates, digest, foundation, metrics, parting, plugins, promise, recovery,
+    acme, admission, authority, calls, certificates, digest, foundation, metrics, parting, plugins, promise, recovery,
     rejoin, renewal, sealing, secrets,
 };
 
@@ -134,6 +134,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     let (grants, grants_seen) = watch::channel(Arc::new(Holdings::new(world.clock.now())));
     let (values, values_seen) = watch::channel(Arc::default());
     let (bundles, bundles_seen) = watch::channel(Arc::default());
+    let (challenges, challenges_seen) = watch::channel(Arc::default());
     let hosts = plugins.iter().map(|plugin| Ok((plugin.role(), host(&plugin.role())?))).collect::<Result<_>>()?;
     let shared = Arc::new(Shared {
         node: identity.node,
@@ -154,6 +155,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
         grants: grants_seen,
         secrets: values_seen,
         certificates: bundles_seen,
+        challenges: challenges_seen,
         heard: gossip.heard(),
         unheard: unheard_seen.clone(),
         silent_since: silent_seen,
@@ -195,6 +197,8 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     tasks.spawn(authority::tend(shared.clone()));
     tasks.spawn(secrets::keep(shared.clone(), values, secrets::own_key(&identity)));
     tasks.spawn(certificates::keep(shared.clone(), bundles, secrets::own_key(&identity)));
+    tasks.spawn(acme::answers::keep(shared.clone(), challenges));
+    tasks.spawn(acme::tend(shared.clone()));
     tasks.spawn(foundation::watch(shared.clone()));
     tasks.spawn(renewal::keep(shared.clone(), identity.clone()));
     tasks.spawn(metrics::keep(shared.clone()));
@@ -307,6 +311,7 @@ fn contexts(shared: Arc<Shared>, role: RoleName) -> impl Fn(hirsel_role::Spawner
         grants: shared.grants.clone(),
         secrets: shared.secrets.clone(),
         certificates: shared.certificates.clone(),
+        challenges: shared.challenges.clone(),
         doors: Arc::new(calls::MeshDoors(shared.transport.clone())),
         clock: shared.world.clock.clone(),
         chance: shared.world.chance.clone(),

@@ -282,6 +282,10 @@ fn reseal(
         let plain = plain.ok_or_else(|| format!("the key of certificate {name} cannot be opened"))?;
         certificates.insert(certificate.version, Sealed(new.seal(&purpose, &plain, chance)));
     }
+    for (version, purpose, sealed) in state.acme.keys() {
+        let plain = old.open(purpose, &sealed.0).ok_or_else(|| format!("the key of the {purpose} cannot be opened"))?;
+        certificates.insert(version, Sealed(new.seal(purpose, &plain, chance)));
+    }
     Ok(Resealed {
         base: cluster.sealing.key.clone(),
         key: new.id(),

@@ -10,7 +10,7 @@ use hirsel_mesh::transport::Transport;
 use hirsel_model::grant::Holdings;
 use hirsel_model::report::NodeReport;
 use hirsel_model::{ClusterId, Incarnation, NodeId, RoleName, Timestamp};
-use hirsel_role::certificate::Bundles;
+use hirsel_role::certificate::{Bundles, Challenges};
 use hirsel_role::host::Host;
 use hirsel_role::secret::Values;
 use hirsel_role::{Live, Me};
@@ -44,6 +44,8 @@ pub struct Shared {
     pub secrets: watch::Receiver<Arc<Values>>,
     /// Certificates that the load balancer of this node shows.
     pub certificates: watch::Receiver<Arc<Bundles>>,
+    /// What the load balancer of this node answers for hosts that get a certificate.
+    pub challenges: watch::Receiver<Arc<Challenges>>,
     /// What gossip hears.
     pub heard: watch::Receiver<Arc<BTreeMap<NodeId, Heard>>>,
     /// Nodes this one does not hear.

@@ -51,6 +51,7 @@ pub fn context(spawner: Spawner) -> Context {
         grants: watch::channel(Arc::default()).1,
         secrets: watch::channel(Arc::default()).1,
         certificates: watch::channel(Arc::default()).1,
+        challenges: watch::channel(Arc::default()).1,
         doors: Arc::new(NoDoors),
         clock: world.clock,
         chance: world.chance,

@@ -155,6 +155,9 @@ impl Agent for Lying {
     fn seal_key<'a>(&'a self, name: &'a CertificateName, key: String) -> BoxFuture<'a, Result<SealedValue, String>> {
         self.agent.seal_key(name, key)
     }
+    fn seal_binding(&self, key: String) -> BoxFuture<'_, Result<SealedValue, String>> {
+        self.agent.seal_binding(key)
+    }
 
     fn mint(&self) -> Minted {
         self.agent.mint()

@@ -156,7 +156,10 @@ impl Eyes {
         let name: CertificateName = "front".parse().ok()?;
         let sealed = Sealed(key.seal(&purpose(&name), front.key.as_bytes(), agent.world.chance.as_ref()));
         let Front { facts, chain, .. } = front.clone();
-        Some(Command::SetCertificate { name, new: NewCertificate { facts, chain, sealed, key: key.id() } })
+        Some(Command::SetCertificate {
+            name,
+            new: NewCertificate { facts, chain, sealed, key: key.id(), automatic: None },
+        })
     }
 
     /// Whether the agent has every certificate, which is this one, if the plan gives it a load balancer, and otherwise none.

@@ -56,6 +56,8 @@ pub trait Agent: Send + Sync + 'static {
     fn seal<'a>(&'a self, id: &'a SecretId, value: String) -> BoxFuture<'a, Result<SealedValue, String>>;
     /// Has the key of a certificate sealed in the same way.
     fn seal_key<'a>(&'a self, name: &'a CertificateName, key: String) -> BoxFuture<'a, Result<SealedValue, String>>;
+    /// Has the key of an external account of a directory sealed in the same way.
+    fn seal_binding(&self, key: String) -> BoxFuture<'_, Result<SealedValue, String>>;
     /// Draws a token of this cluster.
     fn mint(&self) -> Minted;
     /// Takes a token apart; none when it is no token.

@@ -2,12 +2,12 @@
 
 use hirsel_mesh::transport::{Carried, DATAGRAM_BYTES, HEADERS_BYTES};
 use hirsel_model::WallTime;
-use hirsel_model::certificate::{Age, LATE_MS};
+use hirsel_model::certificate::{Age, LATE_MS, age};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::sight::{Sight, Standing, people_order};
-use super::views::certificates;
+use super::views::{acme, certificates};
 
 /// Clocks further apart than this make the times in logs misleading, and tokens expire early or late.
 const CLOCK_WARN_MS: u64 = 1_000;
@@ -229,6 +229,10 @@ pub fn doctor(sight: &Sight, found: &Findings) -> Doctor {
     }
     checks.extend(late_certificates(sight, &me));
     checks.extend(front_certificates(sight));
+    let told = acme::warnings(sight).into_iter();
+    checks.extend(told.map(|words| {
+        check("certificate", "automatic", Grade::Warning, words, "one for each host that asks", "hirsel cert acme show")
+    }));
     let mut peers: Vec<&PeerFindings> = found.peers.iter().collect();
     peers.sort_by(|one, other| people_order(&one.name, &other.name));
     for peer in peers {
@@ -271,14 +275,18 @@ fn front_certificates(sight: &Sight) -> Vec<Check> {
         Age::Early | Age::Late => Grade::Warning,
         Age::Expired => Grade::Failed,
     };
-    let all = named.iter().map(|(name, it)| (name, judge(it.facts.age(sight.wall)), it));
+    let all = named.iter().map(|(name, it)| (name, judge(age(name, it, sight.wall)), it));
     let wrong: Vec<_> = all.filter(|(_, grade, _)| *grade != Grade::Ok).collect();
     let limit = format!("good for {} days at least", LATE_MS / DAY_MS);
     if wrong.is_empty() && !named.is_empty() {
         return vec![check("certificate", "front door", Grade::Ok, format!("{} are good", named.len()), &limit, "")];
     }
     let told = wrong.into_iter().map(|(name, grade, it)| {
-        let (value, next) = (certificates::in_words(sight.wall, &it.facts), format!("hirsel cert add {name}, renewed"));
+        let next = match it.automatic.is_some() {
+            true => format!("hirsel cert acme show; hirsel cert renew {name}"),
+            false => format!("hirsel cert add {name}, renewed"),
+        };
+        let value = certificates::in_words(sight.wall, &it.facts);
         check("certificate", &format!("certificate/{name}"), grade, value, &limit, &next)
     });
     told.collect()

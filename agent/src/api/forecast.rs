@@ -135,6 +135,7 @@ pub(super) fn without_log(state: &ControlState) -> ControlState {
         tokens: state.tokens.clone(),
         secrets: state.secrets.clone(),
         certificates: state.certificates.clone(),
+        acme: state.acme.clone(),
         next_node: state.next_node,
         applied: state.applied,
         ..ControlState::default()
@@ -244,6 +245,16 @@ fn differences(before: &ControlState, after: &ControlState) -> Vec<Difference> {
             let told =
                 format!("{}, until {}, {}", domains.join(" "), rfc3339(it.facts.not_after), it.facts.fingerprint);
             values.insert(format!("certificates.{name}"), told);
+        }
+        if let Some(acme) = &state.acme.settings {
+            let told = [Some(acme.directory.clone()), acme.way.map(|way| way.to_string())];
+            let kid = acme.binding.as_ref().map(|binding| format!("external account {}", binding.kid));
+            let told: Vec<String> =
+                told.into_iter().flatten().chain(acme.contacts.iter().cloned()).chain(kid).collect();
+            values.insert("acme".into(), told.join(", "));
+        }
+        for host in &state.acme.wishes {
+            values.insert(format!("acme.wishes.{host}"), "another certificate is got now".into());
         }
         if let Some(webhook) = &state.cluster.webhook {
             values.insert("webhook".into(), webhook.clone());

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use utoipa::OpenApi;
 
-use super::handlers::{backup, certificates, changes, evolve, nodes, people, reads, recover, secrets, streams};
+use super::handlers::{acme, backup, certificates, changes, evolve, nodes, people, reads, recover, secrets, streams};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -54,6 +54,10 @@ use super::handlers::{backup, certificates, changes, evolve, nodes, people, read
         certificates::set,
         certificates::remove,
         certificates::rotate,
+        acme::show,
+        acme::set,
+        acme::off,
+        acme::renew,
     )
 )]
 struct Document;

@@ -27,7 +27,7 @@ use super::agent::Agent;
 use super::auth::{Need, Source, allow, identify};
 use super::fresh;
 use super::handlers::{
-    AgentState, backup, certificates, changes, evolve, nodes, people, reads, recover, secrets, streams,
+    AgentState, acme, backup, certificates, changes, evolve, nodes, people, reads, recover, secrets, streams,
 };
 
 /// Largest body of a request. A manifest of a thousand services is a tenth of it.
@@ -154,6 +154,7 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/sealing", get(secrets::sealing))
         .route("/v1/certificates", get(certificates::list))
         .route("/v1/certificates/front/{name}", get(certificates::show))
+        .route("/v1/certificates/acme", get(acme::show))
         .route("/v1/openapi.json", get(reads::openapi))
         .fallback(reads::nothing);
     let operate = Router::new()
@@ -169,7 +170,8 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/roles/{role}/unpin", post(changes::unpin))
         .route("/v1/roles/{role}/move", post(changes::move_role))
         .route("/v1/secrets/{name}", put(secrets::set).delete(secrets::remove))
-        .route("/v1/certificates/front/{name}", put(certificates::set).delete(certificates::remove));
+        .route("/v1/certificates/front/{name}", put(certificates::set).delete(certificates::remove))
+        .route("/v1/certificates/front/{name}/renew", post(acme::renew));
     let administer = Router::new()
         .route("/v1/tokens", get(reads::tokens).post(people::new_token))
         .route("/v1/tokens/{id}", delete(people::revoke))
@@ -179,6 +181,7 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/recover/off", post(recover::confirm_off))
         .route("/v1/webhook", put(people::set_webhook))
         .route("/v1/sealing/rotate", post(secrets::rotate))
+        .route("/v1/certificates/acme", put(acme::set).delete(acme::off))
         .route("/v1/certificates/rotate", post(certificates::rotate));
     let guarded =
         |router: Router<AgentState>, need: Need| router.layer(from_fn_with_state((agent.clone(), need), guard));

@@ -18,6 +18,7 @@ use super::sight::Sight;
 use super::stand_in::StandIn;
 use hirsel_model::{LogIndex, NodeId};
 
+mod acme;
 mod certificates;
 
 const SOCKET: Source = Source::Socket;
@@ -79,6 +80,8 @@ fn shop_ran_otherwise(sight: &mut Sight) {
 
 const MANIFEST: &str = "app = \"blog\"\n[service.web]\ncommand = [\"serve\"]\nreplicas = 2\n";
 
+const ACME: &str = r#"{"directory":"https://ca.example/dir","agree_tos":true}"#;
+
 const BACKUP: &str = "{\"by\":\"passphrase\",\"rounds\":1000,\
     \"salt\":\"0000000000000000000000000000000000000000000000000000000000000001\",\
     \"key\":\"0000000000000000000000000000000000000000000000000000000000000002\"}";
@@ -120,6 +123,8 @@ const PATHS: &[(&str, &str, &str, usize)] = &[
     ("POST", "/v1/tokens", r#"{"grants":"join"}"#, 3),
     ("DELETE", "/v1/tokens/view", "", 3),
     ("POST", "/v1/backup", BACKUP, 3),
+    ("GET", "/v1/certificates/acme", "", 1),
+    ("PUT", "/v1/certificates/acme", ACME, 3),
     ("PUT", "/v1/webhook", r#"{"url":"http://127.0.0.1:9/x"}"#, 3),
 ];
 

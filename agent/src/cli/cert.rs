@@ -5,6 +5,7 @@ use std::path::Path;
 
 use http::Method;
 
+use super::acme;
 use super::act::{Request, change};
 use super::args::{CertAddArgs, CertArgs, ChangeArgs};
 use super::client::Client;
@@ -70,6 +71,7 @@ pub async fn show_one(client: &Client, json: bool, name: &str) -> Result<Done, A
             ("key", it.key.clone()),
             ("starts", format!("{} ({})", it.starts_at, since(&it.starts_at, wall()))),
             ("ends", format!("{} ({}{state})", it.ends_at, since(&it.ends_at, wall()))),
+            ("renews", it.renews_at.as_ref().map_or_else(|| "when it is added again".into(), |at| since(at, wall()))),
             ("version", format!("{}, set {}", it.version, since(&it.set_at, wall()))),
         ];
         for (what, words) in told {
@@ -89,11 +91,17 @@ pub async fn list(client: &Client, json: bool) -> Result<Done, ApiError> {
             let row = |it: &FrontCertificate| {
                 let ends = since(&it.ends_at, wall());
                 let version = it.version.to_string();
-                vec![it.name.clone(), it.state.clone(), ends, version, it.issuer.clone(), it.domains.join(" ")]
+                let renews = it.renews_at.as_ref().map_or_else(|| "-".into(), |at| since(at, wall()));
+                let (name, state, source) = (it.name.clone(), it.state.clone(), it.source.clone());
+                vec![name, state, source, ends, renews, version, it.issuer.clone(), it.domains.join(" ")]
             };
             let rows: Vec<_> = all.front.iter().map(row).collect();
-            line(table(&["CERTIFICATE", "STATE", "ENDS", "VERSION", "ISSUER", "DOMAINS"], &rows));
+            line(table(&["CERTIFICATE", "STATE", "SOURCE", "ENDS", "RENEWS", "VERSION", "ISSUER", "DOMAINS"], &rows));
             line(format!("shown by: {}\n", shown_by(&all.shown_by)));
+        }
+        if !all.automatic.iter().all(acme::is_well) {
+            acme::hosts(&all.automatic);
+            line("");
         }
         let row = |it: &Authority| {
             let replaced = it.replaced_at.as_ref().map_or_else(|| "-".into(), |at| since(at, wall()));
@@ -112,6 +120,7 @@ pub async fn list(client: &Client, json: bool) -> Result<Done, ApiError> {
     .await?;
     let all = &answer.envelope.data;
     let well = all.nodes.iter().all(|node| node.state == "ok") && all.front.iter().all(|it| it.state == "ok");
+    let well = well && all.automatic.iter().all(acme::is_well);
     Ok(if well { Done::Well } else { Done::Degraded })
 }
 

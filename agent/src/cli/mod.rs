@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use hirsel_model::WallTime;
 
+pub mod acme;
 pub mod act;
 pub mod args;
 pub mod backup;
@@ -32,7 +33,7 @@ mod tests;
 pub use args::{Cli, DevCommand, DevVerb, HiddenArgs, Verb};
 
 use crate::api::error::{ApiError, Code};
-use args::{CertVerb, RoleVerb, SecretVerb, TokenVerb};
+use args::{AcmeVerb, CertVerb, RoleVerb, SecretVerb, TokenVerb};
 
 /// How a verb ended, when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +137,12 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
             CertVerb::List => cert::list(&client, json).await,
             CertVerb::Show(args) => cert::show_one(&client, json, &args.cert_name).await,
             CertVerb::Rm(args) => cert::remove(&client, json, args).await,
+            CertVerb::Renew(args) => acme::renew(&client, json, args).await,
+            CertVerb::Acme(command) => match &command.verb {
+                AcmeVerb::Set(args) => acme::set(&client, json, args).await,
+                AcmeVerb::Show => acme::show_all(&client, json).await,
+                AcmeVerb::Off(change) => acme::off(&client, json, change).await,
+            },
             CertVerb::Rotate(change) => cert::rotate(&client, json, change).await,
         },
         Verb::Webhook(webhook) => act::webhook(&client, json, &webhook.verb).await,

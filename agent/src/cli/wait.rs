@@ -10,6 +10,7 @@ use super::client::Client;
 use super::look::escape;
 use super::output::note;
 use crate::api::error::{ApiError, Code};
+use crate::api::views::acme::AutomaticHost;
 use crate::api::views::apps::{App, Instance};
 use crate::api::views::certificates::Certificates;
 use crate::api::views::members::Member;
@@ -36,6 +37,10 @@ pub enum Goal {
     Certified(Option<String>),
     /// Every node that balances load and is heard has the certificates of the front door in their newest versions.
     CertificateShown,
+    /// Every host that asks for a certificate has one.
+    AutomaticallyCertified,
+    /// The certificate of this host has another version than this, and every node that balances load and is heard has it.
+    Renewed(String, u64),
     /// No instance of the application is left.
     AppGone(String),
     /// The node holds nothing.
@@ -92,6 +97,14 @@ pub async fn wait_for(client: &Client, goal: &Goal, limit: Duration, json: bool)
     }
 }
 
+/// What is said of a host that has no certificate yet: once it failed, waiting would take long.
+fn without(it: AutomaticHost) -> Progress {
+    match it.state.as_str() {
+        "waiting" | "taken" => Progress::Failed(format!("{}: {}", it.host, it.message)),
+        _ => Progress::Missing(format!("{}: {}", it.host, it.message)),
+    }
+}
+
 async fn look(client: &Client, goal: &Goal) -> Result<Progress, ApiError> {
     match goal {
         Goal::Nothing => Ok(Progress::Reached),
@@ -134,6 +147,23 @@ async fn look(client: &Client, goal: &Goal) -> Result<Progress, ApiError> {
                 true => Progress::Reached,
                 false => Progress::Missing(format!("{} did not get it yet", waiting.join(", "))),
             })
+        }
+        Goal::AutomaticallyCertified => {
+            let now = client.get::<Certificates>("/v1/certificates").await?.envelope.data;
+            Ok(now.automatic.into_iter().find(|it| !it.served).map_or(Progress::Reached, without))
+        }
+        Goal::Renewed(host, before) => {
+            let now = client.get::<Certificates>("/v1/certificates").await?.envelope.data;
+            let waiting: Vec<String> =
+                now.shown_by.into_iter().filter(|it| it.state == "waiting").map(|it| it.node).collect();
+            if now.front.iter().any(|it| it.name == *host && it.version != *before) {
+                return Ok(match waiting.is_empty() {
+                    true => Progress::Reached,
+                    false => Progress::Missing(format!("{} did not get it yet", waiting.join(", "))),
+                });
+            }
+            let asking = now.automatic.into_iter().find(|it| it.host == *host);
+            Ok(asking.map_or_else(|| Progress::Failed(format!("{host} asks for no certificate any more")), without))
         }
         Goal::AppSettled(app) => {
             let apps = client.get::<Vec<App>>("/v1/apps").await?.envelope.data;

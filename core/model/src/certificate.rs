@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::acme::{Automatic, renew_at};
 use crate::control::ControlState;
 use crate::id::*;
 use crate::secret::{SEAL_BYTES_MAX, Sealed};
@@ -25,7 +26,9 @@ pub const KEY_BYTES_MAX: usize = 4 << 10;
 pub const CHAINS_BYTES_MAX: usize = 8 << 20;
 /// Bytes of all sealed keys: 4.2 MB. All of them travel in one change when they are sealed anew, beside all secrets
 /// ([`crate::secret::SECRETS_BYTES_MAX`]), and a change holds 8 MiB.
-pub const KEYS_BYTES_MAX: usize = CERTIFICATES_MAX * (KEY_BYTES_MAX + SEAL_BYTES_MAX);
+pub const KEYS_BYTES_MAX: usize = (CERTIFICATES_MAX + ACME_KEYS) * (KEY_BYTES_MAX + SEAL_BYTES_MAX);
+/// The keys of an account where certificates come from, and of its binding, are sealed with them.
+const ACME_KEYS: usize = 2;
 /// Domains of one certificate: as many as public authorities write into one.
 pub const NAMES_MAX: usize = 100;
 /// Longest name of an issuer in bytes; what is longer is cut where it comes in.
@@ -61,6 +64,9 @@ pub struct Certificate {
     pub chain: String,
     /// PEM of its key, sealed for [`purpose`].
     pub key: Sealed,
+    /// It came by itself, for the host that it is called after; otherwise people brought it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub automatic: Option<Automatic>,
 }
 
 /// What a certificate says of itself, as it was read when it came in.
@@ -95,6 +101,9 @@ pub struct NewCertificate {
     pub sealed: Sealed,
     /// With which key.
     pub key: String,
+    /// It came by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub automatic: Option<Automatic>,
 }
 
 /// What the key of the certificate called `name` is sealed for: a sealed key that is put elsewhere does not open.
@@ -125,6 +134,18 @@ impl Facts {
             _ => Age::Good,
         }
     }
+}
+
+/// How far the certificate called `name` is at `wall`. One that came by itself is late when half of the time in which it should have
+/// been renewed is over, however long that is.
+pub fn age(name: &CertificateName, certificate: &Certificate, wall: WallTime) -> Age {
+    let age = certificate.facts.age(wall);
+    if certificate.automatic.is_none() || !matches!(age, Age::Good | Age::Late) {
+        return age;
+    }
+    let (renews, ends) = (renew_at(name.as_str(), certificate), certificate.facts.not_after);
+    let is_late = wall.0 >= renews.0.saturating_add(ends.0.saturating_sub(renews.0) / 2);
+    if is_late { Age::Late } else { Age::Good }
 }
 
 impl Certificates {

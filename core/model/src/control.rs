@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::acme::{Acme, Change as AcmeChange};
 use crate::certificate::{Certificates, NewCertificate};
 use crate::event::{EventLog, NewEvent};
 use crate::grant::long::{Lengthened, LongGrants, Over};
@@ -20,6 +21,7 @@ use crate::spec::{AppSpec, Availability, Former, NodeSpec, Replicas, RoleSpec, S
 use crate::tag::Tag;
 use crate::time::WallTime;
 
+mod acme;
 mod apply;
 mod apps;
 pub mod authority;
@@ -77,6 +79,9 @@ pub struct ControlState {
     /// Long grants that may still run.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub long: LongGrants,
+    /// Where more certificates come from by themselves, and what came of that.
+    #[serde(default, skip_serializing_if = "crate::spec::is_default")]
+    pub acme: Acme,
 }
 
 /// A node that is no member any more.
@@ -319,6 +324,11 @@ pub enum Command {
     RemoveCertificate {
         /// Which.
         name: CertificateName,
+    },
+    /// Certificates that the cluster gets by itself.
+    Acme {
+        /// What changes.
+        change: AcmeChange,
     },
     /// Asks the leader for a new sealing key.
     RotateSealing,

@@ -91,6 +91,7 @@ pub fn needed(command: &Command) -> Need {
         Command::SetCertificate { .. } | Command::RemoveCertificate { .. } => {
             Need::of(crate::certificate::LEVEL, "a certificate of the front door")
         }
+        Command::Acme { .. } => Need::of(crate::acme::LEVEL, "a certificate that the cluster gets by itself"),
         Command::Recover { .. } | Command::ConfirmOff { .. } => Need::of(2, "a new foundation of the control group"),
         Command::Rejoin { .. } => Need::of(2, "a node that joins again as another one"),
         Command::RotateAuthority | Command::ReplaceAuthority { .. } | Command::DropAuthority { .. } => {

@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::limits::HOST_BYTES_MAX;
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -74,6 +76,9 @@ pub enum NameError {
     /// Longer than [`NAME_BYTES_MAX`].
     #[error("name of {0} bytes exceeds {NAME_BYTES_MAX}")]
     TooLong(usize),
+    /// A name of several parts is longer than a domain may be.
+    #[error("name of {0} bytes exceeds {HOST_BYTES_MAX}")]
+    LongDomain(usize),
     /// Holds something else than `a-z`, `0-9` and inner `-`.
     #[error("{0:?} is no name: use a-z, 0-9 and '-', beginning and ending with a letter or digit")]
     Characters(String),
@@ -91,8 +96,19 @@ pub fn check_name(text: &str) -> Result<(), NameError> {
     }
 }
 
+/// Checks that `text` is one such label, or several with dots between them, as the name of a host is.
+pub fn check_dotted(text: &str) -> Result<(), NameError> {
+    if text.len() > HOST_BYTES_MAX {
+        return Err(NameError::LongDomain(text.len()));
+    }
+    text.split('.').try_for_each(check_name)
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
+        name! { $(#[$doc])* $name, check_name }
+    };
+    ($(#[$doc:meta])* $name:ident, $check:ident) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -108,7 +124,7 @@ macro_rules! name {
         impl FromStr for $name {
             type Err = NameError;
             fn from_str(text: &str) -> Result<Self, NameError> {
-                check_name(text)?;
+                $check(text)?;
                 Ok(Self(text.into()))
             }
         }
@@ -116,7 +132,7 @@ macro_rules! name {
         impl TryFrom<String> for $name {
             type Error = NameError;
             fn try_from(text: String) -> Result<Self, NameError> {
-                check_name(&text)?;
+                $check(&text)?;
                 Ok(Self(text))
             }
         }
@@ -160,8 +176,8 @@ name! {
     SecretName
 }
 name! {
-    /// A certificate that load balancers show.
-    CertificateName
+    /// A certificate that load balancers show. It may have dots, for one that came by itself is called after its host.
+    CertificateName, check_dotted
 }
 
 impl RoleName {

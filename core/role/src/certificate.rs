@@ -1,4 +1,5 @@
-//! Certificates that load balancers show, with their keys, which are in memory only and which nothing prints.
+//! Certificates that load balancers show, with their keys, which are in memory only and which nothing prints; and what they answer
+//! while another one is on its way.
 
 use std::collections::BTreeMap;
 
@@ -20,3 +21,14 @@ pub struct Bundle {
 /// The certificates that the load balancer of this node shows, as far as they have come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bundles(pub BTreeMap<CertificateName, Bundle>);
+
+/// What the load balancer of this node answers to whoever asks whether a host is ours: a directory that is about to certify it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Challenges {
+    /// Over plain HTTP, by the token it is asked for (RFC 8555, section 8.3).
+    pub http: BTreeMap<String, String>,
+    /// Over TLS, by host in lower case (RFC 8737).
+    pub tls: BTreeMap<String, Bundle>,
+    /// Hosts ask for certificates, so that the port of HTTPS is needed before the first one is there.
+    pub expected: bool,
+}

@@ -63,6 +63,8 @@ pub struct Context {
     pub secrets: watch::Receiver<Arc<secret::Values>>,
     /// Certificates that the load balancer of this node shows.
     pub certificates: watch::Receiver<Arc<certificate::Bundles>>,
+    /// What the load balancer of this node answers for hosts that get a certificate.
+    pub challenges: watch::Receiver<Arc<certificate::Challenges>>,
     /// Ways to instances on other nodes.
     pub doors: Arc<dyn Doors>,
     /// Time.

@@ -15,7 +15,8 @@
 pub mod actions;
 pub mod balance;
 pub mod budget;
-pub mod client;
+pub mod challenge;
+mod client;
 pub mod eject;
 pub mod front;
 pub mod headers;

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use crate::actions::compress::encoder::Room;
 use crate::actions::{Acts, Tools};
 use crate::budget::{Budget, KEPT_BYTES_MAX};
+use crate::challenge::Challenges;
 use crate::client::Client;
 use crate::headers::{self, BadHead};
 use crate::metrics::Metrics;
@@ -51,6 +52,7 @@ pub struct Proxy {
     pub routes: Routes,
     /// What is counted.
     pub metrics: Metrics,
+    challenges: Challenges,
     host: Arc<dyn Host>,
     doors: Arc<dyn Doors>,
     clock: Arc<dyn Clock>,
@@ -93,6 +95,7 @@ impl Proxy {
             secrets: context.secrets.clone(),
             encoders: Room::default(),
             metrics,
+            challenges: Challenges::new(context.challenges.clone()),
             host: context.host.clone(),
             doors: context.doors.clone(),
             clock: context.clock.clone(),
@@ -111,7 +114,10 @@ impl Proxy {
     pub async fn answer(&self, client: &Arc<Client>, request: Request<Incoming>) -> Response<AnswerBody> {
         let busy = client.begin();
         let asks_for_head = request.method() == Method::HEAD;
-        let mut answer = self.forward(client, request).await;
+        let mut answer = match self.challenges.answer(&request) {
+            Some(answer) => answer,
+            None => self.forward(client, request).await,
+        };
         if asks_for_head {
             pages::withhold(&mut answer);
         }

@@ -11,6 +11,7 @@ use hirsel_model::report::{RoleFacts, RoleReport, RoleState};
 use hirsel_role::{Context, Plugin, Role};
 use tokio::task::JoinHandle;
 
+use crate::challenge::Challenges;
 use crate::front::{Front, State};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
@@ -47,6 +48,7 @@ impl Plugin for Lb {
 struct LbRole {
     proxy: Arc<Proxy>,
     certificates: Arc<Certificates>,
+    challenges: Challenges,
     http: Front,
     https: Front,
     background: [JoinHandle<()>; 3],
@@ -55,7 +57,8 @@ struct LbRole {
 impl LbRole {
     fn new(context: Context, metrics: Metrics) -> Self {
         let proxy = Arc::new(Proxy::new(&context, metrics));
-        let certificates = Arc::new(Certificates::new());
+        let challenges = Challenges::new(context.challenges.clone());
+        let certificates = Arc::new(Certificates::new(challenges.clone()));
         certificates.show(&context.certificates.borrow());
         let http = Front::new(&context, context.config.http_port, None);
         let https = Front::new(&context, context.config.https_port, Some(certificates.config()));
@@ -64,7 +67,7 @@ impl LbRole {
             context.spawner.spawn(keep_certificates(certificates.clone(), context.clone())),
             context.spawner.spawn(sweep(proxy.clone(), [http.server(), https.server()])),
         ];
-        Self { proxy, certificates, http, https, background }
+        Self { proxy, certificates, challenges, http, https, background }
     }
 
     async fn step(&mut self, order: &Order) -> RoleReport {
@@ -72,8 +75,8 @@ impl LbRole {
             Work::Lb(work) if !order.slots.is_empty() => {
                 self.proxy.routes.adopt(order.generation, work);
                 self.http.open(&self.proxy).await;
-                // Without a certificate there is nothing to be said on that port.
-                match self.certificates.is_empty() {
+                // Without a certificate, and none on its way, there is nothing to be said on that port.
+                match self.certificates.is_empty() && !self.challenges.are_expected() {
                     true => self.https.close(),
                     false => self.https.open(&self.proxy).await,
                 }
@@ -154,10 +157,17 @@ async fn listen_to_news(proxy: Arc<Proxy>, mut live: tokio::sync::watch::Receive
     }
 }
 
-/// Shows the certificates that there are, as soon as they have come.
+/// Shows the certificates that there are, as soon as they have come; and has the port opened when the first one is on its way.
 async fn keep_certificates(certificates: Arc<Certificates>, context: Context) {
-    let mut bundles = context.certificates;
-    while bundles.changed().await.is_ok() {
+    let (mut bundles, mut challenges) = (context.certificates, Challenges::new(context.challenges));
+    loop {
+        let changed = tokio::select! {
+            changed = bundles.changed() => changed,
+            changed = challenges.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
         certificates.show(&bundles.borrow_and_update().clone());
         context.wake.notify_one();
     }

@@ -28,6 +28,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
+use crate::challenge::ACME_TLS;
 use crate::client::{Client, Seen, Will};
 use crate::headers::ClientLines;
 use crate::io::Gauged;
@@ -206,7 +207,12 @@ async fn serve_tls(
         shared.proxy.metrics.refused_handshakes.inc();
     }
     let Some(stream) = agreed? else { return Ok(()) };
-    if stream.get_ref().1.alpn_protocol() != Some(HTTP_2) {
+    let protocol = stream.get_ref().1.alpn_protocol();
+    if protocol == Some(ACME_TLS) {
+        // The certificate was all there is to say (RFC 8737, section 3).
+        return Ok(());
+    }
+    if protocol != Some(HTTP_2) {
         return serve_http_1(stream, client, &shared.proxy).await;
     }
     client.speaks_in_frames();

@@ -21,8 +21,10 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tracing::{info, warn};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-/// What is spoken over TLS, the best first (RFC 7301).
-const PROTOCOLS: [&[u8]; 2] = [HTTP_2, b"http/1.1"];
+use crate::challenge::{self, ACME_TLS, Challenges};
+
+/// What is spoken over TLS, the best first (RFC 7301). The last one is nobody's second choice: who speaks it offers nothing else.
+const PROTOCOLS: [&[u8]; 3] = [HTTP_2, b"http/1.1", ACME_TLS];
 
 /// HTTP/2, as it is named in the handshake (RFC 9113, section 3.2).
 pub const HTTP_2: &[u8] = b"h2";
@@ -34,6 +36,7 @@ const SESSIONS_MAX: usize = 10_000;
 pub struct Certificates {
     provider: Arc<CryptoProvider>,
     shown: ArcSwap<Shown>,
+    challenges: Challenges,
 }
 
 /// One set of certificates.
@@ -57,8 +60,8 @@ struct Certificate {
 
 impl Certificates {
     /// None yet.
-    pub fn new() -> Self {
-        Self { provider: Arc::new(rustls::crypto::ring::default_provider()), shown: ArcSwap::default() }
+    pub fn new(challenges: Challenges) -> Self {
+        Self { provider: Arc::new(rustls::crypto::ring::default_provider()), shown: ArcSwap::default(), challenges }
     }
 
     /// Shows these from now on. What cannot be used is left out, with a word in the log when it is new.
@@ -110,10 +113,9 @@ impl Certificates {
     }
 
     fn for_name(&self, name: &str) -> Option<Arc<CertifiedKey>> {
-        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
         let shown = self.shown.load();
         let parent = || name.split_once('.').and_then(|(_, parent)| shown.wildcard.get(parent));
-        shown.exact.get(&name).or_else(parent).map(|certificate| certificate.key.clone())
+        shown.exact.get(name).or_else(parent).map(|certificate| certificate.key.clone())
     }
 }
 
@@ -135,11 +137,9 @@ impl Shown {
 
 impl Certificate {
     fn read(provider: &CryptoProvider, bundle: &Bundle) -> Result<Self, String> {
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bundle.chain.as_bytes()).collect();
-        let chain = chain.map_err(|error| format!("its chain is no PEM: {error}"))?;
-        // An error of its key might repeat a part of it.
-        let key = PrivateKeyDer::from_pem_slice(bundle.key.0.as_bytes()).map_err(|_| "its key is no PEM")?;
-        let leaf = chain.first().ok_or("its chain holds no certificate")?;
+        let (chain, key) = parts(bundle)?;
+        let key = CertifiedKey::from_der(chain, key, provider).map_err(|error| format!("its key: {error}"))?;
+        let leaf = key.end_entity_cert().map_err(|error| error.to_string())?;
         let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| format!("it cannot be read: {error}"))?;
         let listed = parsed.subject_alternative_name().ok().flatten().map(|names| &names.value.general_names);
         let names = listed.into_iter().flatten().filter_map(|name| match name {
@@ -150,20 +150,30 @@ impl Certificate {
         if names.is_empty() {
             return Err("it names no domain (subject alternative name)".into());
         }
-        let key = CertifiedKey::from_der(chain, key, provider).map_err(|error| format!("its key: {error}"))?;
         Ok(Self { key: Arc::new(key), names, not_after })
     }
 }
 
-impl ResolvesServerCert for Certificates {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.for_name(hello.server_name()?)
-    }
+/// A chain, which is not empty, and its key.
+///
+/// # Errors
+/// In words, without the key.
+pub fn parts(bundle: &Bundle) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bundle.chain.as_bytes()).collect();
+    let chain = chain.map_err(|error| format!("its chain is no PEM: {error}"))?;
+    // An error of its key might repeat a part of it.
+    let key = PrivateKeyDer::from_pem_slice(bundle.key.0.as_bytes()).map_err(|_| "its key is no PEM")?;
+    if chain.is_empty() { Err("its chain holds no certificate".into()) } else { Ok((chain, key)) }
 }
 
-impl Default for Certificates {
-    fn default() -> Self {
-        Self::new()
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name()?;
+        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        match challenge::is_asked_for(&hello) {
+            true => self.challenges.certificate(&self.provider, &name),
+            false => self.for_name(&name),
+        }
     }
 }
 

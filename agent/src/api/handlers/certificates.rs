@@ -104,6 +104,7 @@ pub async fn set(
                     chain: chain.clone(),
                     sealed: Sealed(sealed.sealed),
                     key: sealed.key,
+                    automatic: None,
                 },
             },
         };
@@ -131,8 +132,13 @@ pub async fn remove(
         return Err(not_found(&sight, &name));
     }
     let undo = Some(format!("hirsel cert add {name} with its certificate and key"));
-    let change =
-        Change { did: format!("removed certificate {name}"), undo, command: Command::RemoveCertificate { name } };
+    let asked = hirsel_model::acme::hosts(&sight.state).contains(name.as_str());
+    let again = match asked && sight.state.acme.settings.is_some() {
+        true => "; another one is got now, for its routes say tls = \"auto\"",
+        false => "",
+    };
+    let did = format!("removed certificate {name}{again}");
+    let change = Change { did, undo, command: Command::RemoveCertificate { name } };
     carry_out(&agent, &caller, &params, change).await
 }
 

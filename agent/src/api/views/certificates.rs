@@ -2,11 +2,13 @@
 //! certificate of each node is good. There is no way from here to a key.
 
 use hirsel_mesh::identity::fingerprint;
-use hirsel_model::certificate::{Age, Certificate, Facts};
+use hirsel_model::acme::renew_at;
+use hirsel_model::certificate::{Age, Certificate, Facts, age};
 use hirsel_model::{CertificateName, RoleName, WallTime};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::acme::{self, AutomaticHost, automatic};
 use crate::api::sight::{Sight, Standing, people_order, rfc3339};
 use crate::authority::mark;
 use crate::certificates;
@@ -26,6 +28,9 @@ pub struct Certificates {
     /// Those of the front door, by name.
     #[serde(default)]
     pub front: Vec<FrontCertificate>,
+    /// Hosts whose routes say `tls = "auto"`.
+    #[serde(default)]
+    pub automatic: Vec<AutomaticHost>,
     /// Nodes that balance load, and so show them; none while there is nothing to show.
     #[serde(default)]
     pub shown_by: Vec<Shower>,
@@ -57,7 +62,11 @@ pub struct FrontCertificate {
     pub version: u64,
     /// When it was set.
     pub set_at: String,
-    /// `ok`, `late` (less than 21 days are left), `expired`, `early` (not good yet).
+    /// `own`: people brought it; `automatic`: it came by itself, and is renewed.
+    pub source: String,
+    /// When it will be renewed by itself.
+    pub renews_at: Option<String>,
+    /// `ok`, `late` (less than 21 days are left, or of an automatic one half of the time in which it should have been renewed), `expired`, `early` (not good yet).
     pub state: String,
     /// PEM: it, then those that certify it. Only where one is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -131,15 +140,16 @@ pub fn certificates(sight: &Sight) -> Certificates {
         nodes,
         wanted: cluster.authority_wanted,
         front: front.collect(),
+        automatic: automatic(sight),
         shown_by: shown_by(sight),
     }
 }
 
 /// A certificate of the front door, without its chain.
 pub fn front(sight: &Sight, name: &CertificateName, it: &Certificate) -> FrontCertificate {
-    let Certificate { version, set_at, facts, chain: _, key: _ } = it;
+    let Certificate { version, set_at, facts, chain: _, key: _, automatic } = it;
     let Facts { names, not_before, not_after, issuer, serial, fingerprint, key } = facts;
-    let state = match facts.age(sight.wall) {
+    let state = match age(name, it, sight.wall) {
         Age::Good => "ok",
         Age::Late => "late",
         Age::Early => "early",
@@ -157,6 +167,8 @@ pub fn front(sight: &Sight, name: &CertificateName, it: &Certificate) -> FrontCe
         left_ms: not_after.0.saturating_sub(sight.wall.0),
         version: *version,
         set_at: rfc3339(*set_at),
+        source: if automatic.is_some() { "automatic" } else { "own" }.into(),
+        renews_at: automatic.as_ref().map(|_| rfc3339(renew_at(name.as_str(), it))),
         state: state.into(),
         chain: None,
     }
@@ -200,13 +212,13 @@ const DAY_MS: u64 = 86_400_000;
 
 fn aged<'a>(sight: &'a Sight, is: impl Fn(Age) -> bool + 'a) -> impl Iterator<Item = String> + 'a {
     let named = sight.state.certificates.named.iter();
-    let of = named.filter(move |(_, it)| is(it.facts.age(sight.wall)));
+    let of = named.filter(move |(name, it)| is(age(name, it, sight.wall)));
     of.map(|(name, it)| format!("certificate {name} {}", in_words(sight.wall, &it.facts)))
 }
 
 /// What should be known of certificates of the front door while all is well yet.
 pub fn warnings(sight: &Sight) -> Vec<String> {
-    aged(sight, |age| matches!(age, Age::Late | Age::Early)).collect()
+    aged(sight, |age| matches!(age, Age::Late | Age::Early)).chain(acme::warnings(sight)).collect()
 }
 
 /// Those that clients turn away from.

@@ -169,7 +169,7 @@ fn a_host_that_a_certificate_covers_is_reached_with_https_first() {
             let names = ["shop.test", "*.shop.test"].map(String::from).into();
             let facts = Facts { names, not_after: WallTime(until), ..Facts::default() };
             let (chain, key) = (String::new(), Sealed(Vec::new()));
-            let certificate = Certificate { version: 1, set_at: WallTime(0), facts, chain, key };
+            let certificate = Certificate { version: 1, set_at: WallTime(0), facts, chain, key, automatic: None };
             state.certificates.named.insert("shop".parse().unwrap(), Arc::new(certificate));
             let app = state.spec.apps.get_mut(&"shop".parse().unwrap()).unwrap();
             let route = |host: &str, path: &str| RouteSpec::plain(host, path, "web".parse().unwrap());

@@ -4,7 +4,7 @@
 use super::nodes::Announcement;
 use super::record::record;
 use super::{
-    Command, Context, ControlState, Entry, Outcome, Refusal, apps, authority, certificates, long, nodes, recover,
+    Command, Context, ControlState, Entry, Outcome, Refusal, acme, apps, authority, certificates, long, nodes, recover,
     secrets, tokens,
 };
 use crate::event::NewEvent;
@@ -48,6 +48,7 @@ fn carry_out(state: &mut ControlState, context: &Context, command: Command) -> R
         Command::RemoveSecret { id } => secrets::remove(state, context, id),
         Command::SetCertificate { name, new } => certificates::set(state, context, name, new),
         Command::RemoveCertificate { name } => certificates::remove(state, context, &name),
+        Command::Acme { change } => acme::change(state, context, change),
         Command::RotateSealing => secrets::want_sealing(state, context),
         Command::Reseal { resealed } => secrets::reseal(state, context, resealed),
         Command::Recover { tag, survivor, lost, off } => recover::recover(state, context, tag, survivor, &lost, off),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::limits::{HOST_BYTES_MAX, WORD_BYTES_MAX, at_most};
-use super::{Context, ControlState, Outcome, Refusal, not_found, secrets};
+use super::{Context, ControlState, Outcome, Refusal, acme, not_found, secrets};
 use crate::certificate::{
     CERTIFICATES_MAX, CHAIN_BYTES_MAX, CHAINS_BYTES_MAX, Certificate, Facts, ISSUER_BYTES_MAX, KEY_BYTES_MAX,
     NAMES_MAX, NewCertificate, is_domain,
@@ -31,16 +31,26 @@ pub(super) fn set(
     let bytes = certificates.chain_bytes() - former + new.chain.len();
     at_most(|| "chains of all certificates in bytes".into(), bytes, CHAINS_BYTES_MAX)?;
 
+    let brought = certificates.named.get(&name).is_some_and(|known| known.automatic.is_none());
+    let NewCertificate { facts, chain, sealed, key: _, automatic } = new;
+    let did = match (&automatic, known) {
+        (None, false) => "added",
+        (None, true) => "replaced",
+        // What people brought, they alone replace.
+        (Some(_), true) if brought => {
+            return Err(Refusal::Invalid(format!("certificate {name} was brought, and is not replaced by itself")));
+        }
+        (Some(_), true) => "renewed",
+        (Some(_), false) => "issued",
+    };
     certificates.last = certificates.last.saturating_add(1);
-    let NewCertificate { facts, chain, sealed, key: _ } = new;
-    let message = format!(
-        "certificate {name} was {}: {}, version {}",
-        if known { "replaced" } else { "added" },
-        domains(&facts),
-        certificates.last
-    );
-    let set = Certificate { version: certificates.last, set_at: context.at, facts, chain, key: sealed };
+    let message = format!("certificate {name} was {did}: {}, version {}", domains(&facts), certificates.last);
+    let is_automatic = automatic.is_some();
+    let set = Certificate { version: certificates.last, set_at: context.at, facts, chain, key: sealed, automatic };
     certificates.named.insert(name.clone(), Arc::new(set));
+    if is_automatic {
+        acme::issued(state, &name);
+    }
     context.happened(state, subject(&name), &message);
     Ok(context.done())
 }
@@ -115,6 +125,7 @@ mod tests {
             chain: format!("the chain of {domain}"),
             sealed: Sealed(domain.into()),
             key: KEY.into(),
+            automatic: None,
         }
     }
 

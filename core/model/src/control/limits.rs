@@ -166,7 +166,7 @@ fn check_labels(what: &str, labels: &BTreeMap<String, String>) -> Result<(), Ref
 }
 
 /// The beginning of `text`, at most `bytes` long with the mark of the cut.
-pub(super) fn cut(text: &str, bytes: usize) -> String {
+pub(crate) fn cut(text: &str, bytes: usize) -> String {
     const MARK: &str = "…";
     if text.len() <= bytes {
         return text.into();

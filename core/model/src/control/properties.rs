@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::samples::{named, node, service, token};
 use super::*;
+use crate::acme::{Challenge, NewBinding, NewSettings, ORDERS_MAX, Trouble, Way, Window};
 use crate::certificate::Facts;
 use crate::codec::{decode, encode};
 use crate::duty::Duty;
@@ -139,7 +140,52 @@ fn certificate() -> impl Strategy<Value = NewCertificate> {
         chain,
         sealed: Sealed(sealed),
         key: key.into(),
+        automatic: None,
     })
+}
+
+fn acme_change() -> impl Strategy<Value = AcmeChange> {
+    let host = || prop_oneof![9 => word(), 1 => text()];
+    let sealed = || {
+        (
+            vec(any::<u8>(), 0..3).prop_map(Sealed),
+            prop_oneof![9 => Just(KEY.to_owned()), 1 => Just("another".to_owned())],
+        )
+    };
+    let directory = || prop_oneof![9 => Just("https://ca/dir".to_owned()), 1 => text()];
+    let binding = (text(), sealed()).prop_map(|(kid, (sealed, key))| NewBinding { kid, sealed, key });
+    let way = prop::sample::select(vec![Way::Http, Way::TlsAlpn]);
+    let settings = (directory(), vec(text(), 0..2), text(), option::of(way.clone()), option::of(binding)).prop_map(
+        |(directory, contacts, roots, way, binding)| NewSettings { directory, contacts, roots, way, binding },
+    );
+    let trouble = (any::<u32>(), 0..9u64, 0..9u64, text()).prop_map(|(failures, at, again, words)| Trouble {
+        failures,
+        at: WallTime(at),
+        again_at: WallTime(again),
+        words,
+    });
+    let challenge = (way, prop_oneof![9 => word(), 1 => text()], text()).prop_map(|(way, token, answer)| Challenge {
+        way,
+        token,
+        answer,
+        since: WallTime(1),
+    });
+    let window = (0..9u64, 0..9u64).prop_map(|(start, end)| Window {
+        start: WallTime(start),
+        end: WallTime(end),
+        url: String::new(),
+    });
+    prop_oneof![
+        4 => settings.prop_map(|settings| AcmeChange::Set { settings }),
+        1 => Just(AcmeChange::Off),
+        2 => (directory(), word(), sealed()).prop_map(|(directory, id, (sealed, key))| AcmeChange::Account { directory, id, sealed, key }),
+        1 => word().prop_map(|id| AcmeChange::ForgetAccount { id }),
+        4 => (host(), challenge).prop_map(|(host, challenge)| AcmeChange::Offer { host, challenge }),
+        1 => btree_set(host(), 0..3).prop_map(|hosts| AcmeChange::Withdraw { hosts }),
+        2 => (option::of(host()), trouble).prop_map(|(host, trouble)| AcmeChange::Failed { host, trouble }),
+        1 => host().prop_map(|host| AcmeChange::Renew { host }),
+        1 => (name(), option::of(window)).prop_map(|(name, window)| AcmeChange::Window { name, window }),
+    ]
 }
 
 /// What everything is sealed with.
@@ -196,6 +242,7 @@ fn command() -> impl Strategy<Value = Command> {
         1 => option::of(text()).prop_map(|url| Command::SetWebhook { url }),
         3 => (name(), certificate()).prop_map(|(name, new)| Command::SetCertificate { name, new }),
         1 => name().prop_map(|name| Command::RemoveCertificate { name }),
+        4 => acme_change().prop_map(|change| Command::Acme { change }),
         2 => (node_id(), node_id()).prop_map(|(from, to)| Command::MoveRole { role: RoleName::lb(), from, to }),
         1 => (0..3u64, node_id(), btree_set(node_id(), 0..3), any::<bool>()).prop_map(|(epochs, survivor, lost, off)| {
             Command::Recover { tag: (0..epochs).fold(Tag::default(), |tag, epoch| tag.next(epoch)), survivor, lost, off }
@@ -293,6 +340,14 @@ fn check(before: &ControlState, after: &ControlState) {
         assert!(spec.services.values().all(|service| service.revision <= spec.revision && service.revision.0 > 0));
         assert!(before.spec.apps.get(app).is_none_or(|before| before.revision <= spec.revision));
     }
+
+    let acme = &after.acme;
+    assert!(acme.challenges.len() <= ORDERS_MAX);
+    assert!(acme.settings.is_some() || *acme == Acme::default(), "something is left of what was turned off");
+    let versions: Vec<u64> = acme.keys().map(|(version, ..)| version).collect();
+    let named = after.certificates.named.values().map(|it| it.version);
+    assert!(named.chain(versions.iter().copied()).all(|version| version <= after.certificates.last));
+    assert!(versions.iter().all(|version| after.certificates.named.values().all(|it| it.version != *version)));
 
     let (old, new) = (&before.certificates, &after.certificates);
     assert!(new.last >= old.last);

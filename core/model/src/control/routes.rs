@@ -6,7 +6,7 @@ use super::limits::*;
 use super::{ControlState, Refusal};
 use crate::codec::encode;
 use crate::id::AppName;
-use crate::spec::{AppSpec, PathKind, RouteSpec, Target};
+use crate::spec::{AppSpec, PathKind, RouteSpec, Target, Tls};
 
 /// From this level on a final slash of a prefix makes no difference to whom it belongs.
 const SLASHES_ALIKE_LEVEL: u32 = 2;
@@ -33,6 +33,11 @@ pub(super) fn check(app: &AppSpec) -> Result<(), Refusal> {
             return Err(Refusal::Invalid(format!("route {shown:?} is there twice")));
         }
         check_room(&shown, route)?;
+        if route.tls == Tls::Auto
+            && let Some(why) = crate::acme::unfit(&route.host)
+        {
+            return Err(Refusal::Invalid(format!("route {shown:?} asks for a certificate by itself: {why}")));
+        }
     }
     Ok(())
 }

@@ -44,7 +44,7 @@ pub struct Resealed {
     pub ca_key: Sealed,
     /// The values of all secrets, by version.
     pub values: BTreeMap<u64, Sealed>,
-    /// The keys of all certificates of the front door, by version.
+    /// The keys of all certificates of the front door, and of the account where more of them come from, by version.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub certificates: BTreeMap<u64, Sealed>,
 }
@@ -228,6 +228,9 @@ pub(super) fn reseal(state: &mut ControlState, context: &Context, new: Resealed)
     if state.certificates.named.values().any(|it| !certificates.contains_key(&it.version)) {
         return stale("a certificate");
     }
+    if state.acme.keys().any(|(version, ..)| !certificates.contains_key(&version)) {
+        return stale("the account where certificates come from");
+    }
     at_most(
         || "keys of all certificates in bytes".into(),
         certificates.values().map(|it| it.0.len()).sum(),
@@ -251,6 +254,11 @@ pub(super) fn reseal(state: &mut ControlState, context: &Context, new: Resealed)
     for certificate in state.certificates.named.values_mut() {
         if let Some(again) = certificates.remove(&certificate.version) {
             Arc::make_mut(certificate).key = again;
+        }
+    }
+    for (version, key) in state.acme.keys_mut() {
+        if let Some(again) = certificates.remove(&version) {
+            *key = again;
         }
     }
     let first = new.base.is_empty();

@@ -9,17 +9,18 @@ use super::errors::{Errors, quoted};
 use super::table::{Block, Table};
 use crate::control::limits::{HOST_BYTES_MAX, PATH_BYTES_MAX, ROUTES_PER_APP_MAX};
 use crate::id::NAME_BYTES_MAX;
-use crate::spec::{Actions, Conditions, PathKind, RouteSpec, Target};
+use crate::spec::{Actions, Conditions, PathKind, RouteSpec, Target, Tls};
 
 mod actions;
 mod answers;
 mod matching;
 mod target;
+mod tls;
 
 /// What a route and a rule may both say, besides what is done with their requests.
 const KEYS: [&str; 6] = ["to", "redirect", "respond", "method", "header", "query"];
 /// What a route may say besides.
-const ROUTE_KEYS: [&str; 1] = ["rule"];
+const ROUTE_KEYS: [&str; 2] = ["rule", tls::KEY];
 /// What a rule may say besides.
 const RULE_KEYS: [&str; 2] = ["path", "path_regex"];
 const LATER: [(&str, &str); 1] = [("cache", "the lb role of this hirsel keeps no answers")];
@@ -93,6 +94,7 @@ fn block_of(
     if !base.leads && rules.is_empty() {
         errors.absent(block.key.clone(), format!("{} leads nowhere: to = \"SERVICE\"", table.path()));
     }
+    let tls = tls::read(table, &host, errors);
     let mut routes = Vec::new();
     for (span, rule) in &rules {
         rule.check_keys(&[&KEYS[..], &actions::KEYS, &answers::KEYS, &RULE_KEYS].concat(), &LATER, errors);
@@ -106,6 +108,7 @@ fn block_of(
     }
     let own = base.route(&host, path, PathKind::Prefix);
     routes.extend(own.map(|route| (block.key.clone(), table.path().to_owned(), route)));
+    routes.iter_mut().for_each(|(_, _, route)| route.tls = tls);
     routes
 }
 
@@ -128,7 +131,7 @@ fn say(said: Said, table: &Table<'_>, path: &str, known: Known<'_>, errors: &mut
 impl Said {
     fn route(&self, host: &str, path: String, kind: PathKind) -> Option<RouteSpec> {
         let Self { to, leads: _, when, actions } = self.clone();
-        Some(RouteSpec { host: host.to_owned(), path, to: to?, kind, when, actions })
+        Some(RouteSpec { host: host.to_owned(), path, to: to?, kind, when, actions, tls: Tls::default() })
     }
 }
 

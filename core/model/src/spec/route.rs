@@ -34,6 +34,20 @@ pub struct RouteSpec {
     /// What is done with its requests.
     #[serde(default, skip_serializing_if = "is_default")]
     pub actions: Box<Actions>,
+    /// Where the certificate of its host comes from.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub tls: Tls,
+}
+
+/// Where the certificate of a host comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tls {
+    /// People bring it, if any.
+    #[default]
+    Brought,
+    /// The cluster gets it by itself ([`crate::acme`]).
+    Auto,
 }
 
 /// What the path of a route is.
@@ -108,6 +122,7 @@ impl RouteSpec {
             kind: PathKind::Prefix,
             when: Conditions::default(),
             actions: Box::default(),
+            tls: Tls::default(),
         }
     }
 
@@ -126,9 +141,9 @@ impl RouteSpec {
 
     /// Whether every build that ever was understands it.
     pub fn is_plain(&self) -> bool {
-        let Self { host, path: _, to, kind, when, actions } = self;
+        let Self { host, path: _, to, kind, when, actions, tls } = self;
         let plain = !host.starts_with("*.") && matches!(to, Target::Service(_));
-        plain && is_default(kind) && is_default(when) && is_default(actions)
+        plain && is_default(kind) && is_default(when) && is_default(actions) && is_default(tls)
     }
 
     /// The secrets that it names.

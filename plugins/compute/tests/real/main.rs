@@ -203,6 +203,7 @@ fn start(folder: &Path) -> (Arc<RealHost>, Box<dyn Role>, Arc<Notify>) {
         grants: watch::channel(Arc::default()).1,
         secrets: watch::channel(Arc::default()).1,
         certificates: watch::channel(Arc::default()).1,
+        challenges: watch::channel(Arc::default()).1,
         doors: Arc::new(NoDoors(Mutex::default())),
         clock: Arc::clone(&world.clock),
         chance: Arc::clone(&world.chance),

@@ -212,6 +212,7 @@ fn start(
         grants: grants.subscribe(),
         secrets: secrets.subscribe(),
         certificates: watch::channel(Arc::default()).1,
+        challenges: watch::channel(Arc::default()).1,
         doors: Arc::new(doors.clone()),
         clock: Arc::new(VirtualClock(Instant::now())),
         chance: Arc::new(Counted(AtomicU64::new(5))),

@@ -21,7 +21,7 @@ use hirsel_model::report::{InstanceFacts, InstanceState, RoleFacts, RoleReport, 
 use hirsel_model::spec::RouteSpec;
 use hirsel_model::view::Liveness;
 use hirsel_model::{Generation, InstanceId, NodeId, RoleName, Slot};
-use hirsel_role::certificate::Bundles;
+use hirsel_role::certificate::{Bundles, Challenges};
 use hirsel_role::host::{Host, Output, OutputFrom, Process, ProcessSpec};
 use hirsel_role::{Context, Doors, Live, LiveNode, Me, Plugin, Role, RoleConfig, Spawner};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -142,6 +142,7 @@ pub struct Bed {
     /// Where HTTPS is offered while there are certificates.
     pub https: SocketAddr,
     pub certificates: watch::Sender<Arc<Bundles>>,
+    pub challenges: watch::Sender<Arc<Challenges>>,
     pub host: Arc<FakeHost>,
     pub doors: Arc<FakeDoors>,
     pub wake: Arc<Notify>,
@@ -159,6 +160,7 @@ impl Bed {
     pub async fn listening_on(addr: SocketAddr) -> Self {
         let https = free_addr().await;
         let (certificates, shown) = watch::channel(Arc::default());
+        let (challenges, asked) = watch::channel(Arc::default());
         let mut live = Live::default();
         for node in [ME, OTHER] {
             live.nodes.insert(node, LiveNode { liveness: Liveness::Alive, ..LiveNode::default() });
@@ -179,6 +181,7 @@ impl Bed {
             grants: watch::channel(Arc::default()).1,
             secrets: watch::channel(Arc::default()).1,
             certificates: shown,
+            challenges: asked,
             doors: doors.clone(),
             clock: Arc::new(OsClock),
             chance: Arc::new(Counted::default()),
@@ -193,7 +196,8 @@ impl Bed {
             slots: BTreeMap::from([(Slot(0), Duty::Replica)]),
             work: Work::Lb(Arc::default()),
         };
-        Self { role: Lb::new().start(context), addr, https, certificates, host, doors, wake, order, live, registry }
+        let role = Lb::new().start(context);
+        Self { role, addr, https, certificates, challenges, host, doors, wake, order, live, registry }
     }
 
     /// A role that routes everything to `shop/web`, which runs on `backends`, all on this node.

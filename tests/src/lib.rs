@@ -12,6 +12,7 @@ pub mod http;
 pub mod journal;
 pub mod load;
 pub mod netns;
+pub mod pebble;
 pub mod power;
 pub mod programs;
 pub mod told;

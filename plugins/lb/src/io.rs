@@ -7,8 +7,8 @@ use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::task::{Context, Poll, Wake};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 
 use futures::task::AtomicWaker;
 use hirsel_mesh::seam::BoxStream;
@@ -24,29 +24,6 @@ pub struct Gauge {
     written_bytes: AtomicU64,
     write_stuck: AtomicBool,
     driver: AtomicWaker,
-    turn: AtomicU8,
-}
-
-/// Nobody polls the stream: a wake-up goes to its driver.
-const TURN_OVER: u8 = 0;
-/// It is being polled.
-const TURN_ON: u8 = 1;
-/// It is being polled, and was woken meanwhile: once more, please.
-const TURN_AGAIN: u8 = 2;
-
-/// What is polled with a gauge as its waker wakes the driver only from outside. Parts that wake each other while they are polled (a
-/// connection and the body that comes out of it) thus cost another turn here and not another run of the whole task.
-impl Wake for Gauge {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        let again = self.turn.compare_exchange(TURN_ON, TURN_AGAIN, Ordering::AcqRel, Ordering::Acquire);
-        if again == Err(TURN_OVER) {
-            self.driver.wake();
-        }
-    }
 }
 
 impl Gauge {
@@ -68,16 +45,6 @@ impl Gauge {
     /// A number that changes whenever something went through.
     pub fn progress(&self) -> u64 {
         self.read_bytes().wrapping_add(self.written_bytes())
-    }
-
-    /// A turn of polling begins.
-    pub fn begin_turn(&self) {
-        self.turn.store(TURN_ON, Ordering::Release);
-    }
-
-    /// The turn is over. True if something was woken meanwhile and wants another.
-    pub fn end_turn(&self) -> bool {
-        self.turn.swap(TURN_OVER, Ordering::AcqRel) == TURN_AGAIN
     }
 
     /// Forgets the task to wake.

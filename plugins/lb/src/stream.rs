@@ -19,8 +19,10 @@ use crate::instance::Ticket;
 use crate::upstream::{Stage, Upstream};
 
 /// The body of a request on its way to an instance.
+#[derive(Default)]
 pub enum RequestBody {
     /// There is none.
+    #[default]
     Empty,
     /// It is at hand, and can be told again.
     Whole(Bytes),
@@ -125,7 +127,6 @@ enum Kind {
 /// A body that comes from an instance.
 #[derive(Debug)]
 struct Passing {
-    incoming: Incoming,
     /// None once the answer has ended.
     leg: Option<Leg>,
     /// Tells the time when the connection goes back into the pool.
@@ -155,9 +156,9 @@ impl AnswerBody {
     }
 
     /// A body passed on as it comes.
-    pub fn passing(incoming: Incoming, leg: Leg, clock: Arc<dyn Clock>) -> Self {
+    pub fn passing(leg: Leg, clock: Arc<dyn Clock>) -> Self {
         leg.upstream.pulse.enter(Stage::Streaming);
-        Self { kind: Kind::Passing(Box::new(Passing { incoming, leg: Some(leg), clock })), _busy: None }
+        Self { kind: Kind::Passing(Box::new(Passing { leg: Some(leg), clock })), _busy: None }
     }
 
     /// The same, encoded; or as it was if there is no room for that, or it would not get smaller.
@@ -214,8 +215,12 @@ impl Body for AnswerBody {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Passing(passing) => passing.incoming.size_hint(),
             Kind::Encoded(_) => SizeHint::default(),
+            Kind::Passing(passing) => match passing.leg.as_ref().map(|leg| leg.upstream.body_left()) {
+                Some(Some(left)) => SizeHint::with_exact(left),
+                Some(None) => SizeHint::default(),
+                None => SizeHint::with_exact(0),
+            },
         }
     }
 }
@@ -228,20 +233,20 @@ impl Passing {
             self.leg = None;
             return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())));
         }
-        match leg.upstream.poll_body(&mut self.incoming, cx) {
+        match leg.upstream.poll_body(cx) {
             Poll::Ready(None) => {
                 if let Some(leg) = self.leg.take() {
                     leg.finish(self.clock.now());
                 }
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Err(error))) => {
+            Poll::Ready(Some(Err(_failure))) => {
                 self.leg = None;
-                Poll::Ready(Some(Err(io::Error::other(error))))
+                Poll::Ready(Some(Err(io::ErrorKind::ConnectionReset.into())))
             }
             Poll::Ready(Some(Ok(frame))) => {
                 // Of a body of known length nobody asks for more than that.
-                if self.incoming.is_end_stream()
+                if leg.upstream.is_end()
                     && let Some(leg) = self.leg.take()
                 {
                     leg.finish(self.clock.now());

@@ -15,11 +15,12 @@ pub async fn carry(owner: Arc<Client>, client: OnUpgrade, leg: Leg) {
     let Leg { upstream, ticket } = leg;
     let pulse = upstream.pulse.clone();
     pulse.enter(Stage::Tunnel);
-    let (Ok(instance), Ok(client)) = (upstream.into_upgraded().await, client.await) else { return };
-    let (mut client, mut stream) = (TokioIo::new(client), instance.io.into_inner());
+    let Ok(client) = client.await else { return };
+    let (mut stream, begun) = upstream.into_upgraded();
+    let mut client = TokioIo::new(client);
     let ended = async {
         // What the instance sent right behind its 101.
-        client.write_all(&instance.read_buf).await?;
+        client.write_all(&begun).await?;
         copy_bidirectional(&mut client, &mut stream).await
     };
     let mut ended = std::pin::pin!(ended);

@@ -1,158 +1,120 @@
 //! One connection to an instance, driven by the task of the request that uses it.
 //!
-//! hyper's client connection is a future that somebody must poll. Here it is polled inside the request's own future, so that a
-//! request costs no second task, no wake-up across threads and no timer. An idle connection is polled by nobody; whether it is still
-//! open is seen when it is taken from the pool ([`Upstream::is_alive`]).
+//! It speaks HTTP/1.1 by itself: what is told is written from the client's head as it is, and the answer is read by the task that waits
+//! for it. So a request costs no second task, no copy of its head, no channel, and no timer. With hyper's client, whose connection is a
+//! future of its own that requests and answers are handed to and fro, all of a proxied request took a third more processor time. An idle
+//! connection is polled by nobody; whether it is still open is seen when it is taken from the pool ([`Upstream::is_alive`]).
 
+use std::fmt;
 use std::future::poll_fn;
+use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use hirsel_mesh::seam::BoxStream;
 use hirsel_model::Timestamp;
-use http::{Request, Response};
-use hyper::body::{Body, Frame, Incoming};
-use hyper::client::conn::http1::{Builder, Connection, Parts, SendRequest};
-use hyper_util::rt::TokioIo;
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
+use hyper::body::{Body as _, Frame};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use crate::io::{Gauge, Gauged};
+use crate::io::Gauged;
 use crate::replay::Failure;
 use crate::stream::RequestBody;
+use decode::{Body, Garbled, Piece};
+use encode::Framing;
 
-/// Largest head of an answer, and most that is read ahead. A program that sends more is taken for broken.
-const READ_BUFFER_BYTES_MAX: usize = 128 * 1024;
+pub mod decode;
+pub mod encode;
+mod pulse;
 
-/// What a connection is doing: how long it may stand still depends on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Stage {
-    /// A request is sent, or the head of its answer is waited for. A minute, as usual among proxies.
-    Waiting,
-    /// The body of an answer comes. Event streams may be silent for minutes.
-    Streaming,
-    /// It is a tunnel. An hour, for sessions in which people type.
-    Tunnel,
-}
+pub use pulse::{Pulse, Stage};
 
-impl Stage {
-    /// How many sweeps (half a second each) nothing may move.
-    fn sweeps_max(self) -> u32 {
-        match self {
-            Stage::Waiting => 2 * 60,
-            Stage::Streaming => 2 * 600,
-            Stage::Tunnel => 2 * 3600,
-        }
-    }
-}
+/// Largest head of an answer. A program that sends more is taken for broken.
+const HEAD_BYTES_MAX: usize = 128 * 1024;
 
-const OVER_NOT: u8 = 0;
-const OVER_LOST: u8 = 1;
-const OVER_TIMED_OUT: u8 = 2;
+/// What is read at once at first, and at most when an answer is large.
+const READ_BYTES: std::ops::RangeInclusive<usize> = 8 * 1024..=64 * 1024;
 
-/// What others may tell whoever waits on a connection.
-#[derive(Debug)]
-pub struct Pulse {
-    /// How much went through.
-    pub gauge: Arc<Gauge>,
-    sweeps_max: AtomicU32,
-    lost: AtomicBool,
-    over: AtomicU8,
-}
+/// Heads on the way to the one that counts (RFC 9110, section 15.2). Only a bound against a defect.
+const INTERIM_MAX: usize = 32;
 
-impl Default for Pulse {
-    fn default() -> Self {
-        let sweeps_max = AtomicU32::new(Stage::Waiting.sweeps_max());
-        Self { gauge: Arc::default(), sweeps_max, lost: AtomicBool::new(false), over: AtomicU8::new(OVER_NOT) }
-    }
-}
-
-impl Pulse {
-    /// Says what the connection is doing now.
-    pub fn enter(&self, stage: Stage) {
-        self.sweeps_max.store(stage.sweeps_max(), Ordering::Relaxed);
-    }
-
-    /// How many sweeps nothing may move.
-    pub fn sweeps_max(&self) -> u32 {
-        self.sweeps_max.load(Ordering::Relaxed)
-    }
-
-    /// The node is not heard any more, or the instance ended: what can be told again is told elsewhere, and the connection is not
-    /// used again.
-    pub fn lose(&self) {
-        self.lost.store(true, Ordering::Release);
-        self.gauge.nudge();
-    }
-
-    /// Nothing will come any more: whoever waits fails with `failure`.
-    pub fn end(&self, failure: Failure) {
-        let over = if failure == Failure::TimedOut { OVER_TIMED_OUT } else { OVER_LOST };
-        self.over.store(over, Ordering::Release);
-        self.lose();
-    }
-
-    /// Whether [`Pulse::lose`] was called.
-    pub fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Acquire)
-    }
-
-    /// Whether [`Pulse::end`] was called, and with which failure.
-    pub fn over(&self) -> Option<Failure> {
-        match self.over.load(Ordering::Acquire) {
-            OVER_NOT => None,
-            OVER_TIMED_OUT => Some(Failure::TimedOut),
-            _ => Some(Failure::Lost),
-        }
-    }
-}
+/// What is kept of the room for what is to be written: heads fit, and a body only passes through.
+const WRITE_ROOM_BYTES: usize = 16 * 1024;
 
 /// Why there is no answer.
 #[derive(Debug)]
 pub struct SendError {
     /// How it failed.
     pub failure: Failure,
-    /// The request, if nothing of it was written.
-    pub unsent: Option<Request<RequestBody>>,
+    /// The body of the request, if nothing of it or of its head was taken.
+    pub unsent: Option<RequestBody>,
 }
 
 /// A connection to an instance.
 pub struct Upstream {
-    sender: SendRequest<RequestBody>,
-    connection: Connection<TokioIo<Gauged>, RequestBody>,
+    stream: Gauged,
+    /// What was read and not taken yet.
+    read: BytesMut,
+    /// How much is read at once.
+    read_bytes: usize,
+    told: Told,
+    /// What is to come of the answer.
+    body: Body,
+    /// Whether it can carry another request after this one.
+    keeps: bool,
+    /// The instance sends nothing any more.
+    closed: bool,
     /// What others may tell.
     pub pulse: Arc<Pulse>,
     /// When it was last put into the pool.
     pub idle_since: Timestamp,
     /// Whether it carried a request before.
     pub reused: bool,
-    ended: bool,
-    /// Wakes the driver, but only from outside a turn.
-    waker: Waker,
 }
 
-/// How a turn of polling came out.
-enum Turn {
-    /// What was waited for is out.
-    Ready,
-    /// Something moved: another turn may bring it.
-    Again,
-    Still,
+/// A request as it is written.
+struct Told {
+    /// What is to be written: this, from `at` on, then `piece`, then `behind`.
+    out: Vec<u8>,
+    at: usize,
+    piece: Bytes,
+    behind: &'static [u8],
+    /// Where the rest of its body comes from.
+    rest: RequestBody,
+    /// How much that will be; none if it goes out in chunks.
+    left: Option<u64>,
+    /// Something of the body was taken from where it comes.
+    begun: bool,
+    /// All of it was taken.
+    whole: bool,
 }
 
-/// After so many turns in a row the other tasks come first: tokio's budget for cooperation looks like progress.
-const TURNS_MAX: usize = 8;
+/// Why a request is not told any further.
+enum Stuck {
+    /// The connection broke.
+    Connection,
+    /// The client broke off, or sends another number of bytes than it said.
+    Client,
+}
 
 impl Upstream {
     /// Speaks HTTP over `stream`.
-    pub async fn new(stream: BoxStream, pulse: Arc<Pulse>) -> Result<Box<Self>, hyper::Error> {
-        let io = TokioIo::new(Gauged::new(stream, pulse.gauge.clone()));
-        let (sender, connection) = Builder::new().max_buf_size(READ_BUFFER_BYTES_MAX).handshake(io).await?;
-        let waker = Waker::from(pulse.gauge.clone());
-        let idle_since = Timestamp::default();
-        Ok(Box::new(Self { sender, connection, pulse, idle_since, reused: false, ended: false, waker }))
+    pub fn new(stream: BoxStream, pulse: Arc<Pulse>) -> Box<Self> {
+        Box::new(Self {
+            stream: Gauged::new(stream, pulse.gauge.clone()),
+            read: BytesMut::new(),
+            read_bytes: *READ_BYTES.start(),
+            told: Told::default(),
+            body: Body::End,
+            keeps: true,
+            closed: false,
+            pulse,
+            idle_since: Timestamp::default(),
+            reused: false,
+        })
     }
 
     /// Whether an idle connection is still open and has nothing to say, as far as the kernel knows by now.
@@ -164,52 +126,92 @@ impl Upstream {
     pub fn settle(&mut self) -> bool {
         // Nobody is to be woken for an idle connection: it is looked at when it is taken.
         self.pulse.gauge.driven_by_nobody();
-        self.turn(&mut |_| false);
-        !self.ended && self.sender.is_ready()
+        let done = self.keeps && self.told.is_done() && self.body == Body::End;
+        done && !self.closed && self.read.is_empty() && {
+            let mut cx = Context::from_waker(Waker::noop());
+            let mut byte = [0];
+            Pin::new(&mut self.stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+        }
     }
 
-    /// Sends `request` and waits for the head of the answer.
+    /// Tells a request and waits for the head of the answer.
     ///
     /// When the instance is lost meanwhile, `leave` is asked once whether to give up (there is another place to go).
     pub async fn send(
         &mut self,
-        request: Request<RequestBody>,
+        head: &Parts,
+        body: RequestBody,
         leave: impl Fn() -> bool,
-    ) -> Result<Response<Incoming>, SendError> {
+    ) -> Result<Response<()>, SendError> {
         let before = self.pulse.gauge.written_bytes();
-        let mut answer = pin!(self.sender.try_send_request(request));
+        self.told.begin(head, body);
+        self.body = Body::End;
         let mut asked = false;
-        let result = poll_fn(|cx| {
+        let mut interim = 0;
+        let answer = poll_fn(|cx| {
             self.attend(cx);
             if let Some(failure) = self.pulse.over() {
-                return Poll::Ready(Err((failure, None)));
+                return Poll::Ready(Err(failure));
             }
             if !asked && self.pulse.is_lost() {
                 asked = true;
                 if leave() {
-                    return Poll::Ready(Err((Failure::Lost, None)));
+                    return Poll::Ready(Err(Failure::Lost));
                 }
             }
-            match self.poll_with(cx, |cx| answer.as_mut().poll(cx)) {
-                Poll::Ready(answer) => Poll::Ready(answer.map_err(|mut error| {
-                    let failure = match error.error() {
-                        error if error.is_parse() => Failure::Garbled,
-                        // What fails on our side of the connection is the body that the client sends.
-                        error if error.is_user() => Failure::ClientGone,
-                        _ => Failure::Broken,
-                    };
-                    (failure, error.take_message())
-                })),
-                Poll::Pending if self.ended => Poll::Ready(Err((Failure::Broken, None))),
-                Poll::Pending => Poll::Pending,
+            self.poll_answer(cx, &head.method, &mut interim)
+        });
+        let failure = match answer.await {
+            Ok(answer) => return Ok(answer),
+            Err(failure) => failure,
+        };
+        self.keeps = false;
+        let nothing_written = self.pulse.gauge.written_bytes() == before;
+        let failure = if nothing_written && failure == Failure::Broken { Failure::NotWritten } else { failure };
+        let unsent = (nothing_written && !self.told.begun).then(|| std::mem::take(&mut self.told.rest));
+        Err(SendError { failure, unsent })
+    }
+
+    /// Writes on, and reads until the head of the answer is there.
+    fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        method: &Method,
+        interim: &mut usize,
+    ) -> Poll<Result<Response<()>, Failure>> {
+        let stuck = match self.poll_tell(cx) {
+            Poll::Ready(Err(Stuck::Client)) => return Poll::Ready(Err(Failure::ClientGone)),
+            Poll::Ready(Err(Stuck::Connection)) => true,
+            Poll::Ready(Ok(())) | Poll::Pending => false,
+        };
+        loop {
+            match decode::head(&mut self.read, method) {
+                Err(Garbled) => return Poll::Ready(Err(Failure::Garbled)),
+                Ok(Some(head)) => {
+                    let status = head.response.status();
+                    if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+                        *interim += 1;
+                        if *interim > INTERIM_MAX {
+                            return Poll::Ready(Err(Failure::Garbled));
+                        }
+                        continue;
+                    }
+                    // One that answers before it was told all, and listens no more, is not told another.
+                    self.keeps = head.keeps && !stuck && status != StatusCode::SWITCHING_PROTOCOLS;
+                    self.body = head.body;
+                    return Poll::Ready(Ok(head.response));
+                }
+                Ok(None) if self.read.len() > HEAD_BYTES_MAX => return Poll::Ready(Err(Failure::Garbled)),
+                Ok(None) => {}
             }
-        })
-        .await;
-        result.map_err(|(failure, unsent)| {
-            let nothing_written = self.pulse.gauge.written_bytes() == before;
-            let failure = if nothing_written && failure == Failure::Broken { Failure::NotWritten } else { failure };
-            SendError { failure, unsent }
-        })
+            match self.poll_read(cx) {
+                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(false) | Err(_)) => return Poll::Ready(Err(Failure::Broken)),
+                // What could not be written will not be answered either, unless that is on its way already.
+                Poll::Pending if stuck => return Poll::Ready(Err(Failure::Broken)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
     }
 
     /// Makes the task of `cx` the one that is woken. To be called before flags are looked at, so that none is missed.
@@ -217,62 +219,186 @@ impl Upstream {
         self.pulse.gauge.driven_by(cx);
     }
 
-    /// Takes the next piece of the body that comes over this connection. After [`Upstream::attend`].
-    pub fn poll_body(
-        &mut self,
-        incoming: &mut Incoming,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        self.poll_with(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx))
+    /// How much of the answer is still to come, if that is known.
+    pub fn body_left(&self) -> Option<u64> {
+        self.body.left()
     }
 
-    /// Polls `what` comes out of the connection together with the connection, until neither moves the other.
-    fn poll_with<T>(&mut self, cx: &mut Context<'_>, mut what: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
-        // What comes out is large, and put aside once, not handed from turn to turn.
-        let mut out = Poll::Pending;
-        let mut is_out = |cx: &mut Context<'_>| {
-            out = what(cx);
-            out.is_ready()
-        };
-        for _ in 0..TURNS_MAX {
-            match self.turn(&mut is_out) {
-                Turn::Ready => return out,
-                Turn::Still => return Poll::Pending,
-                Turn::Again => {}
+    /// Whether all of the answer has come.
+    pub fn is_end(&self) -> bool {
+        self.body == Body::End
+    }
+
+    /// Takes the next piece of the answer. After [`Upstream::attend`].
+    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        // Programs may answer while they are still told.
+        if !self.told.is_done()
+            && let Poll::Ready(Err(_)) = self.poll_tell(cx)
+        {
+            self.keeps = false;
+            self.told.give_up();
+        }
+        loop {
+            match self.body.take(&mut self.read, self.closed) {
+                Ok(Piece::Data(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Ok(Piece::Trailer(fields)) => return Poll::Ready(Some(Ok(Frame::trailers(fields)))),
+                Ok(Piece::End) => return Poll::Ready(None),
+                Ok(Piece::More) => {}
+                Err(Garbled) => {
+                    self.keeps = false;
+                    return Poll::Ready(Some(Err(Failure::Broken)));
+                }
+            }
+            if ready!(self.poll_read(cx)).is_err() {
+                self.keeps = false;
+                return Poll::Ready(Some(Err(Failure::Broken)));
             }
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
     }
 
-    /// One turn: what comes out asks first, so that the connection reads for it, and then takes what was read.
-    fn turn(&mut self, is_out: &mut dyn FnMut(&mut Context<'_>) -> bool) -> Turn {
-        let gauge = &self.pulse.gauge;
-        let mut cx = Context::from_waker(&self.waker);
-        gauge.begin_turn();
-        let mut ready = is_out(&mut cx);
-        if !ready && !self.ended {
-            self.ended = self.connection.poll_without_shutdown(&mut cx).is_ready();
-            ready = is_out(&mut cx);
+    /// Reads what there is. False at the end.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if self.closed {
+            return Poll::Ready(Ok(false));
         }
-        match (ready, gauge.end_turn()) {
-            (true, _) => Turn::Ready,
-            (false, true) => Turn::Again,
-            (false, false) => Turn::Still,
+        let mut room = self.read.capacity() - self.read.len();
+        if room < self.read_bytes / 2 {
+            self.read.reserve(self.read_bytes);
+            room = self.read.capacity() - self.read.len();
+        }
+        let reading = pin!(self.stream.read_buf(&mut self.read));
+        let bytes = ready!(reading.poll(cx))?;
+        self.closed = bytes == 0;
+        if bytes == room {
+            self.read_bytes = (self.read_bytes * 2).min(*READ_BYTES.end());
+        }
+        Poll::Ready(Ok(!self.closed))
+    }
+
+    /// Writes what is to be told, as it comes.
+    fn poll_tell(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stuck>> {
+        loop {
+            ready!(self.told.poll_write(&mut self.stream, cx)).map_err(|_| Stuck::Connection)?;
+            if self.told.whole {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.told.poll_more(cx))?;
         }
     }
 
-    /// Waits until the connection has left HTTP after a 101 and returns the bare stream.
-    pub async fn into_upgraded(mut self: Box<Self>) -> Result<Parts<TokioIo<Gauged>>, hyper::Error> {
-        if !self.ended {
-            poll_fn(|cx| self.connection.poll_without_shutdown(cx)).await?;
-        }
-        Ok(self.connection.into_parts())
+    /// The bare stream after a 101, and what the instance sent right behind it.
+    pub fn into_upgraded(self: Box<Self>) -> (Gauged, Bytes) {
+        (self.stream, self.read.freeze())
     }
 }
 
-impl std::fmt::Debug for Upstream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Upstream").field("reused", &self.reused).field("ended", &self.ended).finish_non_exhaustive()
+impl Default for Told {
+    fn default() -> Self {
+        let (out, piece, rest) = (Vec::new(), Bytes::new(), RequestBody::Empty);
+        Self { out, at: 0, piece, behind: b"", rest, left: Some(0), begun: false, whole: true }
+    }
+}
+
+impl Told {
+    /// Begins with a head. A body at hand goes along with it.
+    fn begin(&mut self, head: &Parts, body: RequestBody) {
+        self.out.clear();
+        self.at = 0;
+        let length = body.size_hint().exact();
+        let framing = match (&body, length) {
+            (RequestBody::Empty, _) | (_, Some(0)) => Framing::Empty,
+            (_, Some(bytes)) => Framing::Length(bytes),
+            (_, None) => Framing::Chunked,
+        };
+        encode::head(head, framing, &mut self.out);
+        self.left = length;
+        self.begun = false;
+        self.whole = framing == Framing::Empty;
+        self.rest = RequestBody::Empty;
+        match body {
+            RequestBody::Whole(bytes) => {
+                self.piece = bytes;
+                self.whole = true;
+            }
+            body => self.rest = body,
+        }
+    }
+
+    /// Whether all of it was written.
+    fn is_done(&self) -> bool {
+        self.whole && self.is_written()
+    }
+
+    /// Whether what was taken so far was written.
+    fn is_written(&self) -> bool {
+        self.at == self.out.len() && self.piece.is_empty() && self.behind.is_empty()
+    }
+
+    /// Nobody listens any more.
+    fn give_up(&mut self) {
+        *self = Self::default();
+    }
+
+    fn poll_write(&mut self, stream: &mut Gauged, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.is_written() {
+            let stream = Pin::new(&mut *stream);
+            let parts = [&self.out[self.at..], &self.piece, self.behind];
+            let written = if self.piece.is_empty() {
+                ready!(stream.poll_write(cx, parts[0]))?
+            } else {
+                ready!(stream.poll_write_vectored(cx, &parts.map(IoSlice::new)))?
+            };
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let [out, piece, _] = parts.map(<[u8]>::len);
+            self.at += written.min(out);
+            self.piece.advance(written.saturating_sub(out).min(piece));
+            self.behind = &self.behind[written.saturating_sub(out + piece)..];
+            if self.piece.is_empty() && self.at == self.out.len() && !self.behind.is_empty() {
+                self.out.extend_from_slice(std::mem::take(&mut self.behind));
+            }
+        }
+        self.out.clear();
+        self.out.shrink_to(WRITE_ROOM_BYTES);
+        self.at = 0;
+        self.piece = Bytes::new();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes the next piece of the body.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stuck>> {
+        let frame = ready!(Pin::new(&mut self.rest).poll_frame(cx));
+        self.begun = true;
+        let Some(frame) = frame else {
+            self.rest = RequestBody::Empty;
+            self.whole = true;
+            match self.left {
+                Some(0) => {}
+                Some(_) => return Poll::Ready(Err(Stuck::Client)),
+                None => self.out.extend_from_slice(encode::LAST_CHUNK),
+            }
+            return Poll::Ready(Ok(()));
+        };
+        // A trailer may be left out (RFC 9110, section 6.5.1).
+        let Ok(bytes) = frame.map_err(|_| Stuck::Client)?.into_data() else { return Poll::Ready(Ok(())) };
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        match &mut self.left {
+            Some(left) => *left = left.checked_sub(bytes.len() as u64).ok_or(Stuck::Client)?,
+            None => {
+                encode::chunk_of(bytes.len(), &mut self.out);
+                self.behind = b"\r\n";
+            }
+        }
+        self.piece = bytes;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").field("reused", &self.reused).field("keeps", &self.keeps).finish_non_exhaustive()
     }
 }

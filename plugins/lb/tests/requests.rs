@@ -118,6 +118,69 @@ async fn answers_pass_whatever_their_framing() {
 }
 
 #[tokio::test]
+async fn hints_on_the_way_to_an_answer_are_passed_over() {
+    let hint = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n";
+    let backend = Backend::new(move |request, _| {
+        let hints = hint.repeat(request.path()[1..].parse().unwrap());
+        Deed::Say([hints.into_bytes(), ok("at last")].concat())
+    })
+    .await;
+    let bed = Bed::serving(&[&backend]).await;
+    assert_eq!(bed.get("/2").await.text(), "at last");
+    assert_eq!(bed.get("/1000").await.status(), 502, "there are limits");
+}
+
+#[tokio::test]
+async fn what_an_instance_says_beyond_its_answer_is_no_answer_to_the_next_request() {
+    let backend = Backend::new(|request, _| Deed::Say([ok(request.path()), ok("forged")].concat())).await;
+    let bed = Bed::serving(&[&backend]).await;
+    let mut client = Client::connect(bed.addr).await;
+    for path in ["/1", "/2", "/3"] {
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        assert_eq!(client.answer().await.text(), path);
+    }
+    assert_eq!(*backend.connections.lock().unwrap(), 3);
+}
+
+#[tokio::test]
+async fn an_answer_that_can_be_read_in_two_ways_is_not_passed_on() {
+    let backend = Backend::new(|request, _| {
+        let lines = match request.path() {
+            "/lengths" => "Content-Length: 2\r\nContent-Length: 3",
+            "/codings" => "Transfer-Encoding: gzip, chunked",
+            _ => "Content-Length: 2\r\nFolded: a\r\n b",
+        };
+        Deed::Say(format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\n0\r\n\r\n").into())
+    })
+    .await;
+    let bed = Bed::serving(&[&backend]).await;
+    for path in ["/lengths", "/codings", "/folded"] {
+        let answer = bed.ask(&format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")).await;
+        assert_eq!(answer.status(), 502, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_before_the_upload_is_whole_reaches_the_client() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut bed = Bed::serving(&[]).await;
+    bed.place(1, ME, listener.local_addr().unwrap().port());
+    bed.converge().await;
+    let instance = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = [0; 4096];
+        let read = stream.read(&mut head).await.unwrap();
+        stream.write_all(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 8\r\n\r\ntoo much").await.unwrap();
+        (stream, read)
+    });
+    let mut client = Client::connect(bed.addr).await;
+    client.send("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\nthe beginning").await;
+    let answer = within(client.answer()).await;
+    assert_eq!((answer.status(), answer.text()), (413, "too much"));
+    assert!(instance.await.unwrap().1 > 0);
+}
+
+#[tokio::test]
 async fn head_keeps_the_length_of_the_body_that_is_not_sent() {
     let head = "HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n";
     let backend = Backend::new(move |_, _| Deed::Say(head.into())).await;

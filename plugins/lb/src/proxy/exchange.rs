@@ -10,7 +10,6 @@ use bytes::{Bytes, BytesMut};
 use hirsel_mesh::seam::BoxStream;
 use hirsel_model::Timestamp;
 use http::{Response, StatusCode};
-use hyper::body::{Body, Incoming};
 use tracing::{debug, info};
 
 use super::Proxy;
@@ -34,7 +33,7 @@ const ROUND_PAUSE: Duration = Duration::from_millis(100);
 
 /// An answer, and the connection it comes from.
 struct Answered {
-    head: Response<Incoming>,
+    head: Response<()>,
     leg: Leg,
     at: Timestamp,
 }
@@ -146,12 +145,12 @@ impl Proxy {
                 Failed { failure: Failure::NotWritten, reused: false }
             })?,
         };
-        let Some(request) = outbound.request() else {
+        let Some(body) = outbound.told() else {
             return Err(Failed { failure: Failure::Broken, reused: upstream.reused });
         };
         let repeatable = outbound.repeatable() == Repeatable::Yes;
         let leave = || repeatable && self.has_other(service, instance);
-        match upstream.send(request, leave).await {
+        match upstream.send(&outbound.head, body, leave).await {
             Ok(head) => {
                 let now = self.now();
                 instance.succeeded(now.since(begun), now);
@@ -183,7 +182,7 @@ impl Proxy {
             Err(_late) => return Err(io::ErrorKind::TimedOut.into()),
         };
         let pulse: Arc<Pulse> = instance.pool.watch();
-        Upstream::new(stream, pulse).await.map_err(io::Error::other)
+        Ok(Upstream::new(stream, pulse))
     }
 
     async fn open(&self, whom: &Whom, way: Way) -> io::Result<BoxStream> {
@@ -202,7 +201,7 @@ impl Proxy {
         answered: Answered,
     ) -> Result<Response<AnswerBody>, Failure> {
         let Answered { head, mut leg, at } = answered;
-        let (mut head, mut incoming) = head.into_parts();
+        let (mut head, ()) = head.into_parts();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let (Some((client, owner)), Some(protocol)) =
                 (outbound.upgrade.take(), headers::wanted_upgrade(&head.headers))
@@ -214,18 +213,18 @@ impl Proxy {
             return Ok(Response::from_parts(head, AnswerBody::whole(Bytes::new())));
         }
         headers::prepare_answer(&mut head.headers, None);
-        if incoming.is_end_stream() {
+        if leg.upstream.is_end() {
             leg.finish(at);
             return Ok(Response::from_parts(head, AnswerBody::whole(Bytes::new())));
         }
-        let held = incoming.size_hint().exact().filter(|length| *length <= ANSWER_HELD_BYTES_MAX);
+        let held = leg.upstream.body_left().filter(|length| *length <= ANSWER_HELD_BYTES_MAX);
         let Some(reserved) = held.and_then(|length| self.budget.reserve(length)) else {
-            return Ok(Response::from_parts(head, AnswerBody::passing(incoming, leg, self.clock.clone())));
+            return Ok(Response::from_parts(head, AnswerBody::passing(leg, self.clock.clone())));
         };
         let repeatable = outbound.repeatable() == Repeatable::Yes;
         let instance = leg.ticket.instance().clone();
         let leave = || repeatable && self.has_other(service, &instance);
-        let bytes = hold(&mut leg.upstream, &mut incoming, leave).await?;
+        let bytes = hold(&mut leg.upstream, leave).await?;
         drop(reserved);
         leg.finish(at);
         Ok(Response::from_parts(head, AnswerBody::whole(bytes)))
@@ -233,7 +232,7 @@ impl Proxy {
 }
 
 /// Reads an answer's body whole. When the instance is lost meanwhile, `leave` is asked whether to give up.
-async fn hold(upstream: &mut Upstream, incoming: &mut Incoming, leave: impl Fn() -> bool) -> Result<Bytes, Failure> {
+async fn hold(upstream: &mut Upstream, leave: impl Fn() -> bool) -> Result<Bytes, Failure> {
     let mut first = Bytes::new();
     let mut rest: Option<BytesMut> = None;
     loop {
@@ -242,9 +241,9 @@ async fn hold(upstream: &mut Upstream, incoming: &mut Incoming, leave: impl Fn()
             if let Some(failure) = upstream.pulse.over() {
                 return Poll::Ready(Some(Err(failure)));
             }
-            match upstream.poll_body(incoming, cx) {
+            match upstream.poll_body(cx) {
                 Poll::Pending if upstream.pulse.is_lost() && leave() => Poll::Ready(Some(Err(Failure::Lost))),
-                frame => frame.map(|frame| frame.map(|frame| frame.map_err(|_| Failure::Broken))),
+                frame => frame,
             }
         });
         let Some(frame) = frame.await else { break };
@@ -261,7 +260,7 @@ async fn hold(upstream: &mut Upstream, incoming: &mut Incoming, leave: impl Fn()
                 Some(rest) => rest.extend_from_slice(&bytes),
             }
         }
-        if incoming.is_end_stream() {
+        if upstream.is_end() {
             break;
         }
     }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
-use http::Request;
 use http::request::Parts;
 use hyper::upgrade::OnUpgrade;
 
@@ -37,24 +36,23 @@ impl Outbound {
         }
     }
 
-    /// The request to be told, or none if its body is gone.
-    pub(super) fn request(&mut self) -> Option<Request<RequestBody>> {
-        let body = match &self.body {
-            OutboundBody::Empty => RequestBody::Empty,
-            OutboundBody::Whole(bytes, _) => RequestBody::Whole(bytes.clone()),
-            OutboundBody::Gone => return None,
+    /// The body to be told, or none if it is gone.
+    pub(super) fn told(&mut self) -> Option<RequestBody> {
+        match &self.body {
+            OutboundBody::Empty => Some(RequestBody::Empty),
+            OutboundBody::Whole(bytes, _) => Some(RequestBody::Whole(bytes.clone())),
+            OutboundBody::Gone => None,
             OutboundBody::Passing(_) => match std::mem::replace(&mut self.body, OutboundBody::Gone) {
-                OutboundBody::Passing(body) => body,
-                _ => return None,
+                OutboundBody::Passing(body) => Some(body),
+                _ => None,
             },
-        };
-        Some(Request::from_parts(self.head.clone(), body))
+        }
     }
 
     /// Takes back what was not written, so that it can be told again.
-    pub(super) fn take_back(&mut self, unsent: Request<RequestBody>) {
-        if let body @ (RequestBody::Passing(_) | RequestBody::Limited(_)) = unsent.into_body() {
-            self.body = OutboundBody::Passing(body);
+    pub(super) fn take_back(&mut self, unsent: RequestBody) {
+        if let RequestBody::Passing(_) | RequestBody::Limited(_) = unsent {
+            self.body = OutboundBody::Passing(unsent);
         }
     }
 

@@ -217,6 +217,11 @@ fn every_scenario_holds_for_some_seeds() {
 }
 
 #[test]
+fn most_voters_are_given_up_though_few_are_drawn() {
+    run(285_581_193, Some("refounded")).unwrap();
+}
+
+#[test]
 fn one_seed_is_one_history_and_another_seed_another() {
     let [first, again, other] = [7, 7, 8].map(|seed| run(seed, Some("mixed")).unwrap());
     assert_eq!(first.text(), again.text());

@@ -1,6 +1,7 @@
 //! Secrets with real processes: what a program is told, what is rolled out, what goes on without a leader, and that no value is to be
 //! found anywhere but in the environment of the program it is for.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -171,6 +172,58 @@ fn a_value_is_taken_from_standard_input_and_from_no_argument() {
     assert_eq!(ran.code, Some(2), "{}", ran.words());
     let ran = cluster.nodes[0].ask(["secret", "rm", "key", "--yes"]);
     assert_eq!(ran.code, Some(0), "{}", ran.words());
+}
+
+#[test]
+fn users_of_a_route_come_in_with_the_newest_value_of_its_secret_and_no_program_is_restarted() {
+    let curl = Command::new("curl").arg("--version").output();
+    if lacks("curl", curl.is_ok_and(|curl| curl.status.success())) {
+        return;
+    }
+    let cluster = Cluster::start(3);
+    let (first, second) = ("first-0b5d11", "second-c96e2f");
+    assert_eq!(set(&cluster.nodes[0], first, &[]).code, Some(0));
+    let staff = "[route.\"staff.test\"]\nto = \"web\"\nbasic_auth = { users = { anna = \"${secret.key}\" } }\n";
+    wait_for("the application is accepted", SOON, || {
+        let ran = cluster.apply_only(&format!("{}{staff}", sample(2)));
+        if ran.code == Some(0) { Ok(()) } else { Err(ran.words()) }
+    });
+    cluster.well(SOON);
+    let status = |at: SocketAddr, password: &str| {
+        let (user, url) = (format!("anna:{password}"), format!("http://{at}/"));
+        let mut curl = Command::new("curl");
+        curl.args([
+            "-sS",
+            "-m",
+            "5",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            "-H",
+            "Host: staff.test",
+            "-u",
+            &user,
+            &url,
+        ]);
+        String::from_utf8_lossy(&curl.output().unwrap().stdout).into_owned()
+    };
+    let admit_only = |password: &str, other: &str| {
+        for (name, at) in cluster.lbs() {
+            wait_for(&format!("{name} asks for the newest password"), SOON, || {
+                let statuses = (status(at, password), status(at, other));
+                if statuses == ("200".into(), "401".into()) { Ok(()) } else { Err(format!("{statuses:?}")) }
+            });
+        }
+    };
+    admit_only(first, second);
+    let before = (cluster.instances("hello"), cluster.any().ask(["apps"]).data()[0]["revision"].clone());
+    assert_eq!(set(&cluster.nodes[0], second, &["--wait"]).code, Some(0));
+    admit_only(second, first);
+    let after = (cluster.instances("hello"), cluster.any().ask(["apps"]).data()[0]["revision"].clone());
+    assert_eq!(before, after);
+    let listed = cluster.any().ask(["secret", "list"]).data();
+    assert_eq!(listed[0]["used_by"][0], "hello, route staff.test/");
 }
 
 #[test]

@@ -112,7 +112,7 @@ async fn look(client: &Client, goal: &Goal) -> Result<Progress, ApiError> {
             let secrets = client.get::<Vec<Secret>>("/v1/secrets").await?.envelope.data;
             let secret = secrets.into_iter().find(|secret| secret.name == *name && secret.app == *app);
             let users = secret.map(|secret| secret.used_by).unwrap_or_default();
-            let apps: BTreeSet<&str> = users.iter().filter_map(|user| Some(user.split_once('/')?.0)).collect();
+            let apps: BTreeSet<&str> = users.iter().filter_map(|user| app_of(user)).collect();
             for app in apps {
                 match Box::pin(look(client, &Goal::AppSettled(app.into()))).await? {
                     Progress::Reached => {}
@@ -200,6 +200,11 @@ async fn look(client: &Client, goal: &Goal) -> Result<Progress, ApiError> {
     }
 }
 
+/// The application of a service, `APP/SERVICE`, or of a route, `APP, route HOST/PATH`, that uses a secret.
+fn app_of(user: &str) -> Option<&str> {
+    Some(user.split_once(", ").or_else(|| user.split_once('/'))?.0)
+}
+
 async fn instances(client: &Client, app: &str) -> Result<Vec<Instance>, ApiError> {
     match client.get::<Vec<Instance>>(&format!("/v1/apps/{}/ps", escape(app))).await {
         Ok(answer) => Ok(answer.envelope.data),
@@ -270,6 +275,14 @@ mod tests {
             app.services.values_mut().next().unwrap().revision = hirsel_model::Revision(2);
         });
         assert_eq!(progress(&newer), Progress::Missing("shop/web: 0 of 2 ready, 2 on the way in or out".into()));
+    }
+
+    #[test]
+    fn a_user_of_a_secret_belongs_to_an_application() {
+        assert_eq!(
+            (app_of("shop/web"), app_of("shop, route shop.test/a"), app_of("")),
+            (Some("shop"), Some("shop"), None)
+        );
     }
 
     #[test]

@@ -145,8 +145,9 @@ fn plan(args: &Args, play: Play) -> Result<Seeds> {
         return Ok(Box::new(std::iter::once((seed, play))));
     }
     let kept = if args.no_kept { Vec::new() } else { kept(KEPT)? };
-    let kept = kept.into_iter().map(|(seed, agents)| (seed, Play { model: None, agents: Some(agents) }));
-    let kept = kept.filter(|_| play.agents.is_some()).collect::<Vec<_>>().into_iter();
+    let (model, agents) = (play.model.is_some(), play.agents.is_some());
+    let kept =
+        kept.into_iter().filter(move |(_, kept)| kept.agents.is_some() && agents || kept.model.is_some() && model);
     if let Some((first, end)) = args.seeds {
         return Ok(Box::new(kept.chain((first..end).map(move |seed| (seed, play.clone())))));
     }
@@ -155,15 +156,21 @@ fn plan(args: &Args, play: Play) -> Result<Seeds> {
     Ok(Box::new(kept.chain(new)))
 }
 
-/// `SEED SCENARIO` in each line, then what it found; `#` begins a comment.
-fn kept(text: &str) -> Result<Vec<(u64, Scenario)>> {
+/// `SEED SCENARIO` in each line, then what it found; `#` begins a comment. A name that both know is one of whole agents.
+fn kept(text: &str) -> Result<Vec<(u64, Play)>> {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines
         .map(|line| {
             let mut words = line.split_whitespace();
             let (Some(seed), Some(scenario)) = (words.next(), words.next()) else { bail!("seeds.txt: {line:?}") };
-            let scenario = scenario.parse().map_err(anyhow::Error::msg)?;
-            Ok((seed.parse().with_context(|| format!("seeds.txt: {line:?}"))?, scenario))
+            let play = match scenario.parse() {
+                Ok(agents) => Play { model: None, agents: Some(agents) },
+                Err(_) if model::SCENARIOS.contains(&scenario) => {
+                    Play { model: Some(Some(scenario.to_owned())), agents: None }
+                }
+                Err(error) => return Err(anyhow::Error::msg(error)),
+            };
+            Ok((seed.parse().with_context(|| format!("seeds.txt: {line:?}"))?, play))
         })
         .collect()
 }
@@ -266,7 +273,10 @@ mod tests {
 
     #[test]
     fn kept_seeds_are_read_and_the_file_is_sound() {
-        assert_eq!(kept("# why\n\n7 blackout it lost a vote\n").unwrap(), [(7, Scenario::Blackout)]);
+        let agents = Play { model: None, agents: Some(Scenario::Blackout) };
+        assert_eq!(kept("# why\n\n7 blackout it lost a vote\n").unwrap(), [(7, agents)]);
+        let model = Play { model: Some(Some("refounded".into())), agents: None };
+        assert_eq!(kept("7 refounded it gave up too few").unwrap(), [(7, model)]);
         assert!(kept("x random").is_err() && kept("7 none").is_err());
         kept(KEPT).unwrap();
     }

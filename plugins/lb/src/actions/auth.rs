@@ -346,27 +346,36 @@ mod tests {
         assert_eq!(asks(&auth, &values, "10.0.0.2", "anna", "wrong").await, Verdict::Wrong, "others have theirs");
     }
 
-    #[tokio::test]
-    async fn a_turn_ends_with_its_hash_and_not_with_whoever_asked() {
-        let (auth, values) = auth();
-        let all = auth.keeper.turns.clone().acquire_many_owned(HASHES_AT_ONCE as u32).await.unwrap();
-        let mut waiting: Vec<_> =
-            (0..WAITING_MAX).map(|_| Box::pin(asks(&auth, &values, "10.0.0.1", "anna", "right"))).collect();
-        for one in &mut waiting {
-            assert!(futures::poll!(one.as_mut()).is_pending());
-        }
-        let refused = asks(&auth, &values, "10.0.0.3", "anna", "right").await;
-        assert_eq!(refused, Verdict::TooMany(COME_AGAIN_AFTER));
-        drop(all);
-        for one in waiting {
-            assert_eq!(one.await, Verdict::Right, "computed once or twice, and then known");
-        }
-        // The client goes away while its hash is computed.
-        let _other = auth.keeper.turns.clone().acquire_many_owned(HASHES_AT_ONCE as u32 - 1).await.unwrap();
-        let mut gone = Box::pin(asks(&auth, &values, "10.0.0.1", "anna", "wrong"));
-        assert!(futures::poll!(gone.as_mut()).is_pending());
-        drop(gone);
-        let next = tokio::time::timeout(Duration::from_secs(20), auth.keeper.turns.acquire()).await;
-        assert!(next.is_ok(), "the turn came back by itself");
+    /// Nothing is computed while another job holds the only thread for such work.
+    #[test]
+    fn a_turn_ends_with_its_hash_and_not_with_whoever_asked() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().max_blocking_threads(1).build();
+        runtime.unwrap().block_on(async {
+            let (auth, values) = auth();
+            let all = auth.keeper.turns.clone().acquire_many_owned(HASHES_AT_ONCE as u32).await.unwrap();
+            let mut waiting: Vec<_> =
+                (0..WAITING_MAX).map(|_| Box::pin(asks(&auth, &values, "10.0.0.1", "anna", "right"))).collect();
+            for one in &mut waiting {
+                assert!(futures::poll!(one.as_mut()).is_pending());
+            }
+            let refused = asks(&auth, &values, "10.0.0.3", "anna", "right").await;
+            assert_eq!(refused, Verdict::TooMany(COME_AGAIN_AFTER));
+            drop(all);
+            for one in waiting {
+                assert_eq!(one.await, Verdict::Right, "computed once or twice, and then known");
+            }
+            // The client goes away before its hash is computed.
+            let _other = auth.keeper.turns.clone().acquire_many_owned(HASHES_AT_ONCE as u32 - 1).await.unwrap();
+            let (release, held) = std::sync::mpsc::channel::<()>();
+            let job = tokio::task::spawn_blocking(move || held.recv());
+            let mut gone = Box::pin(asks(&auth, &values, "10.0.0.1", "anna", "wrong"));
+            assert!(futures::poll!(gone.as_mut()).is_pending());
+            drop(gone);
+            assert!(auth.keeper.turns.try_acquire().is_err(), "the hash is still to be computed");
+            release.send(()).unwrap();
+            job.await.unwrap().unwrap();
+            let next = tokio::time::timeout(Duration::from_secs(20), auth.keeper.turns.acquire()).await;
+            assert!(next.is_ok(), "the turn came back by itself");
+        });
     }
 }

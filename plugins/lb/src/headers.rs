@@ -11,13 +11,14 @@ use http::{HeaderMap, HeaderValue, Uri, Version};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Lines that speak to the next hop alone (RFC 9110, section 7.6.1, and those that older programs send). What a proxy is told to do
 /// before it answers (`Expect`), and who it is told to be towards whom, ends here as well.
-static FOR_ONE_HOP: [HeaderName; 9] = [
+static FOR_ONE_HOP: [HeaderName; 10] = [
     CONNECTION,
     KEEP_ALIVE,
     PROXY_CONNECTION,
@@ -27,10 +28,14 @@ static FOR_ONE_HOP: [HeaderName; 9] = [
     EXPECT,
     PROXY_AUTHORIZATION,
     PROXY_AUTHENTICATE,
+    HTTP2_SETTINGS,
 ];
 
 /// Longest host name with port: 253 octets of name (RFC 1035), colon, five digits, and a final dot.
 const HOST_BYTES_MAX: usize = 260;
+
+/// What a client says that takes fields behind an answer.
+const TRAILERS: &str = "trailers";
 
 /// How many lines a head gains on its way at most.
 const LINES_ADDED: usize = 8;
@@ -122,7 +127,7 @@ pub fn prepare_request(parts: &mut Parts, client: &ClientLines, upgrade: Option<
     parts.version = Version::HTTP_11;
     // Once for all that is put in below, and not at each doubling.
     parts.headers.reserve(LINES_ADDED);
-    strip(&mut parts.headers);
+    let takes_trailers = strip(&mut parts.headers);
     let headers = &mut parts.headers;
     append(headers, X_FORWARDED_FOR, &client.forwarded_for);
     // The same and more in the words of RFC 7239, which few programs read: only where somebody before us began with it.
@@ -139,6 +144,9 @@ pub fn prepare_request(parts: &mut Parts, client: &ClientLines, upgrade: Option<
     if let Some(protocol) = upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, protocol);
+    } else if takes_trailers {
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+        headers.insert(TE, HeaderValue::from_static(TRAILERS));
     }
     Ok(())
 }
@@ -165,19 +173,25 @@ pub fn prepare_answer(headers: &mut HeaderMap, upgrade: Option<HeaderValue>) {
     }
 }
 
-/// The protocol a head wants to change to, if it wants to.
+/// The protocol a head wants to change to, if it wants to. Never to HTTP/2: whoever could speak it with an instance through a tunnel would
+/// ask for what no route leads to, and that way to begin with it is no more (RFC 9113, section 3.1).
 pub fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let protocol = headers.get(UPGRADE)?;
+    if tokens(protocol).any(|token| token.to_ascii_lowercase().starts_with("h2")) {
+        return None;
+    }
     let named = headers.get_all(CONNECTION).iter().any(|line| tokens(line).any(|t| t.eq_ignore_ascii_case("upgrade")));
     named.then(|| protocol.clone())
 }
 
-/// Takes out what is meant for one hop only, named in `Connection` or by itself.
-fn strip(headers: &mut HeaderMap) {
+/// Takes out what is meant for one hop only, named in `Connection` or by itself. True if fields behind the answer are asked for: we pass
+/// them on.
+fn strip(headers: &mut HeaderMap) -> bool {
     // Most heads have nothing of the kind: one look along them costs less than a search for each name.
     if !headers.keys().any(is_for_one_hop) {
-        return;
+        return false;
     }
+    let takes_trailers = headers.get_all(TE).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case(TRAILERS));
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
@@ -194,6 +208,7 @@ fn strip(headers: &mut HeaderMap) {
     for name in &FOR_ONE_HOP {
         headers.remove(name);
     }
+    takes_trailers
 }
 
 fn is_for_one_hop(name: &HeaderName) -> bool {
@@ -286,9 +301,12 @@ mod tests {
             ],
         );
         prepare_request(&mut parts, &ClientLines::new("10.0.0.9:1".parse().unwrap(), false), None).unwrap();
-        for gone in ["connection", "x-secret", "keep-alive", "te", "proxy-authorization", "upgrade"] {
+        for gone in ["x-secret", "keep-alive", "proxy-authorization", "upgrade"] {
             assert!(!parts.headers.contains_key(gone), "{gone}");
         }
+        // Fields behind an answer pass through us.
+        assert_eq!(parts.headers["te"], "trailers");
+        assert_eq!(parts.headers["connection"], "te");
         assert_eq!(parts.headers["x-kept"], "yes");
         assert_eq!(parts.headers["content-length"], "3");
         assert_eq!(parts.headers[HOST], "a");
@@ -320,5 +338,9 @@ mod tests {
         let wants = head("/", &[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
         assert_eq!(wanted_upgrade(&wants.headers).unwrap(), "websocket");
         assert_eq!(wanted_upgrade(&head("/", &[("upgrade", "websocket")]).headers), None);
+        for smuggled in ["h2c", "H2C", "websocket, h2c"] {
+            let wants = head("/", &[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", smuggled)]);
+            assert_eq!(wanted_upgrade(&wants.headers), None, "{smuggled}");
+        }
     }
 }

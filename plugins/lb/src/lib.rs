@@ -35,6 +35,7 @@ pub mod serve;
 pub mod stream;
 pub mod table;
 pub mod tls;
+pub mod trailers;
 pub mod tunnel;
 pub mod upstream;
 pub mod ways;

@@ -183,7 +183,10 @@ impl Proxy {
         };
         // The timer is only set if not all of it is there already. Apart, so that requests without a body carry no room for it.
         let whole = Box::pin(tokio::time::timeout(BODY_WITHIN, incoming.collect())).await.ok()?.ok()?;
-        Some(OutboundBody::Whole(whole.to_bytes(), reserved))
+        Some(match whole.trailers().cloned() {
+            None => OutboundBody::Whole(whole.to_bytes(), reserved),
+            Some(trailer) => OutboundBody::Trailed(whole.to_bytes(), Box::new(trailer), reserved),
+        })
     }
 
     fn draw(&self) -> u64 {

@@ -1,16 +1,18 @@
 //! Bodies, in both directions.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hirsel_mesh::seam::Clock;
 use hirsel_model::Timestamp;
 use hirsel_model::spec::Encoding;
+use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use crate::actions::compress::encoder::{Encoded, Encoder, Room};
@@ -30,6 +32,31 @@ pub enum RequestBody {
     Passing(Incoming),
     /// The same, up to a limit.
     Limited(Box<Limited>),
+    /// It is at hand in part.
+    Pieced(Box<Pieced>),
+}
+
+/// A body of which something is at hand: its beginning, or the fields behind it.
+#[derive(Debug, Default)]
+pub struct Pieced {
+    /// What comes first.
+    pub pieces: VecDeque<Bytes>,
+    /// What comes then.
+    pub rest: RequestBody,
+    /// What comes behind it, if that is at hand.
+    pub trailer: Option<HeaderMap>,
+}
+
+impl Pieced {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if let Some(piece) = self.pieces.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        match ready!(Pin::new(&mut self.rest).poll_frame(cx)) {
+            None => Poll::Ready(self.trailer.take().map(|trailer| Ok(Frame::trailers(trailer)))),
+            frame => Poll::Ready(frame),
+        }
+    }
 }
 
 /// A body of unknown length that may not be longer than a limit.
@@ -76,6 +103,7 @@ impl Body for RequestBody {
             },
             RequestBody::Passing(incoming) => Pin::new(incoming).poll_frame(cx).map_err(io::Error::other),
             RequestBody::Limited(limited) => limited.poll_frame(cx),
+            RequestBody::Pieced(pieced) => pieced.poll_frame(cx),
         }
     }
 
@@ -85,6 +113,9 @@ impl Body for RequestBody {
             RequestBody::Whole(bytes) => bytes.is_empty(),
             RequestBody::Passing(incoming) => incoming.is_end_stream(),
             RequestBody::Limited(limited) => limited.incoming.is_end_stream(),
+            RequestBody::Pieced(pieced) => {
+                pieced.pieces.is_empty() && pieced.rest.is_end_stream() && pieced.trailer.is_none()
+            }
         }
     }
 
@@ -94,6 +125,8 @@ impl Body for RequestBody {
             RequestBody::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             RequestBody::Passing(incoming) => incoming.size_hint(),
             RequestBody::Limited(limited) => limited.incoming.size_hint(),
+            // Behind one of known length there would be no place for fields.
+            RequestBody::Pieced(_) => SizeHint::default(),
         }
     }
 }
@@ -105,6 +138,7 @@ impl fmt::Debug for RequestBody {
             RequestBody::Whole(_) => "Whole",
             RequestBody::Passing(_) => "Passing",
             RequestBody::Limited(_) => "Limited",
+            RequestBody::Pieced(_) => "Pieced",
         })
     }
 }

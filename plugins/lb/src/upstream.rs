@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use crate::io::Gauged;
 use crate::replay::Failure;
 use crate::stream::RequestBody;
+use crate::trailers;
 use decode::{Body, Garbled, Piece};
 use encode::Framing;
 
@@ -380,8 +381,13 @@ impl Told {
             }
             return Poll::Ready(Ok(()));
         };
-        // A trailer may be left out (RFC 9110, section 6.5.1).
-        let Ok(bytes) = frame.map_err(|_| Stuck::Client)?.into_data() else { return Poll::Ready(Ok(())) };
+        let bytes = match frame.map_err(|_| Stuck::Client)?.into_data() {
+            Ok(bytes) => bytes,
+            Err(frame) => {
+                self.end_with(frame);
+                return Poll::Ready(Ok(()));
+            }
+        };
         if bytes.is_empty() {
             return Poll::Ready(Ok(()));
         }
@@ -394,6 +400,16 @@ impl Told {
         }
         self.piece = bytes;
         Poll::Ready(Ok(()))
+    }
+
+    /// Fields behind the body end it. Behind one of known length there is no place for them, and they may be left out (RFC 9110,
+    /// section 6.5.1).
+    fn end_with(&mut self, frame: Frame<Bytes>) {
+        let (None, Ok(mut trailer)) = (self.left, frame.into_trailers()) else { return };
+        trailers::prune(&mut trailer);
+        encode::last_chunk_with(&trailer, &mut self.out);
+        self.rest = RequestBody::Empty;
+        self.whole = true;
     }
 }
 

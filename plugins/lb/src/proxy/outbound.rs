@@ -1,16 +1,18 @@
 //! A request on its way out, to be told as often as that is possible.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http::request::Parts;
 use hyper::upgrade::OnUpgrade;
 
 use crate::budget::Reserved;
 use crate::client::Client;
 use crate::replay::{Repeatable, is_idempotent};
-use crate::stream::{Limited, RequestBody};
+use crate::stream::{Limited, Pieced, RequestBody};
 
 /// A request on its way out: as it is told, again and again if need be.
 pub(super) struct Outbound {
@@ -23,6 +25,8 @@ pub(super) struct Outbound {
 pub(super) enum OutboundBody {
     Empty,
     Whole(Bytes, #[expect(dead_code, reason = "given back to the budget when dropped")] Reserved),
+    /// The same, and what comes behind it.
+    Trailed(Bytes, Box<HeaderMap>, #[expect(dead_code, reason = "given back to the budget when dropped")] Reserved),
     Passing(RequestBody),
     /// It was passed on, and cannot be told again.
     Gone,
@@ -31,7 +35,11 @@ pub(super) enum OutboundBody {
 impl Outbound {
     pub(super) fn repeatable(&self) -> Repeatable {
         match self.body {
-            OutboundBody::Empty | OutboundBody::Whole(..) if is_idempotent(&self.head.method) => Repeatable::Yes,
+            OutboundBody::Empty | OutboundBody::Whole(..) | OutboundBody::Trailed(..)
+                if is_idempotent(&self.head.method) =>
+            {
+                Repeatable::Yes
+            }
             _ => Repeatable::No,
         }
     }
@@ -41,6 +49,10 @@ impl Outbound {
         match &self.body {
             OutboundBody::Empty => Some(RequestBody::Empty),
             OutboundBody::Whole(bytes, _) => Some(RequestBody::Whole(bytes.clone())),
+            OutboundBody::Trailed(bytes, trailer, _) => {
+                let (pieces, trailer) = (VecDeque::from([bytes.clone()]), Some((**trailer).clone()));
+                Some(RequestBody::Pieced(Box::new(Pieced { pieces, rest: RequestBody::Empty, trailer })))
+            }
             OutboundBody::Gone => None,
             OutboundBody::Passing(_) => match std::mem::replace(&mut self.body, OutboundBody::Gone) {
                 OutboundBody::Passing(body) => Some(body),

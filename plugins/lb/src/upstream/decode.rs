@@ -9,6 +9,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Ver
 use httparse::{Header, ParserConfig, Status};
 use hyper::ext::ReasonPhrase;
 
+use crate::trailers;
+
 /// Header fields of one head, or of one trailer.
 const FIELDS_MAX: usize = 100;
 
@@ -75,7 +77,7 @@ enum At {
 pub enum Piece {
     /// Some of its bytes, at least one.
     Data(Bytes),
-    /// What comes behind a body in chunks.
+    /// What comes behind a body in chunks, as far as it has a place there.
     Trailer(HeaderMap),
     /// It has come to its end.
     End,
@@ -315,7 +317,9 @@ fn trailer(read: &mut BytesMut) -> Result<Piece, Garbled> {
     };
     let places = Places::of(fields, read);
     let bytes = read.split_to(length).freeze();
-    Ok(if places.count == 0 { Piece::End } else { Piece::Trailer(places.fields(&bytes)?) })
+    let mut fields = places.fields(&bytes)?;
+    trailers::prune(&mut fields);
+    Ok(if fields.is_empty() { Piece::End } else { Piece::Trailer(fields) })
 }
 
 #[cfg(test)]

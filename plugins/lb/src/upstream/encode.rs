@@ -48,6 +48,15 @@ pub fn chunk_of(bytes: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(format!("{bytes:x}\r\n").as_bytes());
 }
 
+/// Appends what ends a body in chunks that has fields behind it.
+pub fn last_chunk_with(trailer: &HeaderMap, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"0\r\n");
+    for (name, value) in trailer {
+        put(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Methods that usually have a body say so when they have none (RFC 9110, section 8.6).
 fn says_that_it_is_empty(method: &Method, headers: &HeaderMap) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH) || headers.contains_key(CONTENT_LENGTH)
@@ -97,5 +106,15 @@ mod tests {
         let mut out = Vec::new();
         chunk_of(255, &mut out);
         assert_eq!(out, b"ff\r\n");
+    }
+
+    #[test]
+    fn fields_come_behind_the_last_chunk() {
+        let mut trailer = HeaderMap::new();
+        trailer.append("x-sum", "7".parse().unwrap());
+        trailer.append("x-sum", "8".parse().unwrap());
+        let mut out = Vec::new();
+        last_chunk_with(&trailer, &mut out);
+        assert_eq!(out, b"0\r\nx-sum: 7\r\nx-sum: 8\r\n\r\n");
     }
 }

@@ -12,6 +12,8 @@ pub struct Message {
     pub start: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
+    /// Lines behind a body in chunks.
+    pub trailer: Vec<String>,
 }
 
 impl Message {
@@ -94,7 +96,7 @@ pub async fn read_message(stream: &mut TcpStream, buffer: &mut Vec<u8>, head_onl
         return Some(message);
     }
     if message.header("transfer-encoding").is_some_and(|te| te.ends_with("chunked")) {
-        message.body = read_chunked(stream, buffer).await?;
+        (message.body, message.trailer) = read_chunked(stream, buffer).await?;
     } else if let Some(length) = message.header("content-length").map(|l| l.parse::<usize>().unwrap()) {
         fill(stream, buffer, length).await?;
         message.body = buffer.drain(..length).collect();
@@ -105,24 +107,35 @@ pub async fn read_message(stream: &mut TcpStream, buffer: &mut Vec<u8>, head_onl
     Some(message)
 }
 
-async fn read_chunked(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
+async fn read_chunked(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(Vec<u8>, Vec<String>)> {
     let mut body = Vec::new();
     loop {
-        let line_end = loop {
-            match find(buffer, b"\r\n") {
-                Some(at) => break at,
-                None => fill(stream, buffer, buffer.len() + 1).await?,
-            }
-        };
-        let line: Vec<u8> = buffer.drain(..line_end + 2).collect();
-        let size = usize::from_str_radix(std::str::from_utf8(&line).unwrap().trim(), 16).unwrap();
+        let size = usize::from_str_radix(&read_line(stream, buffer).await?, 16).unwrap();
+        if size == 0 {
+            break;
+        }
         fill(stream, buffer, size + 2).await?;
         body.extend(buffer.drain(..size));
         buffer.drain(..2);
-        if size == 0 {
-            return Some(body);
+    }
+    let mut trailer = Vec::new();
+    loop {
+        match read_line(stream, buffer).await? {
+            line if line.is_empty() => return Some((body, trailer)),
+            line => trailer.push(line),
         }
     }
+}
+
+async fn read_line(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<String> {
+    let end = loop {
+        match find(buffer, b"\r\n") {
+            Some(at) => break at,
+            None => fill(stream, buffer, buffer.len() + 1).await?,
+        }
+    };
+    let line: Vec<u8> = buffer.drain(..end + 2).collect();
+    Some(std::str::from_utf8(&line[..end]).unwrap().to_owned())
 }
 
 async fn fill(stream: &mut TcpStream, buffer: &mut Vec<u8>, length: usize) -> Option<()> {

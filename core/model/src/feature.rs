@@ -252,18 +252,20 @@ mod tests {
 
     #[test]
     fn a_route_that_is_host_path_and_service_needs_nothing_and_any_other_does() {
-        use crate::spec::{Actions, Conditions, PathKind, Target};
+        use crate::spec::{Actions, Balance, Conditions, PathKind, Target};
         let web: crate::id::ServiceName = named("web");
         let plain = RouteSpec::plain("shop.test", "/api", web.clone());
         assert_eq!(route(&plain), Need::NOTHING);
         assert_eq!(route(&RouteSpec::plain("*", "/", web.clone())), Need::NOTHING);
         let methods = ["GET".to_owned()].into();
+        let balance = Balance { slow_start_ms: Some(1_000), ..Balance::default() };
         let more = [
             RouteSpec::plain("*.shop.test", "/", web.clone()),
             RouteSpec { kind: PathKind::Exact, ..plain.clone() },
             RouteSpec { when: Conditions { methods, ..Conditions::default() }, ..plain.clone() },
             RouteSpec { to: Target::Shares([(web, 1)].into()), ..plain.clone() },
             RouteSpec { actions: Box::new(Actions { timeout_ms: Some(1), ..Actions::default() }), ..plain.clone() },
+            RouteSpec { actions: Box::new(Actions { balance, ..Actions::default() }), ..plain.clone() },
             RouteSpec { to: Target::Outside(vec!["10.0.0.5:80".parse().expect("an address")]), ..plain },
         ];
         assert!(more.iter().all(|it| route(it).level == 2), "older builds refuse unknown fields");

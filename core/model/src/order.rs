@@ -62,6 +62,8 @@ pub struct LbOrder {
     pub routes: Vec<(AppName, RouteSpec)>,
     /// Where the instances of each routed service are. Whether one is healthy, and its port, tells the report of its node.
     pub backends: BTreeMap<(AppName, ServiceName), BTreeMap<InstanceId, Backend>>,
+    /// How many load balancers there are in each zone.
+    pub balancers: BTreeMap<ZoneName, u32>,
 }
 
 /// An instance as the load balancer knows it from the plan.
@@ -75,6 +77,8 @@ pub struct Backend {
     pub zone: ZoneName,
     /// Whether it takes new requests.
     pub phase: Phase,
+    /// How long requests under way are waited for once it takes no new ones.
+    pub drain_ms: u64,
 }
 
 /// All names of the cluster, and what stands behind them. Every node gets it, for every agent answers.

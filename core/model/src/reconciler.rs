@@ -65,10 +65,18 @@ fn lb(state: &ControlState) -> LbOrder {
             continue;
         }
         let Some(node) = state.spec.nodes.get(&assigned.node) else { continue };
-        let backend = Backend { node: assigned.node, addr: node.addr, zone: node.zone.clone(), phase: assigned.phase };
+        let service = state.service(&id.app, &id.service, assigned.revision);
+        let drain_ms = service.map_or(0, |service| service.stop.drain_ms);
+        let (zone, phase) = (node.zone.clone(), assigned.phase);
+        let backend = Backend { node: assigned.node, addr: node.addr, zone, phase, drain_ms };
         backends.entry((id.app.clone(), id.service.clone())).or_default().insert(id.clone(), backend);
     }
-    LbOrder { routes, backends }
+    let mut balancers: BTreeMap<_, u32> = BTreeMap::new();
+    let held = state.plan.roles.get(&RoleName::lb()).into_iter().flat_map(BTreeMap::values);
+    for node in held.filter_map(|held| state.spec.nodes.get(&held.node)) {
+        *balancers.entry(node.zone.clone()).or_default() += 1;
+    }
+    LbOrder { routes, backends, balancers }
 }
 
 fn dns(state: &ControlState) -> DnsOrder {
@@ -214,10 +222,13 @@ mod tests {
         let web = &order.backends[&(named("shop"), named("web"))];
         let phases: Vec<_> = web.values().map(|backend| (backend.node.0, backend.phase)).collect();
         assert_eq!(phases, [(2, Phase::Active), (3, Phase::Draining)]);
-        assert_eq!(web[&instance("shop/web/1")].addr, "10.0.0.2:7400".parse().expect("an address"));
+        let first = &web[&instance("shop/web/1")];
+        assert_eq!((first.addr, first.drain_ms), ("10.0.0.2:7400".parse().expect("an address"), 30_000));
+        let balancers = BTreeMap::from([(named("a"), 1)]);
+        assert_eq!(order.balancers, balancers);
 
         run(&mut state, Command::SetStopped { app: named("shop"), stopped: true });
-        assert_eq!(*lb(&state), LbOrder::default());
+        assert_eq!(*lb(&state), LbOrder { balancers, ..LbOrder::default() });
     }
 
     #[test]

@@ -9,10 +9,12 @@ use crate::id::*;
 
 mod action;
 mod answer;
+mod balance;
 mod route;
 
 pub use action::*;
 pub use answer::*;
+pub use balance::*;
 pub use route::*;
 
 /// Everything the operator wants.

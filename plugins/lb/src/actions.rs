@@ -19,6 +19,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri};
 use crate::headers::ClientLines;
 use crate::matching::Unusable;
 use crate::pages;
+use crate::sharing::Sharing;
 use crate::stream::AnswerBody;
 
 pub mod auth;
@@ -55,6 +56,8 @@ pub struct Acts {
     pub timeout: Option<Duration>,
     rewriter: Option<Rewriter>,
     request: Changes,
+    /// Which instance takes them, where it is not the usual one.
+    pub sharing: Option<Sharing>,
     error_pages: ErrorPages,
     response: Changes,
     /// Which answers are encoded.
@@ -92,6 +95,8 @@ pub struct Tools {
     pub clients: Arc<Clients>,
     /// Where TLS is spoken.
     pub https_port: u16,
+    /// By chance: load balancers do not take their turns in step.
+    pub seed: u64,
 }
 
 impl Tools {
@@ -99,15 +104,16 @@ impl Tools {
     pub fn new(chance: &dyn Chance, https_port: u16) -> Self {
         let mut secret = [0; 32];
         chance.fill(&mut secret);
-        let clients = Arc::new(Clients::new(chance.number()));
-        Self { keeper: Arc::new(Keeper::new(&secret, &clients)), clients, https_port }
+        let seed = chance.number();
+        let clients = Arc::new(Clients::new(seed));
+        Self { keeper: Arc::new(Keeper::new(&secret, &clients)), clients, https_port, seed }
     }
 
     /// By no chance.
     #[cfg(test)]
     pub fn fixed() -> Self {
         let clients = Arc::new(Clients::new(0));
-        Self { keeper: Arc::new(Keeper::new(&[0; 32], &clients)), clients, https_port: HTTPS_PORT }
+        Self { keeper: Arc::new(Keeper::new(&[0; 32], &clients)), clients, https_port: HTTPS_PORT, seed: 0 }
     }
 }
 
@@ -149,6 +155,7 @@ impl Acts {
             timeout: actions.timeout_ms.map(Duration::from_millis),
             rewriter: Rewriter::of(&actions.rewrite)?,
             request: Changes::of(&actions.request_headers)?,
+            sharing: Sharing::of(&actions.balance, tools.seed)?,
             error_pages: ErrorPages::of(&actions.error_pages)?,
             response: Changes::of(&actions.response_headers)?,
             compression: actions.compress.as_ref().map(Compression::of),
@@ -170,6 +177,7 @@ impl Acts {
             timeout: None,
             rewriter: None,
             request: Changes::default(),
+            sharing: None,
             error_pages: ErrorPages::default(),
             response: Changes::default(),
             compression: None,

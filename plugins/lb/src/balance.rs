@@ -1,4 +1,5 @@
-//! Which instance takes the next request: the better of two drawn at random, by requests under way and recent latency.
+//! Which instance takes the next request: unless a route says otherwise the better of two drawn at random, by requests under way and
+//! recent latency. What else a route may say is here too: turns, the fewest requests, and in [`alike`] the same for what is alike.
 //!
 //! Drawing two and taking the better avoids both the herd (everybody sees the same best one) and the blind draw; see Mitzenmacher,
 //! "The Power of Two Choices in Randomized Load Balancing". The latency is a peak EWMA as in Twitter's Finagle: it jumps up at once
@@ -9,6 +10,13 @@
 use std::time::Duration;
 
 use hirsel_model::Timestamp;
+
+pub mod alike;
+pub mod warming;
+pub mod zones;
+
+/// At most so many instances are compared by [`fewest`]: who is the least of a thousand matters less than the time to find out.
+const COMPARED_MAX: usize = 128;
 
 /// An average without news loses half of its value in this time: a slow instance is tried again, and a fast one is not judged by
 /// what it did a minute ago.
@@ -79,6 +87,32 @@ pub fn pick(count: usize, draw: u64, usable: impl Fn(usize) -> bool, cost: impl 
     Some(if cost(second) < cost(first) { second } else { first })
 }
 
+/// The usable one of `count` candidates whose turn it is. `next` counts: whoever is passed over loses its turn, and its neighbour gets
+/// no second one for it.
+pub fn turn(count: usize, mut next: impl FnMut() -> usize, usable: impl Fn(usize) -> bool) -> Option<usize> {
+    let mut at = 0;
+    for _ in 0..count {
+        at = next() % count;
+        if usable(at) {
+            return Some(at);
+        }
+    }
+    // Others took turns meanwhile, maybe all those of the one that is left.
+    (0..count).map(|step| (at + step) % count).find(|at| usable(*at))
+}
+
+/// The usable one of `count` candidates with the fewest requests under way, of those that are alike one by chance.
+pub fn fewest(
+    count: usize,
+    draw: u64,
+    usable: impl Fn(usize) -> bool,
+    in_flight: impl Fn(usize) -> u32,
+) -> Option<usize> {
+    let from = scale(draw as u32, count);
+    let usable = (0..count).map(|step| (from + step) % count).filter(|at| usable(*at));
+    usable.take(COMPARED_MAX).min_by_key(|at| in_flight(*at))
+}
+
 /// Maps 32 random bits to `0..count` without a division.
 fn scale(bits: u32, count: usize) -> usize {
     ((u64::from(bits) * count as u64) >> 32) as usize
@@ -127,7 +161,58 @@ mod tests {
         assert!(taken.iter().all(|n| (1_950..=2_050).contains(n)), "{taken:?}");
     }
 
+    #[test]
+    fn turns_are_taken_one_after_another_and_whoever_is_passed_over_hands_nobody_two() {
+        let mut count = 0;
+        let mut next = || {
+            count += 1;
+            count - 1
+        };
+        let mut taken = [0; 4];
+        for _ in 0..400 {
+            taken[turn(4, &mut next, |_| true).unwrap()] += 1;
+        }
+        assert_eq!(taken, [100; 4]);
+        let mut taken = [0; 4];
+        for _ in 0..300 {
+            taken[turn(4, &mut next, |at| at != 2).unwrap()] += 1;
+        }
+        assert_eq!(taken, [100, 100, 0, 100]);
+        assert_eq!(turn(4, || 2, |at| at == 1), Some(1), "whatever others count meanwhile");
+        assert_eq!(turn(0, || 0, |_| true), None);
+    }
+
+    #[test]
+    fn of_all_the_one_with_the_fewest_requests_is_taken() {
+        let under_way = [3, 1, 2, 1];
+        let mut taken = [0u32; 4];
+        let mut seed = 7u64;
+        for _ in 0..1_000 {
+            seed = alike::mix(seed);
+            taken[fewest(4, seed, |_| true, |at| under_way[at]).unwrap()] += 1;
+        }
+        assert_eq!((taken[0], taken[2]), (0, 0));
+        assert!(taken[1] > 200 && taken[3] > 200, "{taken:?}");
+        assert_eq!(fewest(4, 0, |at| at == 0, |at| under_way[at]), Some(0));
+        assert_eq!(fewest(1_000, 0, |at| at == 900, |_| 0), Some(900), "those that are not usable are not compared");
+    }
+
     proptest! {
+        #[test]
+        fn every_policy_takes_usable_ones_alone_and_one_if_there_is_one(
+            draw: u64, usable in prop::collection::vec(any::<bool>(), 0..20)
+        ) {
+            let mut count = draw as usize;
+            let next = || { count = count.wrapping_add(1); count };
+            let chosen = [
+                turn(usable.len(), next, |at| usable[at]),
+                fewest(usable.len(), draw, |at| usable[at], |at| at as u32),
+            ];
+            for at in chosen {
+                prop_assert_eq!(at.map(|at| usable[at]), usable.contains(&true).then_some(true));
+            }
+        }
+
         #[test]
         fn only_usable_ones_are_picked_and_one_always_is(draw: u64, usable in prop::collection::vec(any::<bool>(), 0..20)) {
             match pick(usable.len(), draw, |at| usable[at], |at| at as u64) {

@@ -16,6 +16,12 @@ pub const EJECTED_FIRST: Duration = Duration::from_secs(1);
 /// After many failures. One request in half a minute finds out that a long absent instance is back.
 pub const EJECTED_MAX: Duration = Duration::from_secs(30);
 
+/// How long an instance answers its sessions that drains for `drain` at most: well before that is over, for who stops it counts from
+/// a moment before we heard of it, and a request that comes last has to end too.
+pub fn lingers_for(drain: Duration) -> Duration {
+    (drain * 3 / 4).saturating_sub(Duration::from_secs(1))
+}
+
 /// How an instance has been doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record {

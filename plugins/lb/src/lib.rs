@@ -5,7 +5,7 @@
 //! once, a request that can be told again is told again, and a small answer is held until it is whole.
 //!
 //! Where to start: [`proxy`] is the path of one request. It asks [`table`] (one immutable routing table, swapped whole) where to go,
-//! [`ways`] which route takes it, [`balance`], [`eject`] and [`replay`] (pure decisions) whom to choose and when to try again, and
+//! [`ways`] which route takes it, [`sharing`], [`balance`], [`eject`] and [`replay`] (pure decisions) whom to choose and when to try again, and
 //! [`upstream`] (connections to instances, kept in a [`pool`]) to carry it. [`serve`] takes connections on a [`front`], with a certificate of [`tls`] if it is that
 //! of HTTPS; [`role`] makes the host match the order.
 //!
@@ -32,6 +32,7 @@ pub mod replay;
 pub mod role;
 pub mod routes;
 pub mod serve;
+pub mod sharing;
 pub mod stream;
 pub mod table;
 pub mod tls;

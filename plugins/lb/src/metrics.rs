@@ -23,6 +23,10 @@ pub struct Metrics {
     pub replays: Counter,
     /// Instances that were left alone after a failure.
     pub ejections: Counter,
+    /// Requests that waited because every instance had as many as it may.
+    pub queued: Counter,
+    /// Requests that were refused because of that.
+    pub overflows: Counter,
     /// Connections made to instances.
     pub connects: Counter,
     /// TLS handshakes that failed, for want of a certificate or of a common tongue.
@@ -42,6 +46,8 @@ impl Metrics {
             retries: Counter::default(),
             replays: Counter::default(),
             ejections: Counter::default(),
+            queued: Counter::default(),
+            overflows: Counter::default(),
             connects: Counter::default(),
             refused_handshakes: Counter::default(),
             clients: Gauge::default(),
@@ -54,6 +60,8 @@ impl Metrics {
         registry.register("hirsel_lb_retries", "Tries after the first one", self.retries.clone());
         registry.register("hirsel_lb_replays", "Requests written more than once", self.replays.clone());
         registry.register("hirsel_lb_ejections", "Instances left alone after a failure", self.ejections.clone());
+        registry.register("hirsel_lb_queued", "Requests that waited for an instance with room", self.queued.clone());
+        registry.register("hirsel_lb_overflows", "Requests refused for want of room", self.overflows.clone());
         registry.register("hirsel_lb_connects", "Connections made to instances", self.connects.clone());
         registry.register(
             "hirsel_lb_refused_handshakes",

@@ -63,6 +63,15 @@ pub fn no_instance(service: impl Display) -> Response<AnswerBody> {
     answer
 }
 
+/// Every instance has as many requests as it may.
+pub fn overloaded(service: impl Display) -> Response<AnswerBody> {
+    let text =
+        format_args!("every instance of {service} has as many requests as it takes; this one was not carried out");
+    let mut answer = page(StatusCode::SERVICE_UNAVAILABLE, text);
+    answer.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+    answer
+}
+
 /// The connection broke when it was not safe to try again.
 pub fn broken(service: impl Display) -> Response<AnswerBody> {
     page(

@@ -5,6 +5,7 @@
 //! written once; a draining instance gets no new request.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -91,6 +92,7 @@ impl Proxy {
                 context.live.clone(),
                 Tools::new(context.chance.as_ref(), context.config.https_port),
                 context.wake.clone(),
+                context.clock.clone(),
             ),
             secrets: context.secrets.clone(),
             encoders: Room::default(),
@@ -129,7 +131,7 @@ impl Proxy {
         let protocol = headers::wanted_upgrade(request.headers());
         let upgrade = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
         let (mut head, incoming) = request.into_parts();
-        let lead = match self.lead(&head) {
+        let lead = match self.lead(&head, client.lines.ip) {
             Ok(lead) => lead,
             Err(refusal) => return refusal,
         };
@@ -147,12 +149,12 @@ impl Proxy {
         let Some(body) = self.body_of(incoming).await else { return pages::cut_short() };
         let upgrade = upgrade.map(|upgrade| (upgrade, client.clone()));
         let mut outbound = Outbound { head, body, upgrade };
-        self.exchange(&mut outbound, &origin).await.unwrap_or_else(|refusal| refusal)
+        self.exchange(&mut outbound, &origin, None).await.unwrap_or_else(|refusal| refusal)
     }
 
     /// Where a request leads, or the page that says why nowhere.
     #[expect(clippy::result_large_err, reason = "the refusal is the answer itself")]
-    fn lead(&self, head: &Parts) -> Result<Lead, Response<AnswerBody>> {
+    fn lead(&self, head: &Parts, client: IpAddr) -> Result<Lead, Response<AnswerBody>> {
         if head.method == Method::CONNECT {
             return Err(pages::bad_request("CONNECT is not offered here"));
         }
@@ -164,8 +166,13 @@ impl Proxy {
             Finding::Nowhere => return Err(pages::no_route(host, head.uri.path())),
             Finding::Ambiguous => return Err(pages::bad_request(AMBIGUOUS)),
         };
-        let origin = table.origin(route, || self.draw()).cloned();
-        match (table.ways.acts(route), origin) {
+        let acts = table.ways.acts(route);
+        // Requests that are alike go to one service, too.
+        let alike = || acts?.sharing.as_ref()?.key(head, client);
+        // And so does a session, to where it was answered before.
+        let held = || table.origin_of_session(route, acts?.sharing.as_ref()?.session(head)?);
+        let origin = held().or_else(|| table.origin(route, || alike().unwrap_or_else(|| self.draw()))).cloned();
+        match (acts, origin) {
             (None, Some(origin)) => Ok(Lead::Plain(origin)),
             (Some(acts), origin) => Ok(Lead::Acts(acts.clone(), origin)),
             (None, None) => Err(pages::not_understood()),

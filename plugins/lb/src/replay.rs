@@ -37,6 +37,8 @@ pub enum Failure {
     Lost,
     /// No answer within the time limit.
     TimedOut,
+    /// No answer within the time that the route gives each try.
+    Slow,
     /// The answer is no HTTP.
     Garbled,
     /// The client's own body broke off.
@@ -49,7 +51,7 @@ impl Failure {
     pub fn ejects(self, reused: bool) -> bool {
         match self {
             Failure::NotWritten | Failure::Broken => !reused,
-            Failure::Lost | Failure::TimedOut | Failure::Garbled | Failure::ClientGone => false,
+            Failure::Lost | Failure::TimedOut | Failure::Slow | Failure::Garbled | Failure::ClientGone => false,
         }
     }
 }
@@ -88,7 +90,7 @@ impl Effort {
         }
         let allowed = match failure {
             Failure::NotWritten => true,
-            Failure::Broken | Failure::Lost => self.repeatable == Repeatable::Yes,
+            Failure::Broken | Failure::Lost | Failure::Slow => self.repeatable == Repeatable::Yes,
             // Whoever is slow, or speaks nonsense, is so for everybody: the next instance is spared.
             Failure::TimedOut | Failure::Garbled => false,
             Failure::ClientGone => false,
@@ -150,6 +152,7 @@ mod tests {
             Just(Failure::Broken),
             Just(Failure::Lost),
             Just(Failure::TimedOut),
+            Just(Failure::Slow),
             Just(Failure::Garbled),
             Just(Failure::ClientGone)
         ]

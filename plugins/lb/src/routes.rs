@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use hirsel_mesh::seam::Clock;
 use hirsel_model::order::LbOrder;
 use hirsel_model::plan::Phase;
 use hirsel_model::view::Liveness;
@@ -28,6 +30,7 @@ pub struct Routes {
     building: Mutex<Building>,
     swapped: watch::Sender<u64>,
     idle: Arc<Notify>,
+    clock: Arc<dyn Clock>,
 }
 
 /// What the next table is built from.
@@ -51,9 +54,15 @@ impl Building {
 
 impl Routes {
     /// No route yet. `idle` is told when the last request of an instance that drains has ended.
-    pub fn new(me: Me, live: watch::Receiver<Arc<Live>>, tools: Tools, idle: Arc<Notify>) -> Self {
+    pub fn new(
+        me: Me,
+        live: watch::Receiver<Arc<Live>>,
+        tools: Tools,
+        idle: Arc<Notify>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let (table, building, swapped) = (ArcSwap::default(), Mutex::default(), watch::Sender::new(0));
-        Self { me, live, tools, table, building, swapped, idle }
+        Self { me, live, tools, table, building, swapped, idle, clock }
     }
 
     /// The table in force. Not to be kept over an await.
@@ -66,7 +75,8 @@ impl Routes {
         self.swapped.subscribe()
     }
 
-    /// Takes an order. When this returns, no request will be begun on an instance that the order drains or leaves out.
+    /// Takes an order. When this returns, no request will be begun on an instance that the order drains or leaves out, but those of
+    /// its sessions while it is told to have some under way.
     pub fn adopt(&self, generation: Generation, order: &Arc<LbOrder>) {
         let mut building = self.building();
         let same = Arc::ptr_eq(&building.order, order) || building.order == *order;
@@ -100,11 +110,15 @@ impl Routes {
         self.end_the_forgotten(&mut building, &live);
     }
 
-    /// Requests under way on each instance that takes no new ones.
+    /// Requests under way on each instance that takes no new ones; one that still answers its sessions is not done with.
     pub fn draining(&self) -> BTreeMap<InstanceId, u32> {
         let building = self.building();
-        let closed = building.instances.iter().filter(|(_, instance)| instance.is_closed());
-        closed.map(|(id, instance)| (id.clone(), instance.in_flight())).filter(|(_, n)| *n > 0).collect()
+        let number = |instance: &Instance| match instance.is_lingering() {
+            true => instance.in_flight().max(1),
+            false => instance.in_flight(),
+        };
+        let ending = building.instances.iter().filter(|(_, it)| it.is_closed() || it.is_lingering());
+        ending.map(|(id, instance)| (id.clone(), number(instance))).filter(|(_, n)| *n > 0).collect()
     }
 
     /// Requests under way on all instances.
@@ -119,7 +133,15 @@ impl Routes {
 
     /// Looks after the connections of all instances. Called every half second.
     pub fn sweep(&self, now: Timestamp) {
-        let instances: Vec<_> = self.building().all().cloned().collect();
+        let instances: Vec<_> = {
+            let building = self.building();
+            // For how long was said when they began to. Under the lock: one that is wanted again is not closed.
+            let ended = building.all().filter(|it| it.is_lingering() && !it.linger(Duration::ZERO, now)).count();
+            if ended > 0 {
+                self.idle.notify_one();
+            }
+            building.all().cloned().collect()
+        };
         for instance in instances {
             instance.pool.sweep(now);
         }
@@ -139,10 +161,19 @@ impl Routes {
                 }
             }
         });
+        let now = self.clock.now();
+        for (id, instance) in instances.iter() {
+            if standings.get(id).is_some_and(|standing| has_begun(before.get(id), standing)) {
+                instance.became_ready(now);
+            }
+        }
         // Opened before the table that offers them; closed before the report that says so.
         for (id, instance) in instances.iter() {
             match standings.get(id) {
                 Some(Standing { phase: Phase::Active, .. }) => instance.open(),
+                Some(Standing { phase: Phase::Draining, healthy: true, drain_ms, .. }) => {
+                    instance.linger(Duration::from_millis(*drain_ms), now);
+                }
                 Some(Standing { phase: Phase::Draining, .. }) | None => instance.close(),
             }
         }
@@ -189,6 +220,11 @@ impl Routes {
     fn building(&self) -> MutexGuard<'_, Building> {
         self.building.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a process has become healthy that was not before.
+fn has_begun(before: Option<&Standing>, now: &Standing) -> bool {
+    now.healthy && !before.is_some_and(|before| before.healthy && before.port == now.port)
 }
 
 /// Whether requests that wait at an instance should look for another place: its node is not heard any more, or its process ended or

@@ -3,7 +3,7 @@
 //! Built from the order (what the plan says) and from what is heard of the nodes (liveness, ports, health). What is kept of an
 //! instance over time is not in the table but in [`Instance`], found again by its id.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,11 +13,13 @@ use hirsel_model::plan::Phase;
 use hirsel_model::report::{InstanceFacts, InstanceState, RoleFacts};
 use hirsel_model::spec::Target;
 use hirsel_model::view::Liveness;
-use hirsel_model::{AppName, Generation, InstanceId, NodeId, RoleName, ServiceName, Timestamp};
+use hirsel_model::{AppName, Generation, InstanceId, NodeId, RoleName, ServiceName, Timestamp, ZoneName};
 use hirsel_role::{Live, Me};
 
 use crate::balance;
+use crate::balance::zones::{ByZone, ZONES_MAX};
 use crate::instance::{Instance, Ticket, Whom};
+use crate::sharing::session::Token;
 use crate::ways::Ways;
 
 /// What answers requests, under a name that holds over all tables.
@@ -52,6 +54,8 @@ pub struct Table {
     targets: Vec<To>,
     services: Vec<Service>,
     by_origin: BTreeMap<Arc<Origin>, usize>,
+    /// How many load balancers there are in each zone. The own one comes first.
+    pub balancers: ByZone,
 }
 
 /// What answers the requests of one route.
@@ -70,9 +74,11 @@ pub struct Service {
     /// Which.
     pub origin: Arc<Origin>,
     /// Healthy, on nodes that are heard.
-    ready: Vec<Candidate>,
+    pub(crate) ready: Vec<Candidate>,
     /// Healthy when they were last heard of, on nodes that are not heard now.
-    doubtful: Vec<Candidate>,
+    pub(crate) doubtful: Vec<Candidate>,
+    /// Healthy, and about to stop: they answer their sessions as long as they are open.
+    pub(crate) lingering: Vec<Candidate>,
 }
 
 /// An instance that may take a request.
@@ -82,6 +88,10 @@ pub struct Candidate {
     pub instance: Arc<Instance>,
     /// How to reach it.
     pub way: Way,
+    /// What the cookies of its sessions say.
+    pub token: Token,
+    /// The number of its zone; zero is the own one.
+    pub zone: usize,
 }
 
 /// How an instance is reached.
@@ -107,6 +117,8 @@ pub struct Standing {
     pub port: u16,
     /// Whether it takes new requests.
     pub phase: Phase,
+    /// How long it is waited for once it takes none.
+    pub drain_ms: u64,
     /// Whether its check passes.
     pub healthy: bool,
 }
@@ -124,6 +136,7 @@ fn standing(id: &InstanceId, backend: &Backend, live: &Live, me: NodeId) -> Stan
         liveness: liveness_of(live, backend.node, me),
         port: runs.map_or(0, |facts| facts.port),
         phase: backend.phase,
+        drain_ms: backend.drain_ms,
         healthy: runs.is_some_and(|facts| facts.healthy && facts.port != 0),
     }
 }
@@ -150,10 +163,11 @@ impl Table {
         me: &Me,
         find: FindInstance<'_>,
     ) -> Self {
-        let mut table = Table { generation, ways, ..Table::default() };
+        let zones = Zones::of(order, me);
+        let mut table = Table { generation, ways, balancers: zones.balancers, ..Table::default() };
         for ((app, service), backends) in &order.backends {
             let origin = Origin::Service(app.clone(), service.clone());
-            table.serve(origin, |origin| Service::build(origin, backends, standings, me, find));
+            table.serve(origin, |origin| Service::build(origin, backends, standings, (me, &zones), find));
         }
         for (app, route) in &order.routes {
             let to = table.target(app, &route.to, find);
@@ -173,7 +187,7 @@ impl Table {
             }
             Target::Outside(addrs) => {
                 let origin = Origin::Outside(app.clone(), addrs.clone());
-                To::One(self.serve(origin, |origin| Service::outside(origin, addrs, find)))
+                To::One(self.serve(origin, |origin| Service::outside(origin, app, addrs, find)))
             }
             Target::Redirect(_) | Target::Respond(_) => To::Nobody,
         }
@@ -207,9 +221,43 @@ impl Table {
         Some(&self.services[number].origin)
     }
 
+    /// What answers the sessions of `token` among the services that share the requests of the route with this number.
+    pub fn origin_of_session(&self, route: usize, token: Token) -> Option<&Arc<Origin>> {
+        let To::Shares(shares) = &self.targets[route] else { return None };
+        let services = shares.iter().map(|(number, _)| &self.services[*number]);
+        Some(&services.into_iter().find(|service| service.holds(token))?.origin)
+    }
+
     /// What is called `origin`.
     pub fn service(&self, origin: &Origin) -> Option<&Service> {
         self.by_origin.get(origin).map(|service| &self.services[*service])
+    }
+}
+
+/// The zones of a cluster, as a load balancer numbers them.
+struct Zones<'a> {
+    own: &'a ZoneName,
+    others: BTreeSet<&'a ZoneName>,
+    balancers: ByZone,
+}
+
+impl<'a> Zones<'a> {
+    fn of(order: &'a LbOrder, me: &'a Me) -> Self {
+        let zones = order.backends.values().flat_map(BTreeMap::values).map(|backend| &backend.zone);
+        let others = zones.chain(order.balancers.keys()).filter(|zone| **zone != me.zone).collect();
+        let mut zones = Self { own: &me.zone, others, balancers: ByZone::default() };
+        for (zone, number) in &order.balancers {
+            zones.balancers[zones.number(zone)] += number;
+        }
+        zones
+    }
+
+    fn number(&self, zone: &ZoneName) -> usize {
+        if zone == self.own {
+            return 0;
+        }
+        let before = self.others.iter().take_while(|other| **other < zone).count();
+        (1 + before).min(ZONES_MAX - 1)
     }
 }
 
@@ -231,13 +279,13 @@ impl Service {
         origin: Arc<Origin>,
         backends: &BTreeMap<InstanceId, Backend>,
         standings: &BTreeMap<InstanceId, Standing>,
-        me: &Me,
+        (me, zones): (&Me, &Zones<'_>),
         find: FindInstance<'_>,
     ) -> Self {
         let mut service = Service::none(origin);
         for (id, backend) in backends {
             let Some(standing) = standings.get(id) else { continue };
-            if standing.phase != Phase::Active || !standing.healthy {
+            if !standing.healthy {
                 continue;
             }
             let way = if backend.node == me.id {
@@ -246,10 +294,13 @@ impl Service {
                 Way::Door { node: backend.node, addr: backend.addr }
             };
             let whom = Whom::Instance { id: id.clone(), node: backend.node };
-            let candidate = Candidate { instance: find(whom), way };
-            match standing.liveness {
-                Liveness::Alive => service.ready.push(candidate),
-                Liveness::Suspect => service.doubtful.push(candidate),
+            let instance = find(whom);
+            let candidate = Candidate { token: instance.token, instance, way, zone: zones.number(&backend.zone) };
+            match (standing.phase, standing.liveness) {
+                (Phase::Active, Liveness::Alive) => service.ready.push(candidate),
+                (Phase::Active, Liveness::Suspect) => service.doubtful.push(candidate),
+                (Phase::Draining, Liveness::Alive) => service.lingering.push(candidate),
+                (Phase::Draining, Liveness::Suspect) => {}
             }
         }
         service
@@ -257,13 +308,23 @@ impl Service {
 
     /// One that has no instance.
     fn none(origin: Arc<Origin>) -> Self {
-        Self { origin, ready: Vec::new(), doubtful: Vec::new() }
+        Self { origin, ready: Vec::new(), doubtful: Vec::new(), lingering: Vec::new() }
     }
 
     /// Programs outside, of which nothing is known but how they did so far.
-    fn outside(origin: Arc<Origin>, addrs: &[SocketAddr], find: FindInstance<'_>) -> Self {
-        let candidate = |addr: &SocketAddr| Candidate { instance: find(Whom::Outside(*addr)), way: Way::Direct(*addr) };
-        Self { origin, ready: addrs.iter().map(candidate).collect(), doubtful: Vec::new() }
+    fn outside(origin: Arc<Origin>, app: &AppName, addrs: &[SocketAddr], find: FindInstance<'_>) -> Self {
+        let candidate = |(place, addr): (usize, &SocketAddr)| Candidate {
+            instance: find(Whom::Outside(*addr)),
+            way: Way::Direct(*addr),
+            token: Token::of_outside(app.as_str(), place),
+            zone: 0,
+        };
+        Self { ready: addrs.iter().enumerate().map(candidate).collect(), ..Self::none(origin) }
+    }
+
+    /// Whether one of its instances answers the sessions of `token`.
+    fn holds(&self, token: Token) -> bool {
+        self.ready.iter().chain(&self.lingering).any(|candidate| candidate.token == token)
     }
 
     fn has_any(&self) -> bool {

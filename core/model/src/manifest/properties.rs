@@ -11,7 +11,7 @@ fn built() -> Vec<RoleName> {
 }
 
 /// Lines that a manifest is made of, some right, some not.
-const LINES: [&str; 70] = [
+const LINES: [&str; 81] = [
     "app = \"shop\"",
     "[service.web]",
     "[service.worker]",
@@ -76,6 +76,17 @@ const LINES: [&str; 70] = [
     "error_pages = { 404 = \"ü\", 5xx = { body = \"<p>\", programs = true } }",
     "error_pages = { 200 = 1, 4xx = { content_type = \"\\r\\n\" } }",
     "timeout = \"1s\"",
+    "balance = \"round-robin\"",
+    "balance = { hash = { header = \"ü\" }, bound = 0 }",
+    "slow_start = \"1.5s\"",
+    "sticky = { cookie = \"at\", path = \"/ü\", same_site = \"none\", max_age = \"1h\", secure = 1 }",
+    "sticky = { cookie = \"at\" }",
+    "zone = \"own\"",
+    "concurrency = 5",
+    "queue = { requests = 5, wait = \"1s\" }",
+    "queue = {}",
+    "eject = { errors = 5, share = 101 }",
+    "try_timeout = \"1s\"",
     "request_headers = { set = { Host = \"a\", \"\" = \"b\" }, remove = [\"x\"] }",
     "response_headers = { add = { Via = \"a\" }, remove = \"x-a\" }",
     "[db.main]",

@@ -13,7 +13,9 @@ use crate::spec::{Actions, Conditions, PathKind, RouteSpec, Target, Tls};
 
 mod actions;
 mod answers;
+mod balance;
 mod matching;
+mod sticky;
 mod target;
 mod tls;
 
@@ -88,7 +90,11 @@ fn block_of(
 ) -> Vec<(Range<usize>, String, RouteSpec)> {
     let table = &block.table;
     let rules = table.tables("rule", errors);
-    table.check_keys(&[&KEYS[..], &actions::KEYS, &answers::KEYS, &ROUTE_KEYS].concat(), &LATER, errors);
+    table.check_keys(
+        &[&KEYS[..], &actions::KEYS, &answers::KEYS, &balance::KEYS, &ROUTE_KEYS].concat(),
+        &LATER,
+        errors,
+    );
     let (host, path) = way.unwrap_or_default();
     let base = say(Said::default(), table, &path, known, errors);
     if !base.leads && rules.is_empty() {
@@ -97,7 +103,11 @@ fn block_of(
     let tls = tls::read(table, &host, errors);
     let mut routes = Vec::new();
     for (span, rule) in &rules {
-        rule.check_keys(&[&KEYS[..], &actions::KEYS, &answers::KEYS, &RULE_KEYS].concat(), &LATER, errors);
+        rule.check_keys(
+            &[&KEYS[..], &actions::KEYS, &answers::KEYS, &balance::KEYS, &RULE_KEYS].concat(),
+            &LATER,
+            errors,
+        );
         let (kind, own) = matching::path(rule, &path, errors).unwrap_or((PathKind::Prefix, path.clone()));
         let stripped = if kind == PathKind::Prefix { &own } else { &path };
         let said = say(base.clone(), rule, stripped, known, errors);
@@ -125,6 +135,7 @@ fn say(said: Said, table: &Table<'_>, path: &str, known: Known<'_>, errors: &mut
     matching::conditions(&mut said.when, table, errors);
     actions::read(&mut said.actions, table, path, known.secrets, errors);
     answers::read(&mut said.actions, table, errors);
+    balance::read(&mut said.actions.balance, table, errors);
     said
 }
 

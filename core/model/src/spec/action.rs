@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Compress, ErrorPage, Statuses, is_default};
+use super::{Balance, Compress, ErrorPage, Statuses, is_default};
 use crate::id::SecretName;
 use crate::secret::references;
 
@@ -64,6 +64,9 @@ pub struct Actions {
     /// Header fields of the request.
     #[serde(default, skip_serializing_if = "is_default")]
     pub request_headers: HeaderChanges,
+    /// Which instance takes them.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub balance: Balance,
     /// Pages instead of errors in plain words.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub error_pages: BTreeMap<Statuses, ErrorPage>,

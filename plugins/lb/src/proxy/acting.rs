@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
-use http::header::EXPECT;
+use http::header::{EXPECT, SET_COOKIE};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 
@@ -87,6 +87,7 @@ impl Proxy {
             return Ok(answer);
         }
         let Some(origin) = origin else { return Err(pages::not_understood()) };
+        let choice = acts.sharing.as_ref().map(|sharing| sharing.choice(&head, client.lines.ip));
         if let Err(bad) = headers::prepare_request(&mut head, &client.lines, protocol) {
             return Err(bad_head(bad));
         }
@@ -100,7 +101,7 @@ impl Proxy {
         }
         let upgrade = upgrade.map(|upgrade| (upgrade, client.clone()));
         let mut outbound = Outbound { head, body, upgrade };
-        let answered = self.exchange(&mut outbound, &origin);
+        let answered = self.exchange(&mut outbound, &origin, choice.as_ref());
         let answered = match acts.timeout {
             Some(limit) => match tokio::time::timeout(limit, answered).await {
                 Ok(answered) => answered,
@@ -108,6 +109,11 @@ impl Proxy {
             },
             None => answered.await,
         };
+        let cookie = choice.as_ref().and_then(|choice| choice.cookie(client.lines.encrypted));
+        let answered = answered.map(|mut answer| {
+            answer.headers_mut().extend(cookie.map(|cookie| (SET_COOKIE, cookie)));
+            answer
+        });
         match (answered, limit) {
             (Err(_), Some(bytes_max)) if exceeded.load(Ordering::Acquire) => Err(pages::too_large(bytes_max)),
             (answered, _) => answered,

@@ -19,6 +19,8 @@ use crate::instance::{Instance, Ticket, Whom};
 use crate::pages;
 use crate::pool::{FRESH_FOR, IDLE_FOR_MAX};
 use crate::replay::{ANSWER_HELD_BYTES_MAX, Effort, Failure, PATIENCE, Repeatable, is_idempotent};
+use crate::sharing::line::{Line, Place};
+use crate::sharing::{Choice, Moment, Picked};
 use crate::stream::{AnswerBody, Leg};
 use crate::table::{Origin, Way};
 use crate::tunnel;
@@ -46,20 +48,34 @@ struct Failed {
 }
 
 impl Proxy {
-    /// Tells the request to instances of `service` until one answers or there is no more to be tried.
+    /// Tells the request to instances of `service`, those of `choice` if the route makes one, until one answers or there is no more to
+    /// be tried.
     pub(super) async fn exchange(
         &self,
         outbound: &mut Outbound,
         service: &Arc<Origin>,
+        choice: Option<&Choice<'_>>,
     ) -> Result<Response<AnswerBody>, Response<AnswerBody>> {
         let mut effort = Effort::new(outbound.repeatable());
         let mut tried: Vec<Arc<Instance>> = Vec::new();
         // A kept connection failed: its instance deserves a new one before it counts as tried.
         let mut excused = false;
         let mut give_up_at = None;
+        let mut place = None;
         loop {
             let begun = self.now();
-            let Some((ticket, way)) = self.pick(service, begun, &tried) else {
+            let picked = match self.pick(service, choice, begun, (&tried, place.is_some())) {
+                Picked::Full(line) => {
+                    // Apart, as all that is rare: most requests need no room for it.
+                    place = Some(Box::pin(self.wait_in_line(service, line, place)).await?);
+                    continue;
+                }
+                Picked::Taken(ticket, way) => Some((ticket, way)),
+                Picked::Nobody => None,
+            };
+            // Whoever is next may look.
+            place = None;
+            let Some((ticket, way)) = picked else {
                 if std::mem::take(&mut excused) {
                     tried.clear();
                     continue;
@@ -72,9 +88,15 @@ impl Proxy {
                 continue;
             };
             let instance = ticket.instance().clone();
-            let failed = match self.attempt(outbound, service, (ticket, way), begun).await {
+            let limit = choice.and_then(Choice::try_timeout);
+            let failed = match self.attempt_within(limit, outbound, service, (ticket, way), begun).await {
                 Ok(answered) => match self.finish(outbound, service, answered).await {
-                    Ok(answer) => return Ok(answer),
+                    Ok(answer) => {
+                        if let Some(choice) = choice {
+                            self.judge(choice, service, &instance, answer.status());
+                        }
+                        return Ok(answer);
+                    }
                     // It began to answer: that the connection was a kept one excuses nothing.
                     Err(failure) => Failed { failure, reused: false },
                 },
@@ -87,6 +109,10 @@ impl Proxy {
                 instance.pool.clear_idle();
                 excused = true;
             }
+            if failure == Failure::Slow {
+                let now = self.now();
+                instance.was_slow(now.since(begun), now);
+            }
             if failure.ejects(failed.reused) && instance.failed(self.now()) {
                 self.metrics.ejections.inc();
                 match &instance.whom {
@@ -98,7 +124,7 @@ impl Proxy {
                 return Err(match failure {
                     Failure::NotWritten => pages::no_instance(service),
                     Failure::Broken | Failure::Lost => pages::broken(service),
-                    Failure::TimedOut => pages::timed_out(service),
+                    Failure::TimedOut | Failure::Slow => pages::timed_out(service),
                     Failure::Garbled => pages::garbled(service),
                     Failure::ClientGone => pages::cut_short(),
                 });
@@ -111,8 +137,71 @@ impl Proxy {
         }
     }
 
-    fn pick(&self, service: &Origin, now: Timestamp, tried: &[Arc<Instance>]) -> Option<(Ticket, Way)> {
-        self.routes.table().service(service)?.pick(now, self.draw(), tried)
+    fn pick<'a>(
+        &self,
+        service: &Origin,
+        choice: Option<&Choice<'a>>,
+        now: Timestamp,
+        (tried, is_first): (&[Arc<Instance>], bool),
+    ) -> Picked<'a> {
+        let table = self.routes.table();
+        let Some(service) = table.service(service) else { return Picked::Nobody };
+        let draw = self.draw();
+        match choice {
+            None => service.pick(now, draw, tried).map_or(Picked::Nobody, |(ticket, way)| Picked::Taken(ticket, way)),
+            Some(choice) => {
+                let balancers = &table.balancers;
+                choice.pick(service, Moment { now, draw, tried, balancers, is_first })
+            }
+        }
+    }
+
+    /// Waits for the turn of a request when every instance has as many as it may; from its `place` if it is the first already.
+    async fn wait_in_line<'a>(
+        &self,
+        service: &Origin,
+        line: &'a Line,
+        place: Option<Place<'a>>,
+    ) -> Result<Place<'a>, Response<AnswerBody>> {
+        let waited = match place {
+            Some(place) => place.wait().await,
+            None => match line.join() {
+                Ok(waiting) => {
+                    self.metrics.queued.inc();
+                    waiting.first().await
+                }
+                Err(full) => Err(full),
+            },
+        };
+        waited.map_err(|_full_or_late| {
+            self.metrics.overflows.inc();
+            pages::overloaded(service)
+        })
+    }
+
+    /// Notes what an answer says of its instance.
+    fn judge(&self, choice: &Choice<'_>, service: &Origin, instance: &Arc<Instance>, status: StatusCode) {
+        let table = self.routes.table();
+        let Some(service) = table.service(service) else { return };
+        if choice.judge(service, instance, status, self.now()) {
+            self.metrics.ejections.inc();
+            info!(instance = %instance.whom, status = status.as_u16(), "instance ejected after errors in a row");
+        }
+    }
+
+    /// As [`Self::attempt`], for no longer than `limit`.
+    async fn attempt_within(
+        &self,
+        limit: Option<Duration>,
+        outbound: &mut Outbound,
+        service: &Origin,
+        ticket: (Ticket, Way),
+        begun: Timestamp,
+    ) -> Result<Answered, Failed> {
+        let Some(limit) = limit else { return self.attempt(outbound, service, ticket, begun).await };
+        let attempt = Box::pin(self.attempt(outbound, service, ticket, begun));
+        let late = |_| Err(Failed { failure: Failure::Slow, reused: false });
+        tokio::time::timeout(limit, attempt).await.unwrap_or_else(late)
     }
 
     /// Waits for a change that may bring an instance, or a short while. False when it is too late.

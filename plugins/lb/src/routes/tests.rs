@@ -1,3 +1,4 @@
+use hirsel_mesh::seam::real::OsClock;
 use hirsel_model::NodeId;
 use hirsel_model::order::Backend;
 use hirsel_model::report::{InstanceFacts, InstanceState, RoleFacts};
@@ -23,14 +24,19 @@ fn story() -> Story {
     let (live, hear) = watch::channel(Arc::default());
     let tools = Tools::fixed();
     let mut story = Story {
-        routes: Routes::new(me, hear, tools, Arc::new(Notify::new())),
+        routes: Routes::new(me, hear, tools, Arc::new(Notify::new()), Arc::new(OsClock)),
         order: LbOrder::default(),
         live,
         generation: Generation(0),
     };
     for (number, node) in [(1, ME), (2, OTHER)] {
-        let backend =
-            Backend { node, addr: "10.0.0.2:7400".parse().unwrap(), zone: "a".parse().unwrap(), phase: Phase::Active };
+        let backend = Backend {
+            node,
+            addr: "10.0.0.2:7400".parse().unwrap(),
+            zone: "a".parse().unwrap(),
+            phase: Phase::Active,
+            drain_ms: 30_000,
+        };
         let key = ("shop".parse().unwrap(), web());
         story.order.backends.entry(key).or_default().insert(id(number), backend);
         let facts =

@@ -34,6 +34,7 @@ fn table(routes: &[(&str, &str, &str)], instances: &[(&str, u64, u64, Standing)]
             addr: "10.0.0.2:7400".parse().unwrap(),
             zone: "a".parse().unwrap(),
             phase: standing.phase,
+            drain_ms: 30_000,
         };
         let key = ("shop".parse().unwrap(), service.parse().unwrap());
         order.backends.entry(key).or_default().insert(id.clone(), backend);
@@ -56,7 +57,8 @@ fn web() -> Origin {
     Origin::Service("shop".parse().unwrap(), "web".parse().unwrap())
 }
 
-const READY: Standing = Standing { liveness: Liveness::Alive, port: 20_000, phase: Phase::Active, healthy: true };
+const READY: Standing =
+    Standing { liveness: Liveness::Alive, port: 20_000, phase: Phase::Active, drain_ms: 30_000, healthy: true };
 
 fn head(path: &str) -> http::request::Parts {
     http::Request::builder().uri(path).body(()).unwrap().into_parts().0
@@ -168,8 +170,13 @@ fn requests_are_shared_by_weight_and_one_without_instances_leaves_its_share() {
     let none = built(&order, &BTreeMap::new());
     assert_eq!((share(&none, "web"), share(&none, "next"), share(&none, "off")), (75, 25, 0));
     let id: InstanceId = "shop/next/1".parse().unwrap();
-    let backend =
-        Backend { node: ME, addr: "10.0.0.2:7400".parse().unwrap(), zone: "a".parse().unwrap(), phase: Phase::Active };
+    let backend = Backend {
+        node: ME,
+        addr: "10.0.0.2:7400".parse().unwrap(),
+        zone: "a".parse().unwrap(),
+        phase: Phase::Active,
+        drain_ms: 30_000,
+    };
     let key = ("shop".parse().unwrap(), "next".parse().unwrap());
     order.backends.entry(key).or_default().insert(id.clone(), backend);
     let one = built(&order, &BTreeMap::from([(id, READY)]));

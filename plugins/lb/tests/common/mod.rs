@@ -12,13 +12,14 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use hirsel_lb::Lb;
 use hirsel_mesh::seam::real::{OsClock, OsNet};
-use hirsel_mesh::seam::{BoxStream, Chance, Listener, Net};
+use hirsel_mesh::seam::{BoxStream, Chance, Clock, Listener, Net};
 use hirsel_model::duty::Duty;
 use hirsel_model::manifest::parse;
 use hirsel_model::order::{Backend as PlannedBackend, LbOrder, Order, Work};
 use hirsel_model::plan::Phase;
 use hirsel_model::report::{InstanceFacts, InstanceState, RoleFacts, RoleReport, RoleState};
 use hirsel_model::spec::RouteSpec;
+use hirsel_model::time::{Timestamp, WallTime};
 use hirsel_model::view::Liveness;
 use hirsel_model::{Generation, InstanceId, NodeId, RoleName, Slot};
 use hirsel_role::certificate::{Bundles, Challenges};
@@ -135,6 +136,25 @@ impl Chance for Counted {
     }
 }
 
+/// The clock of the system, set forward as a test wants.
+#[derive(Debug, Default)]
+pub struct Forward(AtomicU64);
+
+impl Forward {
+    pub fn by(&self, time: Duration) {
+        self.0.fetch_add(time.as_millis() as u64, Ordering::SeqCst);
+    }
+}
+
+impl Clock for Forward {
+    fn now(&self) -> Timestamp {
+        OsClock.now() + Duration::from_millis(self.0.load(Ordering::SeqCst))
+    }
+    fn wall(&self) -> WallTime {
+        OsClock.wall()
+    }
+}
+
 /// The role on a node, and everything it hears.
 pub struct Bed {
     pub role: Box<dyn Role>,
@@ -149,6 +169,7 @@ pub struct Bed {
     pub order: Order,
     pub live: watch::Sender<Arc<Live>>,
     pub registry: Arc<Mutex<prometheus_client::registry::Registry>>,
+    pub clock: Arc<Forward>,
 }
 
 impl Bed {
@@ -168,6 +189,7 @@ impl Bed {
         let (live, hear) = watch::channel(Arc::new(live));
         let (host, doors, wake) = (Arc::<FakeHost>::default(), Arc::<FakeDoors>::default(), Arc::<Notify>::default());
         let registry = Arc::<Mutex<prometheus_client::registry::Registry>>::default();
+        let clock = Arc::<Forward>::default();
         let context = Context {
             me: Me {
                 id: ME,
@@ -183,7 +205,7 @@ impl Bed {
             certificates: shown,
             challenges: asked,
             doors: doors.clone(),
-            clock: Arc::new(OsClock),
+            clock: clock.clone(),
             chance: Arc::new(Counted::default()),
             spawner: Spawner::new(tokio::runtime::Handle::current()),
             wake: wake.clone(),
@@ -197,7 +219,7 @@ impl Bed {
             work: Work::Lb(Arc::default()),
         };
         let role = Lb::new().start(context);
-        Self { role, addr, https, certificates, challenges, host, doors, wake, order, live, registry }
+        Self { role, addr, https, certificates, challenges, host, doors, wake, order, live, registry, clock }
     }
 
     /// A role that routes everything to `shop/web`, which runs on `backends`, all on this node.
@@ -239,6 +261,7 @@ impl Bed {
             addr: SocketAddr::from(([127, 0, 0, node.0 as u8], 7400)),
             zone: "a".parse().unwrap(),
             phase: Phase::Active,
+            drain_ms: 30_000,
         };
         self.change(|order| {
             let key = ("shop".parse().unwrap(), service.parse().unwrap());
@@ -261,6 +284,15 @@ impl Bed {
         self.change(|order| {
             let backends = order.backends.values_mut().flatten();
             backends.filter(|(id, _)| id.number == number).for_each(|(_, b)| b.phase = Phase::Draining);
+        });
+    }
+
+    /// Puts instances with a number from `from` on into `zone`, and so many load balancers into each zone; this one is in `a`.
+    pub fn zones(&mut self, from: u64, zone: &str, balancers: &[(&str, u32)]) {
+        self.change(|order| {
+            order.balancers = balancers.iter().map(|(zone, number)| (zone.parse().unwrap(), *number)).collect();
+            let backends = order.backends.values_mut().flatten();
+            backends.filter(|(id, _)| id.number >= from).for_each(|(_, it)| it.zone = zone.parse().unwrap());
         });
     }
 

@@ -102,7 +102,8 @@ pub(super) fn read(
     }
 }
 
-fn time(table: &Table<'_>, key: &str, range: RangeInclusive<u64>, errors: &mut Errors) -> Option<u64> {
+/// A duration within `range`, in milliseconds.
+pub(super) fn time(table: &Table<'_>, key: &str, range: RangeInclusive<u64>, errors: &mut Errors) -> Option<u64> {
     let within = |text: &str| match duration(text)? {
         ms if range.contains(&ms) => Ok(ms),
         _ => {

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use hirsel_model::control::{Command, ControlState, Entry, Outcome};
 use hirsel_model::forecast::{Ahead, Start};
 use hirsel_model::plan::{Assignment, Plan};
+use hirsel_model::spec::{PathKind, RouteSpec};
 use hirsel_model::{InstanceId, NodeId, RoleName};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::task::yield_now;
 use utoipa::ToSchema;
 
@@ -222,7 +223,10 @@ pub(super) fn counts(before: &Plan, after: &Plan) -> Vec<Count> {
 fn differences(before: &ControlState, after: &ControlState) -> Vec<Difference> {
     let flat = |state: &ControlState| {
         let mut values = BTreeMap::new();
-        let apps = serde_json::to_value(&state.spec.apps).unwrap_or_default();
+        let mut apps = serde_json::to_value(&state.spec.apps).unwrap_or_default();
+        for (name, app) in &state.spec.apps {
+            apps[name.as_str()]["routes"] = Value::Object(by_name(&app.routes));
+        }
         flatten("apps", &apps, &mut values);
         for node in state.spec.nodes.values() {
             let availability = serde_json::to_value(node.availability).unwrap_or_default();
@@ -274,6 +278,28 @@ fn differences(before: &ControlState, after: &ControlState) -> Vec<Difference> {
         .collect()
 }
 
+/// Each route under the host and path it is for, so that a change of one is not one of all; those for the same path by their place.
+/// Which comes first matters to expressions and conditions alone.
+fn by_name(routes: &[RouteSpec]) -> Map<String, Value> {
+    let mut named = Map::new();
+    let ordered = routes.iter().filter(|route| route.kind == PathKind::Regex || route.when.count() > 0);
+    let ordered: Vec<String> = ordered.map(ToString::to_string).collect();
+    if ordered.len() > 1 {
+        named.insert("(order)".into(), ordered.join(", ").into());
+    }
+    for (number, route) in (1..).zip(routes) {
+        let name = route.to_string();
+        let name = if named.contains_key(&name) { format!("{name} ({number})") } else { name };
+        let mut value = serde_json::to_value(route).unwrap_or_default();
+        if let Some(fields) = value.as_object_mut() {
+            // They are the name.
+            ["host", "path", "kind"].into_iter().for_each(|field| drop(fields.remove(field)));
+        }
+        named.insert(name, value);
+    }
+    named
+}
+
 fn flatten(path: &str, value: &Value, values: &mut BTreeMap<String, String>) {
     match value {
         Value::Object(fields) => {
@@ -293,7 +319,7 @@ fn flatten(path: &str, value: &Value, values: &mut BTreeMap<String, String>) {
 
 #[cfg(test)]
 mod tests {
-    use hirsel_model::spec::{Availability, Replicas};
+    use hirsel_model::spec::{AppSpec, Availability, Conditions, Policy, Replicas};
 
     use super::*;
     use crate::api::fixture::{altered, sight};
@@ -325,6 +351,33 @@ mod tests {
             told.spec.iter().map(|change| change.path.as_str()).collect::<Vec<_>>(),
             ["apps.shop.services.web.command"]
         );
+    }
+
+    #[tokio::test]
+    async fn a_route_that_changes_is_told_by_host_path_and_what_changes() {
+        let sight = sight();
+        let mut spec = shop(&sight);
+        spec.routes[0].actions.balance.policy = Policy::RoundRobin;
+        spec.routes[0].actions.balance.slow_start_ms = Some(10_000);
+        let told = of(&sight, Command::ApplyApp { app: "shop".parse().unwrap(), spec: spec.clone() }).await;
+        let shown: Vec<_> = told.spec.iter().map(|it| (it.path.as_str(), it.after.as_deref())).collect();
+        let (policy, start) = (
+            ("apps.shop.routes.*/.actions.balance.policy", Some("round-robin")),
+            ("apps.shop.routes.*/.actions.balance.slow_start_ms", Some("10000")),
+        );
+        assert_eq!(shown, [policy, start]);
+        assert!(told.changes && told.start.is_empty() && told.stop.is_empty(), "no instance is replaced: {told:?}");
+        // What is tried first is part of what is wanted.
+        let mut conditional = spec.clone();
+        for value in ["1", "2"] {
+            let when =
+                Conditions { headers: [("x-a".to_owned(), Some(value.to_owned()))].into(), ..Default::default() };
+            conditional.routes.push(RouteSpec { when, ..spec.routes[0].clone() });
+        }
+        let mut swapped = conditional.clone();
+        swapped.routes.swap(1, 2);
+        let flat = |spec: &AppSpec| serde_json::to_string(&by_name(&spec.routes)).unwrap();
+        assert_ne!(flat(&conditional), flat(&swapped));
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use hirsel_model::spec::*;
 use hirsel_model::view::Liveness;
 use hirsel_model::*;
 
-use hirsel_role::{Live, LiveNode, RoleConfig};
+use hirsel_role::{Live, LiveNode};
 
 use super::sight::{Leader, Sight};
 
@@ -99,7 +99,6 @@ pub fn state() -> ControlState {
         services: [(web.clone(), service())].into(),
         routes: vec![RouteSpec::plain("*", "/", web)],
         stopped: false,
-        ports: BTreeMap::new(),
     };
     let shop: AppName = "shop".parse().unwrap();
     state.spec.apps.insert(shop.clone(), app);
@@ -213,7 +212,6 @@ pub fn sight() -> Sight {
         wall: NOON,
         http_port: 8080,
         https_port: 8443,
-        config: RoleConfig::default(),
     }
 }
 

@@ -29,7 +29,6 @@ mod certificates;
 pub mod limits;
 mod long;
 mod nodes;
-mod ports;
 #[cfg(test)]
 mod properties;
 mod record;

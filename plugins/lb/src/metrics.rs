@@ -23,6 +23,8 @@ pub struct Metrics {
     pub replays: Counter,
     /// Instances that were left alone after a failure.
     pub ejections: Counter,
+    /// Requests that a second instance was told before the first had answered.
+    pub hedges: Counter,
     /// Requests that waited because every instance had as many as it may.
     pub queued: Counter,
     /// Requests that were refused because of that.
@@ -46,6 +48,7 @@ impl Metrics {
             retries: Counter::default(),
             replays: Counter::default(),
             ejections: Counter::default(),
+            hedges: Counter::default(),
             queued: Counter::default(),
             overflows: Counter::default(),
             connects: Counter::default(),
@@ -60,6 +63,7 @@ impl Metrics {
         registry.register("hirsel_lb_retries", "Tries after the first one", self.retries.clone());
         registry.register("hirsel_lb_replays", "Requests written more than once", self.replays.clone());
         registry.register("hirsel_lb_ejections", "Instances left alone after a failure", self.ejections.clone());
+        registry.register("hirsel_lb_hedges", "Requests told to a second instance in time", self.hedges.clone());
         registry.register("hirsel_lb_queued", "Requests that waited for an instance with room", self.queued.clone());
         registry.register("hirsel_lb_overflows", "Requests refused for want of room", self.overflows.clone());
         registry.register("hirsel_lb_connects", "Connections made to instances", self.connects.clone());

@@ -23,11 +23,22 @@ use crate::instance::{Instance, Ticket};
 use crate::matching::Unusable;
 use crate::table::{Candidate, Service, Way};
 
+pub mod hedge;
 pub mod line;
+pub mod purse;
 pub mod session;
 
+use hedge::Hedge;
 use line::Line;
+use purse::Purse;
 use session::{Sessions, Token};
+
+/// So many requests of a hundred may be told to another instance because the first is slow: enough for one slow instance of five, and no
+/// storm when all of them are.
+const SLOW_SHARE_PERCENT: u32 = 20;
+
+/// So many of them at once, when none was needed for long.
+const SLOW_BURST: u32 = 20;
 
 /// How the requests of a route are shared.
 #[derive(Debug)]
@@ -38,6 +49,9 @@ pub struct Sharing {
     limit: Option<Limit>,
     eject: Option<Eject>,
     try_timeout: Option<Duration>,
+    /// What may be told again because it took too long.
+    slow: Purse,
+    hedge: Option<Hedge>,
     same_zone: bool,
 }
 
@@ -114,7 +128,8 @@ impl Sharing {
         if *balance == Balance::default() {
             return Ok(None);
         }
-        let Balance { policy, slow_start_ms, sticky, concurrency, queue, eject, try_timeout_ms, same_zone } = balance;
+        let Balance { policy, slow_start_ms, sticky, concurrency, queue, eject, try_timeout_ms, hedge, same_zone } =
+            balance;
         let by = match policy {
             Policy::LeastLoaded => By::LeastLoaded,
             Policy::RoundRobin => By::Turns(AtomicUsize::new(seed as usize)),
@@ -129,12 +144,18 @@ impl Sharing {
             limit: concurrency.as_ref().map(limit),
             eject: eject.clone(),
             try_timeout: try_timeout_ms.map(Duration::from_millis),
+            slow: Purse::new(SLOW_SHARE_PERCENT, SLOW_BURST),
+            // Of two instances one would see what the other's client does.
+            hedge: hedge.as_ref().filter(|_| sticky.is_none()).map(Hedge::of),
             same_zone: *same_zone,
         }))
     }
 
     /// How a request of `client` with this head is shared.
     pub fn choice(&self, head: &Parts, client: IpAddr) -> Choice<'_> {
+        if self.try_timeout.is_some() {
+            self.slow.bring();
+        }
         Choice { sharing: self, key: self.key(head, client), session: self.session(head), taken: AtomicU64::new(0) }
     }
 
@@ -224,6 +245,16 @@ impl<'a> Choice<'a> {
     /// The time that each try has for itself.
     pub fn try_timeout(&self) -> Option<Duration> {
         self.sharing.try_timeout
+    }
+
+    /// Whether a request that took too long may be told to another instance; if so it is counted.
+    pub fn may_repeat_slow(&self) -> bool {
+        self.sharing.slow.spend()
+    }
+
+    /// When a second instance is told, if the route says so.
+    pub fn hedge(&self) -> Option<&'a Hedge> {
+        self.sharing.hedge.as_ref()
     }
 
     /// What a client is told that shall come back to whoever was taken last, if it does not know yet.

@@ -144,3 +144,68 @@ async fn instances_of_the_own_zone_come_first_and_others_when_they_fail() {
         assert_eq!(bed.ask(GET).await.text(), "ok far");
     }
 }
+
+#[tokio::test]
+async fn tries_that_take_too_long_are_no_storm_when_all_instances_are_slow() {
+    let backends = [Backend::new(|_, _| Deed::Hang).await, Backend::new(|_, _| Deed::Hang).await];
+    let bed = bed("try_timeout = \"20ms\"", &[&backends[0], &backends[1]]).await;
+    for _ in 0..60 {
+        assert_eq!(bed.ask(GET).await.status(), 504);
+    }
+    let asked = backends[0].count() + backends[1].count();
+    assert!((60..=60 + 20 + 12).contains(&asked), "twenty at once, and a fifth of sixty: {asked}");
+}
+
+#[tokio::test]
+async fn a_second_instance_is_told_when_the_first_is_slow_and_who_answers_first_counts() {
+    let (slow, quick) = (holds().await, Backend::named("quick").await);
+    let bed = bed("balance = \"round-robin\"\nhedge = { after = \"50ms\" }", &[&slow, &quick]).await;
+    for _ in 0..6 {
+        assert_eq!(bed.ask(GET).await.text(), "ok quick");
+    }
+    let hedges = slow.count();
+    assert!(hedges >= 3 && quick.count() == 6, "the slow one has its turns: {hedges}");
+    assert_eq!(bed.counted("hirsel_lb_hedges_total"), hedges as u64);
+    assert_eq!(bed.counted("hirsel_lb_ejections_total"), 0);
+    // What may have had an effect is told once.
+    let mut posts = [client(&bed, POST).await, client(&bed, POST).await];
+    until(|| slow.count() == hedges + 1 && quick.count() == 7).await;
+    slow.release();
+    let mut texts = Vec::new();
+    for post in &mut posts {
+        texts.push(post.answer().await.text().to_owned());
+    }
+    texts.sort();
+    assert_eq!(texts, ["late", "ok quick"]);
+    assert_eq!(bed.counted("hirsel_lb_hedges_total"), hedges as u64);
+}
+
+#[tokio::test]
+async fn when_all_are_slow_few_are_told_twice_and_all_are_answered() {
+    let backends = [holds().await, holds().await];
+    let bed = bed("hedge = { after = \"20ms\" }", &[&backends[0], &backends[1]]).await;
+    let asked = || backends[0].count() + backends[1].count();
+    let mut clients = Vec::new();
+    for _ in 0..30 {
+        clients.push(client(&bed, GET).await);
+    }
+    until(|| asked() >= 30 && bed.counted("hirsel_lb_hedges_total") >= 10).await;
+    let hedges = bed.counted("hirsel_lb_hedges_total");
+    assert!((10..=13).contains(&hedges), "ten at once, and a tenth of thirty: {hedges}");
+    backends.iter().for_each(Backend::release);
+    for client in &mut clients {
+        assert_eq!(client.answer().await.text(), "late");
+    }
+    assert!(asked() <= 43, "{}", asked());
+}
+
+#[tokio::test]
+async fn a_request_whose_first_instance_fails_while_a_second_works_is_answered() {
+    let breaks = Backend::new(|_, _| Deed::SayAndClose(Vec::new())).await;
+    let works = Backend::named("works").await;
+    let bed = bed("balance = \"round-robin\"\nhedge = { after = \"1ms\" }", &[&breaks, &works]).await;
+    for _ in 0..10 {
+        assert_eq!(bed.ask(GET).await.text(), "ok works");
+    }
+    assert!(breaks.count() <= 1, "it is left alone: {}", breaks.count());
+}

@@ -202,13 +202,7 @@ fn app(name: &str, service: &str, count: u32, command: &str) -> AppSpec {
         secrets: BTreeMap::new(),
     };
     let routes = if name == CRON { Vec::new() } else { routes(name, &service) };
-    AppSpec {
-        revision: Revision(0),
-        services: [(service, described)].into(),
-        routes,
-        stopped: false,
-        ports: BTreeMap::new(),
-    }
+    AppSpec { revision: Revision(0), services: [(service, described)].into(), routes, stopped: false }
 }
 
 fn routes(name: &str, service: &ServiceName) -> Vec<RouteSpec> {

@@ -29,6 +29,9 @@ pub struct Balance {
     /// How many milliseconds an instance has to begin its answer before another one is tried; none for no limit of its own.
     #[serde(default, skip_serializing_if = "is_default")]
     pub try_timeout_ms: Option<u64>,
+    /// When a request that may be carried out twice is told to a second instance before the first has answered.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub hedge: Option<Hedge>,
     /// Whether instances of the load balancer's own zone come first, as far as they are its share.
     #[serde(default, skip_serializing_if = "is_default")]
     pub same_zone: bool,
@@ -85,6 +88,24 @@ pub struct Queue {
     pub requests: u32,
     /// So long, in milliseconds.
     pub wait_ms: u64,
+}
+
+/// How long the first instance is waited for before a second one is told too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hedge {
+    /// So long.
+    pub after: HedgeAfter,
+}
+
+/// A time, or one that follows what answers take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HedgeAfter {
+    /// So many milliseconds.
+    Ms(u64),
+    /// The time within which so many hundredths of the route's answers begin.
+    Percentile(u32),
 }
 
 /// When an instance is left alone for a while though it answers.
@@ -162,6 +183,7 @@ mod tests {
                 queue: Some(Queue { requests: 100, wait_ms: 2_000 }),
                 eject: Some(Eject { errors: 5, share_percent: 50 }),
                 try_timeout_ms: Some(500),
+                hedge: Some(Hedge { after: HedgeAfter::Percentile(95) }),
                 same_zone: true,
             };
             assert_eq!(decode::<Balance>(&encode(&balance)).unwrap(), balance);

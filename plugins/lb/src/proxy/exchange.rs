@@ -28,20 +28,20 @@ use crate::upstream::{Pulse, Upstream};
 
 /// A connection that is not there after this time is tried elsewhere: on a cut cable packets vanish without a word. Within a data
 /// centre it takes a millisecond, between continents a fifth of a second.
-pub const CONNECT_WITHIN: Duration = Duration::from_millis(500);
+const CONNECT_WITHIN: Duration = Duration::from_millis(500);
 
 /// With every instance tried, the next round begins after this time, or when the table changes.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
 
 /// An answer, and the connection it comes from.
-struct Answered {
+pub(super) struct Answered {
     head: Response<()>,
-    leg: Leg,
+    pub(super) leg: Leg,
     at: Timestamp,
 }
 
 /// Why a try failed.
-struct Failed {
+pub(super) struct Failed {
     failure: Failure,
     /// Whether it was on a kept connection.
     reused: bool,
@@ -87,9 +87,19 @@ impl Proxy {
                 tried.clear();
                 continue;
             };
-            let instance = ticket.instance().clone();
-            let limit = choice.and_then(Choice::try_timeout);
-            let failed = match self.attempt_within(limit, outbound, service, (ticket, way), begun).await {
+            let mut instance = ticket.instance().clone();
+            let told = match choice.filter(|choice| choice.hedge().is_some() && tried.is_empty()) {
+                Some(choice) => Box::pin(self.hedged(outbound, service, choice, (ticket, way), begun)).await,
+                None => {
+                    let limit = choice.and_then(Choice::try_timeout);
+                    self.attempt_within(limit, outbound, service, (ticket, way), begun).await
+                }
+            };
+            if let (Ok(answered), Some(_)) = (&told, choice) {
+                // Maybe that of the second one.
+                instance = answered.leg.ticket.instance().clone();
+            }
+            let failed = match told {
                 Ok(answered) => match self.finish(outbound, service, answered).await {
                     Ok(answer) => {
                         if let Some(choice) = choice {
@@ -104,23 +114,10 @@ impl Proxy {
             };
             let failure = failed.failure;
             debug!(instance = %instance.whom, ?failure, "try failed");
-            if failed.reused {
-                // Those beside it are as old.
-                instance.pool.clear_idle();
-                excused = true;
-            }
-            if failure == Failure::Slow {
-                let now = self.now();
-                instance.was_slow(now.since(begun), now);
-            }
-            if failure.ejects(failed.reused) && instance.failed(self.now()) {
-                self.metrics.ejections.inc();
-                match &instance.whom {
-                    Whom::Instance { id, node } => info!(instance = %id, %node, ?failure, "instance ejected"),
-                    Whom::Outside(addr) => info!(%addr, ?failure, "address outside ejected"),
-                }
-            }
-            if !effort.try_again(failure) {
+            excused |= failed.reused;
+            self.note(&instance, &failed, begun);
+            let bears = || failure != Failure::Slow || choice.is_some_and(Choice::may_repeat_slow);
+            if !(effort.try_again(failure) && bears()) {
                 return Err(match failure {
                     Failure::NotWritten => pages::no_instance(service),
                     Failure::Broken | Failure::Lost => pages::broken(service),
@@ -137,7 +134,7 @@ impl Proxy {
         }
     }
 
-    fn pick<'a>(
+    pub(super) fn pick<'a>(
         &self,
         service: &Origin,
         choice: Option<&Choice<'a>>,
@@ -152,6 +149,26 @@ impl Proxy {
             Some(choice) => {
                 let balancers = &table.balancers;
                 choice.pick(service, Moment { now, draw, tried, balancers, is_first })
+            }
+        }
+    }
+
+    /// Notes what a failed try says of its instance.
+    pub(super) fn note(&self, instance: &Instance, failed: &Failed, begun: Timestamp) {
+        let Failed { failure, reused } = *failed;
+        if reused {
+            // Those beside it are as old.
+            instance.pool.clear_idle();
+        }
+        let now = self.now();
+        if failure == Failure::Slow {
+            instance.was_slow(now.since(begun), now);
+        }
+        if failure.ejects(reused) && instance.failed(now) {
+            self.metrics.ejections.inc();
+            match &instance.whom {
+                Whom::Instance { id, node } => info!(instance = %id, %node, ?failure, "instance ejected"),
+                Whom::Outside(addr) => info!(%addr, ?failure, "address outside ejected"),
             }
         }
     }
@@ -190,7 +207,7 @@ impl Proxy {
     }
 
     /// As [`Self::attempt`], for no longer than `limit`.
-    async fn attempt_within(
+    pub(super) async fn attempt_within(
         &self,
         limit: Option<Duration>,
         outbound: &mut Outbound,
@@ -205,7 +222,7 @@ impl Proxy {
     }
 
     /// Waits for a change that may bring an instance, or a short while. False when it is too late.
-    pub(super) async fn wait_for_instance(&self, until: Timestamp) -> bool {
+    async fn wait_for_instance(&self, until: Timestamp) -> bool {
         let left = until.since(self.now());
         if left.is_zero() {
             return false;
@@ -259,7 +276,7 @@ impl Proxy {
         }
     }
 
-    fn has_other(&self, service: &Origin, than: &Arc<Instance>) -> bool {
+    pub(super) fn has_other(&self, service: &Origin, than: &Arc<Instance>) -> bool {
         let table = self.routes.table();
         table.service(service).is_some_and(|service| service.has_other_than(than, self.now()))
     }
@@ -274,7 +291,7 @@ impl Proxy {
         Ok(Upstream::new(stream, pulse))
     }
 
-    pub(super) async fn open(&self, whom: &Whom, way: Way) -> io::Result<BoxStream> {
+    async fn open(&self, whom: &Whom, way: Way) -> io::Result<BoxStream> {
         match (way, whom) {
             (Way::Direct(addr), _) => self.host.connect(addr).await,
             (Way::Door { node, addr }, Whom::Instance { id, .. }) => self.doors.open(node, addr, id).await,

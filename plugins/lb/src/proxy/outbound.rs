@@ -24,6 +24,8 @@ pub(super) struct Outbound {
 
 pub(super) enum OutboundBody {
     Empty,
+    /// That of another one, which keeps it at hand.
+    Lent(Bytes),
     Whole(Bytes, #[expect(dead_code, reason = "given back to the budget when dropped")] Reserved),
     /// The same, and what comes behind it.
     Trailed(Bytes, Box<HeaderMap>, #[expect(dead_code, reason = "given back to the budget when dropped")] Reserved),
@@ -35,7 +37,7 @@ pub(super) enum OutboundBody {
 impl Outbound {
     pub(super) fn repeatable(&self) -> Repeatable {
         match self.body {
-            OutboundBody::Empty | OutboundBody::Whole(..) | OutboundBody::Trailed(..)
+            OutboundBody::Empty | OutboundBody::Lent(_) | OutboundBody::Whole(..) | OutboundBody::Trailed(..)
                 if is_idempotent(&self.head.method) =>
             {
                 Repeatable::Yes
@@ -44,11 +46,22 @@ impl Outbound {
         }
     }
 
+    /// The same request, to be told beside this one; none if it may not be carried out twice, or wants to be more than a request.
+    pub(super) fn copied(&self) -> Option<Self> {
+        let body = match &self.body {
+            OutboundBody::Empty => OutboundBody::Empty,
+            OutboundBody::Lent(bytes) | OutboundBody::Whole(bytes, _) => OutboundBody::Lent(bytes.clone()),
+            OutboundBody::Trailed(..) | OutboundBody::Passing(_) | OutboundBody::Gone => return None,
+        };
+        let may = self.repeatable() == Repeatable::Yes && self.upgrade.is_none();
+        may.then(|| Self { head: self.head.clone(), body, upgrade: None })
+    }
+
     /// The body to be told, or none if it is gone.
     pub(super) fn told(&mut self) -> Option<RequestBody> {
         match &self.body {
             OutboundBody::Empty => Some(RequestBody::Empty),
-            OutboundBody::Whole(bytes, _) => Some(RequestBody::Whole(bytes.clone())),
+            OutboundBody::Lent(bytes) | OutboundBody::Whole(bytes, _) => Some(RequestBody::Whole(bytes.clone())),
             OutboundBody::Trailed(bytes, trailer, _) => {
                 let (pieces, trailer) = (VecDeque::from([bytes.clone()]), Some((**trailer).clone()));
                 Some(RequestBody::Pieced(Box::new(Pieced { pieces, rest: RequestBody::Empty, trailer })))

@@ -1,20 +1,21 @@
-//! How a route shares its requests among instances: `balance`, `slow_start`, `zone`, `concurrency` and `queue`, `eject`, `try_timeout`;
+//! How a route shares its requests among instances: `balance`, `slow_start`, `zone`, `concurrency` and `queue`, `eject`, `try_timeout`, `hedge`;
 //! `sticky` is read in [`super::sticky`].
 
 use std::ops::RangeInclusive;
 
 use toml::de::DeValue;
 
-use super::super::errors::Errors;
+use super::super::errors::{Errors, quoted};
 use super::super::table::{Table, unknown};
+use super::super::values::duration;
 use super::actions::time;
 use super::matching::header_name;
 use super::sticky;
-use crate::spec::{Balance, Eject, HashBy, HashKey, Policy, Queue};
+use crate::spec::{Balance, Eject, HashBy, HashKey, Hedge, HedgeAfter, Policy, Queue};
 
 /// The keys that are read here.
-pub(super) const KEYS: [&str; 8] =
-    ["balance", "slow_start", "sticky", "zone", "concurrency", "queue", "eject", "try_timeout"];
+pub(super) const KEYS: [&str; 9] =
+    ["balance", "slow_start", "sticky", "zone", "concurrency", "queue", "eject", "try_timeout", "hedge"];
 
 /// Policies that are one word.
 const POLICIES: [(&str, Policy); 3] = [
@@ -41,6 +42,10 @@ const WAIT_MS_DEFAULT: u64 = 5_000;
 const ERRORS_MAX: u32 = 1_000;
 /// Half of the instances may be left alone unless it is said: the other half has to carry twice as much.
 const SHARE_PERCENT: u32 = 50;
+/// Time before a second instance is told.
+const HEDGE_MS: RangeInclusive<u64> = 1..=60_000;
+/// Below half every second request would be told twice; above 99 the few that are slower are not known well enough.
+const PERCENTILE: RangeInclusive<u32> = 50..=99;
 /// Time of one try.
 const TRY_MS: RangeInclusive<u64> = 10..=3_600_000;
 
@@ -75,6 +80,34 @@ pub(super) fn read(balance: &mut Balance, table: &Table<'_>, errors: &mut Errors
     if let Some(ms) = time(table, "try_timeout", TRY_MS, errors) {
         balance.try_timeout_ms = Some(ms);
     }
+    if let Some(hedge) = hedge(table, errors) {
+        balance.hedge = hedge;
+    }
+}
+
+/// `{ after = "p95" }`, `{ after = "200ms" }`, `false` (for a rule of a route that does); the inner nothing is none, or something wrong.
+fn hedge(table: &Table<'_>, errors: &mut Errors) -> Option<Option<Hedge>> {
+    let value = table.get("hedge")?;
+    match value.get_ref() {
+        DeValue::Boolean(false) => return Some(None),
+        DeValue::Table(_) => {}
+        _ => return table.wrong_type("hedge", value, "a time like { after = \"p95\" }, or false", errors),
+    }
+    let inner = table.below_table("hedge", errors)?;
+    inner.check_keys(&["after"], &[], errors);
+    if inner.get("after").is_none() {
+        errors.absent(value.span(), format!("{} says not after what: after = \"p95\" or \"200ms\"", inner.path()));
+    }
+    let after = |text: &str| match text.strip_prefix('p').map(str::parse::<u32>) {
+        Some(Ok(percent)) if PERCENTILE.contains(&percent) => Ok(HedgeAfter::Percentile(percent)),
+        Some(_) => Err(format!("{} is not between p50 and p99", quoted(text))),
+        None => match duration(text)? {
+            ms if HEDGE_MS.contains(&ms) => Ok(HedgeAfter::Ms(ms)),
+            _ => Err(format!("{} is not between 1ms and 60s", quoted(text))),
+        },
+    };
+    let after = inner.text("after", "\"p95\" or a duration like \"200ms\"", after, errors);
+    Some(after.map(|after| Hedge { after }))
 }
 
 /// `{ requests = 100, wait = "2s" }`.
@@ -201,6 +234,9 @@ mod tests {
         assert_eq!(read, expected);
         let usual = balance("concurrency = 1\nqueue = { requests = 1 }\neject = { errors = 5 }");
         assert_eq!(usual.queue, Some(Queue { requests: 1, wait_ms: 5_000 }));
+        let hedge = |text: &str| balance(&format!("hedge = {text}")).hedge.map(|hedge| hedge.after);
+        assert_eq!(hedge("{ after = \"p95\" }"), Some(HedgeAfter::Percentile(95)));
+        assert_eq!((hedge("{ after = \"50ms\" }"), hedge("false")), (Some(HedgeAfter::Ms(50)), None));
         assert_eq!(usual.eject, Some(Eject { errors: 5, share_percent: 50 }));
     }
 
@@ -265,6 +301,17 @@ mod tests {
             (
                 "eject = { errors = 5, shar = 10 }",
                 "3:23 unknown key \"shar\" in [route.h.eject]; did you mean \"share\"?",
+            ),
+            ("hedge = {}", "3:9 [route.h.hedge] says not after what: after = \"p95\" or \"200ms\""),
+            (
+                "hedge = true",
+                "3:9 hedge in [route.h] is true or false; expected a time like { after = \"p95\" }, or false",
+            ),
+            ("hedge = { after = \"p40\" }", "3:19 after in [route.h.hedge]: \"p40\" is not between p50 and p99"),
+            ("hedge = { after = \"2m\" }", "3:19 after in [route.h.hedge]: \"2m\" is not between 1ms and 60s"),
+            (
+                "hedge = { aftr = \"1s\", after = \"1s\" }",
+                "3:11 unknown key \"aftr\" in [route.h.hedge]; did you mean \"after\"?",
             ),
             ("try_timeout = \"1ms\"", "3:15 try_timeout in [route.h]: \"1ms\" is not between 10ms and 3600s"),
             ("slow_start = \"2h\"", "3:14 slow_start in [route.h]: \"2h\" is not between 1s and 3600s"),

@@ -69,7 +69,7 @@ fn to(table: &Table<'_>, services: &[&str], errors: &mut Errors) -> Option<Optio
     })
 }
 
-pub(in crate::manifest) fn service(word: Word, services: &[&str], errors: &mut Errors) -> Option<ServiceName> {
+fn service(word: Word, services: &[&str], errors: &mut Errors) -> Option<ServiceName> {
     let name = word.parsed(errors)?;
     if !services.contains(&word.text.as_str()) {
         let message = if services.is_empty() {
@@ -82,7 +82,7 @@ pub(in crate::manifest) fn service(word: Word, services: &[&str], errors: &mut E
     Some(name)
 }
 
-pub(in crate::manifest) fn shares(table: &Table<'_>, services: &[&str], errors: &mut Errors) -> Option<Target> {
+fn shares(table: &Table<'_>, services: &[&str], errors: &mut Errors) -> Option<Target> {
     let shares = table.below_table("to", errors)?;
     let mut read = BTreeMap::new();
     for (word, value) in shares.entries() {

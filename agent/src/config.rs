@@ -153,6 +153,7 @@ impl Config {
             capacity: host_capacity(),
             data: data_folder(args.data.clone().or(file.data)),
             roles: RoleConfig {
+                mesh_port: bind.port(),
                 http_port: args.http_port.or(file.lb.http_port).unwrap_or(defaults.http_port),
                 https_port: args.https_port.or(file.lb.https_port).unwrap_or(defaults.https_port),
                 port_first,

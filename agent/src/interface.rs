@@ -98,6 +98,7 @@ impl Agent for Interface {
             wall: shared.world.clock.wall(),
             http_port: shared.config.roles.http_port,
             https_port: shared.config.roles.https_port,
+            config: shared.config.roles.clone(),
         }
     }
 

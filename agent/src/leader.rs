@@ -332,7 +332,13 @@ mod tests {
         let mut state = ControlState { applied: LogIndex(1), spec_index: LogIndex(1), ..ControlState::default() };
         state.spec.nodes.insert(NodeId(1), node_spec(1));
         for app in apps {
-            let spec = AppSpec { revision: Revision(1), services: BTreeMap::new(), routes: Vec::new(), stopped: false };
+            let spec = AppSpec {
+                revision: Revision(1),
+                services: BTreeMap::new(),
+                routes: Vec::new(),
+                stopped: false,
+                ports: BTreeMap::new(),
+            };
             state.spec.apps.insert(app.parse().unwrap(), spec);
         }
         let (heard, unheard) = (BTreeMap::new(), BTreeSet::new());

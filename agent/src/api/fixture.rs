@@ -12,7 +12,7 @@ use hirsel_model::spec::*;
 use hirsel_model::view::Liveness;
 use hirsel_model::*;
 
-use hirsel_role::{Live, LiveNode};
+use hirsel_role::{Live, LiveNode, RoleConfig};
 
 use super::sight::{Leader, Sight};
 
@@ -99,6 +99,7 @@ pub fn state() -> ControlState {
         services: [(web.clone(), service())].into(),
         routes: vec![RouteSpec::plain("*", "/", web)],
         stopped: false,
+        ports: BTreeMap::new(),
     };
     let shop: AppName = "shop".parse().unwrap();
     state.spec.apps.insert(shop.clone(), app);
@@ -212,6 +213,7 @@ pub fn sight() -> Sight {
         wall: NOON,
         http_port: 8080,
         https_port: 8443,
+        config: RoleConfig::default(),
     }
 }
 

@@ -11,7 +11,7 @@ use hirsel_model::resilience::{CanLose, can_lose};
 use hirsel_model::spec::{HealthSpec, NodeSpec};
 use hirsel_model::view::Liveness;
 use hirsel_model::{Generation, InstanceId, NodeId, RoleName, WallTime};
-use hirsel_role::Live;
+use hirsel_role::{Live, RoleConfig};
 
 /// A leader that was not heard for this long is shown as none. Three of the longest election timeouts: an election that goes well
 /// is not worth an alarm.
@@ -36,6 +36,8 @@ pub struct Sight {
     pub http_port: u16,
     /// Port of HTTPS on lb nodes.
     pub https_port: u16,
+    /// What this node does by itself, and at which ports.
+    pub config: RoleConfig,
 }
 
 /// Who leads.

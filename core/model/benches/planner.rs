@@ -238,7 +238,8 @@ fn empty(nodes: usize, instances: usize) -> View {
             };
             services.insert(format!("service-{service}").parse().unwrap(), described);
         }
-        let app_spec = AppSpec { revision: Revision(1), services, routes: Vec::new(), stopped: false };
+        let app_spec =
+            AppSpec { revision: Revision(1), services, routes: Vec::new(), stopped: false, ports: BTreeMap::new() };
         spec.apps.insert(format!("app-{app}").parse().unwrap(), app_spec);
     }
     let facts = NodeFacts {

@@ -29,6 +29,7 @@ mod certificates;
 pub mod limits;
 mod long;
 mod nodes;
+mod ports;
 #[cfg(test)]
 mod properties;
 mod record;

@@ -105,8 +105,9 @@ pub fn needed(command: &Command) -> Need {
 }
 
 fn app(app: &AppSpec) -> Need {
-    let AppSpec { revision: _, services, routes, stopped: _ } = app;
-    most(services.values().map(service).chain(routes.iter().map(route)))
+    let AppSpec { revision: _, services, routes, stopped: _, ports } = app;
+    let port = Need::of(2, "a port that load balancers open").when(!ports.is_empty());
+    most(services.values().map(service).chain(routes.iter().map(route)).chain([port]))
 }
 
 /// What a route may say is a pattern of [`RouteSpec::is_plain`].

@@ -14,6 +14,7 @@ use crate::spec::AppSpec;
 
 mod blocks;
 mod errors;
+mod port;
 #[cfg(test)]
 mod properties;
 mod reference;
@@ -120,5 +121,6 @@ fn read(
     let known = secrets.map(|secrets| secrets.names(name.as_ref()));
     let known = route::Known { services: &named, secrets: known.as_ref() };
     let routes = route::read(&top, known, errors);
-    Some((name?, AppSpec { revision: Revision(0), services, routes, stopped: false }))
+    let ports = port::read(&top, &named, errors);
+    Some((name?, AppSpec { revision: Revision(0), services, routes, stopped: false, ports }))
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::duty::Duty;
 use crate::id::*;
 use crate::plan::Phase;
-use crate::spec::{RouteSpec, ServiceSpec};
+use crate::spec::{PortId, PortSpec, RouteSpec, ServiceSpec};
 
 /// What this node shall make true for one role. An order without slots and work means: stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +60,9 @@ pub struct InstanceOrder {
 pub struct LbOrder {
     /// Routes of all applications that are not stopped.
     pub routes: Vec<(AppName, RouteSpec)>,
-    /// Where the instances of each routed service are. Whether one is healthy, and its port, tells the report of its node.
+    /// Ports of the same applications, each of which belongs to one.
+    pub ports: BTreeMap<PortId, (AppName, PortSpec)>,
+    /// Where the instances of each service are that a route or a port leads to. Whether one is healthy, and its port, tells the report of its node.
     pub backends: BTreeMap<(AppName, ServiceName), BTreeMap<InstanceId, Backend>>,
     /// How many load balancers there are in each zone.
     pub balancers: BTreeMap<ZoneName, u32>,
@@ -110,7 +112,7 @@ pub struct NamedNode {
 /// An application as names know it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamedApp {
-    /// Whether some route leads to it, and it is not stopped.
+    /// Whether some route or port leads to it, and it is not stopped.
     pub is_routed: bool,
     /// The instances that take new requests by the plan, of each service: number and node, in rising order. Whether one is healthy,
     /// and its port, tells the report of its node.

@@ -48,12 +48,17 @@ fn compute(state: &ControlState, node: NodeId, has_slot: bool) -> Work {
 }
 
 fn lb(state: &ControlState) -> LbOrder {
-    let mut routes = Vec::new();
+    let (mut routes, mut ports) = (Vec::new(), BTreeMap::new());
     let mut routed = BTreeSet::new();
     for (app, spec) in state.spec.apps.iter().filter(|(_, spec)| !spec.stopped) {
         for route in &spec.routes {
             routes.push((app.clone(), route.clone()));
             routed.extend(route.to.services().map(|service| (app, service)));
+        }
+        for (port, described) in &spec.ports {
+            // Should two have it, which `apply` refuses, it stays with the first by name.
+            ports.entry(*port).or_insert_with(|| (app.clone(), described.clone()));
+            routed.extend(described.to.services().map(|service| (app, service)));
         }
     }
     let mut backends: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
@@ -76,7 +81,7 @@ fn lb(state: &ControlState) -> LbOrder {
     for node in held.filter_map(|held| state.spec.nodes.get(&held.node)) {
         *balancers.entry(node.zone.clone()).or_default() += 1;
     }
-    LbOrder { routes, backends, balancers }
+    LbOrder { routes, ports, backends, balancers }
 }
 
 fn dns(state: &ControlState) -> DnsOrder {
@@ -95,7 +100,8 @@ fn dns(state: &ControlState) -> DnsOrder {
             hosts.extend(app.routes.iter().map(|route| route.host.to_ascii_lowercase()).filter(|host| host != "*"));
         }
         let services = app.services.keys().map(|service| (service.clone(), Vec::new())).collect();
-        apps.insert(name.clone(), NamedApp { is_routed: !app.stopped && !app.routes.is_empty(), services });
+        let leads = !app.routes.is_empty() || !app.ports.is_empty();
+        apps.insert(name.clone(), NamedApp { is_routed: !app.stopped && leads, services });
     }
     // Instances of one service follow each other, so that it is looked up once.
     let mut active = state.plan.instances.iter().filter(|(_, assigned)| assigned.phase == Phase::Active).peekable();
@@ -118,7 +124,7 @@ mod tests {
     use crate::control::{Command, Entry};
     use crate::duty::Duty;
     use crate::plan::{Assignment, Because, Reason};
-    use crate::spec::RouteSpec;
+    use crate::spec::{PortSpec, RouteSpec, Target};
     use crate::time::WallTime;
 
     fn held(node: u64) -> Assignment {
@@ -229,6 +235,27 @@ mod tests {
 
         run(&mut state, Command::SetStopped { app: named("shop"), stopped: true });
         assert_eq!(*lb(&state), LbOrder { balancers, ..LbOrder::default() });
+    }
+
+    #[test]
+    fn an_lb_knows_every_port_and_what_stands_behind_it() {
+        let mut state = herd();
+        let mut spec = state.spec.apps[&named("shop")].clone();
+        spec.routes.clear();
+        let to = Target::Service(named("worker"));
+        spec.ports.insert("5432".parse().expect("a port"), PortSpec::to(to.clone()));
+        run(&mut state, Command::ApplyApp { app: named("shop"), spec });
+        let of = |role: RoleName| orders(&state, NodeId(1), std::slice::from_ref(&role))[&role].work.clone();
+        let Work::Lb(order) = of(RoleName::lb()) else { panic!("an order") };
+        assert_eq!(order.ports[&"5432/tcp".parse().expect("a port")], (named("shop"), PortSpec::to(to)));
+        let behind: Vec<_> = order
+            .backends
+            .iter()
+            .flat_map(|((_, service), them)| them.keys().map(move |id| (service.as_str(), id.number)))
+            .collect();
+        assert_eq!((order.routes.len(), behind), (0, vec![("worker", 3)]));
+        let Work::Dns(names) = of(RoleName::dns()) else { panic!("names") };
+        assert!(names.apps[&named::<AppName>("shop")].is_routed, "its name leads to the load balancers");
     }
 
     #[test]

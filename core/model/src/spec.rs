@@ -10,11 +10,13 @@ use crate::id::*;
 mod action;
 mod answer;
 mod balance;
+mod port;
 mod route;
 
 pub use action::*;
 pub use answer::*;
 pub use balance::*;
+pub use port::*;
 pub use route::*;
 
 /// Everything the operator wants.
@@ -148,6 +150,18 @@ pub struct AppSpec {
     pub routes: Vec<RouteSpec>,
     /// Wanted down: kept, but nothing of it runs.
     pub stopped: bool,
+    /// Ports that load balancers open for it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ports: BTreeMap<PortId, PortSpec>,
+}
+
+impl AppSpec {
+    /// Whether load balancers know `service`: some route or port leads to it.
+    pub fn is_balanced(&self, service: &ServiceName) -> bool {
+        let mut routed = self.routes.iter().flat_map(|route| route.to.services());
+        let mut passed = self.ports.values().flat_map(|port| port.to.services());
+        routed.any(|to| to == service) || passed.any(|to| to == service)
+    }
 }
 
 /// One program.

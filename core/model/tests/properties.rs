@@ -118,8 +118,13 @@ fn some_of<'a>(rng: &mut SmallRng, all: &[&'a str], chance: f64) -> Vec<&'a str>
 }
 
 fn any_app(rng: &mut SmallRng) -> AppSpec {
-    let mut app =
-        AppSpec { revision: Revision(3), services: BTreeMap::new(), routes: vec![], stopped: rng.random_bool(0.1) };
+    let mut app = AppSpec {
+        revision: Revision(3),
+        services: BTreeMap::new(),
+        routes: vec![],
+        stopped: rng.random_bool(0.1),
+        ports: BTreeMap::new(),
+    };
     for name in some_of(rng, &["api", "web"], 0.8) {
         let name: ServiceName = name.parse().unwrap();
         let min = rng.random_range(0..6);

@@ -163,9 +163,15 @@ fn described(text: &str, number: u64) -> NodeSpec {
     spec
 }
 
-/// `web=3,command=x,order=stop-first,parallel=2,cpu=500,auto-revert,zone=a`.
+/// `web=3,command=x,order=stop-first,parallel=2,cpu=500,auto-revert,zone=a`; with `port=5432` that leads to it, and no route does.
 fn app_described(name: &str, services: &[&str]) -> AppSpec {
-    let mut app = AppSpec { revision: Revision(0), services: BTreeMap::new(), routes: Vec::new(), stopped: false };
+    let mut app = AppSpec {
+        revision: Revision(0),
+        services: BTreeMap::new(),
+        routes: Vec::new(),
+        stopped: false,
+        ports: BTreeMap::new(),
+    };
     let host = format!("{name}.example.com");
     for text in services {
         let mut parts = text.split(',');
@@ -188,8 +194,10 @@ fn app_described(name: &str, services: &[&str]) -> AppSpec {
             exclusive: false,
             secrets: BTreeMap::new(),
         };
+        let mut port = None;
         for (key, value) in parts.map(|part| part.split_once('=').unwrap_or((part, ""))) {
             match key {
+                "port" => port = Some(value.parse().unwrap()),
                 "command" => service.command = vec![value.into()],
                 "order" if value == "stop-first" => service.update.order = UpdateOrder::StopFirst,
                 "parallel" => service.update.parallel = value.parse().unwrap(),
@@ -203,7 +211,10 @@ fn app_described(name: &str, services: &[&str]) -> AppSpec {
             }
         }
         app.services.insert(name.clone(), service);
-        app.routes.push(RouteSpec::plain(host.clone(), format!("/{name}"), name));
+        match port {
+            Some(port) => drop(app.ports.insert(port, PortSpec::to(Target::Service(name)))),
+            None => app.routes.push(RouteSpec::plain(host.clone(), format!("/{name}"), name)),
+        }
     }
     app
 }

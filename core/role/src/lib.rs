@@ -15,6 +15,7 @@ use hirsel_model::grant::Holdings;
 use hirsel_model::order::Order;
 use hirsel_model::report::{RoleFacts, RoleReport};
 use hirsel_model::resilience::CanLose;
+use hirsel_model::spec::{PortId, Protocol};
 use hirsel_model::view::Liveness;
 use hirsel_model::{ClusterId, Generation, Incarnation, InstanceId, NodeId, NodeName, RoleName, ZoneName};
 use prometheus_client::registry::Registry;
@@ -100,6 +101,8 @@ pub struct Me {
 /// The agent's configuration as far as roles are concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoleConfig {
+    /// Port of the mesh, UDP and TCP.
+    pub mesh_port: u16,
     /// lb: port of plain HTTP.
     pub http_port: u16,
     /// lb: port of HTTPS.
@@ -119,6 +122,7 @@ pub struct RoleConfig {
 impl Default for RoleConfig {
     fn default() -> Self {
         Self {
+            mesh_port: 7400,
             http_port: 80,
             https_port: 443,
             port_first: 20_000,
@@ -126,6 +130,20 @@ impl Default for RoleConfig {
             run_as: None,
             dns: None,
             dns_zones: Vec::new(),
+        }
+    }
+}
+
+impl RoleConfig {
+    /// What hirsel itself uses a port for, in words; none if it leaves it to others.
+    pub fn user_of(&self, port: PortId) -> Option<&'static str> {
+        let (number, dns) = (port.number, self.dns.map(|addr| addr.port()));
+        match port.protocol {
+            Protocol::Tcp if number == self.http_port => Some("for plain HTTP"),
+            Protocol::Tcp if number == self.https_port => Some("for HTTPS"),
+            Protocol::Tcp if number == self.mesh_port => Some("for the nodes among themselves"),
+            Protocol::Tcp if Some(number) == dns => Some("to answer for names"),
+            Protocol::Tcp => None,
         }
     }
 }

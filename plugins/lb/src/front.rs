@@ -15,10 +15,10 @@ use crate::proxy::Proxy;
 use crate::serve::{STOP_WITHIN, Server};
 
 /// A port that is taken is tried again after this time, doubling up to [`LISTEN_AGAIN_MAX`].
-const LISTEN_AGAIN_FIRST: Duration = Duration::from_secs(1);
+pub const LISTEN_AGAIN_FIRST: Duration = Duration::from_secs(1);
 
 /// Longest pause between two tries to listen: whoever frees the port sees it used within seconds.
-const LISTEN_AGAIN_MAX: Duration = Duration::from_secs(10);
+pub const LISTEN_AGAIN_MAX: Duration = Duration::from_secs(10);
 
 /// A port of the public side.
 pub struct Front {

@@ -36,10 +36,13 @@ use crate::table::Origin;
 use crate::ways::Finding;
 
 mod acting;
+mod dial;
 mod exchange;
 mod hedging;
 mod outbound;
 
+pub use dial::Dialled;
+pub use exchange::CONNECT_WITHIN;
 use outbound::{Outbound, OutboundBody};
 
 /// A small body must be whole after this time: slow writers shall not hold memory.

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use crate::challenge::Challenges;
 use crate::front::{Front, State};
 use crate::metrics::Metrics;
+use crate::ports::{self, Ports};
 use crate::proxy::Proxy;
 use crate::serve::Server;
 use crate::tls::Certificates;
@@ -39,8 +40,13 @@ impl Plugin for Lb {
 
     fn start(&self, context: Context) -> Box<dyn Role> {
         let metrics = Metrics::new();
-        metrics.register(&mut context.metrics.lock().unwrap_or_else(PoisonError::into_inner));
-        Box::new(LbRole::new(context, metrics))
+        let of_ports = ports::metrics::Metrics::default();
+        {
+            let mut registry = context.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+            metrics.register(&mut registry);
+            of_ports.register(&mut registry);
+        }
+        Box::new(LbRole::new(context, metrics, of_ports))
     }
 }
 
@@ -51,23 +57,25 @@ struct LbRole {
     challenges: Challenges,
     http: Front,
     https: Front,
+    ports: Ports,
     background: [JoinHandle<()>; 3],
 }
 
 impl LbRole {
-    fn new(context: Context, metrics: Metrics) -> Self {
+    fn new(context: Context, metrics: Metrics, of_ports: ports::metrics::Metrics) -> Self {
         let proxy = Arc::new(Proxy::new(&context, metrics));
         let challenges = Challenges::new(context.challenges.clone());
         let certificates = Arc::new(Certificates::new(challenges.clone()));
         certificates.show(&context.certificates.borrow());
         let http = Front::new(&context, context.config.http_port, None);
         let https = Front::new(&context, context.config.https_port, Some(certificates.config()));
+        let ports = Ports::new(&context, &proxy, of_ports);
         let background = [
             context.spawner.spawn(listen_to_news(proxy.clone(), context.live.clone())),
             context.spawner.spawn(keep_certificates(certificates.clone(), context.clone())),
             context.spawner.spawn(sweep(proxy.clone(), [http.server(), https.server()])),
         ];
-        Self { proxy, certificates, challenges, http, https, background }
+        Self { proxy, certificates, challenges, http, https, ports, background }
     }
 
     async fn step(&mut self, order: &Order) -> RoleReport {
@@ -75,6 +83,7 @@ impl LbRole {
             Work::Lb(work) if !order.slots.is_empty() => {
                 self.proxy.routes.adopt(order.generation, work);
                 self.http.open(&self.proxy).await;
+                self.ports.adopt(&work.ports).await;
                 // Without a certificate, and none on its way, there is nothing to be said on that port.
                 match self.certificates.is_empty() && !self.challenges.are_expected() {
                     true => self.https.close(),
@@ -85,6 +94,7 @@ impl LbRole {
                 let stops = !self.is_closed();
                 self.http.close();
                 self.https.close();
+                self.ports.close().await;
                 if self.is_closed() {
                     if stops {
                         // Tunnels never end by themselves.
@@ -98,7 +108,8 @@ impl LbRole {
     }
 
     fn is_closed(&self) -> bool {
-        [&self.http, &self.https].iter().all(|front| matches!(front.state(), State::Closed))
+        let fronts = [&self.http, &self.https];
+        self.ports.is_closed() && fronts.iter().all(|front| matches!(front.state(), State::Closed))
     }
 
     fn report(&self) -> RoleReport {
@@ -113,13 +124,13 @@ impl LbRole {
         let (state, message) = match self.http.state() {
             State::Closed if self.is_closed() => (RoleState::Stopped, None),
             State::Barred { message, .. } => (RoleState::Failed, Some(message.clone())),
-            State::Open => match https.or_else(unusable) {
+            State::Open => match https.or_else(|| self.ports.trouble()).or_else(unusable) {
                 Some(message) => (RoleState::Degraded, Some(message)),
                 None => (RoleState::Running, None),
             },
             State::Stopping { .. } | State::Closed => {
-                let clients = self.http.clients() + self.https.clients();
-                (RoleState::Running, Some(format!("stopping: {clients} connections end their requests")))
+                let clients = self.http.clients() + self.https.clients() + self.ports.connections();
+                (RoleState::Running, Some(format!("stopping: {clients} connections come to an end")))
             }
         };
         RoleReport {
@@ -142,6 +153,7 @@ impl Drop for LbRole {
         self.background.iter().for_each(JoinHandle::abort);
         self.http.end();
         self.https.end();
+        self.ports.end();
         self.proxy.routes.end();
     }
 }

@@ -59,7 +59,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
 const SEND_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// When no file descriptor is left, accepting pauses: trying again at once would only burn the processor.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long requests may go on after the role was told to stop.
 pub const STOP_WITHIN: Duration = Duration::from_secs(30);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use hirsel_model::order::{Backend, LbOrder};
 use hirsel_model::plan::Phase;
 use hirsel_model::report::{InstanceFacts, InstanceState, RoleFacts};
-use hirsel_model::spec::Target;
+use hirsel_model::spec::{PortId, Target};
 use hirsel_model::view::Liveness;
 use hirsel_model::{AppName, Generation, InstanceId, NodeId, RoleName, ServiceName, Timestamp, ZoneName};
 use hirsel_role::{Live, Me};
@@ -52,6 +52,8 @@ pub struct Table {
     pub ways: Arc<Ways>,
     /// What answers each of the routes of `ways`.
     targets: Vec<To>,
+    /// What takes the connections of each port.
+    ports: BTreeMap<PortId, To>,
     services: Vec<Service>,
     by_origin: BTreeMap<Arc<Origin>, usize>,
     /// How many load balancers there are in each zone. The own one comes first.
@@ -173,6 +175,10 @@ impl Table {
             let to = table.target(app, &route.to, find);
             table.targets.push(to);
         }
+        for (port, (app, spec)) in &order.ports {
+            let to = table.target(app, &spec.to, find);
+            table.ports.insert(*port, to);
+        }
         table
     }
 
@@ -208,7 +214,16 @@ impl Table {
     /// What answers a request of the route with this number, by chance where several share its requests. One that has no instance leaves its share to
     /// the others. None if the route answers by itself.
     pub fn origin(&self, route: usize, draw: impl FnOnce() -> u64) -> Option<&Arc<Origin>> {
-        let number = match &self.targets[route] {
+        self.drawn(&self.targets[route], draw)
+    }
+
+    /// What takes a connection of `port`, by chance where several share them. None if there is no such port.
+    pub fn origin_of_port(&self, port: PortId, draw: impl FnOnce() -> u64) -> Option<&Arc<Origin>> {
+        self.drawn(self.ports.get(&port)?, draw)
+    }
+
+    fn drawn(&self, to: &To, draw: impl FnOnce() -> u64) -> Option<&Arc<Origin>> {
+        let number = match to {
             To::One(number) => *number,
             To::Shares(shares) => {
                 let able = |(number, _): &&(usize, u32)| self.services[*number].has_any();

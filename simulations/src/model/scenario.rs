@@ -202,7 +202,13 @@ fn app(name: &str, service: &str, count: u32, command: &str) -> AppSpec {
         secrets: BTreeMap::new(),
     };
     let routes = if name == CRON { Vec::new() } else { routes(name, &service) };
-    AppSpec { revision: Revision(0), services: [(service, described)].into(), routes, stopped: false }
+    AppSpec {
+        revision: Revision(0),
+        services: [(service, described)].into(),
+        routes,
+        stopped: false,
+        ports: BTreeMap::new(),
+    }
 }
 
 fn routes(name: &str, service: &ServiceName) -> Vec<RouteSpec> {

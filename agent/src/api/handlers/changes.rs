@@ -162,6 +162,14 @@ fn read_manifest(sight: &Sight, text: &str) -> Result<(AppName, AppSpec), ApiErr
     })
 }
 
+/// Refuses ports that hirsel has itself, as far as this node can tell: others may have been given other ones, and say so by themselves.
+fn refuse_own_ports(sight: &Sight, spec: &AppSpec) -> Result<(), ApiError> {
+    let own = spec.ports.keys().find_map(|port| Some((port, sight.config.user_of(*port)?)));
+    let Some((port, user)) = own else { return Ok(()) };
+    let message = format!("port {port} is not to be had: hirsel has it itself on {}, {user}", sight.name(sight.me));
+    Err(ApiError::new(Code::Usage, message).next("choose another port, then: hirsel plan FILE"))
+}
+
 /// Creates or updates an application.
 #[utoipa::path(post, path = "/v1/apply", request_body(content = String, content_type = "text/plain", description = "an application manifest"),
     responses((status = 200, body = Envelope<Changed>), (status = 400, body = ErrorBody)))]
@@ -173,6 +181,7 @@ pub async fn apply(
 ) -> Result<Response, ApiError> {
     let sight = agent.sight();
     let (app, spec) = read_manifest(&sight, &text)?;
+    refuse_own_ports(&sight, &spec)?;
     let known = sight.state.spec.apps.get(&app);
     let change = Change {
         did: match known {

@@ -1,6 +1,7 @@
 //! `apps` and `ps`: applications, and the instances of one.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use hirsel_model::plan::{InstanceAssignment, Phase};
 use hirsel_model::report::{InstanceFacts, InstanceState};
@@ -137,7 +138,7 @@ fn health(stopped: bool, services: &[Service], unmet: &[String]) -> &'static str
     }
 }
 
-/// The URLs of each host and path that is routed, each once; a route for any host is reached at every lb node. Where a certificate covers
+/// The URLs of each host and path that is routed, each once, then of each port at each lb node; a route for any host is reached at every lb node. Where a certificate covers
 /// the host there is one with HTTPS, and it comes first; none without if whoever comes so is only led there.
 fn endpoints(sight: &Sight, spec: &AppSpec) -> Vec<String> {
     let lb: BTreeSet<NodeId> = sight
@@ -176,6 +177,10 @@ fn endpoints(sight: &Sight, spec: &AppSpec) -> Vec<String> {
                 }
             }
         }
+    }
+    for port in spec.ports.keys() {
+        let nodes = lb.iter().filter_map(|node| sight.state.spec.nodes.get(node));
+        urls.extend(nodes.map(|node| format!("{}://{}", port.protocol, SocketAddr::new(node.addr.ip(), port.number))));
     }
     urls
 }
@@ -254,7 +259,7 @@ fn unplanned<'a>(sight: &'a Sight, app: &'a AppName) -> impl Iterator<Item = Ins
 
 fn addr(sight: &Sight, node: NodeId, facts: &InstanceFacts) -> Option<String> {
     let node = sight.state.spec.nodes.get(&node).filter(|_| facts.port != 0)?;
-    Some(std::net::SocketAddr::new(instance_host(node), facts.port).to_string())
+    Some(SocketAddr::new(instance_host(node), facts.port).to_string())
 }
 
 fn state_word(state: InstanceState) -> &'static str {

@@ -6,7 +6,7 @@ use hirsel_model::certificate::{Certificate, Facts};
 use hirsel_model::grant::long::LongGrant;
 use hirsel_model::plan::{Because, Unmet, Verdict, VerdictKind};
 use hirsel_model::secret::Sealed;
-use hirsel_model::spec::{PathKind, RouteSpec};
+use hirsel_model::spec::{PathKind, PortSpec, RouteSpec, Target};
 use hirsel_model::view::Liveness;
 use hirsel_model::*;
 
@@ -146,6 +146,17 @@ fn a_slot_is_running_only_while_its_node_is_heard() {
 fn endpoints_of_a_route_for_any_host_are_the_lb_nodes() {
     let endpoints = &apps(&sight())[0].endpoints;
     assert_eq!(endpoints, &["http://127.0.0.1:8080/", "http://127.0.0.2:8080/", "http://127.0.0.3:8080/"]);
+}
+
+#[test]
+fn a_port_is_an_endpoint_at_each_lb_node() {
+    let sight = altered(|state| {
+        let app = state.spec.apps.get_mut(&"shop".parse().unwrap()).unwrap();
+        app.routes.clear();
+        app.ports.insert("5432".parse().unwrap(), PortSpec::to(Target::Service("web".parse().unwrap())));
+    });
+    let expected = ["tcp://127.0.0.1:5432", "tcp://127.0.0.2:5432", "tcp://127.0.0.3:5432"];
+    assert_eq!(apps(&sight)[0].endpoints, expected);
 }
 
 #[test]

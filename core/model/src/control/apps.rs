@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::limits::{APPS_MAX, FORMER_MAX, NODES_MAX, at_most, check_app, check_replicas};
-use super::{Context, ControlState, Outcome, Refusal, not_found, routes, secrets};
+use super::{Context, ControlState, Outcome, Refusal, not_found, ports, routes, secrets};
 use crate::id::*;
 use crate::spec::{AppSpec, Availability, Replicas, RoleSpec, ServiceSpec};
 
@@ -18,6 +18,7 @@ pub(super) fn apply_app(
 ) -> Result<Outcome, Refusal> {
     check_app(&new)?;
     routes::check_owners(state, &app, &new)?;
+    ports::check_owners(state, &app, &new)?;
     routes::check_secrets(state, &app, &new)?;
     secrets::fill_in(state, &app, &mut new)?;
     let old = state.spec.apps.get(&app);

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Refusal, routes};
+use super::{Refusal, ports, routes};
 use crate::spec::{AppSpec, NodeSpec, Replicas, ServiceSpec};
 
 /// Nodes of a cluster: what the planner is measured with.
@@ -33,6 +33,12 @@ pub const ACTIONS_BYTES_MAX: usize = 64 * 1024;
 pub const RESPOND_BYTES_MAX: usize = 16 * 1024;
 /// Weight of a service among those that share the requests of a route.
 pub const WEIGHT_MAX: u32 = 10_000;
+/// Ports of an application.
+pub const PORTS_PER_APP_MAX: usize = 64;
+/// Connections of a port on one node at once: each takes two of the agent's files, of which a host rarely gives more than a million.
+pub const PORT_CONNECTIONS_MAX: u32 = 100_000;
+/// Any wait that is set for a port, in milliseconds.
+pub const PORT_WAIT_MS: std::ops::RangeInclusive<u64> = 1..=WAIT_MS_MAX;
 /// Instances of a service: one on each node of the largest cluster.
 pub const REPLICAS_MAX: u32 = 10_000;
 /// Words of a command.
@@ -97,7 +103,8 @@ pub(super) fn check_app(app: &AppSpec) -> Result<(), Refusal> {
     for (name, service) in &app.services {
         check_service(name.as_str(), service)?;
     }
-    routes::check(app)
+    routes::check(app)?;
+    ports::check(app)
 }
 
 fn check_service(name: &str, service: &ServiceSpec) -> Result<(), Refusal> {

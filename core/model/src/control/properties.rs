@@ -13,7 +13,7 @@ use crate::duty::Duty;
 use crate::event::{Cause, EVENTS_MAX, EventKind, Rejected};
 use crate::grant::long::HowOver;
 use crate::plan::{Assignment, Because, InstanceAssignment, Phase, Reason, Unmet, Verdict, VerdictKind};
-use crate::spec::{Capacity, Check, HealthSpec, RouteSpec};
+use crate::spec::{Capacity, Check, HealthSpec, PortId, PortSpec, Protocol, RouteSpec, Target};
 
 fn node_id() -> impl Strategy<Value = NodeId> {
     prop_oneof![9 => 0..6u64, 1 => Just(u64::MAX)].prop_map(NodeId)
@@ -63,8 +63,15 @@ fn good_service() -> impl Strategy<Value = ServiceSpec> {
 fn app_spec() -> impl Strategy<Value = AppSpec> {
     let service = prop_oneof![3 => good_service(), 1 => service_spec()];
     let route = (text(), text(), name()).prop_map(|(host, path, to)| RouteSpec::plain(host, format!("/{path}"), to));
-    (btree_map(name(), service, 0..3), vec(route, 0..2), any::<bool>())
-        .prop_map(|(services, routes, stopped)| AppSpec { revision: Revision(u64::MAX), services, routes, stopped })
+    (btree_map(name(), service, 0..3), vec(route, 0..2), any::<bool>(), btree_map(1..4u16, name(), 0..2)).prop_map(
+        |(services, routes, stopped, ports)| {
+            let ports = ports.into_iter().map(|(number, to)| {
+                let port = PortId { number, protocol: Protocol::Tcp };
+                (port, PortSpec::to(Target::Service(to)))
+            });
+            AppSpec { revision: Revision(u64::MAX), services, routes, stopped, ports: ports.collect() }
+        },
+    )
 }
 
 fn new_event() -> impl Strategy<Value = NewEvent> {

@@ -12,9 +12,10 @@ struct Kind {
     later: Option<&'static str>,
 }
 
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 7] = [
     Kind { word: "service", role: "compute", later: None },
     Kind { word: "route", role: "lb", later: None },
+    Kind { word: "port", role: "lb", later: None },
     Kind { word: "db", role: "db", later: Some("databases") },
     Kind { word: "bucket", role: "storage", later: Some("asset stores") },
     Kind { word: "cron", role: "mgmt", later: Some("commands that run by the clock") },

@@ -11,7 +11,7 @@ fn built() -> Vec<RoleName> {
 }
 
 /// Lines that a manifest is made of, some right, some not.
-const LINES: [&str; 83] = [
+const LINES: [&str; 88] = [
     "app = \"shop\"",
     "[service.web]",
     "[service.worker]",
@@ -91,6 +91,11 @@ const LINES: [&str; 83] = [
     "hedge = { after = \"pü\" }",
     "request_headers = { set = { Host = \"a\", \"\" = \"b\" }, remove = [\"x\"] }",
     "response_headers = { add = { Via = \"a\" }, remove = \"x-a\" }",
+    "[port.5432]",
+    "[port.\"53/udp\"]",
+    "send_proxy = \"v2\"",
+    "accept_proxy = [\"10.0.0.0/8\"]",
+    "idle_timeout = \"1h\"",
     "[db.main]",
     "[cron]",
     "= = [",

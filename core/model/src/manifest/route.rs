@@ -11,12 +11,12 @@ use crate::control::limits::{HOST_BYTES_MAX, PATH_BYTES_MAX, ROUTES_PER_APP_MAX}
 use crate::id::NAME_BYTES_MAX;
 use crate::spec::{Actions, Conditions, PathKind, RouteSpec, Target, Tls};
 
-mod actions;
+pub(super) mod actions;
 mod answers;
 mod balance;
 mod matching;
 mod sticky;
-mod target;
+pub(super) mod target;
 mod tls;
 
 /// What a route and a rule may both say, besides what is done with their requests.

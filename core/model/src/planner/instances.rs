@@ -169,8 +169,7 @@ impl<'a> Group<'a> {
 
     /// Whether load balancers may know it. Of an application that is gone nobody can say, so it counts as routed.
     fn is_routed(&self) -> bool {
-        self.spec
-            .is_none_or(|(app, _)| app.routes.iter().any(|route| route.to.services().any(|to| *to == self.service)))
+        self.spec.is_none_or(|(app, _)| app.is_balanced(&self.service))
     }
 }
 

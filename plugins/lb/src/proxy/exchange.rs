@@ -28,7 +28,7 @@ use crate::upstream::{Pulse, Upstream};
 
 /// A connection that is not there after this time is tried elsewhere: on a cut cable packets vanish without a word. Within a data
 /// centre it takes a millisecond, between continents a fifth of a second.
-const CONNECT_WITHIN: Duration = Duration::from_millis(500);
+pub const CONNECT_WITHIN: Duration = Duration::from_millis(500);
 
 /// With every instance tried, the next round begins after this time, or when the table changes.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
@@ -222,7 +222,7 @@ impl Proxy {
     }
 
     /// Waits for a change that may bring an instance, or a short while. False when it is too late.
-    async fn wait_for_instance(&self, until: Timestamp) -> bool {
+    pub(super) async fn wait_for_instance(&self, until: Timestamp) -> bool {
         let left = until.since(self.now());
         if left.is_zero() {
             return false;
@@ -291,7 +291,7 @@ impl Proxy {
         Ok(Upstream::new(stream, pulse))
     }
 
-    async fn open(&self, whom: &Whom, way: Way) -> io::Result<BoxStream> {
+    pub(super) async fn open(&self, whom: &Whom, way: Way) -> io::Result<BoxStream> {
         match (way, whom) {
             (Way::Direct(addr), _) => self.host.connect(addr).await,
             (Way::Door { node, addr }, Whom::Instance { id, .. }) => self.doors.open(node, addr, id).await,

@@ -56,6 +56,11 @@ impl Pulse {
         self.sweeps_max.store(stage.sweeps_max(), Ordering::Relaxed);
     }
 
+    /// It may stand still for so many sweeps, whatever it does.
+    pub fn bears(&self, sweeps: u32) {
+        self.sweeps_max.store(sweeps, Ordering::Relaxed);
+    }
+
     /// How many sweeps nothing may move.
     pub fn sweeps_max(&self) -> u32 {
         self.sweeps_max.load(Ordering::Relaxed)

@@ -249,6 +249,16 @@ impl Bed {
         });
     }
 
+    /// Takes the ports of a manifest, as they are written.
+    pub fn ports(&mut self, text: &str) {
+        let services = ["web", "next"].map(|name| format!("[service.{name}]\ncommand = [\"x\"]\n"));
+        let text = format!("app = \"shop\"\n{}{text}", services.concat());
+        let (app, spec) = parse(&text, &[RoleName::compute(), RoleName::lb()]).unwrap();
+        self.change(|order| {
+            order.ports = spec.ports.into_iter().map(|(port, spec)| (port, (app.clone(), spec))).collect();
+        });
+    }
+
     /// Plans `shop/web/NUMBER` on `node`, healthy at `port`.
     pub fn place(&mut self, number: u64, node: NodeId, port: u16) {
         self.place_as("web", number, node, port);

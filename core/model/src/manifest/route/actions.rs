@@ -103,7 +103,12 @@ pub(super) fn read(
 }
 
 /// A duration within `range`, in milliseconds.
-pub(super) fn time(table: &Table<'_>, key: &str, range: RangeInclusive<u64>, errors: &mut Errors) -> Option<u64> {
+pub(in crate::manifest) fn time(
+    table: &Table<'_>,
+    key: &str,
+    range: RangeInclusive<u64>,
+    errors: &mut Errors,
+) -> Option<u64> {
     let within = |text: &str| match duration(text)? {
         ms if range.contains(&ms) => Ok(ms),
         _ => {
@@ -125,7 +130,7 @@ pub(super) fn words(key: &str, table: &Table<'_>, expected: &str, errors: &mut E
     Some(words)
 }
 
-fn blocks(key: &str, table: &Table<'_>, errors: &mut Errors) -> Option<Vec<Block>> {
+pub(in crate::manifest) fn blocks(key: &str, table: &Table<'_>, errors: &mut Errors) -> Option<Vec<Block>> {
     let words = words(key, table, "a block of addresses like \"10.0.0.0/8\" or a list of them", errors)?;
     let mut blocks = Vec::new();
     for word in words {

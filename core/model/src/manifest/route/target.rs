@@ -69,7 +69,7 @@ fn to(table: &Table<'_>, services: &[&str], errors: &mut Errors) -> Option<Optio
     })
 }
 
-fn service(word: Word, services: &[&str], errors: &mut Errors) -> Option<ServiceName> {
+pub(in crate::manifest) fn service(word: Word, services: &[&str], errors: &mut Errors) -> Option<ServiceName> {
     let name = word.parsed(errors)?;
     if !services.contains(&word.text.as_str()) {
         let message = if services.is_empty() {
@@ -82,7 +82,7 @@ fn service(word: Word, services: &[&str], errors: &mut Errors) -> Option<Service
     Some(name)
 }
 
-fn shares(table: &Table<'_>, services: &[&str], errors: &mut Errors) -> Option<Target> {
+pub(in crate::manifest) fn shares(table: &Table<'_>, services: &[&str], errors: &mut Errors) -> Option<Target> {
     let shares = table.below_table("to", errors)?;
     let mut read = BTreeMap::new();
     for (word, value) in shares.entries() {

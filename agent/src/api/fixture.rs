@@ -56,6 +56,7 @@ pub fn service() -> ServiceSpec {
         spread: Spread::Zone,
         exclusive: false,
         secrets: BTreeMap::new(),
+        protocol: Default::default(),
     }
 }
 

@@ -235,6 +235,7 @@ fn empty(nodes: usize, instances: usize) -> View {
                 spread: Spread::Zone,
                 exclusive: false,
                 secrets: BTreeMap::new(),
+                protocol: Default::default(),
             };
             services.insert(format!("service-{service}").parse().unwrap(), described);
         }

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use crate::control::{Command, Refusal};
 use crate::id::{Incarnation, NodeId};
 use crate::planner::change::PlanChange;
-use crate::spec::{AppSpec, Check, RoleSpec, RouteSpec, ServiceSpec, Spec};
+use crate::spec::{AppProtocol, AppSpec, Check, RoleSpec, RouteSpec, ServiceSpec, Spec};
 
 /// The highest level that this build understands.
 pub const BUILT: u32 = 2;
@@ -131,9 +131,11 @@ fn service(service: &ServiceSpec) -> Need {
         spread: _,
         exclusive: _,
         secrets,
+        protocol,
     } = service;
     let secret = Need::of(2, "a secret").when(!secrets.is_empty());
-    secret.and(most(health.as_ref().map(|health| match health.check {
+    let protocol = Need::of(2, "a program that speaks HTTP/2").when(*protocol != AppProtocol::default());
+    secret.and(protocol).and(most(health.as_ref().map(|health| match health.check {
         Check::Http { .. } | Check::Tcp => Need::NOTHING,
     })))
 }
@@ -267,9 +269,17 @@ mod tests {
             RouteSpec { to: Target::Shares([(web, 1)].into()), ..plain.clone() },
             RouteSpec { actions: Box::new(Actions { timeout_ms: Some(1), ..Actions::default() }), ..plain.clone() },
             RouteSpec { actions: Box::new(Actions { balance, ..Actions::default() }), ..plain.clone() },
-            RouteSpec { to: Target::Outside(vec!["10.0.0.5:80".parse().expect("an address")]), ..plain },
+            RouteSpec { to: Target::Outside(vec!["10.0.0.5:80".parse().expect("an address")]), ..plain.clone() },
+            RouteSpec { to: Target::OutsideH2c(vec!["10.0.0.5:80".parse().expect("an address")]), ..plain },
         ];
         assert!(more.iter().all(|it| route(it).level == 2), "older builds refuse unknown fields");
+    }
+
+    #[test]
+    fn a_program_that_speaks_http_2_waits_for_those_who_can_lead_to_it() {
+        let plain = crate::control::samples::service("serve");
+        assert_eq!(service(&plain), Need::NOTHING);
+        assert_eq!(service(&ServiceSpec { protocol: AppProtocol::H2c, ..plain }).level, 2);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::duty::Duty;
 use crate::id::*;
 use crate::plan::Phase;
-use crate::spec::{PortId, PortSpec, RouteSpec, ServiceSpec};
+use crate::spec::{AppProtocol, PortId, PortSpec, RouteSpec, ServiceSpec};
 
 /// What this node shall make true for one role. An order without slots and work means: stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +81,8 @@ pub struct Backend {
     pub phase: Phase,
     /// How long requests under way are waited for once it takes no new ones.
     pub drain_ms: u64,
+    /// What it speaks, by the description of its own revision.
+    pub protocol: AppProtocol,
 }
 
 /// All names of the cluster, and what stands behind them. Every node gets it, for every agent answers.

@@ -72,8 +72,9 @@ fn lb(state: &ControlState) -> LbOrder {
         let Some(node) = state.spec.nodes.get(&assigned.node) else { continue };
         let service = state.service(&id.app, &id.service, assigned.revision);
         let drain_ms = service.map_or(0, |service| service.stop.drain_ms);
+        let protocol = service.map(|service| service.protocol).unwrap_or_default();
         let (zone, phase) = (node.zone.clone(), assigned.phase);
-        let backend = Backend { node: assigned.node, addr: node.addr, zone, phase, drain_ms };
+        let backend = Backend { node: assigned.node, addr: node.addr, zone, phase, drain_ms, protocol };
         backends.entry((id.app.clone(), id.service.clone())).or_default().insert(id.clone(), backend);
     }
     let mut balancers: BTreeMap<_, u32> = BTreeMap::new();
@@ -124,7 +125,7 @@ mod tests {
     use crate::control::{Command, Entry};
     use crate::duty::Duty;
     use crate::plan::{Assignment, Because, Reason};
-    use crate::spec::{PortSpec, RouteSpec, Target};
+    use crate::spec::{AppProtocol, PortSpec, RouteSpec, Target};
     use crate::time::WallTime;
 
     fn held(node: u64) -> Assignment {
@@ -167,6 +168,21 @@ mod tests {
         assert!(orders.iter().all(|(role, order)| order.role == *role && order.generation == Generation(1)));
         assert_eq!(orders[&RoleName::lb()].slots, BTreeMap::from([(Slot(0), Duty::Replica)]));
         assert!(orders[&RoleName::mgmt()].is_stop());
+    }
+
+    #[test]
+    fn an_instance_is_told_to_in_what_its_own_revision_speaks() {
+        let mut state = herd();
+        let mut spec = app(&[("web", ServiceSpec { protocol: AppProtocol::H2c, ..service("serve") })]);
+        spec.routes.push(RouteSpec::plain("shop.test", "/", named("web")));
+        run(&mut state, Command::ApplyApp { app: named("shop"), spec });
+        let revision = state.spec.apps[&named("shop")].services[&named("web")].revision;
+        assert_ne!(revision, Revision(1), "it is another way to run it");
+        adopt(&mut state, |plan| drop(plan.instances.insert(instance("shop/web/4"), place(2, revision.0))));
+        let Work::Lb(lb) = &orders(&state, NodeId(1), &roles())[&RoleName::lb()].work else { panic!("no order") };
+        let spoken = lb.backends.values().flatten().map(|(id, backend)| (id.number, backend.protocol));
+        let spoken: Vec<_> = spoken.collect();
+        assert_eq!(spoken, [(1, AppProtocol::Http1), (2, AppProtocol::Http1), (4, AppProtocol::H2c)]);
     }
 
     #[test]

@@ -199,6 +199,20 @@ pub struct ServiceSpec {
     /// with every new value.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<SecretName, u64>,
+    /// What it speaks with those who are led to it.
+    #[serde(default, skip_serializing_if = "crate::spec::is_default")]
+    pub protocol: AppProtocol,
+}
+
+/// What a program speaks with a load balancer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AppProtocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2 in clear from the first byte on ("with prior knowledge": RFC 9113, section 3.3), which gRPC asks for.
+    H2c,
 }
 
 /// Lower and upper count of instances.

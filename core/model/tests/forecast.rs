@@ -66,6 +66,7 @@ fn any_app(rng: &mut SmallRng) -> AppSpec {
             spread: if rng.random_bool(0.7) { Spread::Zone } else { Spread::Node },
             exclusive,
             secrets: BTreeMap::new(),
+            protocol: Default::default(),
         };
         services.insert(name.parse().unwrap(), service);
     }

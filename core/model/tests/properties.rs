@@ -144,6 +144,7 @@ fn any_app(rng: &mut SmallRng) -> AppSpec {
             spread: if rng.random_bool(0.7) { Spread::Zone } else { Spread::Node },
             exclusive: false,
             secrets: BTreeMap::new(),
+            protocol: Default::default(),
         };
         if rng.random_bool(0.3) {
             service.exclusive = true;

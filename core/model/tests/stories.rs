@@ -193,6 +193,7 @@ fn app_described(name: &str, services: &[&str]) -> AppSpec {
             spread: Spread::Zone,
             exclusive: false,
             secrets: BTreeMap::new(),
+            protocol: Default::default(),
         };
         let mut port = None;
         for (key, value) in parts.map(|part| part.split_once('=').unwrap_or((part, ""))) {

@@ -156,6 +156,7 @@ mod tests {
             spread: Spread::default(),
             exclusive: false,
             secrets: BTreeMap::new(),
+            protocol: Default::default(),
         };
         let me = Me {
             id: NodeId(3),

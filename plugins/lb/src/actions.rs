@@ -129,7 +129,7 @@ impl Acts {
         before: Option<&Self>,
     ) -> Result<Option<Self>, Unusable> {
         let own = match &route.to {
-            Target::Service(_) | Target::Shares(_) | Target::Outside(_) => None,
+            Target::Service(_) | Target::Shares(_) | Target::Outside(_) | Target::OutsideH2c(_) => None,
             Target::Redirect(redirect) => Some(Own::redirect(redirect)?),
             Target::Respond(respond) => Some(Own::respond(respond)?),
         };

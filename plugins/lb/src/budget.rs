@@ -33,6 +33,21 @@ pub struct Reserved {
     bytes: u64,
 }
 
+impl Reserved {
+    /// Takes `more` besides, `most` in all. False, with nothing taken, if that is too much or not left.
+    pub fn grow(&mut self, more: u64, most: u64) -> bool {
+        let bytes = self.bytes.saturating_add(more);
+        if bytes > most {
+            return false;
+        }
+        let Some(mut reserved) = self.budget.reserve(more) else { return false };
+        // Its own share is given back with all of it.
+        reserved.bytes = 0;
+        self.bytes = bytes;
+        true
+    }
+}
+
 impl Drop for Reserved {
     fn drop(&mut self) {
         self.budget.left.fetch_add(self.bytes, Ordering::Relaxed);
@@ -49,6 +64,18 @@ mod tests {
         let first = budget.reserve(60).expect("fits");
         assert!(budget.reserve(60).is_none());
         drop(first);
+        assert!(budget.reserve(100).is_some());
+    }
+
+    #[test]
+    fn what_is_reserved_grows_as_far_as_it_may_and_there_is() {
+        let budget = Budget::new(100);
+        let mut first = budget.reserve(0).expect("fits");
+        assert!(first.grow(60, 70));
+        assert!(!first.grow(20, 70), "more than it may");
+        let second = budget.reserve(35).expect("fits");
+        assert!(!first.grow(10, 70), "more than there is");
+        drop((first, second));
         assert!(budget.reserve(100).is_some());
     }
 }

@@ -19,6 +19,10 @@ const IDLE_SWEEPS_MAX: u32 = 2 * 60;
 /// A client that takes nothing of its answer is waited for so many sweeps.
 const STUCK_SWEEPS_MAX: u32 = 2 * 60;
 
+/// Requests that a client may give up between two sweeps before they are answered. Each costs work at an instance, and on a connection
+/// that carries others the patience of it (CVE-2023-44487); whoever gives up a thousand in a second does nothing else.
+const GIVEN_UP_MAX: u32 = 500;
+
 /// How a connection is to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -43,6 +47,8 @@ pub struct Client {
     busy: AtomicU32,
     /// It speaks in frames (HTTP/2): bytes between two requests are no head.
     framed: AtomicBool,
+    /// Requests that were given up since the last sweep.
+    given_up: AtomicU32,
     /// Bytes read when the last request ended.
     read_at_end: AtomicU64,
     /// Its place among the connections served at once.
@@ -58,6 +64,7 @@ impl Client {
             will: AtomicU8::new(Will::Go as u8),
             busy: AtomicU32::new(0),
             framed: AtomicBool::new(false),
+            given_up: AtomicU32::new(0),
             read_at_end: AtomicU64::new(0),
             _slot: slot,
         }
@@ -86,7 +93,14 @@ impl Client {
     /// A request came; it is under way until what is returned is dropped.
     pub fn begin(self: &Arc<Self>) -> Busy {
         self.busy.fetch_add(1, Ordering::Relaxed);
-        Busy(self.clone())
+        Busy { client: self.clone(), answered: false }
+    }
+
+    /// A request was given up before it was answered.
+    fn give_up(&self) {
+        if self.given_up.fetch_add(1, Ordering::Relaxed) >= GIVEN_UP_MAX {
+            self.tell(Will::End);
+        }
     }
 
     /// Whether a request is under way.
@@ -111,6 +125,7 @@ impl Client {
             },
             sweeps: 0,
         };
+        self.given_up.store(0, Ordering::Relaxed);
         let (sweeps, too_long) = judge(seen, &now);
         *seen = Seen { sweeps, ..now };
         too_long
@@ -159,12 +174,26 @@ fn judge(before: &Seen, now: &Seen) -> (u32, bool) {
 
 /// A request of a client under way.
 #[derive(Debug)]
-pub struct Busy(Arc<Client>);
+pub struct Busy {
+    client: Arc<Client>,
+    answered: bool,
+}
+
+impl Busy {
+    /// It was answered; nothing of it is given up any more.
+    pub fn answered(&mut self) {
+        self.answered = true;
+    }
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.read_at_end.store(self.0.gauge.read_bytes(), Ordering::Relaxed);
-        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+        let client = &self.client;
+        if !self.answered {
+            client.give_up();
+        }
+        client.read_at_end.store(client.gauge.read_bytes(), Ordering::Relaxed);
+        client.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -201,6 +230,23 @@ mod tests {
     fn a_request_under_way_is_not_ended_by_the_sweep_of_its_client() {
         assert_eq!(sweeps_until_ended(Posture::Busy, |_| 7), None);
         assert!(sweeps_until_ended(Posture::Idle, |_| 7).is_some());
+    }
+
+    #[test]
+    fn whoever_gives_up_all_requests_is_sent_away_and_whoever_waits_for_answers_is_not() {
+        let client = || Arc::new(Client::new(ClientLines::new("127.0.0.1:1".parse().unwrap(), false), None));
+        let (patient, hasty) = (client(), client());
+        for _ in 0..=2 * GIVEN_UP_MAX {
+            patient.begin().answered();
+            drop(hasty.begin());
+        }
+        assert_eq!((patient.will(), hasty.will()), (Will::Go, Will::End));
+        // Some, now and then, are given up by everybody.
+        for _ in 0..10 {
+            (0..GIVEN_UP_MAX).for_each(|_| drop(patient.begin()));
+            patient.sweep(&mut Seen::default());
+        }
+        assert_eq!(patient.will(), Will::Go);
     }
 
     #[test]

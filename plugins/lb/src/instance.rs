@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hirsel_model::spec::AppProtocol;
 use hirsel_model::{InstanceId, NodeId, Timestamp};
 use tokio::sync::Notify;
 
@@ -51,6 +52,8 @@ pub struct Instance {
     pub name: u64,
     /// What the cookies of its sessions say.
     pub token: Token,
+    /// What it speaks.
+    pub protocol: AppProtocol,
     /// Its connections.
     pub pool: Pool,
     in_flight: AtomicU32,
@@ -79,7 +82,7 @@ pub struct Instance {
 
 impl Instance {
     /// An instance that was not known before.
-    pub fn new(whom: Whom, idle: Arc<Notify>) -> Self {
+    pub fn new(whom: Whom, protocol: AppProtocol, idle: Arc<Notify>) -> Self {
         Self {
             name: alike::key(whom.to_string().as_bytes()),
             token: match &whom {
@@ -88,6 +91,7 @@ impl Instance {
                 Whom::Outside(_) => Token(0),
             },
             whom,
+            protocol,
             pool: Pool::default(),
             in_flight: AtomicU32::new(0),
             closed: AtomicBool::new(false),
@@ -295,7 +299,7 @@ mod tests {
 
     fn instance() -> Arc<Instance> {
         let whom = Whom::Instance { id: "shop/web/1".parse().unwrap(), node: NodeId(1) };
-        Arc::new(Instance::new(whom, Arc::new(Notify::new())))
+        Arc::new(Instance::new(whom, AppProtocol::default(), Arc::new(Notify::new())))
     }
 
     #[test]

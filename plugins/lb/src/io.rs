@@ -8,11 +8,14 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures::task::AtomicWaker;
 use hirsel_mesh::seam::BoxStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What is read of a stream at once to see what it is: the first request, in most cases.
+const AHEAD_BYTES: usize = 1024;
 
 /// What is written in pieces is put together up to so many bytes: a head and a small body.
 const PIECED_BYTES_MAX: usize = 2048;
@@ -45,6 +48,11 @@ impl Gauge {
     /// A number that changes whenever something went through.
     pub fn progress(&self) -> u64 {
         self.read_bytes().wrapping_add(self.written_bytes())
+    }
+
+    /// Notes that so many bytes came or went that no stream of its own counts.
+    pub fn note(&self, bytes: usize) {
+        self.read_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Forgets the task to wake.
@@ -85,17 +93,46 @@ thread_local! {
 pub struct Gauged {
     stream: BoxStream,
     gauge: Arc<Gauge>,
+    /// What was read to see what it is, and is read again.
+    ahead: Vec<u8>,
 }
 
 impl Gauged {
     /// Puts `gauge` on `stream`.
     pub fn new(stream: BoxStream, gauge: Arc<Gauge>) -> Self {
-        Self { stream, gauge }
+        Self { stream, gauge, ahead: Vec::new() }
     }
-}
 
-impl AsyncRead for Gauged {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    /// Whether nothing has come yet.
+    pub fn is_untouched(&self) -> bool {
+        self.ahead.is_empty()
+    }
+
+    /// Whether what comes begins with `beginning`. It is read again afterwards.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn poll_begins_with(&mut self, cx: &mut Context<'_>, beginning: &[u8]) -> Poll<io::Result<bool>> {
+        loop {
+            let seen = self.ahead.len().min(beginning.len());
+            if self.ahead[..seen] != beginning[..seen] {
+                return Poll::Ready(Ok(false));
+            }
+            if seen == beginning.len() {
+                return Poll::Ready(Ok(true));
+            }
+            let mut read = [0; AHEAD_BYTES];
+            let mut read = ReadBuf::new(&mut read);
+            // Not by way of what was read ahead.
+            ready!(self.poll_stream(cx, &mut read))?;
+            if read.filled().is_empty() {
+                return Poll::Ready(Ok(false));
+            }
+            self.ahead.extend_from_slice(read.filled());
+        }
+    }
+
+    fn poll_stream(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
         let bytes = buf.filled().len() - before;
@@ -105,6 +142,22 @@ impl AsyncRead for Gauged {
             gauge.read_bytes.store(gauge.read_bytes().wrapping_add(bytes as u64), Ordering::Relaxed);
         }
         result
+    }
+}
+
+impl AsyncRead for Gauged {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            return self.poll_stream(cx, buf);
+        }
+        let bytes = self.ahead.len().min(buf.remaining());
+        buf.put_slice(&self.ahead[..bytes]);
+        if bytes == self.ahead.len() {
+            self.ahead = Vec::new();
+        } else {
+            self.ahead.drain(..bytes);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -8,10 +8,20 @@ use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE
 use http::{HeaderValue, Response, StatusCode};
 use hyper::body::Body;
 
+use crate::grpc::{self, Code};
 use crate::stream::AnswerBody;
 
 /// After how many seconds a client may ask again when no instance was there. Replacing one takes about this long.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("2");
+
+/// What a page says; it goes along with it, for those who are told in other words.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// Its sentence.
+    pub text: String,
+    /// What it means to whoever calls by gRPC, if the status does not say.
+    pub code: Option<Code>,
+}
 
 /// The request itself is at fault.
 pub fn bad_request(why: &str) -> Response<AnswerBody> {
@@ -80,6 +90,17 @@ pub fn broken(service: impl Display) -> Response<AnswerBody> {
     )
 }
 
+/// The instance broke off this request, and not its connection, for this reason.
+pub fn reset(service: impl Display, reason: u32) -> Response<AnswerBody> {
+    let why = h2::Reason::from(reason);
+    let text = format_args!("the instance of {service} broke off this request ({why:?}); it may have been carried out");
+    let mut answer = page(StatusCode::BAD_GATEWAY, text);
+    if let Some(said) = answer.extensions_mut().get_mut::<Said>() {
+        said.code = Some(grpc::code_of_reset(reason));
+    }
+    answer
+}
+
 /// The answer is no HTTP.
 pub fn garbled(service: impl Display) -> Response<AnswerBody> {
     page(StatusCode::BAD_GATEWAY, format_args!("the answer of {service} could not be understood"))
@@ -112,9 +133,11 @@ pub fn withhold(answer: &mut Response<AnswerBody>) {
 }
 
 fn page(status: StatusCode, text: impl Display) -> Response<AnswerBody> {
+    let text = text.to_string();
     let body = Bytes::from(format!("{status}\n{text}\n"));
     let mut answer = Response::new(AnswerBody::whole(body));
     *answer.status_mut() = status;
+    answer.extensions_mut().insert(Said { text, code: None });
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -1,10 +1,12 @@
-//! Connections to one instance: those that are idle, and a list of all that are open, to tell whoever waits on them.
+//! Connections to one instance: those that are idle, those that carry many requests at once, and a list of all that are open (of the
+//! latter, of all requests), to tell whoever waits on them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use hirsel_model::Timestamp;
 
+use crate::links::Links;
 use crate::replay::Failure;
 use crate::upstream::{Pulse, Stage, Upstream};
 
@@ -22,6 +24,8 @@ pub const FRESH_FOR: Duration = Duration::from_millis(500);
 /// Connections to one instance.
 #[derive(Debug, Default)]
 pub struct Pool {
+    /// Those that carry many requests at once, if the instance speaks HTTP/2.
+    pub links: Links,
     idle: Mutex<Idle>,
     watched: Mutex<Vec<Watched>>,
 }
@@ -74,7 +78,7 @@ impl Pool {
         }
     }
 
-    /// Watches over a connection about to be used.
+    /// Watches over a connection about to be used, or over a request on one that carries many.
     pub fn watch(&self) -> Arc<Pulse> {
         let pulse = Arc::new(Pulse::default());
         self.watched().push(Watched { pulse: Arc::downgrade(&pulse), progress: 0, still_for: 0 });
@@ -85,28 +89,33 @@ impl Pool {
     pub fn clear_idle(&self) {
         let idle = std::mem::take(&mut self.idle().stack);
         drop(idle);
+        self.links.clear_unused();
     }
 
     /// Closes what is idle, and keeps nothing from now on.
     pub fn close(&self) {
         self.idle().closed = true;
         self.clear_idle();
+        self.links.close();
     }
 
     /// Keeps idle connections again.
     pub fn open_again(&self) {
         self.idle().closed = false;
+        self.links.open_again();
     }
 
     /// Tells everybody who waits that the instance may be gone, and closes what is idle.
     pub fn lose(&self) {
         self.clear_idle();
+        self.links.retire_all();
         self.each_watched(|pulse| pulse.lose());
     }
 
     /// Ends every connection: the instance is gone.
     pub fn end(&self) {
         self.clear_idle();
+        self.links.retire_all();
         self.each_watched(|pulse| pulse.end(Failure::Lost));
     }
 
@@ -118,6 +127,7 @@ impl Pool {
             stack.drain(..fresh_from).collect::<Vec<_>>()
         };
         drop(stale);
+        self.links.sweep();
         let mut stalled = Vec::new();
         self.watched().retain_mut(|watched| {
             let Some(pulse) = watched.pulse.upgrade() else { return false };

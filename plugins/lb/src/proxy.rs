@@ -15,7 +15,7 @@ use hirsel_model::Timestamp;
 use hirsel_role::secret::Values;
 use hirsel_role::{Doors, Host, Spawner};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, Version};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
@@ -26,6 +26,7 @@ use crate::actions::{Acts, Tools};
 use crate::budget::{Budget, KEPT_BYTES_MAX};
 use crate::challenge::Challenges;
 use crate::client::Client;
+use crate::grpc;
 use crate::headers::{self, BadHead};
 use crate::metrics::Metrics;
 use crate::pages;
@@ -40,6 +41,7 @@ mod dial;
 mod exchange;
 mod hedging;
 mod outbound;
+mod shared;
 
 pub use dial::Dialled;
 pub use exchange::CONNECT_WITHIN;
@@ -120,6 +122,7 @@ impl Proxy {
     pub async fn answer(&self, client: &Arc<Client>, request: Request<Incoming>) -> Response<AnswerBody> {
         let busy = client.begin();
         let asks_for_head = request.method() == Method::HEAD;
+        let calls = request.version() == Version::HTTP_2 && grpc::is_call(request.headers());
         let mut answer = match self.challenges.answer(&request) {
             Some(answer) => answer,
             None => self.forward(client, request).await,
@@ -128,6 +131,9 @@ impl Proxy {
             pages::withhold(&mut answer);
         }
         self.metrics.answered(answer.status());
+        if calls {
+            answer = grpc::spoken(answer);
+        }
         answer.map(|body| body.keeping(busy))
     }
 

@@ -1,6 +1,7 @@
 //! Whether a request that did not get its answer is tried again.
 //!
-//! The rule (RFC 9110, section 9.2.2): what was not written may always be tried again; what was written only if the method is
+//! The rule (RFC 9110, section 9.2.2): what was not written, or what the instance says it did not take (RFC 9113, section 8.7), may
+//! always be tried again; what was written only if the method is
 //! idempotent, its body is still at hand, and nothing of an answer went out. Tries are bounded in number and time, so that a
 //! request that kills whoever reads it kills at most [`WRITTEN_MAX`] instances.
 //!
@@ -39,6 +40,10 @@ pub enum Failure {
     TimedOut,
     /// No answer within the time that the route gives each try.
     Slow,
+    /// The instance said that it did not take the request, and all of it is still at hand.
+    Refused,
+    /// The instance broke off the request, and not the connection, for this reason (RFC 9113, section 7).
+    Reset(u32),
     /// The answer is no HTTP.
     Garbled,
     /// The client's own body broke off.
@@ -52,6 +57,8 @@ impl Failure {
         match self {
             Failure::NotWritten | Failure::Broken => !reused,
             Failure::Lost | Failure::TimedOut | Failure::Slow | Failure::Garbled | Failure::ClientGone => false,
+            // It is well, and has had enough or does not like this one.
+            Failure::Refused | Failure::Reset(_) => false,
         }
     }
 }
@@ -85,12 +92,12 @@ impl Effort {
     /// Counts a failed try and says whether there is to be another.
     pub fn try_again(&mut self, failure: Failure) -> bool {
         self.tries += 1;
-        if failure != Failure::NotWritten {
+        if !matches!(failure, Failure::NotWritten | Failure::Refused) {
             self.written += 1;
         }
         let allowed = match failure {
-            Failure::NotWritten => true,
-            Failure::Broken | Failure::Lost | Failure::Slow => self.repeatable == Repeatable::Yes,
+            Failure::NotWritten | Failure::Refused => true,
+            Failure::Broken | Failure::Lost | Failure::Slow | Failure::Reset(_) => self.repeatable == Repeatable::Yes,
             // Whoever is slow, or speaks nonsense, is so for everybody: the next instance is spared.
             Failure::TimedOut | Failure::Garbled => false,
             Failure::ClientGone => false,
@@ -113,11 +120,12 @@ mod tests {
     fn what_was_not_written_is_tried_again_whatever_the_method() {
         assert!(Effort::new(Repeatable::No).try_again(Failure::NotWritten));
         assert!(Effort::new(Repeatable::Yes).try_again(Failure::NotWritten));
+        assert!(Effort::new(Repeatable::No).try_again(Failure::Refused), "the instance said that it did not take it");
     }
 
     #[test]
     fn what_was_written_is_told_again_only_if_repeatable() {
-        for failure in [Failure::Broken, Failure::Lost] {
+        for failure in [Failure::Broken, Failure::Lost, Failure::Reset(8)] {
             assert!(Effort::new(Repeatable::Yes).try_again(failure));
             assert!(!Effort::new(Repeatable::No).try_again(failure));
         }
@@ -135,6 +143,7 @@ mod tests {
         assert!(Failure::NotWritten.ejects(false) && Failure::Broken.ejects(false));
         assert!(!Failure::NotWritten.ejects(true) && !Failure::Broken.ejects(true));
         assert!(!Failure::TimedOut.ejects(false) && !Failure::ClientGone.ejects(false));
+        assert!(!Failure::Refused.ejects(false) && !Failure::Reset(2).ejects(false));
     }
 
     #[test]
@@ -154,6 +163,8 @@ mod tests {
             Just(Failure::TimedOut),
             Just(Failure::Slow),
             Just(Failure::Garbled),
+            Just(Failure::Refused),
+            Just(Failure::Reset(2)),
             Just(Failure::ClientGone)
         ]
     }

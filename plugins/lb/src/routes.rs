@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use hirsel_mesh::seam::Clock;
 use hirsel_model::order::LbOrder;
 use hirsel_model::plan::Phase;
+use hirsel_model::spec::AppProtocol;
 use hirsel_model::view::Liveness;
 use hirsel_model::{Generation, InstanceId, Timestamp};
 use hirsel_role::{Live, Me};
@@ -39,7 +40,7 @@ struct Building {
     generation: Generation,
     order: Arc<LbOrder>,
     instances: BTreeMap<InstanceId, Arc<Instance>>,
-    outside: BTreeMap<SocketAddr, Arc<Instance>>,
+    outside: BTreeMap<(SocketAddr, AppProtocol), Arc<Instance>>,
     standings: BTreeMap<InstanceId, Standing>,
     /// Of the routes of the order.
     ways: Arc<Ways>,
@@ -151,13 +152,13 @@ impl Routes {
         let Building { generation, order, instances, outside, standings: before, ways } = building;
         let standings = standings(order, live, self.me.id);
         let mut named = BTreeSet::new();
-        let table = Table::build(*generation, ways.clone(), order, &standings, &self.me, &mut |whom| {
-            let begin = || Arc::new(Instance::new(whom.clone(), self.idle.clone()));
+        let table = Table::build(*generation, ways.clone(), order, &standings, &self.me, &mut |whom, protocol| {
+            let begin = || Arc::new(Instance::new(whom.clone(), protocol, self.idle.clone()));
             match &whom {
                 Whom::Instance { id, node: _ } => instances.entry(id.clone()).or_insert_with(begin).clone(),
                 Whom::Outside(addr) => {
-                    named.insert(*addr);
-                    outside.entry(*addr).or_insert_with(begin).clone()
+                    named.insert((*addr, protocol));
+                    outside.entry((*addr, protocol)).or_insert_with(begin).clone()
                 }
             }
         });
@@ -179,8 +180,8 @@ impl Routes {
         }
         self.table.store(Arc::new(table));
         // Whoever has a request under way outside keeps it.
-        outside.retain(|addr, instance| {
-            let stays = named.contains(addr);
+        outside.retain(|key, instance| {
+            let stays = named.contains(key);
             if stays {
                 instance.open()
             } else {

@@ -1,5 +1,5 @@
-//! The public side: accepts connections, serves HTTP on each (1.1 in clear; 1.1 or 2 over TLS, as the client likes), and stops
-//! gracefully.
+//! The public side: accepts connections, serves HTTP on each (1.1 or 2, as the client likes: over TLS it says so in the handshake, in
+//! clear by how it begins), and stops gracefully.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -46,14 +46,18 @@ const READ_BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// Longest head of a request. Half of it is the usual limit; cookies of large sites come near that.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 
+/// What a client of HTTP/2 begins with, if it knows that we speak it.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// Requests that one HTTP/2 connection may have under way (RFC 9113, section 6.5.2, advises against fewer).
 const STREAMS_MAX: u32 = 100;
 
 /// What a client may send of one body before anybody takes it: a hundred megabits per second from five milliseconds away.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 
-/// The same for all bodies of one connection.
-const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
+/// The same for all bodies of one connection. Half of it is what small pieces may cost beyond their bytes before the connection is ended
+/// as an attack: two thousand messages of some bytes each that an instance has not taken yet.
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 
 /// Most of one answer that waits for a client to take it.
 const SEND_BUFFER_BYTES_MAX: usize = 64 * 1024;
@@ -187,11 +191,34 @@ async fn serve(stream: BoxStream, remote: SocketAddr, shared: Arc<Shared>, slot:
     let _registered = Registered::new(&shared, &client);
     let stream = Gauged::new(stream, client.gauge.clone());
     let ended = match &shared.tls {
-        None => serve_http_1(stream, &client, &shared.proxy).await,
+        None => serve_clear(stream, &client, &shared).await,
         Some(tls) => serve_tls(stream, tls, &client, &shared).await,
     };
     if let Err(error) = ended {
         debug!(%error, %remote, "connection ended");
+    }
+}
+
+/// Speaks HTTP/2 with whoever begins with it (RFC 9113, section 3.3), and else HTTP/1.1.
+async fn serve_clear(
+    mut stream: Gauged,
+    client: &Arc<Client>,
+    shared: &Shared,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let begins = poll_fn(|cx| {
+        client.gauge.driven_by(cx);
+        match client.will() {
+            Will::Go => {}
+            // Whoever has said nothing misses nothing.
+            Will::Finish if !stream.is_untouched() => {}
+            Will::Finish | Will::End => return Poll::Ready(Ok(None)),
+        }
+        stream.poll_begins_with(cx, PREFACE).map_ok(Some)
+    });
+    match begins.await? {
+        None => Ok(()),
+        Some(true) => serve_http_2(stream, client, shared).await,
+        Some(false) => serve_http_1(stream, client, &shared.proxy).await,
     }
 }
 
@@ -215,6 +242,14 @@ async fn serve_tls(
     if protocol != Some(HTTP_2) {
         return serve_http_1(stream, client, &shared.proxy).await;
     }
+    serve_http_2(stream, client, shared).await
+}
+
+async fn serve_http_2(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    client: &Arc<Client>,
+    shared: &Shared,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
     client.speaks_in_frames();
     let connection = http2::Builder::new(On(shared.spawner.clone()))
         .auto_date_header(false)

@@ -16,9 +16,13 @@ use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use crate::actions::compress::encoder::{Encoded, Encoder, Room};
+use crate::budget::Reserved;
+use crate::carrier::Carrier;
 use crate::client::Busy;
+use crate::grpc;
 use crate::instance::Ticket;
-use crate::upstream::{Stage, Upstream};
+use crate::replay::Failure;
+use crate::upstream::Stage;
 
 /// The body of a request on its way to an instance.
 #[derive(Default)]
@@ -45,6 +49,8 @@ pub struct Pieced {
     pub rest: RequestBody,
     /// What comes behind it, if that is at hand.
     pub trailer: Option<HeaderMap>,
+    /// What it takes of what may be kept.
+    pub reserved: Option<Reserved>,
 }
 
 impl Pieced {
@@ -148,12 +154,14 @@ impl fmt::Debug for RequestBody {
 pub struct AnswerBody {
     kind: Kind,
     /// The client waits for this answer until its last byte was taken.
-    _busy: Option<Busy>,
+    busy: Option<Busy>,
 }
 
 #[derive(Debug)]
 enum Kind {
     Whole(Bytes),
+    /// And what comes behind it.
+    Trailed(Bytes, Option<Box<HeaderMap>>),
     Passing(Box<Passing>),
     Encoded(Box<(Encoded, Passing)>),
 }
@@ -163,6 +171,8 @@ enum Kind {
 struct Passing {
     /// None once the answer has ended.
     leg: Option<Leg>,
+    /// It answers a call by gRPC, whose end has to be said in its words.
+    call: bool,
     /// Tells the time when the connection goes back into the pool.
     clock: Arc<dyn Clock>,
 }
@@ -170,8 +180,8 @@ struct Passing {
 /// The part of a request's way between us and the instance.
 #[derive(Debug)]
 pub struct Leg {
-    /// The connection.
-    pub upstream: Box<Upstream>,
+    /// What carries it.
+    pub upstream: Carrier,
     /// The request under way.
     pub ticket: Ticket,
 }
@@ -179,25 +189,35 @@ pub struct Leg {
 impl Leg {
     /// The answer has ended: the connection goes back into the pool if it can carry another request.
     pub fn finish(self, now: Timestamp) {
-        self.ticket.instance().pool.put(self.upstream, now);
+        match self.upstream {
+            Carrier::Alone(upstream) => self.ticket.instance().pool.put(upstream, now),
+            Carrier::Shared(_) => {}
+        }
     }
 }
 
 impl AnswerBody {
     /// A body at hand.
     pub fn whole(bytes: Bytes) -> Self {
-        Self { kind: Kind::Whole(bytes), _busy: None }
+        Self { kind: Kind::Whole(bytes), busy: None }
     }
 
-    /// A body passed on as it comes.
-    pub fn passing(leg: Leg, clock: Arc<dyn Clock>) -> Self {
-        leg.upstream.pulse.enter(Stage::Streaming);
-        Self { kind: Kind::Passing(Box::new(Passing { leg: Some(leg), clock })), _busy: None }
+    /// A body at hand, and what comes behind it.
+    pub fn trailed(bytes: Bytes, trailer: HeaderMap) -> Self {
+        Self { kind: Kind::Trailed(bytes, Some(Box::new(trailer))), busy: None }
+    }
+
+    /// A body passed on as it comes, behind these header fields.
+    pub fn passing(leg: Leg, headers: &HeaderMap, clock: Arc<dyn Clock>) -> Self {
+        leg.upstream.pulse().enter(Stage::Streaming);
+        // Who speaks HTTP/1.1 answers no call.
+        let call = matches!(leg.upstream, Carrier::Shared(_)) && grpc::is_call(headers);
+        Self { kind: Kind::Passing(Box::new(Passing { leg: Some(leg), call, clock })), busy: None }
     }
 
     /// The same, encoded; or as it was if there is no room for that, or it would not get smaller.
     pub fn encoded(self, encoding: Encoding, room: &Room) -> Result<Self, Self> {
-        let Self { kind, _busy } = self;
+        let Self { kind, busy } = self;
         let encoded = match kind {
             Kind::Whole(bytes) => match Encoder::whole(encoding, &bytes, room) {
                 Some(encoded) => Ok(Kind::Whole(encoded)),
@@ -207,18 +227,36 @@ impl AnswerBody {
                 Some(encoder) => Ok(Kind::Encoded(Box::new((Encoded::by(encoder), *passing)))),
                 None => Err(Kind::Passing(passing)),
             },
-            encoded @ Kind::Encoded(_) => Err(encoded),
+            as_it_is @ (Kind::Encoded(_) | Kind::Trailed(..)) => Err(as_it_is),
         };
         match encoded {
-            Ok(kind) => Ok(Self { kind, _busy }),
-            Err(kind) => Err(Self { kind, _busy }),
+            Ok(kind) => Ok(Self { kind, busy }),
+            Err(kind) => Err(Self { kind, busy }),
         }
     }
 
     /// Keeps its client marked as waiting.
-    pub fn keeping(mut self, busy: Busy) -> Self {
-        self._busy = Some(busy);
+    pub fn keeping(mut self, mut busy: Busy) -> Self {
+        // What is at hand costs an instance nothing more.
+        if !matches!(self.kind, Kind::Passing(_) | Kind::Encoded(_)) {
+            busy.answered();
+        }
+        self.busy = Some(busy);
         self
+    }
+
+    fn poll_kind(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match &mut self.kind {
+            Kind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Kind::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Kind::Trailed(bytes, _) if !bytes.is_empty() => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Kind::Trailed(_, trailer) => Poll::Ready(trailer.take().map(|trailer| Ok(Frame::trailers(*trailer)))),
+            Kind::Passing(passing) => passing.poll_frame(cx),
+            Kind::Encoded(pair) => {
+                let (encoded, passing) = &mut **pair;
+                encoded.poll_frame(cx, |cx| passing.poll_frame(cx))
+            }
+        }
     }
 }
 
@@ -227,20 +265,20 @@ impl Body for AnswerBody {
     type Error = io::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        match &mut self.kind {
-            Kind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Kind::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Kind::Passing(passing) => passing.poll_frame(cx),
-            Kind::Encoded(pair) => {
-                let (encoded, passing) = &mut **pair;
-                encoded.poll_frame(cx, |cx| passing.poll_frame(cx))
-            }
+        let polled = self.poll_kind(cx);
+        if polled.is_ready()
+            && self.is_end_stream()
+            && let Some(busy) = &mut self.busy
+        {
+            busy.answered();
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Whole(bytes) => bytes.is_empty(),
+            Kind::Trailed(bytes, trailer) => bytes.is_empty() && trailer.is_none(),
             Kind::Passing(passing) => passing.leg.is_none(),
             Kind::Encoded(pair) => pair.0.is_done(),
         }
@@ -248,7 +286,7 @@ impl Body for AnswerBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Whole(bytes) | Kind::Trailed(bytes, _) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Encoded(_) => SizeHint::default(),
             Kind::Passing(passing) => match passing.leg.as_ref().map(|leg| leg.upstream.body_left()) {
                 Some(Some(left)) => SizeHint::with_exact(left),
@@ -260,12 +298,24 @@ impl Body for AnswerBody {
 }
 
 impl Passing {
+    /// The answer ends before it is whole: a call by a status, anything else visibly.
+    fn broken(&mut self, failure: Failure) -> io::Result<Frame<Bytes>> {
+        self.leg = None;
+        if self.call {
+            return Ok(Frame::trailers(grpc::trailer_of(failure)));
+        }
+        Err(match failure {
+            Failure::TimedOut | Failure::Lost => io::ErrorKind::TimedOut.into(),
+            Failure::Reset(reason) => io::Error::other(Reset(h2::Reason::from(reason).into())),
+            _ => io::ErrorKind::ConnectionReset.into(),
+        })
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let Some(leg) = &mut self.leg else { return Poll::Ready(None) };
         leg.upstream.attend(cx);
-        if leg.upstream.pulse.over().is_some() {
-            self.leg = None;
-            return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())));
+        if let Some(failure) = leg.upstream.pulse().over() {
+            return Poll::Ready(Some(self.broken(failure)));
         }
         match leg.upstream.poll_body(cx) {
             Poll::Ready(None) => {
@@ -274,10 +324,7 @@ impl Passing {
                 }
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Err(_failure))) => {
-                self.leg = None;
-                Poll::Ready(Some(Err(io::ErrorKind::ConnectionReset.into())))
-            }
+            Poll::Ready(Some(Err(failure))) => Poll::Ready(Some(self.broken(failure))),
             Poll::Ready(Some(Ok(frame))) => {
                 // Of a body of known length nobody asks for more than that.
                 if leg.upstream.is_end()
@@ -289,5 +336,21 @@ impl Passing {
             }
             Poll::Pending => Poll::Pending,
         }
+    }
+}
+
+/// The instance reset its answer. A client of HTTP/2 sees the same reason, which hyper finds as the source of this.
+#[derive(Debug)]
+struct Reset(h2::Error);
+
+impl fmt::Display for Reset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the instance reset its answer")
+    }
+}
+
+impl std::error::Error for Reset {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use hirsel_model::order::{Backend, LbOrder};
 use hirsel_model::plan::Phase;
 use hirsel_model::report::{InstanceFacts, InstanceState, RoleFacts};
-use hirsel_model::spec::{PortId, Target};
+use hirsel_model::spec::{AppProtocol, PortId, Target};
 use hirsel_model::view::Liveness;
 use hirsel_model::{AppName, Generation, InstanceId, NodeId, RoleName, ServiceName, Timestamp, ZoneName};
 use hirsel_role::{Live, Me};
@@ -28,20 +28,20 @@ pub enum Origin {
     /// A service of an application.
     Service(AppName, ServiceName),
     /// Programs outside the cluster that an application leads to.
-    Outside(AppName, Vec<SocketAddr>),
+    Outside(AppName, AppProtocol, Vec<SocketAddr>),
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Service(app, service) => write!(f, "{app}/{service}"),
-            Origin::Outside(app, _) => write!(f, "{app}, outside the cluster,"),
+            Origin::Outside(app, ..) => write!(f, "{app}, outside the cluster,"),
         }
     }
 }
 
-/// Finds the lasting part of an instance, or begins one.
-pub type FindInstance<'a> = &'a mut dyn FnMut(Whom) -> Arc<Instance>;
+/// Finds the lasting part of an instance that speaks so, or begins one.
+pub type FindInstance<'a> = &'a mut dyn FnMut(Whom, AppProtocol) -> Arc<Instance>;
 
 /// Where requests go.
 #[derive(Debug, Default)]
@@ -191,12 +191,15 @@ impl Table {
                 let shares = shares.iter().filter(|(_, weight)| **weight > 0);
                 To::Shares(shares.map(|(service, weight)| (named(service), *weight)).collect())
             }
-            Target::Outside(addrs) => {
-                let origin = Origin::Outside(app.clone(), addrs.clone());
-                To::One(self.serve(origin, |origin| Service::outside(origin, app, addrs, find)))
-            }
+            Target::Outside(addrs) => To::One(self.outside(app, AppProtocol::Http1, addrs, find)),
+            Target::OutsideH2c(addrs) => To::One(self.outside(app, AppProtocol::H2c, addrs, find)),
             Target::Redirect(_) | Target::Respond(_) => To::Nobody,
         }
+    }
+
+    fn outside(&mut self, app: &AppName, protocol: AppProtocol, addrs: &[SocketAddr], find: FindInstance<'_>) -> usize {
+        let origin = Origin::Outside(app.clone(), protocol, addrs.to_vec());
+        self.serve(origin, |origin| Service::outside(origin, (app, protocol), addrs, find))
     }
 
     /// The number of what is called `origin`, which `build` makes if it is not there yet.
@@ -309,7 +312,7 @@ impl Service {
                 Way::Door { node: backend.node, addr: backend.addr }
             };
             let whom = Whom::Instance { id: id.clone(), node: backend.node };
-            let instance = find(whom);
+            let instance = find(whom, backend.protocol);
             let candidate = Candidate { token: instance.token, instance, way, zone: zones.number(&backend.zone) };
             match (standing.phase, standing.liveness) {
                 (Phase::Active, Liveness::Alive) => service.ready.push(candidate),
@@ -327,9 +330,14 @@ impl Service {
     }
 
     /// Programs outside, of which nothing is known but how they did so far.
-    fn outside(origin: Arc<Origin>, app: &AppName, addrs: &[SocketAddr], find: FindInstance<'_>) -> Self {
+    fn outside(
+        origin: Arc<Origin>,
+        (app, protocol): (&AppName, AppProtocol),
+        addrs: &[SocketAddr],
+        find: FindInstance<'_>,
+    ) -> Self {
         let candidate = |(place, addr): (usize, &SocketAddr)| Candidate {
-            instance: find(Whom::Outside(*addr)),
+            instance: find(Whom::Outside(*addr), protocol),
             way: Way::Direct(*addr),
             token: Token::of_outside(app.as_str(), place),
             zone: 0,

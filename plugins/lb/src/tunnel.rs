@@ -6,6 +6,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 
+use crate::carrier::Carrier;
 use crate::client::Client;
 use crate::stream::Leg;
 use crate::upstream::Stage;
@@ -13,6 +14,8 @@ use crate::upstream::Stage;
 /// Carries a tunnel of `owner` (whose place among the connections it keeps) until it ends. `client` is what the client's connection becomes once it has read the 101.
 pub async fn carry(owner: Arc<Client>, client: OnUpgrade, leg: Leg) {
     let Leg { upstream, ticket } = leg;
+    // Nothing else switches to another protocol.
+    let Carrier::Alone(upstream) = upstream else { return };
     let pulse = upstream.pulse.clone();
     pulse.enter(Stage::Tunnel);
     let Ok(client) = client.await else { return };

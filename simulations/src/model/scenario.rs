@@ -200,6 +200,7 @@ fn app(name: &str, service: &str, count: u32, command: &str) -> AppSpec {
         spread: Spread::Zone,
         exclusive: name == CRON,
         secrets: BTreeMap::new(),
+        protocol: Default::default(),
     };
     let routes = if name == CRON { Vec::new() } else { routes(name, &service) };
     AppSpec {

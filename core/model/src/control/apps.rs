@@ -63,10 +63,11 @@ fn runs_alike(old: &ServiceSpec, new: &ServiceSpec) -> bool {
         spread: _,
         exclusive,
         secrets,
+        protocol,
     } = new;
     (command, workdir, env, user, resources, health, stop)
         == (&old.command, &old.workdir, &old.env, &old.user, &old.resources, &old.health, &old.stop)
-        && (exclusive, secrets) == (&old.exclusive, &old.secrets)
+        && (exclusive, secrets, protocol) == (&old.exclusive, &old.secrets, &old.protocol)
 }
 
 /// Whether the planner went back from `revision`. Applying the same again then means: try again.

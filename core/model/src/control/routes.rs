@@ -72,7 +72,7 @@ fn check_room(shown: &str, route: &RouteSpec) -> Result<(), Refusal> {
                 return Err(Refusal::Invalid(format!("route {shown:?} leads nowhere: no weight is above 0")));
             }
         }
-        Target::Outside(addrs) => {
+        Target::Outside(addrs) | Target::OutsideH2c(addrs) => {
             at_most(|| format!("addresses of route {shown:?}"), addrs.len(), OUTSIDE_MAX)?;
             if addrs.is_empty() {
                 return Err(Refusal::Invalid(format!("route {shown:?} leads nowhere: it has no address")));

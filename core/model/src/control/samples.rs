@@ -73,6 +73,7 @@ pub(crate) fn service(command: &str) -> ServiceSpec {
         spread: Spread::Zone,
         exclusive: false,
         secrets: BTreeMap::new(),
+        protocol: Default::default(),
     }
 }
 

@@ -10,9 +10,11 @@ use super::table::{Block, Table, Word, kind, whole};
 use super::values::{duration, is_given, is_variable, shown_ms, signal, size};
 use crate::control::limits::*;
 use crate::id::{ServiceName, check_name};
-use crate::spec::{Capacity, Check, HealthSpec, Replicas, ServiceSpec, Spread, StopSpec, UpdateOrder, UpdateSpec};
+use crate::spec::{
+    AppProtocol, Capacity, Check, HealthSpec, Replicas, ServiceSpec, Spread, StopSpec, UpdateOrder, UpdateSpec,
+};
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "command",
     "path",
     "workdir",
@@ -26,12 +28,16 @@ const KEYS: [&str; 13] = [
     "constraints",
     "spread",
     "exclusive",
+    "protocol",
 ];
 const LATER: [(&str, &str); 3] = [
     ("artifact", "the role storage is missing; use path, a folder that every host has"),
     ("image", "containers are not run; use command and path"),
     ("scale", "services do not breathe with load; use replicas = N"),
 ];
+
+/// By their names in a handshake of TLS (the registry of ALPN), where h2c would be the one without it.
+const PROTOCOLS: [(&str, AppProtocol); 2] = [("http/1.1", AppProtocol::Http1), ("h2c", AppProtocol::H2c)];
 
 /// Time between two checks. A tenth of a second is what a host with hundreds of instances still bears.
 const INTERVAL_MS: std::ops::RangeInclusive<u64> = 100..=3_600_000;
@@ -85,6 +91,7 @@ pub(super) fn read(
         spread: table.choice("spread", &[("zone", Spread::Zone), ("node", Spread::Node)], errors).unwrap_or_default(),
         exclusive,
         secrets: BTreeMap::new(),
+        protocol: table.choice("protocol", &PROTOCOLS, errors).unwrap_or_default(),
     };
     Some((name?, service))
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::control::samples::named;
 use crate::spec::{
-    Capacity, Check, HealthSpec, Replicas, RouteSpec, ServiceSpec, Spread, StopSpec, UpdateOrder, UpdateSpec,
+    AppProtocol, Capacity, Check, HealthSpec, Replicas, RouteSpec, ServiceSpec, Spread, StopSpec, UpdateOrder,
+    UpdateSpec,
 };
 
 fn built() -> Vec<RoleName> {
@@ -84,6 +85,7 @@ to = "worker"
         spread: Spread::Node,
         exclusive: false,
         secrets: BTreeMap::new(),
+        protocol: Default::default(),
     };
     assert_eq!(*web, expected);
     let worker = &spec.services[&named::<crate::id::ServiceName>("worker")];
@@ -106,6 +108,15 @@ fn an_exclusive_service_is_one_and_goes_before_it_comes() {
         "6:1 [service.web] is exclusive, never two at once: order = \"stop-first\"",
     ];
     assert_eq!(wrong(text), expected);
+}
+
+#[test]
+fn a_service_says_what_it_speaks() {
+    assert_eq!(service("").protocol, AppProtocol::Http1);
+    assert_eq!(service("protocol = \"http/1.1\"").protocol, AppProtocol::Http1);
+    assert_eq!(service("protocol = \"h2c\"").protocol, AppProtocol::H2c);
+    let text = "app = \"shop\"\n[service.web]\ncommand = [\"serve\"]\nprotocol = \"h2\"\n";
+    assert_eq!(wrong(text), ["4:12 unknown protocol in [service.web]: \"h2\"; did you mean \"h2c\"?"]);
 }
 
 #[test]

@@ -94,6 +94,8 @@ pub enum Target {
     Shares(BTreeMap<ServiceName, u32>),
     /// Programs outside the cluster, over plain HTTP.
     Outside(Vec<SocketAddr>),
+    /// The same that speak HTTP/2 ([`super::AppProtocol::H2c`]).
+    OutsideH2c(Vec<SocketAddr>),
     /// No program: the client is led elsewhere.
     Redirect(Redirect),
     /// No program: the answer is known.
@@ -106,7 +108,7 @@ impl Target {
         let (one, shares) = match self {
             Target::Service(name) => (Some(name), None),
             Target::Shares(shares) => (None, Some(shares.keys())),
-            Target::Outside(_) | Target::Redirect(_) | Target::Respond(_) => (None, None),
+            Target::Outside(_) | Target::OutsideH2c(_) | Target::Redirect(_) | Target::Respond(_) => (None, None),
         };
         one.into_iter().chain(shares.into_iter().flatten())
     }
@@ -169,6 +171,7 @@ impl fmt::Display for RouteSpec {
 enum Other {
     Shares(BTreeMap<ServiceName, u32>),
     Outside(Vec<SocketAddr>),
+    OutsideH2c(Vec<SocketAddr>),
     Redirect(Redirect),
     Respond(Respond),
 }
@@ -181,6 +184,7 @@ impl Serialize for Target {
             Target::Outside(addrs) => to.serialize_newtype_variant("Target", 1, "outside", addrs),
             Target::Redirect(redirect) => to.serialize_newtype_variant("Target", 2, "redirect", redirect),
             Target::Respond(respond) => to.serialize_newtype_variant("Target", 3, "respond", respond),
+            Target::OutsideH2c(addrs) => to.serialize_newtype_variant("Target", 4, "outside_h2c", addrs),
         }
     }
 }
@@ -200,6 +204,7 @@ impl<'de> Deserialize<'de> for Target {
                 Ok(match Other::deserialize(MapAccessDeserializer::new(map))? {
                     Other::Shares(shares) => Target::Shares(shares),
                     Other::Outside(addrs) => Target::Outside(addrs),
+                    Other::OutsideH2c(addrs) => Target::OutsideH2c(addrs),
                     Other::Redirect(redirect) => Target::Redirect(redirect),
                     Other::Respond(respond) => Target::Respond(respond),
                 })
@@ -243,7 +248,8 @@ mod tests {
         for to in [
             Target::Service(web()),
             Target::Shares(shares),
-            Target::Outside(outside),
+            Target::Outside(outside.clone()),
+            Target::OutsideH2c(outside),
             Target::Redirect(redirect),
             Target::Respond(respond),
         ] {

@@ -236,6 +236,7 @@ fn service(command: &str, path: &str) -> ServiceSpec {
         spread: Spread::default(),
         exclusive: false,
         secrets: BTreeMap::new(),
+        protocol: Default::default(),
     }
 }
 

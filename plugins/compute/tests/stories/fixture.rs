@@ -243,6 +243,7 @@ pub fn service(command: &str) -> ServiceSpec {
         spread: Spread::default(),
         exclusive: false,
         secrets: BTreeMap::new(),
+        protocol: Default::default(),
     }
 }
 

@@ -9,11 +9,13 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use hirsel_mesh::seam::BoxStream;
 use hirsel_model::Timestamp;
-use http::{Response, StatusCode};
+use hirsel_model::spec::AppProtocol;
+use http::{HeaderMap, Response, StatusCode};
 use tracing::{debug, info};
 
 use super::Proxy;
 use super::outbound::Outbound;
+use crate::carrier::Carrier;
 use crate::headers;
 use crate::instance::{Instance, Ticket, Whom};
 use crate::pages;
@@ -42,9 +44,9 @@ pub(super) struct Answered {
 
 /// Why a try failed.
 pub(super) struct Failed {
-    failure: Failure,
+    pub(super) failure: Failure,
     /// Whether it was on a kept connection.
-    reused: bool,
+    pub(super) reused: bool,
 }
 
 impl Proxy {
@@ -119,7 +121,8 @@ impl Proxy {
             let bears = || failure != Failure::Slow || choice.is_some_and(Choice::may_repeat_slow);
             if !(effort.try_again(failure) && bears()) {
                 return Err(match failure {
-                    Failure::NotWritten => pages::no_instance(service),
+                    Failure::NotWritten | Failure::Refused => pages::no_instance(service),
+                    Failure::Reset(reason) => pages::reset(service, reason),
                     Failure::Broken | Failure::Lost => pages::broken(service),
                     Failure::TimedOut | Failure::Slow => pages::timed_out(service),
                     Failure::Garbled => pages::garbled(service),
@@ -127,7 +130,7 @@ impl Proxy {
                 });
             }
             self.metrics.retries.inc();
-            if failure != Failure::NotWritten {
+            if !matches!(failure, Failure::NotWritten | Failure::Refused) {
                 self.metrics.replays.inc();
             }
             tried.push(instance);
@@ -243,20 +246,23 @@ impl Proxy {
     ) -> Result<Answered, Failed> {
         let instance = ticket.instance();
         let idle_max = if is_idempotent(&outbound.head.method) { IDLE_FOR_MAX } else { FRESH_FOR };
-        let mut upstream = match instance.pool.take(begun, idle_max) {
-            Some(upstream) => upstream,
-            // Rare and large: most requests need no room for it.
-            None => Box::pin(self.connect(instance, way)).await.map_err(|error| {
-                debug!(instance = %instance.whom, %error, "no connection");
-                Failed { failure: Failure::NotWritten, reused: false }
-            })?,
+        let mut upstream = match instance.protocol {
+            AppProtocol::Http1 => match instance.pool.take(begun, idle_max) {
+                Some(upstream) => Carrier::Alone(upstream),
+                // Rare and large: most requests need no room for it.
+                None => Carrier::Alone(Box::pin(self.connect(instance, way)).await.map_err(|error| {
+                    debug!(instance = %instance.whom, %error, "no connection");
+                    Failed { failure: Failure::NotWritten, reused: false }
+                })?),
+            },
+            AppProtocol::H2c => Carrier::Shared(self.lane(instance, way, &outbound.head.headers).await?),
         };
         let Some(body) = outbound.told() else {
-            return Err(Failed { failure: Failure::Broken, reused: upstream.reused });
+            return Err(Failed { failure: Failure::Broken, reused: upstream.is_excused(Failure::Broken) });
         };
         let repeatable = outbound.repeatable() == Repeatable::Yes;
         let leave = || repeatable && self.has_other(service, instance);
-        match upstream.send(&outbound.head, body, leave).await {
+        match upstream.send(&outbound.head, body, &self.budget, leave).await {
             Ok(head) => {
                 let now = self.now();
                 instance.succeeded(now.since(begun), now);
@@ -266,12 +272,14 @@ impl Proxy {
                 if let Some(unsent) = error.unsent {
                     outbound.take_back(unsent);
                 }
+                let reused = upstream.is_excused(error.failure);
                 let failure = match error.failure {
                     // It was not written, but what was to be passed on is lost with the connection.
                     Failure::NotWritten if outbound.is_gone() => Failure::Broken,
+                    Failure::Refused if outbound.is_gone() => Failure::Reset(h2::Reason::REFUSED_STREAM.into()),
                     failure => failure,
                 };
-                Err(Failed { failure, reused: upstream.reused })
+                Err(Failed { failure, reused })
             }
         }
     }
@@ -325,36 +333,42 @@ impl Proxy {
         }
         let held = leg.upstream.body_left().filter(|length| *length <= ANSWER_HELD_BYTES_MAX);
         let Some(reserved) = held.and_then(|length| self.budget.reserve(length)) else {
-            return Ok(Response::from_parts(head, AnswerBody::passing(leg, self.clock.clone())));
+            let body = AnswerBody::passing(leg, &head.headers, self.clock.clone());
+            return Ok(Response::from_parts(head, body));
         };
         let repeatable = outbound.repeatable() == Repeatable::Yes;
         let instance = leg.ticket.instance().clone();
         let leave = || repeatable && self.has_other(service, &instance);
-        let bytes = hold(&mut leg.upstream, leave).await?;
+        let (bytes, trailer) = hold(&mut leg.upstream, leave).await?;
         drop(reserved);
         leg.finish(at);
-        Ok(Response::from_parts(head, AnswerBody::whole(bytes)))
+        let body = match trailer {
+            None => AnswerBody::whole(bytes),
+            Some(trailer) => AnswerBody::trailed(bytes, trailer),
+        };
+        Ok(Response::from_parts(head, body))
     }
 }
 
-/// Reads an answer's body whole. When the instance is lost meanwhile, `leave` is asked whether to give up.
-async fn hold(upstream: &mut Upstream, leave: impl Fn() -> bool) -> Result<Bytes, Failure> {
+/// Reads an answer's body whole, and what comes behind it. When the instance is lost meanwhile, `leave` is asked whether to give up.
+async fn hold(upstream: &mut Carrier, leave: impl Fn() -> bool) -> Result<(Bytes, Option<HeaderMap>), Failure> {
+    let mut trailer = None;
     let mut first = Bytes::new();
     let mut rest: Option<BytesMut> = None;
     loop {
         let frame = poll_fn(|cx| {
             upstream.attend(cx);
-            if let Some(failure) = upstream.pulse.over() {
+            if let Some(failure) = upstream.pulse().over() {
                 return Poll::Ready(Some(Err(failure)));
             }
             match upstream.poll_body(cx) {
-                Poll::Pending if upstream.pulse.is_lost() && leave() => Poll::Ready(Some(Err(Failure::Lost))),
+                Poll::Pending if upstream.pulse().is_lost() && leave() => Poll::Ready(Some(Err(Failure::Lost))),
                 frame => frame,
             }
         });
         let Some(frame) = frame.await else { break };
-        if let Ok(bytes) = frame?.into_data() {
-            match &mut rest {
+        match frame?.into_data() {
+            Ok(bytes) => match &mut rest {
                 // Most small answers are one piece: it is not copied.
                 None if first.is_empty() => first = bytes,
                 None => {
@@ -364,11 +378,12 @@ async fn hold(upstream: &mut Upstream, leave: impl Fn() -> bool) -> Result<Bytes
                     rest = Some(whole);
                 }
                 Some(rest) => rest.extend_from_slice(&bytes),
-            }
+            },
+            Err(frame) => trailer = frame.into_trailers().ok(),
         }
         if upstream.is_end() {
             break;
         }
     }
-    Ok(rest.map_or(first, BytesMut::freeze))
+    Ok((rest.map_or(first, BytesMut::freeze), trailer))
 }

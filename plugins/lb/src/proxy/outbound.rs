@@ -64,7 +64,12 @@ impl Outbound {
             OutboundBody::Lent(bytes) | OutboundBody::Whole(bytes, _) => Some(RequestBody::Whole(bytes.clone())),
             OutboundBody::Trailed(bytes, trailer, _) => {
                 let (pieces, trailer) = (VecDeque::from([bytes.clone()]), Some((**trailer).clone()));
-                Some(RequestBody::Pieced(Box::new(Pieced { pieces, rest: RequestBody::Empty, trailer })))
+                Some(RequestBody::Pieced(Box::new(Pieced {
+                    pieces,
+                    rest: RequestBody::Empty,
+                    trailer,
+                    reserved: None,
+                })))
             }
             OutboundBody::Gone => None,
             OutboundBody::Passing(_) => match std::mem::replace(&mut self.body, OutboundBody::Gone) {
@@ -76,8 +81,14 @@ impl Outbound {
 
     /// Takes back what was not written, so that it can be told again.
     pub(super) fn take_back(&mut self, unsent: RequestBody) {
-        if let RequestBody::Passing(_) | RequestBody::Limited(_) = unsent {
-            self.body = OutboundBody::Passing(unsent);
+        match unsent {
+            RequestBody::Empty if self.is_gone() => self.body = OutboundBody::Empty,
+            // Of these there is another.
+            RequestBody::Empty | RequestBody::Whole(_) => {}
+            RequestBody::Pieced(_) if !self.is_gone() => {}
+            RequestBody::Passing(_) | RequestBody::Limited(_) | RequestBody::Pieced(_) => {
+                self.body = OutboundBody::Passing(unsent);
+            }
         }
     }
 

@@ -36,6 +36,7 @@ fn story() -> Story {
             zone: "a".parse().unwrap(),
             phase: Phase::Active,
             drain_ms: 30_000,
+            protocol: AppProtocol::Http1,
         };
         let key = ("shop".parse().unwrap(), web());
         story.order.backends.entry(key).or_default().insert(id(number), backend);

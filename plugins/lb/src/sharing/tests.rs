@@ -34,13 +34,19 @@ fn table_in(numbers: impl IntoIterator<Item = (u64, &'static str)>, balancers: &
     for (number, zone) in numbers {
         let id: InstanceId = format!("shop/web/{number}").parse().unwrap();
         let addr = "10.0.0.2:7400".parse().unwrap();
-        let backend =
-            Backend { node: NodeId(2), addr, zone: zone.parse().unwrap(), phase: Phase::Active, drain_ms: 30_000 };
+        let backend = Backend {
+            node: NodeId(2),
+            addr,
+            zone: zone.parse().unwrap(),
+            phase: Phase::Active,
+            drain_ms: 30_000,
+            protocol: Default::default(),
+        };
         let key = ("shop".parse().unwrap(), "web".parse().unwrap());
         order.backends.entry(key).or_default().insert(id.clone(), backend);
         standings.insert(id, READY);
     }
-    let find = &mut |whom| Arc::new(Instance::new(whom, Arc::new(Notify::new())));
+    let find = &mut |whom, protocol| Arc::new(Instance::new(whom, protocol, Arc::new(Notify::new())));
     Table::build(Generation(1), Arc::<Ways>::default(), &order, &standings, &me, find)
 }
 

@@ -35,6 +35,7 @@ fn table(routes: &[(&str, &str, &str)], instances: &[(&str, u64, u64, Standing)]
             zone: "a".parse().unwrap(),
             phase: standing.phase,
             drain_ms: 30_000,
+            protocol: AppProtocol::Http1,
         };
         let key = ("shop".parse().unwrap(), service.parse().unwrap());
         order.backends.entry(key).or_default().insert(id.clone(), backend);
@@ -44,7 +45,7 @@ fn table(routes: &[(&str, &str, &str)], instances: &[(&str, u64, u64, Standing)]
 }
 
 fn built(order: &LbOrder, standings: &BTreeMap<InstanceId, Standing>) -> Table {
-    let find = &mut |whom| Arc::new(Instance::new(whom, Arc::new(Notify::new())));
+    let find = &mut |whom, protocol| Arc::new(Instance::new(whom, protocol, Arc::new(Notify::new())));
     Table::build(Generation(7), ways(order), order, standings, &me(), find)
 }
 
@@ -176,6 +177,7 @@ fn requests_are_shared_by_weight_and_one_without_instances_leaves_its_share() {
         zone: "a".parse().unwrap(),
         phase: Phase::Active,
         drain_ms: 30_000,
+        protocol: AppProtocol::Http1,
     };
     let key = ("shop".parse().unwrap(), "next".parse().unwrap());
     order.backends.entry(key).or_default().insert(id.clone(), backend);

@@ -179,7 +179,10 @@ fn body_of(method: &Method, status: StatusCode, old: bool, headers: &mut HeaderM
 }
 
 /// The length that header fields say. Said twice alike it counts, and is passed on once.
-fn length(headers: &mut HeaderMap) -> Result<Option<u64>, Garbled> {
+///
+/// # Errors
+/// If they say two, or none that is one.
+pub fn length(headers: &mut HeaderMap) -> Result<Option<u64>, Garbled> {
     let mut said: Option<u64> = None;
     let mut times = 0;
     for line in headers.get_all(CONTENT_LENGTH) {

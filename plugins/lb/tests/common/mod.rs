@@ -18,7 +18,7 @@ use hirsel_model::manifest::parse;
 use hirsel_model::order::{Backend as PlannedBackend, LbOrder, Order, Work};
 use hirsel_model::plan::Phase;
 use hirsel_model::report::{InstanceFacts, InstanceState, RoleFacts, RoleReport, RoleState};
-use hirsel_model::spec::RouteSpec;
+use hirsel_model::spec::{AppProtocol, RouteSpec};
 use hirsel_model::time::{Timestamp, WallTime};
 use hirsel_model::view::Liveness;
 use hirsel_model::{Generation, InstanceId, NodeId, RoleName, Slot};
@@ -30,6 +30,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
 pub mod backend;
+pub mod frames;
 pub mod wire;
 
 /// Nothing in these tests takes this long unless it hangs.
@@ -170,6 +171,8 @@ pub struct Bed {
     pub live: watch::Sender<Arc<Live>>,
     pub registry: Arc<Mutex<prometheus_client::registry::Registry>>,
     pub clock: Arc<Forward>,
+    /// What instances speak that are placed from now on.
+    pub protocol: AppProtocol,
 }
 
 impl Bed {
@@ -219,7 +222,8 @@ impl Bed {
             work: Work::Lb(Arc::default()),
         };
         let role = Lb::new().start(context);
-        Self { role, addr, https, certificates, challenges, host, doors, wake, order, live, registry, clock }
+        let protocol = AppProtocol::Http1;
+        Self { role, addr, https, certificates, challenges, host, doors, wake, order, live, registry, clock, protocol }
     }
 
     /// A role that routes everything to `shop/web`, which runs on `backends`, all on this node.
@@ -272,6 +276,7 @@ impl Bed {
             zone: "a".parse().unwrap(),
             phase: Phase::Active,
             drain_ms: 30_000,
+            protocol: self.protocol,
         };
         self.change(|order| {
             let key = ("shop".parse().unwrap(), service.parse().unwrap());

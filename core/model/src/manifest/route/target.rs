@@ -11,7 +11,7 @@ use super::actions::{REWRITE_KEYS, fields, is_query, rewrite};
 use super::is_path;
 use crate::control::limits::{HOST_BYTES_MAX, OUTSIDE_MAX, RESPOND_BYTES_MAX, WEIGHT_MAX};
 use crate::id::ServiceName;
-use crate::spec::{Redirect, Respond, Rewrite, Target};
+use crate::spec::{AppProtocol, Redirect, Respond, Rewrite, Target};
 
 const EXPECTED: &str =
     "a service, shares like { web = 90, next = 10 }, or addresses outside like \"http://10.0.0.5:8080\"";
@@ -60,7 +60,7 @@ fn to(table: &Table<'_>, services: &[&str], errors: &mut Errors) -> Option<Optio
     let word = |text: &str| Word { text: text.into(), span: value.span() };
     Some(match value.get_ref() {
         DeValue::String(text) if text.contains("://") => {
-            outside(table, &word(text), errors).map(|addr| Target::Outside(vec![addr]))
+            outside(table, &word(text), errors).map(|(protocol, addr)| target(protocol, vec![addr]))
         }
         DeValue::String(text) => service(word(text), services, errors).map(Target::Service),
         DeValue::Array(_) => addresses(table, errors),
@@ -104,6 +104,7 @@ pub(in crate::manifest) fn shares(table: &Table<'_>, services: &[&str], errors: 
 fn addresses(table: &Table<'_>, errors: &mut Errors) -> Option<Target> {
     let words = table.words("to", EXPECTED, errors)?;
     let mut addrs = Vec::new();
+    let mut spoken = None;
     for word in &words {
         if !word.text.contains("://") {
             let message = format!(
@@ -114,7 +115,11 @@ fn addresses(table: &Table<'_>, errors: &mut Errors) -> Option<Target> {
             errors.at(word.span.clone(), message);
             continue;
         }
-        let Some(addr) = outside(table, word, errors) else { continue };
+        let Some((protocol, addr)) = outside(table, word, errors) else { continue };
+        if *spoken.get_or_insert(protocol) != protocol {
+            let message = format!("to in {}: those of one list all speak http, or all h2c", table.path());
+            errors.at(word.span.clone(), message);
+        }
         if addrs.contains(&addr) {
             errors.at(word.span.clone(), format!("to in {}: {addr} is there twice", table.path()));
         }
@@ -124,7 +129,14 @@ fn addresses(table: &Table<'_>, errors: &mut Errors) -> Option<Target> {
         let message = format!("to in {}: {} addresses are not between 1 and {OUTSIDE_MAX}", table.path(), words.len());
         errors.at(table.key_span("to"), message);
     }
-    (!addrs.is_empty()).then_some(Target::Outside(addrs))
+    (!addrs.is_empty()).then_some(target(spoken.unwrap_or_default(), addrs))
+}
+
+fn target(protocol: AppProtocol, addrs: Vec<SocketAddr>) -> Target {
+    match protocol {
+        AppProtocol::Http1 => Target::Outside(addrs),
+        AppProtocol::H2c => Target::OutsideH2c(addrs),
+    }
 }
 
 /// `"https"`, `"https://www.example.com"`, `{ to = "/new", status = 301 }`.
@@ -218,16 +230,22 @@ fn respond(table: &Table<'_>, errors: &mut Errors) -> Option<Respond> {
     Some(Respond { status: status.unwrap_or(200), headers, body })
 }
 
-/// `http://10.0.0.5:8080`.
-fn outside(table: &Table<'_>, word: &Word, errors: &mut Errors) -> Option<SocketAddr> {
+/// `http://10.0.0.5:8080`, `h2c://10.0.0.5:8080`.
+fn outside(table: &Table<'_>, word: &Word, errors: &mut Errors) -> Option<(AppProtocol, SocketAddr)> {
     address(&word.text)
         .map_err(|why| errors.at(word.span.clone(), format!("to in {}: {} {why}", table.path(), quoted(&word.text))))
         .ok()
 }
 
-fn address(text: &str) -> Result<SocketAddr, &'static str> {
-    let Some(rest) = text.strip_prefix("http://") else {
-        return Err("is not reached: outside the cluster only plain \"http://ADDRESS:PORT\" is");
+fn address(text: &str) -> Result<(AppProtocol, SocketAddr), &'static str> {
+    let (protocol, rest) = match text.split_once("://") {
+        Some(("http", rest)) => (AppProtocol::Http1, rest),
+        Some(("h2c", rest)) => (AppProtocol::H2c, rest),
+        _ => {
+            return Err(
+                "is not reached: outside the cluster only plain \"http://ADDRESS:PORT\" and \"h2c://ADDRESS:PORT\" are",
+            );
+        }
     };
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     if rest.contains(['/', '?', '#', '@']) {
@@ -244,7 +262,7 @@ fn address(text: &str) -> Result<SocketAddr, &'static str> {
     if !can_answer(&addr) {
         return Err("is no address of one host with a port");
     }
-    Ok(addr)
+    Ok((protocol, addr))
 }
 
 /// Whether one program can be at this address.
@@ -266,7 +284,9 @@ mod tests {
             ("http://[fd00::1]", "[fd00::1]:80"),
         ];
         for (text, addr) in good {
-            assert_eq!(address(text), Ok(addr.parse().unwrap()), "{text}");
+            assert_eq!(address(text), Ok((AppProtocol::Http1, addr.parse().unwrap())), "{text}");
+            let text = text.replace("http", "h2c");
+            assert_eq!(address(&text), Ok((AppProtocol::H2c, addr.parse().unwrap())), "{text}");
         }
         for text in [
             "https://10.0.0.5",

@@ -77,7 +77,8 @@ fn requests_are_shared_by_weight_or_leave_the_cluster() {
     assert_eq!(to("{ web = 90, next = 10 }"), Target::Shares(shares));
     assert_eq!(to("\"http://10.0.0.5:8080\""), Target::Outside(vec!["10.0.0.5:8080".parse().unwrap()]));
     let two = vec!["10.0.0.5:80".parse().unwrap(), "[fd00::1]:81".parse().unwrap()];
-    assert_eq!(to("[\"http://10.0.0.5\", \"http://[fd00::1]:81/\"]"), Target::Outside(two));
+    assert_eq!(to("[\"http://10.0.0.5\", \"http://[fd00::1]:81/\"]"), Target::Outside(two.clone()));
+    assert_eq!(to("[\"h2c://10.0.0.5\", \"h2c://[fd00::1]:81/\"]"), Target::OutsideH2c(two));
 }
 
 #[test]
@@ -99,7 +100,11 @@ fn every_field_of_a_route_says_what_it_expects() {
         ("to = []", "2:1 to in [route.h]: 0 addresses are not between 1 and 64"),
         (
             "to = \"https://10.0.0.5\"",
-            "2:6 to in [route.h]: \"https://10.0.0.5\" is not reached: outside the cluster only plain \"http://ADDRESS:PORT\" is",
+            "2:6 to in [route.h]: \"https://10.0.0.5\" is not reached: outside the cluster only plain \"http://ADDRESS:PORT\" and \"h2c://ADDRESS:PORT\" are",
+        ),
+        (
+            "to = [\"h2c://10.0.0.5:1\", \"http://10.0.0.6:1\"]",
+            "2:27 to in [route.h]: those of one list all speak http, or all h2c",
         ),
         (
             "to = \"http://db.lan\"",

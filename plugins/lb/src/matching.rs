@@ -218,7 +218,7 @@ impl Wants {
 }
 
 /// Decodes a name or value as forms write them (WHATWG URL, section 5.1).
-fn form_decode(text: &str) -> Vec<u8> {
+pub(crate) fn form_decode(text: &str) -> Vec<u8> {
     let spaced: Vec<u8> = text.bytes().map(|byte| if byte == b'+' { b' ' } else { byte }).collect();
     crate::paths::decode(&spaced, |_| true)
 }

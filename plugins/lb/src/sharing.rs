@@ -20,7 +20,7 @@ use crate::balance::warming::Warming;
 use crate::balance::zones::{self, ByZone};
 use crate::balance::{self, alike};
 use crate::instance::{Instance, Ticket};
-use crate::matching::Unusable;
+use crate::matching::{Unusable, form_decode};
 use crate::table::{Candidate, Service, Way};
 
 pub mod hedge;
@@ -71,6 +71,7 @@ enum Key {
     Path,
     Header(HeaderName),
     Cookie(String),
+    Query(Vec<u8>),
 }
 
 /// How many requests an instance has at most, and who waits meanwhile.
@@ -182,6 +183,7 @@ impl Key {
                 Key::Header(HeaderName::try_from(name.as_str()).map_err(|_| Unusable::new("no header field"))?)
             }
             HashKey::Cookie(name) => Key::Cookie(name.clone()),
+            HashKey::Query(name) => Key::Query(name.clone().into_bytes()),
         })
     }
 
@@ -191,6 +193,11 @@ impl Key {
             Key::Path => head.uri.path().as_bytes(),
             Key::Header(name) => head.headers.get(name)?.as_bytes(),
             Key::Cookie(name) => cookie(&head.headers, name)?,
+            Key::Query(name) => {
+                let pairs = head.uri.query()?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+                let value = pairs.into_iter().find(|(its_name, _)| form_decode(its_name) == *name)?.1;
+                return (!value.is_empty()).then(|| alike::key(&form_decode(value)));
+            }
         };
         (!text.is_empty()).then(|| alike::key(text))
     }

@@ -155,6 +155,8 @@ pub enum HashKey {
     Header(String),
     /// The value of this cookie.
     Cookie(String),
+    /// The first value of this parameter of the query, decoded.
+    Query(String),
 }
 
 #[cfg(test)]
@@ -167,6 +169,7 @@ mod tests {
     fn what_is_said_is_read_as_it_was_written_and_nothing_else_is_written() {
         assert_eq!(encode(&Actions::default()).len(), 1, "an empty map");
         let keys = [HashKey::Client, HashKey::Path, HashKey::Header("x-user".into()), HashKey::Cookie("id".into())];
+        let keys = keys.into_iter().chain([HashKey::Query("id".into())]);
         let hashes = keys.map(|key| Policy::Hash(HashBy { key, bound_percent: 150 }));
         for policy in hashes.into_iter().chain([Policy::RoundRobin, Policy::LeastRequests, Policy::LeastLoaded]) {
             let balance = Balance {

@@ -191,6 +191,12 @@ fn the_key_is_what_the_route_says() {
         assert_eq!(key(HashKey::Cookie(name.into()), &plain, HERE), expected, "{name}");
     }
     assert_eq!(key(HashKey::Cookie("sid".into()), &head("/", &[("cookie", "sid=")]), HERE), None);
+    let asked = head("/?a=1&i%64=x%20y&id=z&empty=", &[]);
+    for (name, value) in [("a", Some("1")), ("id", Some("x y")), ("empty", None), ("none", None)] {
+        let expected = value.map(|value| alike::key(value.as_bytes()));
+        assert_eq!(key(HashKey::Query(name.into()), &asked, HERE), expected, "{name}");
+    }
+    assert_eq!(key(HashKey::Query("id".into()), &head("/?id=x+y", &[]), HERE), Some(alike::key(b"x y")));
     assert_eq!(sharing(Policy::RoundRobin).key(&plain, HERE), None);
 }
 

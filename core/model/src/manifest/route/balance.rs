@@ -11,6 +11,7 @@ use super::super::values::duration;
 use super::actions::time;
 use super::matching::header_name;
 use super::sticky;
+use crate::control::limits::CONDITION_BYTES_MAX;
 use crate::spec::{Balance, Eject, HashBy, HashKey, Hedge, HedgeAfter, Policy, Queue};
 
 /// The keys that are read here.
@@ -158,37 +159,44 @@ fn policy(table: &Table<'_>, errors: &mut Errors) -> Option<Policy> {
 }
 
 fn hash_key(table: &Table<'_>, errors: &mut Errors) -> Option<HashKey> {
-    const EXPECTED: &str = "\"client\", \"path\", { header = \"NAME\" } or { cookie = \"NAME\" }";
+    const EXPECTED: &str = "\"client\", \"path\", { header = \"NAME\" }, { cookie = \"NAME\" } or { query = \"NAME\" }";
     let value = table.get("hash")?;
     match value.get_ref() {
         DeValue::String(word) => {
             let known = HASH_KEYS.into_iter().find(|(name, _)| name == word);
             if known.is_none() {
-                let names = ["client", "path", "header", "cookie"];
+                let names = ["client", "path", "header", "cookie", "query"];
                 errors.at(value.span(), unknown(&format!("hash in {}:", table.path()), word, "", &names));
             }
             known.map(|(_, key)| key)
         }
         DeValue::Table(_) => {
             let inner = table.below_table("hash", errors)?;
-            inner.check_keys(&["header", "cookie"], &[], errors);
+            inner.check_keys(&["header", "cookie", "query"], &[], errors);
             let header = inner.text("header", "the name of a header field", header_name, errors);
             let cookie = inner.text("cookie", "the name of a cookie", sticky::cookie_name, errors);
-            match (inner.get("header").is_some(), inner.get("cookie").is_some()) {
-                (true, true) => {
-                    let message = format!("{} has both header and cookie; one of them is compared", inner.path());
-                    errors.at(inner.key_span("cookie"), message);
-                    None
+            let query = inner.text("query", "the name of a parameter", parameter, errors);
+            let said = ["header", "cookie", "query"].into_iter().filter(|key| inner.get(key).is_some());
+            match said.collect::<Vec<_>>()[..] {
+                [] => errors.absent(value.span(), format!("{} compares nothing: header = \"NAME\"", inner.path())),
+                [_] => {}
+                [first, second, ..] => {
+                    let message = format!("{} has both {first} and {second}; one of them is compared", inner.path());
+                    errors.at(inner.key_span(second), message);
                 }
-                (false, false) => {
-                    errors.absent(value.span(), format!("{} compares nothing: header = \"NAME\"", inner.path()));
-                    None
-                }
-                (true, false) => header.map(HashKey::Header),
-                (false, true) => cookie.map(HashKey::Cookie),
             }
+            let header = header.map(HashKey::Header);
+            header.or(cookie.map(HashKey::Cookie)).or(query.map(HashKey::Query))
         }
         _ => table.wrong_type("hash", value, EXPECTED, errors),
+    }
+}
+
+/// The name of a parameter of a query.
+fn parameter(text: &str) -> Result<String, String> {
+    match !text.is_empty() && text.len() <= CONDITION_BYTES_MAX {
+        true => Ok(text.to_owned()),
+        false => Err(format!("{} is no name of a parameter", quoted(text))),
     }
 }
 
@@ -215,6 +223,7 @@ mod tests {
         assert_eq!(hash("{ hash = \"path\", bound = 200 }"), (HashKey::Path, 200));
         assert_eq!(hash("{ hash = { header = \"X-User\" } }"), (HashKey::Header("x-user".into()), 150));
         assert_eq!(hash("{ hash = { cookie = \"Sid\" } }"), (HashKey::Cookie("Sid".into()), 150));
+        assert_eq!(hash("{ hash = { query = \"id\" } }"), (HashKey::Query("id".into()), 150));
         assert_eq!(balance("slow_start = \"10s\"").slow_start_ms, Some(10_000));
     }
 
@@ -273,6 +282,10 @@ mod tests {
             (
                 "balance = { hash = { header = \"a\", cookie = \"b\" } }",
                 "3:36 [route.h.balance.hash] has both header and cookie; one of them is compared",
+            ),
+            (
+                "balance = { hash = { query = \"\" } }",
+                "3:30 query in [route.h.balance.hash]: \"\" is no name of a parameter",
             ),
             (
                 "balance = { hash = { cookie = \"a b\" } }",

@@ -16,11 +16,14 @@ mod deadline;
 mod folder;
 mod group;
 pub mod guard;
+mod journal;
 mod orphan;
 mod output;
 mod procfs;
 pub mod real;
 pub mod shim;
+
+pub use output::rfc3339;
 
 /// The machine, as a plugin may touch it.
 ///
@@ -87,6 +90,16 @@ pub trait Host: Send + Sync {
     fn write(&self, path: &str, bytes: &[u8]) -> io::Result<()>;
     /// Removes a file under the role's data folder.
     fn remove(&self, path: &str) -> io::Result<()>;
+
+    /// Appends whole lines to the journal `name` of the role, which takes a bounded room of the disk: the oldest lines give way. False if
+    /// not all of them arrived, as on a full disk.
+    fn append<'a>(&'a self, _name: &'a str, _lines: Vec<u8>) -> BoxFuture<'a, bool> {
+        Box::pin(std::future::ready(false))
+    }
+    /// Whole lines of the journal `name`, and the offset to go on from.
+    fn journal<'a>(&'a self, _name: &'a str, _from: OutputFrom) -> BoxFuture<'a, io::Result<Output>> {
+        Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
+    }
 }
 
 /// A process to start.

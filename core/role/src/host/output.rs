@@ -37,15 +37,16 @@ impl Writer {
         Self::with_limit(folder, FILE_BYTES_MAX)
     }
 
-    fn with_limit(folder: &Path, file_bytes_max: u64) -> Self {
+    /// The same with files of another size.
+    pub(super) fn with_limit(folder: &Path, file_bytes_max: u64) -> Self {
         let base = files(folder).last().copied().unwrap_or(0);
         let mut writer = Self { folder: folder.to_owned(), file: None, base, length: 0, torn: false, file_bytes_max };
         writer.reopen();
         writer
     }
 
-    /// Appends whole lines.
-    pub(super) fn append(&mut self, lines: &[u8]) {
+    /// Appends whole lines, and says whether all of them arrived.
+    pub(super) fn append(&mut self, lines: &[u8]) -> bool {
         if self.length > 0 && self.length + lines.len() as u64 > self.file_bytes_max {
             self.rotate();
         }
@@ -55,9 +56,12 @@ impl Writer {
         if self.torn && self.write(b"\n") {
             self.torn = false;
         }
-        if !self.torn && !lines.is_empty() && !self.write(lines) {
-            self.torn = true;
+        if self.torn {
+            return false;
         }
+        let arrived = lines.is_empty() || self.write(lines);
+        self.torn = !arrived;
+        arrived
     }
 
     /// Whether all of `bytes` arrived.
@@ -216,7 +220,7 @@ fn files(folder: &Path) -> Vec<u64> {
 }
 
 /// Milliseconds since 1970 as RFC 3339 in UTC. Days to date after Howard Hinnant, "chrono-compatible low-level date algorithms".
-pub(super) fn rfc3339(wall_ms: u64) -> String {
+pub fn rfc3339(wall_ms: u64) -> String {
     let (days, of_day) = (wall_ms / 86_400_000, wall_ms % 86_400_000);
     let days = days + 719_468;
     let era = days / 146_097;
@@ -316,9 +320,9 @@ mod tests {
     fn what_cannot_be_written_is_dropped_without_a_word() {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = Writer::open(&folder.path().join("absent"));
-        writer.append(b"lost\n");
+        assert!(!writer.append(b"lost\n"));
         fs::create_dir(folder.path().join("absent")).unwrap();
-        writer.append(b"kept\n");
+        assert!(writer.append(b"kept\n"));
         assert_eq!(read(&folder.path().join("absent"), OutputFrom::Offset(0)).unwrap().bytes, b"kept\n");
     }
 }

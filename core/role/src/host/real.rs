@@ -25,6 +25,7 @@ use hirsel_model::{InstanceId, Timestamp};
 use tokio::sync::Notify;
 
 use super::folder::{Durability, absent_is_fine, passable_folder, replace};
+use super::journal::Journals;
 use super::{GuardState, Host, Output, OutputFrom, Process, ProcessSpec};
 use guardian::Guardian;
 use processes::Processes;
@@ -79,6 +80,7 @@ pub enum Groups {
 pub struct RealHost {
     processes: Arc<Processes>,
     files: PathBuf,
+    journals: Arc<Journals>,
     executable: Option<String>,
     net: Arc<dyn Net>,
     /// A process ended, was started or forgotten.
@@ -99,7 +101,8 @@ impl RealHost {
         let guardian = Guardian::new(config.guard);
         let processes =
             Arc::new(Processes::open(config.folder.join("processes"), config.shim, guardian, config.groups)?);
-        Ok(RealHost { processes, files, executable, net: config.net, moved: Notify::new() })
+        let journals = Arc::new(Journals::new(config.folder.join("journals")));
+        Ok(RealHost { processes, files, journals, executable, net: config.net, moved: Notify::new() })
     }
 
     async fn blocking<T, F>(&self, work: F) -> io::Result<T>
@@ -249,5 +252,17 @@ impl Host for RealHost {
 
     fn remove(&self, path: &str) -> io::Result<()> {
         absent_is_fine(fs::remove_file(self.file(path)?))
+    }
+
+    fn append<'a>(&'a self, name: &'a str, lines: Vec<u8>) -> BoxFuture<'a, bool> {
+        let (journals, name) = (self.journals.clone(), name.to_owned());
+        let work = tokio::task::spawn_blocking(move || journals.append(&name, &lines));
+        async move { work.await.unwrap_or(false) }.boxed()
+    }
+
+    fn journal<'a>(&'a self, name: &'a str, from: OutputFrom) -> BoxFuture<'a, io::Result<Output>> {
+        let (journals, name) = (self.journals.clone(), name.to_owned());
+        let work = tokio::task::spawn_blocking(move || journals.read(&name, from));
+        async move { work.await.map_err(io::Error::other)? }.boxed()
     }
 }

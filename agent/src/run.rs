@@ -161,6 +161,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
         silent_since: silent_seen,
         report: report_seen.clone(),
         metrics: Registries::default(),
+        requests: Default::default(),
         hosts,
         built,
         config,
@@ -318,6 +319,7 @@ fn contexts(shared: Arc<Shared>, role: RoleName) -> impl Fn(hirsel_role::Spawner
         spawner,
         wake: Arc::new(Notify::new()),
         metrics: shared.metrics.begin(&role),
+        requests: shared.requests.clone(),
         config: shared.config.roles.clone(),
     }
 }

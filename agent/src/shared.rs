@@ -12,6 +12,7 @@ use hirsel_model::report::NodeReport;
 use hirsel_model::{ClusterId, Incarnation, NodeId, RoleName, Timestamp};
 use hirsel_role::certificate::{Bundles, Challenges};
 use hirsel_role::host::Host;
+use hirsel_role::requests::Window;
 use hirsel_role::secret::Values;
 use hirsel_role::{Live, Me};
 use tokio::sync::watch;
@@ -56,7 +57,9 @@ pub struct Shared {
     pub report: watch::Receiver<Arc<NodeReport>>,
     /// Metrics of this agent and its roles.
     pub metrics: Registries,
-    /// Hosts of the roles, by role: instances' output is read through compute's.
+    /// What the load balancer of this node tells of requests.
+    pub requests: Window,
+    /// Hosts of the roles, by role: instances' output is read through compute's, what is written down of requests through lb's.
     pub hosts: BTreeMap<RoleName, Arc<dyn Host>>,
     /// Roles this build has.
     pub built: Vec<RoleName>,

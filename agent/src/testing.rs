@@ -58,6 +58,7 @@ pub fn context(spawner: Spawner) -> Context {
         spawner,
         wake: Arc::default(),
         metrics: Arc::default(),
+        requests: Default::default(),
         config: RoleConfig::default(),
     }
 }

@@ -141,8 +141,8 @@ fn service(service: &ServiceSpec) -> Need {
 }
 
 fn role(role: &RoleSpec) -> Need {
-    let RoleSpec { count: _, pins: _, moves: _ } = role;
-    Need::NOTHING
+    let RoleSpec { count: _, pins: _, moves: _, log } = role;
+    Need::of(2, "a log of requests").when(log.is_some())
 }
 
 /// The planner looks at [`crate::view::View::level`] before it decides anything that needs more, so this refuses nothing in a cluster
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_route_that_is_host_path_and_service_needs_nothing_and_any_other_does() {
-        use crate::spec::{Actions, Balance, Conditions, PathKind, Target};
+        use crate::spec::{Actions, Balance, Conditions, Log, PathKind, Seen, Target};
         let web: crate::id::ServiceName = named("web");
         let plain = RouteSpec::plain("shop.test", "/api", web.clone());
         assert_eq!(route(&plain), Need::NOTHING);
@@ -269,6 +269,7 @@ mod tests {
             RouteSpec { to: Target::Shares([(web, 1)].into()), ..plain.clone() },
             RouteSpec { actions: Box::new(Actions { timeout_ms: Some(1), ..Actions::default() }), ..plain.clone() },
             RouteSpec { actions: Box::new(Actions { balance, ..Actions::default() }), ..plain.clone() },
+            RouteSpec { seen: Seen { log: Some(Log::Off), ..Seen::default() }, ..plain.clone() },
             RouteSpec { to: Target::Outside(vec!["10.0.0.5:80".parse().expect("an address")]), ..plain.clone() },
             RouteSpec { to: Target::OutsideH2c(vec!["10.0.0.5:80".parse().expect("an address")]), ..plain },
         ];
@@ -280,6 +281,14 @@ mod tests {
         let plain = crate::control::samples::service("serve");
         assert_eq!(service(&plain), Need::NOTHING);
         assert_eq!(service(&ServiceSpec { protocol: AppProtocol::H2c, ..plain }).level, 2);
+    }
+
+    #[test]
+    fn wishes_about_a_role_need_nothing_but_for_a_log() {
+        use crate::spec::{AccessLog, LogFormat};
+        let log = Some(AccessLog::of(LogFormat::Json));
+        let levels = [RoleSpec::default(), RoleSpec { log, ..RoleSpec::default() }].map(|spec| role(&spec).level);
+        assert_eq!(levels, [FIRST, 2]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::duty::Duty;
 use crate::id::*;
 use crate::plan::Phase;
-use crate::spec::{AppProtocol, PortId, PortSpec, RouteSpec, ServiceSpec};
+use crate::spec::{AccessLog, AppProtocol, PortId, PortSpec, RouteSpec, ServiceSpec};
 
 /// What this node shall make true for one role. An order without slots and work means: stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +66,10 @@ pub struct LbOrder {
     pub backends: BTreeMap<(AppName, ServiceName), BTreeMap<InstanceId, Backend>>,
     /// How many load balancers there are in each zone.
     pub balancers: BTreeMap<ZoneName, u32>,
+    /// How requests are written down where a route does not say.
+    pub log: Option<AccessLog>,
+    /// What people call the nodes, for what is written down.
+    pub names: BTreeMap<NodeId, NodeName>,
 }
 
 /// An instance as the load balancer knows it from the plan.

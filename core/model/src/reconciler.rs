@@ -82,7 +82,9 @@ fn lb(state: &ControlState) -> LbOrder {
     for node in held.filter_map(|held| state.spec.nodes.get(&held.node)) {
         *balancers.entry(node.zone.clone()).or_default() += 1;
     }
-    LbOrder { routes, ports, backends, balancers }
+    let log = state.spec.roles.get(&RoleName::lb()).and_then(|role| role.log);
+    let names = state.spec.nodes.iter().map(|(id, node)| (*id, node.name.clone())).collect();
+    LbOrder { routes, ports, backends, balancers, log, names }
 }
 
 fn dns(state: &ControlState) -> DnsOrder {
@@ -250,7 +252,9 @@ mod tests {
         assert_eq!(order.balancers, balancers);
 
         run(&mut state, Command::SetStopped { app: named("shop"), stopped: true });
-        assert_eq!(*lb(&state), LbOrder { balancers, ..LbOrder::default() });
+        let names = order.names.clone();
+        assert_eq!(names.len(), state.spec.nodes.len());
+        assert_eq!(*lb(&state), LbOrder { balancers, names, ..LbOrder::default() });
     }
 
     #[test]

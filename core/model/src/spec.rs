@@ -12,12 +12,14 @@ mod answer;
 mod balance;
 mod port;
 mod route;
+mod seen;
 
 pub use action::*;
 pub use answer::*;
 pub use balance::*;
 pub use port::*;
 pub use route::*;
+pub use seen::*;
 
 /// Everything the operator wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,6 +138,9 @@ pub struct RoleSpec {
     /// they are forgotten: nothing stays pinned.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub moves: BTreeMap<NodeId, NodeId>,
+    /// lb: how requests of routes are written down that do not say themselves, and of those that no route takes. None for not at all.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub log: Option<AccessLog>,
 }
 
 /// An application as last applied.

@@ -51,7 +51,7 @@ fn any_view(seed: u64) -> View {
         let moves = (0..rng.random_range(0..3))
             .map(|_| (NodeId(rng.random_range(1..=nodes)), NodeId(rng.random_range(1..=nodes))))
             .collect();
-        spec.roles.insert(role.parse().unwrap(), RoleSpec { count, pins, moves });
+        spec.roles.insert(role.parse().unwrap(), RoleSpec { count, pins, moves, log: None });
     }
     let leader = NodeId(rng.random_range(1..=nodes));
     let plan = any_plan(&mut rng, nodes);

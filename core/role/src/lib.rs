@@ -23,6 +23,7 @@ use tokio::sync::{Notify, watch};
 
 pub mod certificate;
 pub mod host;
+pub mod requests;
 pub mod secret;
 
 pub use host::Host;
@@ -79,6 +80,8 @@ pub struct Context {
     /// Where the role's metrics are registered: empty at each start, and exposed beside those of the agent and the other roles. Names
     /// begin with `hirsel_ROLE_`.
     pub metrics: Arc<std::sync::Mutex<Registry>>,
+    /// Where the load balancer tells the agent of requests.
+    pub requests: requests::Window,
     /// The role's part of the agent's configuration.
     pub config: RoleConfig,
 }

@@ -18,6 +18,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri};
 
 use crate::headers::ClientLines;
 use crate::matching::Unusable;
+use crate::meter::Meters;
 use crate::pages;
 use crate::sharing::Sharing;
 use crate::stream::AnswerBody;
@@ -97,6 +98,8 @@ pub struct Tools {
     pub https_port: u16,
     /// By chance: load balancers do not take their turns in step.
     pub seed: u64,
+    /// For counts.
+    pub meters: Arc<Meters>,
 }
 
 impl Tools {
@@ -106,14 +109,15 @@ impl Tools {
         chance.fill(&mut secret);
         let seed = chance.number();
         let clients = Arc::new(Clients::new(seed));
-        Self { keeper: Arc::new(Keeper::new(&secret, &clients)), clients, https_port, seed }
+        Self { keeper: Arc::new(Keeper::new(&secret, &clients)), clients, https_port, seed, meters: Arc::default() }
     }
 
     /// By no chance.
     #[cfg(test)]
     pub fn fixed() -> Self {
         let clients = Arc::new(Clients::new(0));
-        Self { keeper: Arc::new(Keeper::new(&[0; 32], &clients)), clients, https_port: HTTPS_PORT, seed: 0 }
+        let keeper = Arc::new(Keeper::new(&[0; 32], &clients));
+        Self { keeper, clients, https_port: HTTPS_PORT, seed: 0, meters: Arc::default() }
     }
 }
 

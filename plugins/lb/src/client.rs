@@ -2,8 +2,8 @@
 //!
 //! No request sets a timer. A sweep looks at all connections every half second ([`Client::sweep`]) and ends those that stand still.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -49,6 +49,8 @@ pub struct Client {
     framed: AtomicBool,
     /// Requests that were given up since the last sweep.
     given_up: AtomicU32,
+    /// Which TLS it speaks, once that was agreed on.
+    tls: OnceLock<&'static str>,
     /// Bytes read when the last request ended.
     read_at_end: AtomicU64,
     /// Its place among the connections served at once.
@@ -65,6 +67,7 @@ impl Client {
             busy: AtomicU32::new(0),
             framed: AtomicBool::new(false),
             given_up: AtomicU32::new(0),
+            tls: OnceLock::new(),
             read_at_end: AtomicU64::new(0),
             _slot: slot,
         }
@@ -88,6 +91,21 @@ impl Client {
     /// It speaks HTTP/2.
     pub fn speaks_in_frames(&self) {
         self.framed.store(true, Ordering::Relaxed);
+    }
+
+    /// It agreed on this TLS.
+    pub fn shook(&self, version: Option<rustls::ProtocolVersion>) {
+        let word = match version {
+            Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            _ => return,
+        };
+        let _ = self.tls.set(word);
+    }
+
+    /// Which TLS it speaks; none before that was agreed on, and without.
+    pub fn tls(&self) -> Option<&'static str> {
+        self.tls.get().copied()
     }
 
     /// A request came; it is under way until what is returned is dropped.

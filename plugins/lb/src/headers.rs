@@ -38,7 +38,7 @@ const HOST_BYTES_MAX: usize = 260;
 const TRAILERS: &str = "trailers";
 
 /// How many lines a head gains on its way at most.
-const LINES_ADDED: usize = 8;
+const LINES_ADDED: usize = 10;
 
 /// Values that are the same for every request of one client connection.
 #[derive(Debug)]

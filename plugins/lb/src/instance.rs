@@ -56,6 +56,8 @@ pub struct Instance {
     pub protocol: AppProtocol,
     /// Its connections.
     pub pool: Pool,
+    /// How its requests ended.
+    pub tally: Tally,
     in_flight: AtomicU32,
     /// It takes no new requests: it drains, or left the plan.
     closed: AtomicBool,
@@ -93,6 +95,7 @@ impl Instance {
             whom,
             protocol,
             pool: Pool::default(),
+            tally: Tally::default(),
             in_flight: AtomicU32::new(0),
             closed: AtomicBool::new(false),
             session_at: AtomicU64::new(0),
@@ -263,6 +266,30 @@ impl Instance {
     fn latency(&self) -> Latency {
         let at = Timestamp(self.latency_at.load(Ordering::Relaxed));
         Latency::from_parts(self.latency_us.load(Ordering::Relaxed), at)
+    }
+}
+
+/// How requests of an instance ended, since it is known.
+#[derive(Debug, Default)]
+pub struct Tally {
+    answered: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Tally {
+    /// An answer came.
+    pub fn answered(&self) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A try failed.
+    pub fn failed(&self) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Answers, and tries that failed.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.answered.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
     }
 }
 

@@ -12,6 +12,8 @@
 //! Deliberately absent: TLS towards instances, caching, DNS. The plugin knows no other plugin: where instances are it learns
 //! from its order, and how they are from the reports of their nodes.
 
+pub mod access;
+pub mod account;
 pub mod actions;
 pub mod balance;
 pub mod budget;
@@ -19,13 +21,18 @@ pub mod carrier;
 pub mod challenge;
 mod client;
 pub mod eject;
+pub mod exposition;
+pub mod fault;
 pub mod front;
 pub mod grpc;
 pub mod headers;
+pub mod ids;
 pub mod instance;
 pub mod io;
 pub mod links;
 pub mod matching;
+pub mod memory;
+pub mod meter;
 pub mod metrics;
 pub mod pages;
 pub mod paths;
@@ -36,11 +43,13 @@ pub mod proxy_protocol;
 pub mod replay;
 pub mod role;
 pub mod routes;
+pub mod seer;
 pub mod serve;
 pub mod sharing;
 pub mod stream;
 pub mod table;
 pub mod tls;
+pub mod trace;
 pub mod trailers;
 pub mod tunnel;
 pub mod upstream;

@@ -8,6 +8,7 @@ use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE
 use http::{HeaderValue, Response, StatusCode};
 use hyper::body::Body;
 
+use crate::fault::Fault;
 use crate::grpc::{self, Code};
 use crate::stream::AnswerBody;
 
@@ -25,50 +26,62 @@ pub struct Said {
 
 /// The request itself is at fault.
 pub fn bad_request(why: &str) -> Response<AnswerBody> {
-    page(StatusCode::BAD_REQUEST, why)
+    page(Fault::BadRequest, StatusCode::BAD_REQUEST, why)
 }
 
 /// The client may not ask this.
 pub fn forbidden(why: &str) -> Response<AnswerBody> {
-    page(StatusCode::FORBIDDEN, why)
+    page(Fault::Forbidden, StatusCode::FORBIDDEN, why)
 }
 
 /// The client has to say who it is.
 pub fn unauthorized(challenge: HeaderValue) -> Response<AnswerBody> {
-    let mut answer = page(StatusCode::UNAUTHORIZED, "a user and a password are asked for here");
+    let mut answer = page(Fault::Unauthorized, StatusCode::UNAUTHORIZED, "a user and a password are asked for here");
     answer.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     answer
 }
 
 /// The body of the request is too large.
 pub fn too_large(bytes_max: u64) -> Response<AnswerBody> {
-    page(StatusCode::PAYLOAD_TOO_LARGE, format_args!("the body of a request has at most {bytes_max} bytes here"))
+    page(
+        Fault::TooLarge,
+        StatusCode::PAYLOAD_TOO_LARGE,
+        format_args!("the body of a request has at most {bytes_max} bytes here"),
+    )
 }
 
 /// The client asks too often.
 pub fn too_many(wait: Duration) -> Response<AnswerBody> {
     // Whoever comes back after that many whole seconds is not early.
     let seconds = wait.as_millis().div_ceil(1_000).max(1);
-    let mut answer = page(StatusCode::TOO_MANY_REQUESTS, format_args!("too many requests; try again in {seconds} s"));
+    let mut answer = page(
+        Fault::RateLimited,
+        StatusCode::TOO_MANY_REQUESTS,
+        format_args!("too many requests; try again in {seconds} s"),
+    );
     answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX)));
     answer
 }
 
 /// This build cannot make out what the route is for.
 pub fn not_understood() -> Response<AnswerBody> {
-    page(StatusCode::SERVICE_UNAVAILABLE, "this node is too old for this route; upgrade it")
+    page(Fault::NotUnderstood, StatusCode::SERVICE_UNAVAILABLE, "this node is too old for this route; upgrade it")
 }
 
 /// No route leads anywhere.
 pub fn no_route(host: &str, path: &str) -> Response<AnswerBody> {
     let shown: String = path.chars().take(200).collect();
-    page(StatusCode::NOT_FOUND, format_args!("no application is routed at host {host:?}, path {shown:?}"))
+    page(
+        Fault::NoRoute,
+        StatusCode::NOT_FOUND,
+        format_args!("no application is routed at host {host:?}, path {shown:?}"),
+    )
 }
 
 /// No instance takes requests now.
 pub fn no_instance(service: impl Display) -> Response<AnswerBody> {
     let text = format_args!("no instance of {service} takes requests now; nothing of this request was carried out");
-    let mut answer = page(StatusCode::SERVICE_UNAVAILABLE, text);
+    let mut answer = page(Fault::NoInstance, StatusCode::SERVICE_UNAVAILABLE, text);
     answer.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
     answer
 }
@@ -77,7 +90,7 @@ pub fn no_instance(service: impl Display) -> Response<AnswerBody> {
 pub fn overloaded(service: impl Display) -> Response<AnswerBody> {
     let text =
         format_args!("every instance of {service} has as many requests as it takes; this one was not carried out");
-    let mut answer = page(StatusCode::SERVICE_UNAVAILABLE, text);
+    let mut answer = page(Fault::Overloaded, StatusCode::SERVICE_UNAVAILABLE, text);
     answer.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
     answer
 }
@@ -85,6 +98,7 @@ pub fn overloaded(service: impl Display) -> Response<AnswerBody> {
 /// The connection broke when it was not safe to try again.
 pub fn broken(service: impl Display) -> Response<AnswerBody> {
     page(
+        Fault::Broken,
         StatusCode::BAD_GATEWAY,
         format_args!("the instance of {service} that worked on this request went away; it may have been carried out"),
     )
@@ -94,7 +108,7 @@ pub fn broken(service: impl Display) -> Response<AnswerBody> {
 pub fn reset(service: impl Display, reason: u32) -> Response<AnswerBody> {
     let why = h2::Reason::from(reason);
     let text = format_args!("the instance of {service} broke off this request ({why:?}); it may have been carried out");
-    let mut answer = page(StatusCode::BAD_GATEWAY, text);
+    let mut answer = page(Fault::Broken, StatusCode::BAD_GATEWAY, text);
     if let Some(said) = answer.extensions_mut().get_mut::<Said>() {
         said.code = Some(grpc::code_of_reset(reason));
     }
@@ -103,17 +117,21 @@ pub fn reset(service: impl Display, reason: u32) -> Response<AnswerBody> {
 
 /// The answer is no HTTP.
 pub fn garbled(service: impl Display) -> Response<AnswerBody> {
-    page(StatusCode::BAD_GATEWAY, format_args!("the answer of {service} could not be understood"))
+    page(Fault::Garbled, StatusCode::BAD_GATEWAY, format_args!("the answer of {service} could not be understood"))
 }
 
 /// The client did not send all of its request.
 pub fn cut_short() -> Response<AnswerBody> {
-    page(StatusCode::BAD_REQUEST, "the body of the request broke off")
+    page(Fault::CutShort, StatusCode::BAD_REQUEST, "the body of the request broke off")
 }
 
 /// No answer within the time limit.
 pub fn timed_out(service: impl Display) -> Response<AnswerBody> {
-    page(StatusCode::GATEWAY_TIMEOUT, format_args!("{service} did not answer in time; the request may be carried out"))
+    page(
+        Fault::Timeout,
+        StatusCode::GATEWAY_TIMEOUT,
+        format_args!("{service} did not answer in time; the request may be carried out"),
+    )
 }
 
 /// Takes the body out of an answer to `HEAD`, which only tells how long it would be. (HTTP/1.1 would leave it out by itself; in HTTP/2
@@ -132,11 +150,12 @@ pub fn withhold(answer: &mut Response<AnswerBody>) {
     }
 }
 
-fn page(status: StatusCode, text: impl Display) -> Response<AnswerBody> {
+fn page(fault: Fault, status: StatusCode, text: impl Display) -> Response<AnswerBody> {
     let text = text.to_string();
     let body = Bytes::from(format!("{status}\n{text}\n"));
     let mut answer = Response::new(AnswerBody::whole(body));
     *answer.status_mut() = status;
+    answer.extensions_mut().insert(fault);
     answer.extensions_mut().insert(Said { text, code: None });
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

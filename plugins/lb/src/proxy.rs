@@ -21,6 +21,7 @@ use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::watch;
 
+use crate::account::Account;
 use crate::actions::compress::encoder::Room;
 use crate::actions::{Acts, Tools};
 use crate::budget::{Budget, KEPT_BYTES_MAX};
@@ -32,6 +33,7 @@ use crate::metrics::Metrics;
 use crate::pages;
 use crate::replay::BODY_KEPT_BYTES_MAX;
 use crate::routes::Routes;
+use crate::seer::Seer;
 use crate::stream::{AnswerBody, RequestBody};
 use crate::table::Origin;
 use crate::ways::Finding;
@@ -59,6 +61,8 @@ pub struct Proxy {
     pub routes: Routes,
     /// What is counted.
     pub metrics: Metrics,
+    /// What sees each request.
+    pub seer: Arc<Seer>,
     challenges: Challenges,
     host: Arc<dyn Host>,
     doors: Arc<dyn Doors>,
@@ -92,14 +96,17 @@ struct Taken {
 impl Proxy {
     /// A proxy that knows no route yet. `seed` comes from the injected chance.
     pub fn new(context: &hirsel_role::Context, metrics: Metrics) -> Self {
+        let tools = Tools::new(context.chance.as_ref(), context.config.https_port);
+        let seer = Arc::new(Seer::new(context, tools.meters.clone()));
         Self {
             routes: Routes::new(
                 context.me.clone(),
                 context.live.clone(),
-                Tools::new(context.chance.as_ref(), context.config.https_port),
+                tools,
                 context.wake.clone(),
                 context.clock.clone(),
             ),
+            seer,
             secrets: context.secrets.clone(),
             encoders: Room::default(),
             metrics,
@@ -121,50 +128,61 @@ impl Proxy {
     /// Answers one request of `client`. Never fails: what goes wrong is an answer too.
     pub async fn answer(&self, client: &Arc<Client>, request: Request<Incoming>) -> Response<AnswerBody> {
         let busy = client.begin();
+        let mut account = Account::begin(&self.seer, client, &request);
         let asks_for_head = request.method() == Method::HEAD;
         let calls = request.version() == Version::HTTP_2 && grpc::is_call(request.headers());
         let mut answer = match self.challenges.answer(&request) {
             Some(answer) => answer,
-            None => self.forward(client, request).await,
+            None => self.forward(client, request, &mut account).await,
         };
         if asks_for_head {
             pages::withhold(&mut answer);
         }
         self.metrics.answered(answer.status());
+        account.sees(&answer);
         if calls {
             answer = grpc::spoken(answer);
         }
-        answer.map(|body| body.keeping(busy))
+        account.go_along(answer).map(|body| body.keeping(busy))
     }
 
-    async fn forward(&self, client: &Arc<Client>, mut request: Request<Incoming>) -> Response<AnswerBody> {
+    async fn forward(
+        &self,
+        client: &Arc<Client>,
+        mut request: Request<Incoming>,
+        account: &mut Account,
+    ) -> Response<AnswerBody> {
         let protocol = headers::wanted_upgrade(request.headers());
         let upgrade = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
         let (mut head, incoming) = request.into_parts();
-        let lead = match self.lead(&head, client.lines.ip) {
+        let lead = match self.lead(&head, client.lines.ip, account) {
             Ok(lead) => lead,
-            Err(refusal) => return refusal,
+            Err(refusal) => {
+                account.takes_none(&head);
+                return refusal;
+            }
         };
         let origin = match lead {
             Lead::Plain(origin) => origin,
             // Apart, so that plain requests carry no room for it.
             Lead::Acts(acts, origin) => {
                 let taken = Taken { head, incoming, protocol, upgrade };
-                return Box::pin(self.act(client, &acts, origin, taken)).await;
+                return Box::pin(self.act(client, &acts, origin, taken, account)).await;
             }
         };
         if let Err(bad) = headers::prepare_request(&mut head, &client.lines, protocol) {
             return bad_head(bad);
         }
+        account.tell(&mut head.headers, || self.draw());
         let Some(body) = self.body_of(incoming).await else { return pages::cut_short() };
         let upgrade = upgrade.map(|upgrade| (upgrade, client.clone()));
         let mut outbound = Outbound { head, body, upgrade };
-        self.exchange(&mut outbound, &origin, None).await.unwrap_or_else(|refusal| refusal)
+        self.exchange(&mut outbound, &origin, None, account).await.unwrap_or_else(|refusal| refusal)
     }
 
     /// Where a request leads, or the page that says why nowhere.
     #[expect(clippy::result_large_err, reason = "the refusal is the answer itself")]
-    fn lead(&self, head: &Parts, client: IpAddr) -> Result<Lead, Response<AnswerBody>> {
+    fn lead(&self, head: &Parts, client: IpAddr, account: &mut Account) -> Result<Lead, Response<AnswerBody>> {
         if head.method == Method::CONNECT {
             return Err(pages::bad_request("CONNECT is not offered here"));
         }
@@ -176,6 +194,7 @@ impl Proxy {
             Finding::Nowhere => return Err(pages::no_route(host, head.uri.path())),
             Finding::Ambiguous => return Err(pages::bad_request(AMBIGUOUS)),
         };
+        account.takes(table.ways.watch(route), head);
         let acts = table.ways.acts(route);
         // Requests that are alike go to one service, too.
         let alike = || acts?.sharing.as_ref()?.key(head, client);

@@ -12,6 +12,7 @@ use hirsel_role::{Context, Plugin, Role};
 use tokio::task::JoinHandle;
 
 use crate::challenge::Challenges;
+use crate::exposition::Exposition;
 use crate::front::{Front, State};
 use crate::metrics::Metrics;
 use crate::ports::{self, Ports};
@@ -58,12 +59,15 @@ struct LbRole {
     http: Front,
     https: Front,
     ports: Ports,
-    background: [JoinHandle<()>; 3],
+    background: [JoinHandle<()>; 4],
 }
 
 impl LbRole {
     fn new(context: Context, metrics: Metrics, of_ports: ports::metrics::Metrics) -> Self {
         let proxy = Arc::new(Proxy::new(&context, metrics));
+        let shown = Exposition::new(proxy.clone());
+        shown.register(&mut context.metrics.lock().unwrap_or_else(PoisonError::into_inner));
+        context.requests.open(proxy.seer.clone());
         let challenges = Challenges::new(context.challenges.clone());
         let certificates = Arc::new(Certificates::new(challenges.clone()));
         certificates.show(&context.certificates.borrow());
@@ -74,6 +78,7 @@ impl LbRole {
             context.spawner.spawn(listen_to_news(proxy.clone(), context.live.clone())),
             context.spawner.spawn(keep_certificates(certificates.clone(), context.clone())),
             context.spawner.spawn(sweep(proxy.clone(), [http.server(), https.server()])),
+            context.spawner.spawn(proxy.seer.log.clone().write(context.host.clone())),
         ];
         Self { proxy, certificates, challenges, http, https, ports, background }
     }
@@ -81,6 +86,7 @@ impl LbRole {
     async fn step(&mut self, order: &Order) -> RoleReport {
         match &order.work {
             Work::Lb(work) if !order.slots.is_empty() => {
+                self.proxy.seer.adopt(work);
                 self.proxy.routes.adopt(order.generation, work);
                 self.http.open(&self.proxy).await;
                 self.ports.adopt(&work.ports).await;

@@ -85,9 +85,9 @@ impl Routes {
             return;
         }
         building.generation = generation;
-        if building.order.routes != order.routes {
+        if building.order.routes != order.routes || building.order.log != order.log {
             let before = (&building.order.routes[..], &*building.ways);
-            let ways = Ways::build(&order.routes, &self.tools, before);
+            let ways = Ways::build(&order.routes, order.log, &self.tools, before);
             ways.left_out
                 .iter()
                 .filter(|words| !building.ways.left_out.contains(words))
@@ -120,6 +120,11 @@ impl Routes {
         };
         let ending = building.instances.iter().filter(|(_, it)| it.is_closed() || it.is_lingering());
         ending.map(|(id, instance)| (id.clone(), number(instance))).filter(|(_, n)| *n > 0).collect()
+    }
+
+    /// All that requests may be under way on.
+    pub fn instances(&self) -> Vec<Arc<Instance>> {
+        self.building().all().cloned().collect()
     }
 
     /// Requests under way on all instances.

@@ -15,6 +15,7 @@ use hirsel_model::spec::Encoding;
 use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use crate::account::Account;
 use crate::actions::compress::encoder::{Encoded, Encoder, Room};
 use crate::budget::Reserved;
 use crate::carrier::Carrier;
@@ -153,6 +154,8 @@ impl fmt::Debug for RequestBody {
 #[derive(Debug)]
 pub struct AnswerBody {
     kind: Kind,
+    /// What is known of the request, while it takes more than one step to send.
+    account: Option<Box<Account>>,
     /// The client waits for this answer until its last byte was taken.
     busy: Option<Busy>,
 }
@@ -199,12 +202,12 @@ impl Leg {
 impl AnswerBody {
     /// A body at hand.
     pub fn whole(bytes: Bytes) -> Self {
-        Self { kind: Kind::Whole(bytes), busy: None }
+        Self { kind: Kind::Whole(bytes), account: None, busy: None }
     }
 
     /// A body at hand, and what comes behind it.
     pub fn trailed(bytes: Bytes, trailer: HeaderMap) -> Self {
-        Self { kind: Kind::Trailed(bytes, Some(Box::new(trailer))), busy: None }
+        Self { kind: Kind::Trailed(bytes, Some(Box::new(trailer))), account: None, busy: None }
     }
 
     /// A body passed on as it comes, behind these header fields.
@@ -212,12 +215,12 @@ impl AnswerBody {
         leg.upstream.pulse().enter(Stage::Streaming);
         // Who speaks HTTP/1.1 answers no call.
         let call = matches!(leg.upstream, Carrier::Shared(_)) && grpc::is_call(headers);
-        Self { kind: Kind::Passing(Box::new(Passing { leg: Some(leg), call, clock })), busy: None }
+        Self { kind: Kind::Passing(Box::new(Passing { leg: Some(leg), call, clock })), account: None, busy: None }
     }
 
     /// The same, encoded; or as it was if there is no room for that, or it would not get smaller.
     pub fn encoded(self, encoding: Encoding, room: &Room) -> Result<Self, Self> {
-        let Self { kind, busy } = self;
+        let Self { kind, account, busy } = self;
         let encoded = match kind {
             Kind::Whole(bytes) => match Encoder::whole(encoding, &bytes, room) {
                 Some(encoded) => Ok(Kind::Whole(encoded)),
@@ -230,9 +233,23 @@ impl AnswerBody {
             as_it_is @ (Kind::Encoded(_) | Kind::Trailed(..)) => Err(as_it_is),
         };
         match encoded {
-            Ok(kind) => Ok(Self { kind, busy }),
-            Err(kind) => Err(Self { kind, busy }),
+            Ok(kind) => Ok(Self { kind, account, busy }),
+            Err(kind) => Err(Self { kind, account, busy }),
         }
+    }
+
+    /// How much of it is at hand, if it is whole.
+    pub fn at_hand(&self) -> Option<u64> {
+        match &self.kind {
+            Kind::Whole(bytes) => Some(bytes.len() as u64),
+            Kind::Trailed(..) | Kind::Passing(_) | Kind::Encoded(_) => None,
+        }
+    }
+
+    /// Has `account` go along until it is sent.
+    pub fn accounted(mut self, account: Box<Account>) -> Self {
+        self.account = Some(account);
+        self
     }
 
     /// Keeps its client marked as waiting.
@@ -266,11 +283,20 @@ impl Body for AnswerBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let polled = self.poll_kind(cx);
-        if polled.is_ready()
-            && self.is_end_stream()
-            && let Some(busy) = &mut self.busy
-        {
+        let ended = polled.is_ready() && self.is_end_stream();
+        if ended && let Some(busy) = &mut self.busy {
             busy.answered();
+        }
+        if let Some(account) = &mut self.account {
+            match &polled {
+                Poll::Ready(Some(Ok(frame))) => account.sends(frame.data_ref().map_or(0, |bytes| bytes.len() as u64)),
+                Poll::Ready(Some(Err(_))) => account.breaks(),
+                Poll::Ready(None) => account.over(),
+                Poll::Pending => {}
+            }
+            if ended {
+                account.over();
+            }
         }
         polled
     }

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use hirsel_model::AppName;
-use hirsel_model::spec::RouteSpec;
+use hirsel_model::spec::{AccessLog, RouteSpec};
 use http::request::Parts;
 
 use crate::actions::{Acts, Tools};
 use crate::matching::{Drafts, Rules};
+use crate::meter::Watch;
 use crate::paths::{self, SPELLED_BYTES_MAX};
 
 /// Which route takes a request. A route is known by its number in the order.
@@ -21,6 +22,8 @@ pub struct Ways {
     any_host: Rules<usize>,
     /// What each route does besides; none for a plain one.
     acts: Vec<Option<Arc<Acts>>>,
+    /// What is seen of the requests of each route.
+    watches: Vec<Arc<Watch>>,
     /// Routes that this build cannot carry out, and why, in words.
     pub left_out: Vec<String>,
 }
@@ -37,8 +40,14 @@ pub enum Finding {
 }
 
 impl Ways {
-    /// Puts `routes` in order. `before` are those of the order before, and how they were carried out.
-    pub fn build(routes: &[(AppName, RouteSpec)], tools: &Tools, before: (&[(AppName, RouteSpec)], &Self)) -> Self {
+    /// Puts `routes` in order. `usual` is how requests are written down where a route does not say. `before` are the routes of the order
+    /// before, and how they were carried out.
+    pub fn build(
+        routes: &[(AppName, RouteSpec)],
+        usual: Option<AccessLog>,
+        tools: &Tools,
+        before: (&[(AppName, RouteSpec)], &Self),
+    ) -> Self {
         let mut ways = Self::default();
         let mut hosts: HashMap<&str, Drafts<usize>> = HashMap::new();
         for (number, (app, route)) in routes.iter().enumerate() {
@@ -50,6 +59,7 @@ impl Ways {
                 Some(Acts::closed())
             });
             ways.acts.push(acts.map(Arc::new));
+            ways.watches.push(Watch::of(app, route, usual, &tools.meters));
         }
         for (host, drafts) in hosts {
             let rules = drafts.finish();
@@ -65,6 +75,11 @@ impl Ways {
     /// What the route with this number does besides.
     pub fn acts(&self, route: usize) -> Option<&Arc<Acts>> {
         self.acts.get(route)?.as_ref()
+    }
+
+    /// What is seen of the requests of the route with this number.
+    pub fn watch(&self, route: usize) -> &Arc<Watch> {
+        &self.watches[route]
     }
 
     /// Where a request for `host` (lower case, no port) leads: by the host itself before `*.`, by that before `*`, and in the order

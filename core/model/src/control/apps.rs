@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::limits::{APPS_MAX, FORMER_MAX, NODES_MAX, at_most, check_app, check_replicas};
 use super::{Context, ControlState, Outcome, Refusal, not_found, ports, routes, secrets};
 use crate::id::*;
-use crate::spec::{AppSpec, Availability, Replicas, RoleSpec, ServiceSpec};
+use crate::spec::{AccessLog, AppSpec, Availability, LogFormat, Replicas, RoleSpec, ServiceSpec};
 
 pub(super) fn apply_app(
     state: &mut ControlState,
@@ -180,7 +180,16 @@ pub(super) fn set_role(
     let count = spec.count.map_or_else(|| "the default number of slots".into(), |count| format!("{count} slots"));
     let pins: Vec<_> = spec.pins.iter().map(|node| state.spec.name_of(*node)).collect();
     let pins = if pins.is_empty() { String::new() } else { format!(", first on {}", pins.join(", ")) };
-    let message = format!("role {role} shall have {count}{pins}");
+    let log = match spec.log {
+        None => "",
+        Some(AccessLog { format: LogFormat::Json, .. }) => {
+            "; its requests are written down as JSON unless a route says otherwise"
+        }
+        Some(AccessLog { format: LogFormat::Combined, .. }) => {
+            "; its requests are written down in the combined format unless a route says otherwise"
+        }
+    };
+    let message = format!("role {role} shall have {count}{pins}{log}");
     state.spec.roles.insert(role.clone(), spec);
     state.spec_index = context.index;
     context.happened(state, format!("role/{role}"), &message);

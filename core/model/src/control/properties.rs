@@ -13,7 +13,7 @@ use crate::duty::Duty;
 use crate::event::{Cause, EVENTS_MAX, EventKind, Rejected};
 use crate::grant::long::HowOver;
 use crate::plan::{Assignment, Because, InstanceAssignment, Phase, Reason, Unmet, Verdict, VerdictKind};
-use crate::spec::{Capacity, Check, HealthSpec, PortId, PortSpec, Protocol, RouteSpec, Target};
+use crate::spec::{AccessLog, Capacity, Check, HealthSpec, LogFormat, PortId, PortSpec, Protocol, RouteSpec, Target};
 
 fn node_id() -> impl Strategy<Value = NodeId> {
     prop_oneof![9 => 0..6u64, 1 => Just(u64::MAX)].prop_map(NodeId)
@@ -219,9 +219,11 @@ fn command() -> impl Strategy<Value = Command> {
         expires_at: WallTime(expires),
         ..token(uses_left)
     });
-    let role = (option::of(0..4u16), btree_set(node_id(), 0..2)).prop_map(|(count, pins)| RoleSpec {
+    let log = option::of(Just(AccessLog::of(LogFormat::Json)));
+    let role = (option::of(0..4u16), btree_set(node_id(), 0..2), log).prop_map(|(count, pins, log)| RoleSpec {
         count,
         pins,
+        log,
         ..RoleSpec::default()
     });
     let role_name = prop_oneof![Just(RoleName::lb()), name()];

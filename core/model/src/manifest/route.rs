@@ -9,12 +9,13 @@ use super::errors::{Errors, quoted};
 use super::table::{Block, Table};
 use crate::control::limits::{HOST_BYTES_MAX, PATH_BYTES_MAX, ROUTES_PER_APP_MAX};
 use crate::id::NAME_BYTES_MAX;
-use crate::spec::{Actions, Conditions, PathKind, RouteSpec, Target, Tls};
+use crate::spec::{Actions, Conditions, PathKind, RouteSpec, Seen, Target, Tls};
 
 pub(super) mod actions;
 mod answers;
 mod balance;
 mod matching;
+mod seen;
 mod sticky;
 pub(super) mod target;
 mod tls;
@@ -35,6 +36,7 @@ struct Said {
     leads: bool,
     when: Conditions,
     actions: Box<Actions>,
+    seen: Seen,
 }
 
 /// What the rest of a manifest says.
@@ -91,7 +93,7 @@ fn block_of(
     let table = &block.table;
     let rules = table.tables("rule", errors);
     table.check_keys(
-        &[&KEYS[..], &actions::KEYS, &answers::KEYS, &balance::KEYS, &ROUTE_KEYS].concat(),
+        &[&KEYS[..], &actions::KEYS, &answers::KEYS, &balance::KEYS, &seen::KEYS, &ROUTE_KEYS].concat(),
         &LATER,
         errors,
     );
@@ -104,7 +106,7 @@ fn block_of(
     let mut routes = Vec::new();
     for (span, rule) in &rules {
         rule.check_keys(
-            &[&KEYS[..], &actions::KEYS, &answers::KEYS, &balance::KEYS, &RULE_KEYS].concat(),
+            &[&KEYS[..], &actions::KEYS, &answers::KEYS, &balance::KEYS, &seen::KEYS, &RULE_KEYS].concat(),
             &LATER,
             errors,
         );
@@ -136,13 +138,14 @@ fn say(said: Said, table: &Table<'_>, path: &str, known: Known<'_>, errors: &mut
     actions::read(&mut said.actions, table, path, known.secrets, errors);
     answers::read(&mut said.actions, table, errors);
     balance::read(&mut said.actions.balance, table, errors);
+    seen::read(&mut said.seen, table, errors);
     said
 }
 
 impl Said {
     fn route(&self, host: &str, path: String, kind: PathKind) -> Option<RouteSpec> {
-        let Self { to, leads: _, when, actions } = self.clone();
-        Some(RouteSpec { host: host.to_owned(), path, to: to?, kind, when, actions, tls: Tls::default() })
+        let Self { to, leads: _, when, actions, seen } = self.clone();
+        Some(RouteSpec { host: host.to_owned(), path, to: to?, kind, when, actions, tls: Tls::default(), seen })
     }
 }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::action::{Actions, BasicAuth, Redirect, Respond};
 use super::is_default;
+use super::seen::Seen;
 use crate::id::{SecretName, ServiceName};
 
 /// One way in.
@@ -37,6 +38,9 @@ pub struct RouteSpec {
     /// Where the certificate of its host comes from.
     #[serde(default, skip_serializing_if = "is_default")]
     pub tls: Tls,
+    /// What is seen of its requests.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub seen: Seen,
 }
 
 /// Where the certificate of a host comes from.
@@ -125,6 +129,7 @@ impl RouteSpec {
             when: Conditions::default(),
             actions: Box::default(),
             tls: Tls::default(),
+            seen: Seen::default(),
         }
     }
 
@@ -143,9 +148,9 @@ impl RouteSpec {
 
     /// Whether every build that ever was understands it.
     pub fn is_plain(&self) -> bool {
-        let Self { host, path: _, to, kind, when, actions, tls } = self;
+        let Self { host, path: _, to, kind, when, actions, tls, seen } = self;
         let plain = !host.starts_with("*.") && matches!(to, Target::Service(_));
-        plain && is_default(kind) && is_default(when) && is_default(actions) && is_default(tls)
+        plain && is_default(kind) && is_default(when) && is_default(actions) && is_default(tls) && is_default(seen)
     }
 
     /// The secrets that it names.

@@ -210,6 +210,7 @@ fn start(folder: &Path) -> (Arc<RealHost>, Box<dyn Role>, Arc<Notify>) {
         spawner: Spawner::new(tokio::runtime::Handle::current()),
         wake: Arc::clone(&wake),
         metrics: Arc::default(),
+        requests: Default::default(),
         config: RoleConfig::default(),
     });
     (host, role, wake)

@@ -219,6 +219,7 @@ fn start(
         spawner: Spawner::new(tokio::runtime::Handle::current()),
         wake: Arc::clone(wake),
         metrics: Arc::default(),
+        requests: Default::default(),
         config: RoleConfig { port_first: 20_000, port_last: 20_009, ..RoleConfig::default() },
     })
 }

@@ -12,6 +12,7 @@ use hyper::body::{Body, Incoming};
 
 use super::outbound::Outbound;
 use super::{Proxy, Taken, bad_head};
+use crate::account::Account;
 use crate::actions::Acts;
 use crate::actions::auth::Verdict;
 use crate::actions::errors::By;
@@ -38,11 +39,12 @@ impl Proxy {
         acts: &Acts,
         origin: Option<Arc<Origin>>,
         taken: Taken,
+        account: &mut Account,
     ) -> Response<AnswerBody> {
         let leave = acts.leave(&taken.head.headers);
         let compression = acts.compression.as_ref();
         let wish = compression.map(|compression| compression.wish(&taken.head));
-        let mut answer = match self.acted(client, acts, origin, taken).await {
+        let mut answer = match self.acted(client, acts, origin, taken, account).await {
             Ok(answer) => acts.dress(answer, By::Program),
             Err(refusal) => acts.dress(refusal, By::Us),
         };
@@ -60,6 +62,7 @@ impl Proxy {
         acts: &Acts,
         origin: Option<Arc<Origin>>,
         taken: Taken,
+        account: &mut Account,
     ) -> Result<Response<AnswerBody>, Response<AnswerBody>> {
         let Taken { mut head, incoming, protocol, upgrade } = taken;
         let mut buffer = String::new();
@@ -91,6 +94,7 @@ impl Proxy {
         if let Err(bad) = headers::prepare_request(&mut head, &client.lines, protocol) {
             return Err(bad_head(bad));
         }
+        account.tell(&mut head.headers, || self.draw());
         if !acts.prepare(&mut head) {
             return Err(pages::bad_request(ASTRAY));
         }
@@ -101,7 +105,7 @@ impl Proxy {
         }
         let upgrade = upgrade.map(|upgrade| (upgrade, client.clone()));
         let mut outbound = Outbound { head, body, upgrade };
-        let answered = self.exchange(&mut outbound, &origin, choice.as_ref());
+        let answered = self.exchange(&mut outbound, &origin, choice.as_ref(), account);
         let answered = match acts.timeout {
             Some(limit) => match tokio::time::timeout(limit, answered).await {
                 Ok(answered) => answered,

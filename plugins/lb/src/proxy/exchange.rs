@@ -15,6 +15,7 @@ use tracing::{debug, info};
 
 use super::Proxy;
 use super::outbound::Outbound;
+use crate::account::Account;
 use crate::carrier::Carrier;
 use crate::headers;
 use crate::instance::{Instance, Ticket, Whom};
@@ -57,7 +58,9 @@ impl Proxy {
         outbound: &mut Outbound,
         service: &Arc<Origin>,
         choice: Option<&Choice<'_>>,
+        account: &mut Account,
     ) -> Result<Response<AnswerBody>, Response<AnswerBody>> {
+        account.leads_to(service);
         let mut effort = Effort::new(outbound.repeatable());
         let mut tried: Vec<Arc<Instance>> = Vec::new();
         // A kept connection failed: its instance deserves a new one before it counts as tried.
@@ -90,8 +93,9 @@ impl Proxy {
                 continue;
             };
             let mut instance = ticket.instance().clone();
+            account.tries(&instance, begun);
             let told = match choice.filter(|choice| choice.hedge().is_some() && tried.is_empty()) {
-                Some(choice) => Box::pin(self.hedged(outbound, service, choice, (ticket, way), begun)).await,
+                Some(choice) => Box::pin(self.hedged(outbound, service, choice, (ticket, way), begun, account)).await,
                 None => {
                     let limit = choice.and_then(Choice::try_timeout);
                     self.attempt_within(limit, outbound, service, (ticket, way), begun).await
@@ -102,22 +106,26 @@ impl Proxy {
                 instance = answered.leg.ticket.instance().clone();
             }
             let failed = match told {
-                Ok(answered) => match self.finish(outbound, service, answered).await {
-                    Ok(answer) => {
-                        if let Some(choice) = choice {
-                            self.judge(choice, service, &instance, answer.status());
+                Ok(answered) => {
+                    account.answered(&instance, answered.at);
+                    instance.tally.answered();
+                    match self.finish(outbound, service, answered).await {
+                        Ok(answer) => {
+                            if let Some(choice) = choice {
+                                self.judge(choice, service, &instance, answer.status());
+                            }
+                            return Ok(answer);
                         }
-                        return Ok(answer);
+                        // It began to answer: that the connection was a kept one excuses nothing.
+                        Err(failure) => Failed { failure, reused: false },
                     }
-                    // It began to answer: that the connection was a kept one excuses nothing.
-                    Err(failure) => Failed { failure, reused: false },
-                },
+                }
                 Err(failed) => failed,
             };
             let failure = failed.failure;
             debug!(instance = %instance.whom, ?failure, "try failed");
             excused |= failed.reused;
-            self.note(&instance, &failed, begun);
+            self.note(account, &instance, &failed, begun);
             let bears = || failure != Failure::Slow || choice.is_some_and(Choice::may_repeat_slow);
             if !(effort.try_again(failure) && bears()) {
                 return Err(match failure {
@@ -157,8 +165,10 @@ impl Proxy {
     }
 
     /// Notes what a failed try says of its instance.
-    pub(super) fn note(&self, instance: &Instance, failed: &Failed, begun: Timestamp) {
+    pub(super) fn note(&self, account: &mut Account, instance: &Arc<Instance>, failed: &Failed, begun: Timestamp) {
         let Failed { failure, reused } = *failed;
+        account.failed(instance, failure);
+        instance.tally.failed();
         if reused {
             // Those beside it are as old.
             instance.pool.clear_idle();

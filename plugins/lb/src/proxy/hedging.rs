@@ -8,6 +8,7 @@ use hirsel_model::Timestamp;
 use super::Proxy;
 use super::exchange::{Answered, Failed};
 use super::outbound::Outbound;
+use crate::account::Account;
 use crate::instance::Ticket;
 use crate::sharing::{Choice, Picked};
 use crate::table::{Origin, Way};
@@ -22,6 +23,7 @@ impl Proxy {
         choice: &Choice<'_>,
         first: (Ticket, Way),
         begun: Timestamp,
+        account: &mut Account,
     ) -> Result<Answered, Failed> {
         let limit = choice.try_timeout();
         let instance = first.0.instance().clone();
@@ -53,20 +55,21 @@ impl Proxy {
         };
         self.metrics.hedges.inc();
         let second_instance = other.0.instance().clone();
+        account.tries(&second_instance, begun_again);
         let second = Box::pin(self.attempt_within(limit, &mut copy, service, other, begun_again));
         let told = match select(first, second).await {
             Either::Left((Err(failed), second)) => match second.await {
                 Ok(answered) => {
-                    self.note(&instance, &failed, begun);
+                    self.note(account, &instance, &failed, begun);
                     Ok(answered)
                 }
                 Err(also) => {
-                    self.note(&second_instance, &also, begun_again);
+                    self.note(account, &second_instance, &also, begun_again);
                     Err(failed)
                 }
             },
             Either::Right((Err(failed), first)) => {
-                self.note(&second_instance, &failed, begun_again);
+                self.note(account, &second_instance, &failed, begun_again);
                 first.await
             }
             Either::Left((answered, _)) => answered,

@@ -51,7 +51,7 @@ fn built(order: &LbOrder, standings: &BTreeMap<InstanceId, Standing>) -> Table {
 
 fn ways(order: &LbOrder) -> Arc<Ways> {
     let tools = Tools::fixed();
-    Arc::new(Ways::build(&order.routes, &tools, (&[], &Ways::default())))
+    Arc::new(Ways::build(&order.routes, None, &tools, (&[], &Ways::default())))
 }
 
 fn web() -> Origin {

@@ -24,6 +24,7 @@ use hirsel_model::view::Liveness;
 use hirsel_model::{Generation, InstanceId, NodeId, RoleName, Slot};
 use hirsel_role::certificate::{Bundles, Challenges};
 use hirsel_role::host::{Host, Output, OutputFrom, Process, ProcessSpec};
+use hirsel_role::requests::Window;
 use hirsel_role::{Context, Doors, Live, LiveNode, Me, Plugin, Role, RoleConfig, Spawner};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -43,6 +44,10 @@ pub const OTHER: NodeId = NodeId(2);
 #[derive(Default)]
 pub struct FakeHost {
     pub cut: Mutex<BTreeSet<SocketAddr>>,
+    /// What was appended to the journal of requests.
+    pub journal: Mutex<Vec<u8>>,
+    /// It takes no more.
+    pub is_full: std::sync::atomic::AtomicBool,
 }
 
 impl FakeHost {
@@ -103,6 +108,14 @@ impl Host for FakeHost {
     }
     fn remove(&self, _: &str) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+    fn append<'a>(&'a self, name: &'a str, lines: Vec<u8>) -> BoxFuture<'a, bool> {
+        assert_eq!(name, hirsel_role::requests::JOURNAL);
+        let takes = !self.is_full.load(Ordering::SeqCst);
+        if takes {
+            self.journal.lock().unwrap().extend(lines);
+        }
+        futures::future::ready(takes).boxed()
     }
 }
 
@@ -173,6 +186,8 @@ pub struct Bed {
     pub clock: Arc<Forward>,
     /// What instances speak that are placed from now on.
     pub protocol: AppProtocol,
+    /// Who tells of requests.
+    pub requests: Window,
 }
 
 impl Bed {
@@ -193,6 +208,7 @@ impl Bed {
         let (host, doors, wake) = (Arc::<FakeHost>::default(), Arc::<FakeDoors>::default(), Arc::<Notify>::default());
         let registry = Arc::<Mutex<prometheus_client::registry::Registry>>::default();
         let clock = Arc::<Forward>::default();
+        let requests = Window::default();
         let context = Context {
             me: Me {
                 id: ME,
@@ -213,6 +229,7 @@ impl Bed {
             spawner: Spawner::new(tokio::runtime::Handle::current()),
             wake: wake.clone(),
             metrics: registry.clone(),
+            requests: requests.clone(),
             config: RoleConfig { http_port: addr.port(), https_port: https.port(), ..RoleConfig::default() },
         };
         let order = Order {
@@ -223,7 +240,22 @@ impl Bed {
         };
         let role = Lb::new().start(context);
         let protocol = AppProtocol::Http1;
-        Self { role, addr, https, certificates, challenges, host, doors, wake, order, live, registry, clock, protocol }
+        Self {
+            role,
+            addr,
+            https,
+            certificates,
+            challenges,
+            host,
+            doors,
+            wake,
+            order,
+            live,
+            registry,
+            clock,
+            protocol,
+            requests,
+        }
     }
 
     /// A role that routes everything to `shop/web`, which runs on `backends`, all on this node.
@@ -261,6 +293,11 @@ impl Bed {
         self.change(|order| {
             order.ports = spec.ports.into_iter().map(|(port, spec)| (port, (app.clone(), spec))).collect();
         });
+    }
+
+    /// How requests are written down where a route does not say.
+    pub fn usual_log(&mut self, log: hirsel_model::spec::AccessLog) {
+        self.change(|order| order.log = Some(log));
     }
 
     /// Plans `shop/web/NUMBER` on `node`, healthy at `port`.
@@ -373,6 +410,13 @@ impl Bed {
 
     pub async fn get(&self, path: &str) -> wire::Answer {
         self.ask(&format!("GET {path} HTTP/1.1\r\nHost: shop.example\r\n\r\n")).await
+    }
+
+    /// The lines of the log of requests, once there are so many.
+    pub async fn log(&self, lines: usize) -> Vec<String> {
+        let read = || String::from_utf8(self.host.journal.lock().unwrap().clone()).unwrap();
+        until(|| read().lines().count() >= lines).await;
+        read().lines().map(str::to_owned).collect()
     }
 
     /// A counter of the role.

@@ -14,6 +14,7 @@ use hirsel_model::control::{Entry, Outcome};
 use hirsel_model::secret::SecretId;
 use hirsel_model::{CertificateName, InstanceId, LogIndex, NodeId, RoleName};
 use hirsel_role::host::{Output, OutputFrom};
+use hirsel_role::requests::{JOURNAL, Window};
 use tracing::error;
 
 use crate::acme;
@@ -23,6 +24,7 @@ use crate::api::doctor::Findings;
 use crate::api::error::ApiError;
 use crate::api::logs;
 use crate::api::recovery::Recovery;
+use crate::api::requests;
 use crate::api::server::Server;
 use crate::api::sight::{Leader, Sight};
 use crate::backup;
@@ -41,6 +43,11 @@ pub fn serve(shared: &Arc<Shared>, socket: Option<PathBuf>, facts: HostFacts) {
     shared.transport.serve_https(move |stream| {
         let server = https.clone();
         async move { server.serve(stream.stream, Source::Network { node: stream.node }).await }.boxed()
+    });
+    let told = agent.clone();
+    shared.transport.serve(requests::CALL, move |_, question| {
+        let agent = told.clone();
+        async move { requests::answer(agent.as_ref(), &question).await }.boxed()
     });
     shared.transport.serve(logs::CALL, move |_, question| {
         let agent = agent.clone();
@@ -123,6 +130,17 @@ impl Agent for Interface {
             Some(host) => host.output(instance, from),
             None => async { Err(io::Error::new(io::ErrorKind::NotFound, "this node runs no instances")) }.boxed(),
         }
+    }
+
+    fn journal(&self, from: OutputFrom) -> BoxFuture<'_, io::Result<Output>> {
+        match self.0.hosts.get(&RoleName::lb()) {
+            Some(host) => host.journal(JOURNAL, from),
+            None => async { Err(io::Error::new(io::ErrorKind::NotFound, "this node balances no load")) }.boxed(),
+        }
+    }
+
+    fn requests(&self) -> Window {
+        self.0.requests.clone()
     }
 
     fn call(

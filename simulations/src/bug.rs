@@ -112,6 +112,14 @@ impl Agent for Lying {
         self.agent.output(instance, from)
     }
 
+    fn journal(&self, from: OutputFrom) -> BoxFuture<'_, std::io::Result<Output>> {
+        self.agent.journal(from)
+    }
+
+    fn requests(&self) -> hirsel_role::requests::Window {
+        self.agent.requests()
+    }
+
     fn call(
         &self,
         to: NodeId,

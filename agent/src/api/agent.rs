@@ -9,6 +9,7 @@ use hirsel_model::control::{Entry, Outcome};
 use hirsel_model::secret::SecretId;
 use hirsel_model::{CertificateName, InstanceId, LogIndex, NodeId};
 use hirsel_role::host::{Output, OutputFrom};
+use hirsel_role::requests::Window;
 
 use super::doctor::Findings;
 use super::error::{ApiError, Code};
@@ -36,6 +37,14 @@ pub trait Agent: Send + Sync + 'static {
         body: Vec<u8>,
         ttl: Duration,
     ) -> BoxFuture<'_, Result<Vec<u8>, String>>;
+    /// What the load balancer of this node wrote down of requests.
+    fn journal(&self, _from: OutputFrom) -> BoxFuture<'_, io::Result<Output>> {
+        Box::pin(std::future::ready(Err(io::ErrorKind::NotFound.into())))
+    }
+    /// Who tells of the requests of this node.
+    fn requests(&self) -> Window {
+        Window::default()
+    }
     /// Looks at this node and its ways to the others. Takes seconds where some do not answer.
     fn examine(&self) -> BoxFuture<'_, Findings>;
     /// What survived the loss of a majority, and what a recovery without `lost` would make of it. Takes seconds where some do not answer.

@@ -17,6 +17,7 @@ pub mod logs;
 pub mod metrics;
 pub mod openapi;
 pub mod recovery;
+pub mod requests;
 pub mod server;
 pub mod sight;
 pub mod simulate;

@@ -4,7 +4,9 @@ use std::sync::OnceLock;
 
 use utoipa::OpenApi;
 
-use super::handlers::{acme, backup, certificates, changes, evolve, nodes, people, reads, recover, secrets, streams};
+use super::handlers::{
+    acme, backup, certificates, changes, evolve, nodes, people, reads, recover, secrets, seeing, streams,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -23,6 +25,8 @@ use super::handlers::{acme, backup, certificates, changes, evolve, nodes, people
         reads::tokens,
         streams::events,
         streams::logs,
+        streams::requests,
+        reads::traffic,
         changes::plan,
         changes::apply,
         changes::scale,
@@ -33,6 +37,7 @@ use super::handlers::{acme, backup, certificates, changes, evolve, nodes, people
         changes::pin,
         changes::unpin,
         changes::move_role,
+        seeing::log,
         evolve::upgrade,
         evolve::finish,
         evolve::rollback,

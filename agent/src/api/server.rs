@@ -27,7 +27,7 @@ use super::agent::Agent;
 use super::auth::{Need, Source, allow, identify};
 use super::fresh;
 use super::handlers::{
-    AgentState, acme, backup, certificates, changes, evolve, nodes, people, reads, recover, secrets, streams,
+    AgentState, acme, backup, certificates, changes, evolve, nodes, people, reads, recover, secrets, seeing, streams,
 };
 
 /// Largest body of a request. A manifest of a thousand services is a tenth of it.
@@ -146,6 +146,8 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/events", get(streams::events))
         .route("/v1/why/{*thing}", get(reads::why))
         .route("/v1/logs/{*what}", get(streams::logs))
+        .route("/v1/requests", get(streams::requests))
+        .route("/v1/traffic", get(reads::traffic))
         .route("/v1/plan", post(changes::plan))
         .route("/v1/simulate", get(reads::simulate))
         .route("/v1/doctor", get(reads::doctor))
@@ -169,6 +171,7 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/roles/{role}/pin", post(changes::pin))
         .route("/v1/roles/{role}/unpin", post(changes::unpin))
         .route("/v1/roles/{role}/move", post(changes::move_role))
+        .route("/v1/roles/{role}/log", put(seeing::log))
         .route("/v1/secrets/{name}", put(secrets::set).delete(secrets::remove))
         .route("/v1/certificates/front/{name}", put(certificates::set).delete(certificates::remove))
         .route("/v1/certificates/front/{name}/renew", post(acme::renew));

@@ -11,23 +11,27 @@ use hirsel_model::control::{Entry, Outcome};
 use hirsel_model::secret::SecretId;
 use hirsel_model::{CertificateName, InstanceId, LogIndex, NodeId};
 use hirsel_role::host::{Output, OutputFrom};
+use hirsel_role::requests::Window;
 use tokio::sync::watch;
 
 use super::agent::{Agent, Minted, NotProposed, TokenParts};
 use super::doctor::Findings;
 use super::error::ApiError;
 use super::recovery::Recovery;
+use super::requests;
 use super::sight::Sight;
 use crate::secrets::SealedValue;
 
 /// An agent that is nothing but what it sees.
 pub struct StandIn {
     sight: watch::Sender<Sight>,
+    /// Who tells of its requests.
+    pub requests: Window,
 }
 
 impl StandIn {
     pub fn new(sight: Sight) -> Arc<Self> {
-        Arc::new(Self { sight: watch::Sender::new(sight) })
+        Arc::new(Self { sight: watch::Sender::new(sight), requests: Window::default() })
     }
 
     pub fn alter(&self, alter: impl FnOnce(&mut Sight)) {
@@ -95,9 +99,35 @@ impl Agent for StandIn {
         .boxed()
     }
 
-    fn call(&self, to: NodeId, _: &'static str, body: Vec<u8>, _: Duration) -> BoxFuture<'_, Result<Vec<u8>, String>> {
+    fn journal(&self, from: OutputFrom) -> BoxFuture<'_, io::Result<Output>> {
+        async move {
+            let line =
+                |second: u8, app: &str| format!("{{\"at\":\"2026-01-01T00:00:0{second}.000Z\",\"app\":\"{app}\"}}\n");
+            let text = [line(1, "shop"), line(2, "other"), line(3, "shop")].concat();
+            Ok(match from {
+                OutputFrom::Tail(_) | OutputFrom::Offset(0) => {
+                    Output { next: text.len() as u64, bytes: text.into_bytes() }
+                }
+                OutputFrom::Offset(next) => Output { bytes: Vec::new(), next },
+            })
+        }
+        .boxed()
+    }
+
+    fn requests(&self) -> Window {
+        self.requests.clone()
+    }
+
+    fn call(
+        &self,
+        to: NodeId,
+        kind: &'static str,
+        body: Vec<u8>,
+        _: Duration,
+    ) -> BoxFuture<'_, Result<Vec<u8>, String>> {
         async move {
             match to {
+                NodeId(2) if kind == requests::CALL => requests::answer(self, &body).await,
                 NodeId(2) => super::logs::answer(self, &body).await,
                 _ => Err("unreachable".into()),
             }

@@ -20,6 +20,7 @@ use hirsel_model::{LogIndex, NodeId};
 
 mod acme;
 mod certificates;
+mod requests;
 
 const SOCKET: Source = Source::Socket;
 const STRANGER: Source = Source::Network { node: None };
@@ -119,6 +120,9 @@ const PATHS: &[(&str, &str, &str, usize)] = &[
     ("POST", "/v1/roles/lb/pin", r#"{"node":"n1"}"#, 2),
     ("POST", "/v1/roles/lb/unpin", r#"{"node":"n1"}"#, 2),
     ("POST", "/v1/roles/lb/move", r#"{"node":"n1","to":"n3"}"#, 2),
+    ("PUT", "/v1/roles/lb/log", r#"{"format":"json","sample":0.1}"#, 2),
+    ("GET", "/v1/requests?what=shop", "", 1),
+    ("GET", "/v1/traffic", "", 1),
     ("GET", "/v1/tokens", "", 3),
     ("POST", "/v1/tokens", r#"{"grants":"join"}"#, 3),
     ("DELETE", "/v1/tokens/view", "", 3),
@@ -299,6 +303,9 @@ async fn what_is_asked_wrongly_is_named() {
         ("POST", "/v1/tokens", r#"{"grants":"join","uses":0}"#, "uses"),
         ("POST", "/v1/tokens", r#"{"grants":"join","ttl_s":0}"#, "between"),
         ("PUT", "/v1/webhook", r#"{"url":"ftp://x"}"#, "http://"),
+        ("PUT", "/v1/roles/lb/log", r#"{"format":"xml"}"#, "none of json, combined, off"),
+        ("PUT", "/v1/roles/lb/log", r#"{"format":"json","sample":7}"#, "no share"),
+        ("PUT", "/v1/roles/compute/log", r#"{"format":"json"}"#, "only lb"),
         ("GET", "/v1/events?after=x", "", "after"),
     ] {
         let (status, answer) = admin(&agent, method, path, body).await;

@@ -189,6 +189,14 @@ pub async fn move_role(client: &Client, json: bool, args: &super::args::MoveArgs
     change(client, json, post(path, Some(fields), goal, &args.change)).await
 }
 
+/// `role log`
+pub async fn log(client: &Client, json: bool, args: &super::args::LogArgs) -> Result<Done, ApiError> {
+    let path = format!("/v1/roles/{}/log", escape(&args.role));
+    let fields = json!({ "format": args.format, "sample": args.sample, "query": !args.no_query });
+    let request = Request { method: Method::PUT, ..post(path, Some(fields), Goal::Nothing, &args.change) };
+    change(client, json, request).await
+}
+
 /// `webhook set|rm`
 pub async fn webhook(client: &Client, json: bool, verb: &WebhookVerb) -> Result<Done, ApiError> {
     let (url, flags) = match verb {

@@ -72,6 +72,13 @@ Options:
 Try it on one machine:  hirsel dev
 More about a verb:      hirsel VERB --help";
 
+const LOGS_HELP: &str = "\
+Example: hirsel logs shop/web -f
+         hirsel logs shop --requests -f
+         hirsel logs --requests --json | jq .data.request
+
+Requests are written down where a route says so (log = \"json\" in its manifest), or the cluster: hirsel role log lb json";
+
 const SECRET_HELP: &str = "\
 Example: hirsel secret set db-pw --app shop --file ./pw
          hirsel secret set mail-key < key.txt
@@ -169,11 +176,13 @@ pub enum Verb {
     /// Show the cluster's log: what happened, what was decided, why, what it did
     #[command(after_help = "Example: hirsel events -f")]
     Events(EventsArgs),
-    /// Show output of instances, from all nodes
-    #[command(after_help = "Example: hirsel logs shop/web -f")]
+    /// Show output of instances, or requests that were written down, from all nodes
+    #[command(after_help = LOGS_HELP)]
     Logs(LogsArgs),
     /// Say why something is where it is, why it moved, why it waits
-    #[command(after_help = "Example: hirsel why shop/web/17\n         hirsel why lb/0\n         hirsel why can_lose")]
+    #[command(
+        after_help = "Example: hirsel why shop/web/17\n         hirsel why lb/0\n         hirsel why 4bf92f3577b34da6a3ce929d0e0e4736     (the X-Request-Id of an answer)\n         hirsel why can_lose"
+    )]
     Why(WhyArgs),
     /// Show what `apply` would do
     #[command(after_help = "Example: hirsel plan shop.toml\nExit status: 4 if anything would change")]

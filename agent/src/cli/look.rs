@@ -12,6 +12,7 @@ use crate::api::envelope::Envelope;
 use crate::api::error::{ApiError, Code};
 use crate::api::forecast::{Count, Forecast, Placed, SlotChange};
 use crate::api::logs::LogLine;
+use crate::api::requests::RequestLine;
 use crate::api::simulate::Simulated;
 use crate::api::views::apps::{App, Instance};
 use crate::api::views::events::EventLine;
@@ -243,7 +244,8 @@ fn print_line<T: DeserializeOwned>(text: &str, json: bool, people: impl Fn(&T)) 
 
 /// `logs`
 pub async fn logs(client: &Client, json: bool, args: &LogsArgs) -> Result<Done, ApiError> {
-    let path = format!("/v1/logs/{}?tail={}", escape(&args.what), args.tail);
+    let Some(what) = args.what.as_ref().filter(|_| !args.requests) else { return requests(client, json, args).await };
+    let path = format!("/v1/logs/{}?tail={}", escape(what), args.tail);
     let print = |told: &LogLine| {
         let head = format!("{} {}@{}", told.at, told.instance, told.node);
         let colour = if told.stream == "err" { Colour::Yellow } else { Colour::Dim };
@@ -254,6 +256,25 @@ pub async fn logs(client: &Client, json: bool, args: &LogsArgs) -> Result<Done, 
         return Ok(Done::Well);
     }
     show(client, json, &path, |envelope: &Envelope<Vec<LogLine>>| envelope.data.iter().for_each(print)).await?;
+    Ok(Done::Well)
+}
+
+/// `logs --requests`: the lines as they were written, for whatever reads such lines.
+async fn requests(client: &Client, json: bool, args: &LogsArgs) -> Result<Done, ApiError> {
+    let what = args.what.as_ref().map(|what| format!("&what={}", escape(what))).unwrap_or_default();
+    let path = format!("/v1/requests?tail={}{what}", args.tail);
+    let print = |told: &RequestLine| line(&told.text);
+    if args.follow {
+        client.follow(&format!("{path}&follow=1"), |text| print_line::<RequestLine>(text, json, print)).await?;
+        return Ok(Done::Well);
+    }
+    show(client, json, &path, |envelope: &Envelope<Vec<RequestLine>>| {
+        if envelope.data.is_empty() {
+            note("no request was written down; a route says so with log = \"json\", the cluster with: hirsel role log lb json");
+        }
+        envelope.data.iter().for_each(print);
+    })
+    .await?;
     Ok(Done::Well)
 }
 

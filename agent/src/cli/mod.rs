@@ -25,6 +25,7 @@ pub mod recover;
 pub mod secret;
 pub mod target;
 pub mod top;
+mod traffic;
 pub mod wait;
 
 #[cfg(test)]
@@ -124,6 +125,7 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
         Verb::Role(role) => match &role.verb {
             RoleVerb::Pin(args) => act::role(&client, json, "pin", args).await,
             RoleVerb::Move(args) => act::move_role(&client, json, args).await,
+            RoleVerb::Log(args) => act::log(&client, json, args).await,
             RoleVerb::Unpin(args) => act::role(&client, json, "unpin", args).await,
         },
         Verb::Secret(secret) => match &secret.verb {

@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Read, Write};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,8 +13,10 @@ use super::Done;
 use super::client::Client;
 use super::look::{print_members, print_status};
 use super::output::{self, Colour, line, paint};
+use super::traffic::{self, Looks};
 use crate::api::envelope::Envelope;
 use crate::api::error::{ApiError, Code};
+use crate::api::requests::RouteTraffic;
 use crate::api::views::members::Member;
 use crate::api::views::status::Status;
 
@@ -27,6 +29,7 @@ pub async fn top(client: &Client, json: bool) -> Result<Done, ApiError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     // Whoever cannot be asked at all is no cluster that comes back.
+    let (begun, mut looks) = (Instant::now(), Looks::default());
     let mut seen = Some(look(client).await?);
     let screen = (!json && std::io::stdout().is_terminal()).then(Screen::open);
     let (quit, mut quits) = oneshot::channel();
@@ -36,10 +39,18 @@ pub async fn top(client: &Client, json: bool) -> Result<Done, ApiError> {
     let mut asks_to_quit = true;
     loop {
         match seen.take() {
-            Some(seen) if json => output::raw(&seen.text),
+            Some(seen) if json => {
+                looks.see(begun.elapsed(), seen.traffic);
+                let mut all = seen.all;
+                all["data"]["routes"] = json!(looks.rates());
+                output::raw(&all.to_string());
+            }
             Some(seen) => {
+                looks.see(begun.elapsed(), seen.traffic);
                 clear(&screen);
                 print_status(&seen.status);
+                line("");
+                traffic::print(&looks.rates());
                 line("");
                 print_members(&seen.members);
                 line(paint("q ends", Colour::Dim));
@@ -67,7 +78,8 @@ pub async fn top(client: &Client, json: bool) -> Result<Done, ApiError> {
 }
 
 struct Seen {
-    text: String,
+    all: Value,
+    traffic: Vec<RouteTraffic>,
     status: Envelope<Status>,
     members: Envelope<Vec<Member>>,
 }
@@ -75,9 +87,12 @@ struct Seen {
 async fn look(client: &Client) -> Result<Seen, ApiError> {
     let status = client.get::<Status>("/v1/status").await?;
     let members = client.get::<Vec<Member>>("/v1/members").await?;
-    let mut both: Value = serde_json::from_str(&status.text).unwrap_or_default();
-    both["data"] = json!({ "status": status.envelope.data, "members": members.envelope.data });
-    Ok(Seen { text: both.to_string(), status: status.envelope, members: members.envelope })
+    // A node that is too old for this question is one without routes.
+    let traffic =
+        client.get::<Vec<RouteTraffic>>("/v1/traffic").await.map(|told| told.envelope.data).unwrap_or_default();
+    let mut all: Value = serde_json::from_str(&status.text).unwrap_or_default();
+    all["data"] = json!({ "status": status.envelope.data, "members": members.envelope.data });
+    Ok(Seen { all, traffic, status: status.envelope, members: members.envelope })
 }
 
 fn clear(screen: &Option<Screen>) {

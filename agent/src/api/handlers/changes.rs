@@ -6,7 +6,7 @@ use axum::extract::{Extension, State};
 use axum::response::Response;
 use hirsel_model::control::{Command, Entry, Outcome, Refusal};
 use hirsel_model::spec::{AppSpec, Replicas, RoleSpec};
-use hirsel_model::{AppName, LogIndex, NodeId, RoleName, ServiceName, manifest};
+use hirsel_model::{AppName, LogIndex, RoleName, ServiceName, manifest};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -348,8 +348,9 @@ pub async fn pin(
 ) -> Result<Response, ApiError> {
     let (words, undo) =
         (format!("pinned {role} to {}", fields.node), format!("hirsel role unpin {role} {}", fields.node));
-    change_role(&agent, &caller, &params, &role, &fields.node, (words, undo), |spec, node| {
-        spec.pins.insert(node);
+    change_role(&agent, &caller, &params, &role, (words, undo), |sight, spec| {
+        spec.pins.insert(super::nodes::node_named(sight, &fields.node)?);
+        Ok(())
     })
     .await
 }
@@ -366,8 +367,9 @@ pub async fn unpin(
 ) -> Result<Response, ApiError> {
     let (words, undo) =
         (format!("unpinned {role} from {}", fields.node), format!("hirsel role pin {role} {}", fields.node));
-    change_role(&agent, &caller, &params, &role, &fields.node, (words, undo), |spec, node| {
-        spec.pins.remove(&node);
+    change_role(&agent, &caller, &params, &role, (words, undo), |sight, spec| {
+        spec.pins.remove(&super::nodes::node_named(sight, &fields.node)?);
+        Ok(())
     })
     .await
 }
@@ -406,20 +408,19 @@ pub async fn move_role(
 
 /// The wishes about a role travel whole; so that no other change of them is lost, the entry holds only while nothing changed since
 /// they were read, and is made again when something did.
-async fn change_role(
+pub(super) async fn change_role(
     agent: &AgentState,
     caller: &Caller,
     params: &ChangeParams,
     role: &str,
-    node: &str,
     (did, undo): (String, String),
-    alter: impl Fn(&mut RoleSpec, NodeId),
+    alter: impl Fn(&Sight, &mut RoleSpec) -> Result<(), ApiError>,
 ) -> Result<Response, ApiError> {
     for tried in 1.. {
         let sight = agent.sight();
-        let (role, node) = (role_named(&sight, role)?, super::nodes::node_named(&sight, node)?);
+        let role = role_named(&sight, role)?;
         let mut spec = sight.state.spec.roles.get(&role).cloned().unwrap_or_default();
-        alter(&mut spec, node);
+        alter(&sight, &mut spec)?;
         let seen = params.if_index.or(Some(sight.state.spec_index.0));
         let held = ChangeParams { if_index: seen, ..params.clone() };
         let change = Change { did: did.clone(), undo: Some(undo.clone()), command: Command::SetRole { role, spec } };

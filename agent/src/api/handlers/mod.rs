@@ -11,6 +11,7 @@ pub mod people;
 pub mod reads;
 pub mod recover;
 pub mod secrets;
+pub mod seeing;
 pub mod streams;
 
 use std::sync::Arc;

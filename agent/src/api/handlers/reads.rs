@@ -9,6 +9,7 @@ use super::{AgentState, Params, Part, answer, json};
 use crate::api::doctor::{self, Doctor};
 use crate::api::envelope::Envelope;
 use crate::api::error::{ApiError, Code, ErrorBody};
+use crate::api::requests::{self, RouteTraffic, past};
 use crate::api::simulate::{self, Simulated};
 use crate::api::views::apps::{self, App, Instance, Which};
 use crate::api::views::members::{self, Member};
@@ -97,12 +98,27 @@ pub async fn ps(
 }
 
 /// Why something is as it is.
-#[utoipa::path(get, path = "/v1/why/{thing}", params(("thing", description = "node, role/slot, app, app/service, instance, voters, can_lose")),
+#[utoipa::path(get, path = "/v1/why/{thing}", params(("thing", description = "node, role/slot, app, app/service, instance, voters, can_lose, or the id of a request")),
     responses((status = 200, body = Envelope<Why>), (status = 404, body = ErrorBody)))]
 pub async fn why(State(agent): State<AgentState>, Part(thing): Part<String>) -> Result<Response, ApiError> {
     let sight = agent.sight();
-    let told = why::why(&sight, &thing)?;
-    Ok(answer(&sight, told))
+    let otherwise = match why::why(&sight, &thing) {
+        Ok(told) => return Ok(answer(&sight, told)),
+        Err(error) => error,
+    };
+    let (told, missing) = past::why(&agent, &thing, otherwise).await?;
+    let mut envelope = Envelope::new(&sight, told);
+    envelope.warnings.extend(missing);
+    Ok(json(http::StatusCode::OK, &envelope))
+}
+
+/// What goes through the routes of every load balancer.
+#[utoipa::path(get, path = "/v1/traffic", responses((status = 200, body = Envelope<Vec<RouteTraffic>>)))]
+pub async fn traffic(State(agent): State<AgentState>) -> Response {
+    let (told, missing) = requests::traffic(&agent).await;
+    let mut envelope = Envelope::new(&agent.sight(), told);
+    envelope.warnings.extend(missing);
+    json(http::StatusCode::OK, &envelope)
 }
 
 /// Whether this node and its ways to the others are as they should be. Takes seconds where some do not answer.

@@ -16,6 +16,7 @@ use super::{AgentState, Params, Part, answer, line};
 use crate::api::envelope::Envelope;
 use crate::api::error::{ApiError, ErrorBody};
 use crate::api::logs::{self, LogLine, Reader};
+use crate::api::requests::{self, RequestLine};
 use crate::api::views::events::{self, EventLine};
 
 /// Instances do not push their output: it is asked for this often. A person does not see the delay.
@@ -123,6 +124,57 @@ pub async fn logs(
             Some((Ok(bytes.into()), (reader, None)))
         }
     })))
+}
+
+/// Whose requests.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RequestParams {
+    what: Option<String>,
+    tail: Option<usize>,
+    follow: Option<String>,
+}
+
+/// Requests that the load balancers of all nodes wrote down.
+#[utoipa::path(get, path = "/v1/requests",
+    params(("what" = Option<String>, Query, description = "app, or app/service; without it, of all and of none"),
+           ("tail" = Option<u64>, Query, description = "how many lines"), ("follow" = Option<String>, Query, description = "1: go on as JSON lines")),
+    responses((status = 200, body = Envelope<Vec<RequestLine>>), (status = 404, body = ErrorBody)))]
+pub async fn requests(
+    State(agent): State<AgentState>,
+    Params(params): Params<RequestParams>,
+) -> Result<Response, ApiError> {
+    let mut reader = requests::Reader::new(agent.clone(), params.what.as_deref())?;
+    let (mut first, missing) = reader.read().await;
+    let tail = params.tail.unwrap_or(logs::LINES_USUAL).min(logs::LINES_ANSWERED_MAX);
+    first.drain(..first.len().saturating_sub(tail));
+    if !follows(params.follow.as_deref()) {
+        let mut envelope = Envelope::new(&agent.sight(), first);
+        envelope.warnings.extend(missing);
+        return Ok(super::json(http::StatusCode::OK, &envelope));
+    }
+    Ok(json_lines(stream::unfold((reader, Some(first)), move |(mut reader, first)| {
+        let agent = Arc::clone(&agent);
+        async move {
+            let lines = match first {
+                Some(first) => first,
+                None => next_requests(&mut reader).await,
+            };
+            let sight = agent.sight();
+            let bytes: Vec<u8> = lines.into_iter().flat_map(|told| line(&Envelope::new(&sight, told))).collect();
+            Some((Ok(bytes.into()), (reader, None)))
+        }
+    })))
+}
+
+async fn next_requests(reader: &mut requests::Reader) -> Vec<RequestLine> {
+    loop {
+        tokio::time::sleep(LOGS_EVERY).await;
+        let (lines, _) = reader.read().await;
+        if !lines.is_empty() {
+            return lines;
+        }
+    }
 }
 
 async fn next_lines(reader: &mut Reader) -> Vec<LogLine> {

@@ -106,8 +106,11 @@ pub struct EventsArgs {
 #[derive(Args, Clone, Debug)]
 pub struct LogsArgs {
     /// Whose output
-    #[arg(value_name = "APP[/SERVICE]")]
-    pub what: String,
+    #[arg(value_name = "APP[/SERVICE]", required_unless_present = "requests")]
+    pub what: Option<String>,
+    /// Show requests that the load balancers wrote down; without APP those of all, and of none
+    #[arg(long, short)]
+    pub requests: bool,
     /// Go on showing what comes
     #[arg(long, short)]
     pub follow: bool,
@@ -119,7 +122,7 @@ pub struct LogsArgs {
 /// `why`
 #[derive(Args, Clone, Debug)]
 pub struct WhyArgs {
-    /// Node, ROLE/SLOT, APP, APP/SERVICE, instance, `voters` or `can_lose`
+    /// Node, ROLE/SLOT, APP, APP/SERVICE, instance, `voters`, `can_lose`, or the id of a request (`X-Request-Id`)
     pub thing: String,
 }
 
@@ -210,7 +213,7 @@ pub struct NodeTarget {
     pub change: ChangeArgs,
 }
 
-/// `role pin|unpin|move`
+/// `role pin|unpin|move|log`
 #[derive(Args, Clone, Debug)]
 pub struct RoleCommand {
     /// What to do.
@@ -228,6 +231,40 @@ pub enum RoleVerb {
     /// Move one slot to another node, once: nothing is pinned by it
     #[command(after_help = "Example: hirsel role move lb n2 --to n4 --wait")]
     Move(MoveArgs),
+    /// Say how load balancers write requests down where a route does not say
+    #[command(after_help = LOG_HELP)]
+    Log(LogArgs),
+}
+
+const LOG_HELP: &str = "\
+Example: hirsel role log lb json
+         hirsel role log lb combined --sample 0.1 --no-query
+         hirsel role log lb off
+
+Requests that fail are written down whatever the share. Read them with: hirsel logs APP --requests";
+
+/// How requests are written down.
+#[derive(Args, Clone, Debug)]
+pub struct LogArgs {
+    /// Which role: lb
+    pub role: String,
+    /// As what
+    #[arg(value_parser = ["json", "combined", "off"])]
+    pub format: String,
+    /// How many of them, between 0 and 1
+    #[arg(long, default_value_t = 1.0, value_name = "SHARE", value_parser = parse_share)]
+    pub sample: f64,
+    /// Leave the query of each out
+    #[arg(long)]
+    pub no_query: bool,
+    /// As for every change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| format!("{text:?} is no share between 0 and 1, for example 0.1"))
 }
 
 /// A slot, and where it shall go.

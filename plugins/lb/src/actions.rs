@@ -4,6 +4,7 @@
 //! Compiled once for an order; a plain route has none, and its requests never come here. What this build cannot make out is not passed
 //! over: the route answers 503, for it may have been meant to protect something.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -199,8 +200,7 @@ impl Acts {
         now: Timestamp,
     ) -> Option<Response<AnswerBody>> {
         let client = lines.ip;
-        let among = |blocks: &[Block]| blocks.iter().any(|block| block.holds(client));
-        if among(&self.deny) || !self.allow.is_empty() && !among(&self.allow) {
+        if !self.admits(client) {
             return Some(pages::forbidden("requests from this address are not taken here"));
         }
         if let Some(Err(wait)) = self.rate.as_ref().map(|rate| rate.take(client, now)) {
@@ -219,6 +219,12 @@ impl Acts {
             return Some(led_to(status, rewrite::location(&https, None, &format!("{host}{port}"), &head.uri)));
         }
         self.cors.as_ref()?.preflight(head)
+    }
+
+    /// Whether clients from here are served.
+    pub fn admits(&self, client: IpAddr) -> bool {
+        let among = |blocks: &[Block]| blocks.iter().any(|block| block.holds(client));
+        !among(&self.deny) && (self.allow.is_empty() || among(&self.allow))
     }
 
     /// The answer that needs no program, if there is one. `host` is the one that the request is for.

@@ -35,6 +35,7 @@ pub mod memory;
 pub mod meter;
 pub mod metrics;
 pub mod pages;
+pub mod passthrough;
 pub mod paths;
 pub mod pool;
 pub mod ports;

@@ -33,6 +33,8 @@ pub struct Metrics {
     pub connects: Counter,
     /// TLS handshakes that failed, for want of a certificate or of a common tongue.
     pub refused_handshakes: Counter,
+    /// TLS connections that were passed on as they are.
+    pub passed_through: Counter,
     /// Client connections that are open.
     pub clients: Gauge,
 }
@@ -53,6 +55,7 @@ impl Metrics {
             overflows: Counter::default(),
             connects: Counter::default(),
             refused_handshakes: Counter::default(),
+            passed_through: Counter::default(),
             clients: Gauge::default(),
         }
     }
@@ -71,6 +74,11 @@ impl Metrics {
             "hirsel_lb_refused_handshakes",
             "TLS handshakes that failed",
             self.refused_handshakes.clone(),
+        );
+        registry.register(
+            "hirsel_lb_passed_through",
+            "TLS connections passed on as they are",
+            self.passed_through.clone(),
         );
         registry.register("hirsel_lb_clients", "Client connections open", self.clients.clone());
     }

@@ -45,7 +45,7 @@ mod hedging;
 mod outbound;
 mod shared;
 
-pub use dial::Dialled;
+pub use dial::{Dialled, Target};
 pub use exchange::CONNECT_WITHIN;
 use outbound::{Outbound, OutboundBody};
 
@@ -123,6 +123,11 @@ impl Proxy {
     /// The time.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// Whether any host is passed on encrypted.
+    pub fn passes_any(&self) -> bool {
+        self.routes.table().ways.pass_any()
     }
 
     /// Answers one request of `client`. Never fails: what goes wrong is an answer too.

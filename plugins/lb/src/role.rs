@@ -90,8 +90,8 @@ impl LbRole {
                 self.proxy.routes.adopt(order.generation, work);
                 self.http.open(&self.proxy).await;
                 self.ports.adopt(&work.ports).await;
-                // Without a certificate, and none on its way, there is nothing to be said on that port.
-                match self.certificates.is_empty() && !self.challenges.are_expected() {
+                // Without a certificate, none on its way, and nothing to be passed on, there is nothing to be said on that port.
+                match self.certificates.is_empty() && !self.challenges.are_expected() && !self.proxy.passes_any() {
                     true => self.https.close(),
                     false => self.https.open(&self.proxy).await,
                 }

@@ -32,6 +32,7 @@ use crate::challenge::ACME_TLS;
 use crate::client::{Client, Seen, Will};
 use crate::headers::ClientLines;
 use crate::io::Gauged;
+use crate::passthrough::{self, Looked, Rewound};
 use crate::proxy::Proxy;
 use crate::stream::AnswerBody;
 use crate::tls::HTTP_2;
@@ -229,6 +230,19 @@ async fn serve_tls(
     client: &Arc<Client>,
     shared: &Shared,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let mut stream = Rewound::new(stream);
+    if shared.proxy.passes_any() {
+        // Apart, so that no other connection carries room for it.
+        let looked = drive(Box::pin(passthrough::look(stream)), client, |_| {}).await?;
+        let Some(Looked { name, stream: read }) = looked else { return Ok(()) };
+        if let Some(name) = name
+            && shared.proxy.routes.table().ways.passes(&name).is_some()
+        {
+            drive(Box::pin(passthrough::pass(&shared.proxy, client, &name, read)), client, |_| {}).await?;
+            return Ok(());
+        }
+        stream = read;
+    }
     let agreed = drive(tls.accept(stream), client, |_| {}).await;
     if agreed.is_err() {
         shared.proxy.metrics.refused_handshakes.inc();

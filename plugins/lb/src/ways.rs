@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use hirsel_model::AppName;
-use hirsel_model::spec::{AccessLog, RouteSpec};
+use hirsel_model::spec::{AccessLog, Actions, Respond, RouteSpec, Target};
 use http::request::Parts;
 
 use crate::actions::{Acts, Tools};
@@ -20,6 +20,8 @@ pub struct Ways {
     /// By what follows the first label.
     wildcards: HashMap<String, Rules<usize>>,
     any_host: Rules<usize>,
+    /// Routes of hosts that are passed on encrypted, by the host as it is written.
+    passed: HashMap<String, usize>,
     /// What each route does besides; none for a plain one.
     acts: Vec<Option<Arc<Acts>>>,
     /// What is seen of the requests of each route.
@@ -51,10 +53,15 @@ impl Ways {
         let mut ways = Self::default();
         let mut hosts: HashMap<&str, Drafts<usize>> = HashMap::new();
         for (number, (app, route)) in routes.iter().enumerate() {
+            let in_clear = route.is_passed_through().then(|| in_clear(route));
+            if in_clear.is_some() {
+                ways.passed.insert(route.host.to_ascii_lowercase(), number);
+            }
+            let in_clear = in_clear.as_ref().unwrap_or(route);
             if let Err(error) = hosts.entry(&route.host).or_default().add(route, number) {
                 ways.left_out.push(format!("route {route} of {app} is left out, this hirsel cannot read it: {error}"));
             }
-            let acts = Acts::of(app, route, tools, former(app, route, before)).unwrap_or_else(|error| {
+            let acts = Acts::of(app, in_clear, tools, former(app, route, before)).unwrap_or_else(|error| {
                 ways.left_out.push(format!("route {route} of {app} answers 503, this hirsel cannot read it: {error}"));
                 Some(Acts::closed())
             });
@@ -80,6 +87,25 @@ impl Ways {
     /// What is seen of the requests of the route with this number.
     pub fn watch(&self, route: usize) -> &Arc<Watch> {
         &self.watches[route]
+    }
+
+    /// Whether any host is passed on encrypted.
+    pub fn pass_any(&self) -> bool {
+        !self.passed.is_empty()
+    }
+
+    /// The route of `host` (lower case) if it is passed on encrypted: as in [`Ways::find`], the host itself comes before `*.`, and that
+    /// before `*`.
+    pub fn passes(&self, host: &str) -> Option<usize> {
+        if self.passed.is_empty() || self.hosts.contains_key(host) {
+            return self.passed.get(host).copied();
+        }
+        match host.split_once('.') {
+            Some((label, domain)) if !label.is_empty() && self.wildcards.contains_key(domain) => {
+                self.passed.get(&format!("*.{domain}")).copied()
+            }
+            _ => self.passed.get("*").copied(),
+        }
     }
 
     /// Where a request for `host` (lower case, no port) leads: by the host itself before `*.`, by that before `*`, and in the order
@@ -112,6 +138,15 @@ impl Ways {
             && paths::readings(path).iter().all(|reading| leads_to(reading) == Some(route));
         if agree { Finding::Route(route) } else { Finding::Ambiguous }
     }
+}
+
+/// What is answered in clear where a host is passed on encrypted: whoever comes without TLS is led to it; and who spoke TLS with us
+/// under another name, and asks for this host then, has to connect anew (RFC 9110, section 15.5.20).
+fn in_clear(route: &RouteSpec) -> RouteSpec {
+    let body = "this host is answered on connections of its own\n".to_owned();
+    let to = Target::Respond(Respond { status: 421, headers: Default::default(), body });
+    let actions = Actions { https: Some(302), ..(*route.actions).clone() };
+    RouteSpec { to, actions: Box::new(actions), ..route.clone() }
 }
 
 /// How a route was carried out that takes the same requests and limits them in the same way.

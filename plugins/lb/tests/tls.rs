@@ -6,60 +6,22 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use common::authority::{Authority, bundles};
 use common::backend::{Backend, Deed, ok};
 use common::{Bed, ME, until, within};
 use hirsel_model::report::RoleState;
 use hirsel_role::certificate::{Bundle, Bundles};
-use hirsel_role::secret::Plain;
 use http::{Request, Response, Version};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Body, Frame};
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{CertifiedIssuer, KeyPair};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-
-/// Who certifies everything here.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    /// A certificate for `names`, told apart by `version`.
-    fn certify(&self, names: &[&str], version: u64) -> Bundle {
-        let key = KeyPair::generate().unwrap();
-        let mut params =
-            rcgen::CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
-        params.serial_number = Some(version.into());
-        let leaf = params.signed_by(&key, &self.0).unwrap();
-        Bundle { version, chain: leaf.pem() + &self.0.pem(), key: Plain(key.serialize_pem()) }
-    }
-
-    /// A client that trusts this authority alone, and offers these protocols.
-    fn client(&self, protocols: &[&str]) -> TlsConnector {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.0.der().clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let mut config = config.with_root_certificates(roots).with_no_client_auth();
-        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-        TlsConnector::from(Arc::new(config))
-    }
-}
-
-fn bundles(all: &[(&str, &Bundle)]) -> Arc<Bundles> {
-    Arc::new(Bundles(all.iter().map(|(name, bundle)| (name.parse().unwrap(), (*bundle).clone())).collect()))
-}
 
 /// A role that serves `backend` on both ports.
 async fn serving(backend: &Backend, certificates: Arc<Bundles>) -> Bed {

@@ -167,8 +167,9 @@ fn endpoints(sight: &Sight, spec: &AppSpec) -> Vec<String> {
             PathKind::Regex => "/",
         };
         for host in hosts(route) {
-            let covered = sight.state.certificates.cover(&host, sight.wall);
-            let led = covered && route.actions.https.is_some();
+            let passed = route.is_passed_through();
+            let covered = passed || sight.state.certificates.cover(&host, sight.wall);
+            let led = covered && (passed || route.actions.https.is_some());
             let with = covered.then(|| format!("https://{host}{secure}{path}"));
             let without = (!led).then(|| format!("http://{host}{plain}{path}"));
             for url in with.into_iter().chain(without) {

@@ -6,7 +6,7 @@ use super::limits::*;
 use super::{ControlState, Refusal};
 use crate::codec::encode;
 use crate::id::AppName;
-use crate::spec::{AppSpec, PathKind, RouteSpec, Target, Tls};
+use crate::spec::{Actions, AppSpec, Conditions, PathKind, RouteSpec, Seen, Target, Tls};
 
 /// From this level on a final slash of a prefix makes no difference to whom it belongs.
 const SLASHES_ALIKE_LEVEL: u32 = 2;
@@ -33,6 +33,10 @@ pub(super) fn check(app: &AppSpec) -> Result<(), Refusal> {
             return Err(Refusal::Invalid(format!("route {shown:?} is there twice")));
         }
         check_room(&shown, route)?;
+        check_passed(&shown, route)?;
+        if app.routes[..number].iter().any(|other| other.contradicts(route)) {
+            return Err(Refusal::Invalid(format!("route {shown:?} has a host that another route passes on whole")));
+        }
         if route.tls == Tls::Auto
             && let Some(why) = crate::acme::unfit(&route.host)
         {
@@ -40,6 +44,21 @@ pub(super) fn check(app: &AppSpec) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// What is encrypted cannot be looked into.
+fn check_passed(shown: &str, route: &RouteSpec) -> Result<(), Refusal> {
+    if !route.is_passed_through() {
+        return Ok(());
+    }
+    let bare = Actions { allow: Vec::new(), deny: Vec::new(), ..(*route.actions).clone() };
+    let is_whole = route.kind == PathKind::Prefix && route.path == "/" && route.when == Conditions::default();
+    let is_whole = is_whole && route.seen == Seen::default();
+    let leads = matches!(route.to, Target::Service(_) | Target::Shares(_) | Target::Outside(_));
+    if is_whole && leads && bare == Actions::default() {
+        return Ok(());
+    }
+    Err(Refusal::Invalid(format!("route {shown:?} passes on what is encrypted: nobody here can look into it")))
 }
 
 fn check_room(shown: &str, route: &RouteSpec) -> Result<(), Refusal> {
@@ -101,7 +120,7 @@ pub(super) fn check_owners(state: &ControlState, app: &AppName, new: &AppSpec) -
     for (other, spec) in state.spec.apps.iter().filter(|(other, _)| *other != app) {
         for route in &spec.routes {
             let meets = |mine: &RouteSpec| match alike {
-                true => mine.meets(route),
+                true => mine.meets(route) || mine.contradicts(route),
                 false => mine.host == route.host && mine.path == route.path,
             };
             if new.routes.iter().any(meets) {
@@ -179,6 +198,37 @@ mod tests {
         apply(&mut state, |_| {}).unwrap();
         assert!(version(&state, 1).is_empty());
         run(&mut state, Command::RemoveSecret { id }).unwrap();
+    }
+
+    #[test]
+    fn a_host_that_is_passed_on_whole_has_no_other_route() {
+        let mut state = cluster(1);
+        let passes = |route: &mut RouteSpec| route.tls = Tls::Passthrough;
+        apply(&mut state, passes).unwrap();
+        for (edit, says) in [
+            ((|route| route.path = "/x".into()) as fn(&mut RouteSpec), "nobody here can look into it"),
+            (|route| route.actions.timeout_ms = Some(5), "nobody here can look into it"),
+            (
+                |route| route.to = Target::Respond(Respond { status: 200, headers: [].into(), body: String::new() }),
+                "nobody here",
+            ),
+        ] {
+            let refused = apply(&mut state, |route| {
+                passes(route);
+                edit(route);
+            });
+            assert!(refused.unwrap_err().contains(says));
+        }
+        let mut blog = app(&[("web", service("serve"))]);
+        blog.routes.push(RouteSpec::plain("shop.test", "/blog", named("web")));
+        let refused = run(&mut state, Command::ApplyApp { app: named("blog"), spec: blog.clone() }).unwrap_err();
+        assert_eq!(refused, "route shop.test/ belongs to application shop");
+        let mut both = blog.clone();
+        both.routes.push(RouteSpec { tls: Tls::Passthrough, ..RouteSpec::plain("shop.test", "/", named("web")) });
+        let refused = run(&mut state, Command::ApplyApp { app: named("shop"), spec: both }).unwrap_err();
+        assert_eq!(refused, "route \"shop.test/\" has a host that another route passes on whole");
+        apply(&mut state, |_| {}).unwrap();
+        run(&mut state, Command::ApplyApp { app: named("blog"), spec: blog }).unwrap();
     }
 
     #[test]

@@ -77,7 +77,8 @@ fn port_of(block: &Block<'_>, services: &[&str], errors: &mut Errors) -> Option<
     Some(port)
 }
 
-fn target(table: &Table<'_>, services: &[&str], errors: &mut Errors) -> Option<Target> {
+/// What takes the connections of a port, or of a host that is passed on as it is.
+pub(super) fn target(table: &Table<'_>, services: &[&str], errors: &mut Errors) -> Option<Target> {
     let value = table.get("to")?;
     match value.get_ref() {
         DeValue::String(text) if !is_outside(text) => {

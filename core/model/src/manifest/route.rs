@@ -76,6 +76,10 @@ pub(super) fn read(top: &Table<'_>, known: Known<'_>, errors: &mut Errors) -> Ve
         for (span, place, route) in read {
             if routes.iter().any(|before| before.meets(&route) && before.when == route.when) {
                 errors.at(span, format!("{place} is for the same requests as a route or rule before it"));
+            } else if routes.iter().any(|before| before.contradicts(&route)) {
+                let word = quoted(&block.word);
+                let message = format!("route {word}: tls = \"passthrough\" in another route passes on its host whole");
+                errors.at(span, message);
             }
             routes.push(route);
         }
@@ -91,6 +95,10 @@ fn block_of(
     errors: &mut Errors,
 ) -> Vec<(Range<usize>, String, RouteSpec)> {
     let table = &block.table;
+    if tls::is_passthrough(table) {
+        let passed = tls::passthrough(block, way, known.services, errors);
+        return passed.map(|route| (block.key.clone(), table.path().to_owned(), route)).into_iter().collect();
+    }
     let rules = table.tables("rule", errors);
     table.check_keys(
         &[&KEYS[..], &actions::KEYS, &answers::KEYS, &balance::KEYS, &seen::KEYS, &ROUTE_KEYS].concat(),

@@ -52,6 +52,8 @@ pub enum Tls {
     Brought,
     /// The cluster gets it by itself ([`crate::acme`]).
     Auto,
+    /// Nobody here has it: what is encrypted is passed on as it is, and whoever takes it shows one.
+    Passthrough,
 }
 
 /// What the path of a route is.
@@ -144,6 +146,16 @@ impl RouteSpec {
             PathKind::Prefix => self.path.trim_end_matches('/'),
             PathKind::Exact | PathKind::Regex => &self.path,
         }
+    }
+
+    /// Whether its host is passed on encrypted, as it is.
+    pub fn is_passed_through(&self) -> bool {
+        self.tls == Tls::Passthrough
+    }
+
+    /// Whether both cannot be: one passes on a host whole that the other has a part in.
+    pub fn contradicts(&self, other: &Self) -> bool {
+        self.host == other.host && (self.is_passed_through() || other.is_passed_through())
     }
 
     /// Whether every build that ever was understands it.

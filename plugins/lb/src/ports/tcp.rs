@@ -22,6 +22,7 @@ use super::settings::Settings;
 use crate::proxy::{Dialled, Proxy};
 use crate::proxy_protocol::{self, Header};
 use crate::serve::ACCEPT_PAUSE;
+use crate::table::Table;
 
 /// Connections of all ports of one load balancer at once. Each takes two files, and 128 KiB at worst: of a client and a target that
 /// both take nothing.
@@ -128,7 +129,8 @@ async fn serve(mut stream: BoxStream, remote: SocketAddr, settings: Arc<Settings
         return settings.counted.refuse(Why::Full);
     };
     let first = settings.send_proxy.map(|version| proxy_protocol::write(version, client, to)).unwrap_or_default();
-    let Some(dialled) = place.shared.proxy.dial(port, settings.connect_within, &first).await else {
+    let target = |table: &Table, draw| table.origin_of_port(port, || draw).cloned();
+    let Some(dialled) = place.shared.proxy.dial(target, settings.connect_within, &first).await else {
         debug!(%port, %client, "nobody takes the connection");
         return settings.counted.refuse(Why::NoTarget);
     };

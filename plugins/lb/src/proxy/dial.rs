@@ -1,11 +1,10 @@
-//! A connection to whoever takes those of a port.
+//! A connection to whoever takes those of a port, or of a host that is passed on as it is.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hirsel_mesh::seam::BoxStream;
-use hirsel_model::spec::PortId;
 use tokio::io::AsyncWriteExt;
 use tracing::{debug, info};
 
@@ -13,7 +12,7 @@ use super::Proxy;
 use crate::instance::{Instance, Ticket, Whom};
 use crate::io::Gauged;
 use crate::replay::{PATIENCE, TRIES_MAX};
-use crate::table::Way;
+use crate::table::{Origin, Table, Way};
 use crate::upstream::Pulse;
 
 /// A connection to a target.
@@ -26,14 +25,18 @@ pub struct Dialled {
     pub pulse: Arc<Pulse>,
 }
 
+/// Finds whoever takes a connection in the table of the moment.
+pub trait Target: Fn(&Table, u64) -> Option<Arc<Origin>> + Send + Sync {}
+impl<F: Fn(&Table, u64) -> Option<Arc<Origin>> + Send + Sync> Target for F {}
+
 impl Proxy {
-    /// Connects to whoever takes connections of `port`, and writes `first`. Nothing of the client has gone out before, so whoever fails
+    /// Connects to an instance of what `to` finds in the table, told a number drawn by chance, and writes `first`. Nothing of the client has gone out before, so whoever fails
     /// is left alone for a while, and the next one is tried; none when there is nobody, and nobody comes in a while.
-    pub async fn dial(&self, port: PortId, within: Duration, first: &[u8]) -> Option<Dialled> {
+    pub async fn dial(&self, to: impl Target, within: Duration, first: &[u8]) -> Option<Dialled> {
         let mut tried: Vec<Arc<Instance>> = Vec::new();
         let (mut give_up_at, mut tries) = (None, 0);
         while tries < TRIES_MAX {
-            let Some((ticket, way)) = self.pick_for(port, &tried) else {
+            let Some((ticket, way)) = self.pick_for(&to, &tried) else {
                 let until = *give_up_at.get_or_insert_with(|| self.now() + PATIENCE);
                 if !self.wait_for_instance(until).await {
                     return None;
@@ -61,10 +64,10 @@ impl Proxy {
         None
     }
 
-    fn pick_for(&self, port: PortId, tried: &[Arc<Instance>]) -> Option<(Ticket, Way)> {
+    fn pick_for(&self, to: &impl Target, tried: &[Arc<Instance>]) -> Option<(Ticket, Way)> {
         let table = self.routes.table();
-        let origin = table.origin_of_port(port, || self.draw())?;
-        table.service(origin)?.pick(self.now(), self.draw(), tried)
+        let origin = to(&table, self.draw())?;
+        table.service(&origin)?.pick(self.now(), self.draw(), tried)
     }
 
     async fn reach(

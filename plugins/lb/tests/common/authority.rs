@@ -1,0 +1,46 @@
+//! Who certifies everything in tests.
+
+use std::sync::Arc;
+
+use hirsel_role::certificate::{Bundle, Bundles};
+use hirsel_role::secret::Plain;
+use rcgen::{CertifiedIssuer, KeyPair};
+use rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::TlsConnector;
+
+/// Who certifies everything here.
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    pub fn new() -> Self {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// A certificate for `names`, told apart by `version`.
+    pub fn certify(&self, names: &[&str], version: u64) -> Bundle {
+        let key = KeyPair::generate().unwrap();
+        let mut params =
+            rcgen::CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
+        params.serial_number = Some(version.into());
+        let leaf = params.signed_by(&key, &self.0).unwrap();
+        Bundle { version, chain: leaf.pem() + &self.0.pem(), key: Plain(key.serialize_pem()) }
+    }
+
+    /// A client that trusts this authority alone, and offers these protocols.
+    pub fn client(&self, protocols: &[&str]) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.0.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut config = config.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        TlsConnector::from(Arc::new(config))
+    }
+}
+
+/// Certificates by their names.
+pub fn bundles(all: &[(&str, &Bundle)]) -> Arc<Bundles> {
+    Arc::new(Bundles(all.iter().map(|(name, bundle)| (name.parse().unwrap(), (*bundle).clone())).collect()))
+}

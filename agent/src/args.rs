@@ -46,6 +46,10 @@ pub struct NodeArgs {
     /// Port of HTTPS on nodes that balance load [default: 443]
     #[arg(long, env = "HIRSEL_HTTPS_PORT")]
     pub https_port: Option<u16>,
+    /// Address or network of balancers before this one, which say by the PROXY protocol whom they connect for, on both ports; may be
+    /// given several times
+    #[arg(long, env = "HIRSEL_ACCEPT_PROXY", value_name = "IP[/BITS]", value_delimiter = ',')]
+    pub accept_proxy: Vec<String>,
     /// User that programs run as when the agent is root, or `self` for the agent's own [default: nobody]
     #[arg(long, env = "HIRSEL_RUN_AS", value_name = "USER")]
     pub run_as: Option<String>,

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use hirsel_model::spec::Capacity;
+use anyhow::{Context, Result, anyhow, bail};
+use hirsel_model::control::limits::ACTION_LIST_MAX;
+use hirsel_model::spec::{Block, Capacity};
 use hirsel_model::{NodeName, ZoneName};
 use hirsel_role::{Addresses, RoleConfig};
 use serde::Deserialize;
@@ -75,6 +76,7 @@ struct File {
 struct LbFile {
     http_port: Option<u16>,
     https_port: Option<u16>,
+    accept_proxy: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -156,6 +158,7 @@ impl Config {
                 mesh_port: bind.port(),
                 http_port: args.http_port.or(file.lb.http_port).unwrap_or(defaults.http_port),
                 https_port: args.https_port.or(file.lb.https_port).unwrap_or(defaults.https_port),
+                accept_proxy: blocks(args.accept_proxy.iter().chain(&file.lb.accept_proxy))?,
                 port_first,
                 port_last,
                 run_as: run_as(args.run_as.clone().or(file.compute.run_as)),
@@ -181,6 +184,16 @@ pub fn parse_addr(text: &str) -> Result<SocketAddr> {
         .parse()
         .with_context(|| format!("{text:?} is no address; expected IP or IP:PORT, for example 10.0.0.1:7400"))?;
     Ok(SocketAddr::new(ip, MESH_PORT))
+}
+
+/// Addresses that may say by the PROXY protocol whom they connect for.
+fn blocks<'a>(texts: impl Iterator<Item = &'a String>) -> Result<Vec<Block>> {
+    let blocks = texts.map(|text| text.parse::<Block>().map_err(|why| anyhow!("accept_proxy: {why}")));
+    let blocks: Vec<Block> = blocks.collect::<Result<_>>()?;
+    if blocks.len() > ACTION_LIST_MAX {
+        bail!("{} blocks of addresses in accept_proxy exceed {ACTION_LIST_MAX}", blocks.len());
+    }
+    Ok(blocks)
 }
 
 /// Who programs run as. Only root can choose, and then it does not lend them its own power unless it is told to.
@@ -249,5 +262,20 @@ mod tests {
         assert_eq!(config.instance_host, config.bind.ip());
         std::fs::write(&path, "nmae = \"a\"\n").unwrap();
         assert!(format!("{:#}", Config::load(&args, None).unwrap_err()).contains("nmae"));
+    }
+
+    #[test]
+    fn balancers_before_this_one_are_named_by_flags_and_in_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hirsel.toml");
+        std::fs::write(&path, "name = \"a\"\n[lb]\naccept_proxy = [\"10.0.0.7\"]\n").unwrap();
+        let flags = ["fd00::/8".to_owned()].into();
+        let args =
+            NodeArgs { config: Some(path), addr: Some("127.0.0.3".into()), accept_proxy: flags, ..NodeArgs::default() };
+        let shown = |blocks: &[Block]| blocks.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(shown(&Config::load(&args, None).unwrap().roles.accept_proxy), ["fd00::/8", "10.0.0.7/32"]);
+        let args = NodeArgs { accept_proxy: ["10.0.0.0/33".to_owned()].into(), ..args };
+        let told = format!("{:#}", Config::load(&args, None).unwrap_err());
+        assert!(told.starts_with("accept_proxy: \"10.0.0.0/33\" is no block of addresses"), "{told}");
     }
 }

@@ -15,7 +15,7 @@ use hirsel_model::grant::Holdings;
 use hirsel_model::order::Order;
 use hirsel_model::report::{RoleFacts, RoleReport};
 use hirsel_model::resilience::CanLose;
-use hirsel_model::spec::{PortId, Protocol};
+use hirsel_model::spec::{Block, PortId, Protocol};
 use hirsel_model::view::Liveness;
 use hirsel_model::{ClusterId, Generation, Incarnation, InstanceId, NodeId, NodeName, RoleName, ZoneName};
 use prometheus_client::registry::Registry;
@@ -110,6 +110,8 @@ pub struct RoleConfig {
     pub http_port: u16,
     /// lb: port of HTTPS.
     pub https_port: u16,
+    /// lb: whoever connects from here to either port says by the PROXY protocol whom it connects for.
+    pub accept_proxy: Vec<Block>,
     /// compute: first port given to instances.
     pub port_first: u16,
     /// compute: last port given to instances.
@@ -128,6 +130,7 @@ impl Default for RoleConfig {
             mesh_port: 7400,
             http_port: 80,
             https_port: 443,
+            accept_proxy: Vec::new(),
             port_first: 20_000,
             port_last: 29_999,
             run_as: None,

@@ -16,6 +16,7 @@ pub mod access;
 pub mod account;
 pub mod actions;
 pub mod balance;
+mod behind;
 pub mod budget;
 pub mod carrier;
 pub mod challenge;

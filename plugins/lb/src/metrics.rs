@@ -33,6 +33,8 @@ pub struct Metrics {
     pub connects: Counter,
     /// TLS handshakes that failed, for want of a certificate or of a common tongue.
     pub refused_handshakes: Counter,
+    /// Connections of those who have to say whom they connect for, and did not.
+    pub refused_headers: Counter,
     /// TLS connections that were passed on as they are.
     pub passed_through: Counter,
     /// Client connections that are open.
@@ -56,6 +58,7 @@ impl Metrics {
             connects: Counter::default(),
             refused_handshakes: Counter::default(),
             passed_through: Counter::default(),
+            refused_headers: Counter::default(),
             clients: Gauge::default(),
         }
     }
@@ -74,6 +77,11 @@ impl Metrics {
             "hirsel_lb_refused_handshakes",
             "TLS handshakes that failed",
             self.refused_handshakes.clone(),
+        );
+        registry.register(
+            "hirsel_lb_refused_headers",
+            "Connections that should begin with a header of the PROXY protocol, and did not",
+            self.refused_headers.clone(),
         );
         registry.register(
             "hirsel_lb_passed_through",

@@ -135,6 +135,11 @@ impl<S> Rewound<S> {
         Self { read: Vec::new(), at: 0, stream }
     }
 
+    /// One of which `read` was read.
+    pub fn read_of(stream: S, read: Vec<u8>) -> Self {
+        Self { read, at: 0, stream }
+    }
+
     /// What was read, and the connection behind it.
     pub fn into_parts(self) -> (Vec<u8>, S) {
         (self.read, self.stream)

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use hirsel_mesh::seam::Clock;
 use hirsel_model::Timestamp;
+use hirsel_model::spec::Block;
 use hirsel_role::secret::Values;
 use hirsel_role::{Doors, Host, Spawner};
 use http::request::Parts;
@@ -64,6 +65,8 @@ pub struct Proxy {
     /// What sees each request.
     pub seer: Arc<Seer>,
     challenges: Challenges,
+    /// Who says by the PROXY protocol whom it connects for.
+    accept_proxy: Vec<Block>,
     host: Arc<dyn Host>,
     doors: Arc<dyn Doors>,
     clock: Arc<dyn Clock>,
@@ -111,6 +114,7 @@ impl Proxy {
             encoders: Room::default(),
             metrics,
             challenges: Challenges::new(context.challenges.clone()),
+            accept_proxy: context.config.accept_proxy.clone(),
             host: context.host.clone(),
             doors: context.doors.clone(),
             clock: context.clock.clone(),
@@ -123,6 +127,11 @@ impl Proxy {
     /// The time.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// Whether whoever connects from here says by the PROXY protocol whom it connects for, and is believed.
+    pub fn trusts(&self, remote: IpAddr) -> bool {
+        self.accept_proxy.iter().any(|block| block.holds(remote))
     }
 
     /// Whether any host is passed on encrypted.

@@ -28,12 +28,14 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
+use crate::behind;
 use crate::challenge::ACME_TLS;
 use crate::client::{Client, Seen, Will};
 use crate::headers::ClientLines;
 use crate::io::Gauged;
 use crate::passthrough::{self, Looked, Rewound};
 use crate::proxy::Proxy;
+use crate::proxy_protocol::Header;
 use crate::stream::AnswerBody;
 use crate::tls::HTTP_2;
 
@@ -187,8 +189,25 @@ async fn accept(mut listener: Box<dyn Listener>, shared: Arc<Shared>) {
 }
 
 /// Serves one connection until it ends.
-async fn serve(stream: BoxStream, remote: SocketAddr, shared: Arc<Shared>, slot: OwnedSemaphorePermit) {
-    let client = Arc::new(Client::new(ClientLines::new(remote, shared.tls.is_some()), Some(slot)));
+async fn serve(mut stream: BoxStream, remote: SocketAddr, shared: Arc<Shared>, slot: OwnedSemaphorePermit) {
+    let mut from = remote;
+    if shared.proxy.trusts(remote.ip()) {
+        // Apart, so that no other connection carries room for it.
+        match Box::pin(behind::told(&mut stream)).await {
+            Ok((header, begun)) => {
+                if let Header::For { client, to: _ } = header {
+                    from = client;
+                }
+                stream = behind::rewound(stream, begun);
+            }
+            Err(error) => {
+                shared.proxy.metrics.refused_headers.inc();
+                debug!(%error, %remote, "connection without a header of the PROXY protocol");
+                return;
+            }
+        }
+    }
+    let client = Arc::new(Client::new(ClientLines::new(from, shared.tls.is_some()), Some(slot)));
     let _registered = Registered::new(&shared, &client);
     let stream = Gauged::new(stream, client.gauge.clone());
     let ended = match &shared.tls {

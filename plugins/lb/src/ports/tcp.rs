@@ -7,18 +7,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hirsel_mesh::seam::{BoxStream, Listener};
 use hirsel_role::{Context, Spawner};
-use tokio::io::AsyncReadExt;
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 
 use super::metrics::{Metrics, Why};
 use super::pump::{self, Direction};
 use super::settings::Settings;
+use crate::behind;
 use crate::proxy::{Dialled, Proxy};
 use crate::proxy_protocol::{self, Header};
 use crate::serve::ACCEPT_PAUSE;
@@ -27,9 +26,6 @@ use crate::table::Table;
 /// Connections of all ports of one load balancer at once. Each takes two files, and 128 KiB at worst: of a client and a target that
 /// both take nothing.
 const ALL_CONNECTIONS_MAX: u32 = 50_000;
-
-/// Whoever is trusted to say whom it connects for says so at once.
-const HEADER_WITHIN: Duration = Duration::from_secs(5);
 
 /// What all ports have together.
 pub(super) struct Shared {
@@ -107,7 +103,7 @@ async fn serve(mut stream: BoxStream, remote: SocketAddr, settings: Arc<Settings
     let port = settings.port;
     let (mut client, mut to, mut begun) = (remote, place.door.addr, Vec::new());
     if settings.trusts(remote.ip()) {
-        match told(&mut stream).await {
+        match behind::told(&mut stream).await {
             Ok((header, rest)) => {
                 if let Header::For { client: of, to: there } = header {
                     (client, to) = (of, there);
@@ -138,24 +134,6 @@ async fn serve(mut stream: BoxStream, remote: SocketAddr, settings: Arc<Settings
     if let Err(error) = carry(stream, dialled, begun, &settings).await {
         debug!(%port, %client, %error, "connection broke");
     }
-}
-
-/// Reads the header that tells whom the connection is for, and what comes with it.
-async fn told(stream: &mut BoxStream) -> io::Result<(Header, Vec<u8>)> {
-    let read = async {
-        let mut bytes = Vec::with_capacity(256);
-        loop {
-            match proxy_protocol::read(&bytes) {
-                Ok(Some((header, length))) => return Ok((header, bytes.split_off(length))),
-                Ok(None) => {}
-                Err(wrong) => return Err(io::Error::new(io::ErrorKind::InvalidData, wrong.0)),
-            }
-            if stream.read_buf(&mut bytes).await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-    };
-    tokio::time::timeout(HEADER_WITHIN, read).await.unwrap_or_else(|_late| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Carries bytes both ways until both ends have come, one side breaks, or somebody says that it is over.

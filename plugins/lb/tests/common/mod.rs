@@ -33,6 +33,7 @@ use tokio::sync::{Notify, watch};
 pub mod authority;
 pub mod backend;
 pub mod frames;
+pub mod haproxy;
 pub mod wire;
 
 /// Nothing in these tests takes this long unless it hangs.
@@ -198,6 +199,11 @@ impl Bed {
     }
 
     pub async fn listening_on(addr: SocketAddr) -> Self {
+        Self::configured(addr, &[]).await
+    }
+
+    /// One that lets these addresses say by the PROXY protocol whom they connect for.
+    pub async fn configured(addr: SocketAddr, accept_proxy: &[&str]) -> Self {
         let https = free_addr().await;
         let (certificates, shown) = watch::channel(Arc::default());
         let (challenges, asked) = watch::channel(Arc::default());
@@ -231,7 +237,12 @@ impl Bed {
             wake: wake.clone(),
             metrics: registry.clone(),
             requests: requests.clone(),
-            config: RoleConfig { http_port: addr.port(), https_port: https.port(), ..RoleConfig::default() },
+            config: RoleConfig {
+                http_port: addr.port(),
+                https_port: https.port(),
+                accept_proxy: accept_proxy.iter().map(|block| block.parse().unwrap()).collect(),
+                ..RoleConfig::default()
+            },
         };
         let order = Order {
             role: RoleName::lb(),

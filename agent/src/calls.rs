@@ -96,6 +96,15 @@ impl Doors for MeshDoors {
         self.0.open_door(node, node_addr, instance).boxed()
     }
 
+    fn open_for_datagrams<'a>(
+        &'a self,
+        node: NodeId,
+        node_addr: SocketAddr,
+        instance: &'a InstanceId,
+    ) -> BoxFuture<'a, io::Result<BoxStream>> {
+        self.0.open_datagram_door(node, node_addr, instance).boxed()
+    }
+
     fn publish(&self, table: BTreeMap<InstanceId, SocketAddr>) {
         self.0.publish_doors(table);
     }

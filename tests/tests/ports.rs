@@ -1,7 +1,7 @@
 //! A port of an application on a whole cluster: open at every load balancer, whoever of its instances dies.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use hirsel_tests::cluster::{Cluster, HTTP_PORT, array};
@@ -43,6 +43,50 @@ fn talk(addr: SocketAddr) -> Result<u32, String> {
     line.clear();
     reader.read_line(&mut line).map_err(|error| error.to_string())?;
     if line == "hello\n" { Ok(pid) } else { Err(format!("{line:?} came back")) }
+}
+
+/// A program that answers every datagram with its own process before it.
+const ECHO_DATAGRAMS: &str = r#"
+import os, socketserver
+class Echo(socketserver.BaseRequestHandler):
+    def handle(self):
+        said, socket = self.request
+        socket.sendto(b'%d ' % os.getpid() + said, self.client_address)
+socketserver.UDPServer((os.environ['HOST'], int(os.environ['PORT'])), Echo).serve_forever()
+"#;
+
+#[test]
+fn datagrams_come_to_the_one_instance_from_every_load_balancer() {
+    let python = std::process::Command::new("python3").arg("--version").output();
+    if lacks("python3", python.is_ok_and(|python| python.status.success())) {
+        return;
+    }
+    let cluster = Cluster::start(3);
+    cluster.apply(&format!(
+        "app = \"names\"\n[service.echo]\ncommand = [\"python3\", \"-c\", '''{ECHO_DATAGRAMS}''']\n\
+         [port.\"{PORT}/udp\"]\nto = \"echo\"\n"
+    ));
+    let mut processes = Vec::new();
+    for node in &cluster.nodes {
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        client.connect(node.addr(PORT)).unwrap();
+        // Two of three reach it through the mesh; and datagrams may be lost before it listens.
+        let (answer, _) = wait_for("an answer", SOON, || {
+            let mut room = [0; 100];
+            client.send(b"hello").map_err(|error| error.to_string())?;
+            let length = client.recv(&mut room).map_err(|error| error.to_string())?;
+            Ok::<_, String>(String::from_utf8_lossy(&room[..length]).into_owned())
+        });
+        let (pid, said) = answer.split_once(' ').unwrap();
+        assert_eq!(said, "hello");
+        processes.push(pid.to_owned());
+    }
+    processes.dedup();
+    assert_eq!(processes.len(), 1, "{processes:?}");
+    let listed = cluster.any().ask(["apps"]).data();
+    let first = format!("udp://{}", cluster.nodes[0].addr(PORT));
+    assert_eq!(listed[0]["endpoints"][0], *first);
 }
 
 #[test]

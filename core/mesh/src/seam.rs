@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 mod datagrams;
 pub mod real;
 
-pub use datagrams::{Datagrams, Origin};
+pub use datagrams::{Datagrams, Origin, Sender};
 
 /// The world of one agent.
 #[derive(Clone, Debug)]

@@ -25,6 +25,7 @@ use crate::identity::{Certified, Former, Identity, IdentityError, certified, com
 use crate::seam::{BoxStream, World};
 
 mod call;
+pub mod datagrams;
 mod door;
 mod join;
 mod knock;
@@ -39,6 +40,7 @@ mod timer;
 mod tls;
 
 pub use call::BODY_BYTES_MAX;
+use door::Carries;
 pub use join::{JoinError, connect_https, join_request};
 pub use knock::{Carried, DATAGRAM_BYTES, HEADERS_BYTES, knock_sizes, knock_tcp, knock_udp};
 pub use ping::PING_INTERVAL;
@@ -415,7 +417,17 @@ impl Transport {
 
     /// A connection to `instance` through the agent of `to`, whose mesh address is `addr`. Uses the caller's runtime.
     pub async fn open_door(&self, to: NodeId, addr: SocketAddr, instance: &InstanceId) -> io::Result<BoxStream> {
-        door::open(&self.shared, to, addr, instance).await
+        door::open(&self.shared, to, addr, instance, Carries::Bytes).await
+    }
+
+    /// The same for datagrams, each of which is written and read with [`datagrams`]. Not to this node itself.
+    pub async fn open_datagram_door(
+        &self,
+        to: NodeId,
+        addr: SocketAddr,
+        instance: &InstanceId,
+    ) -> io::Result<BoxStream> {
+        door::open(&self.shared, to, addr, instance, Carries::Datagrams).await
     }
 
     /// Where instances of this node listen. Replaces the table whole; connections that are open stay.

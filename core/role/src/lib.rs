@@ -149,7 +149,9 @@ impl RoleConfig {
             Protocol::Tcp if number == self.https_port => Some("for HTTPS"),
             Protocol::Tcp if number == self.mesh_port => Some("for the nodes among themselves"),
             Protocol::Tcp if Some(number) == dns => Some("to answer for names"),
-            Protocol::Tcp => None,
+            Protocol::Udp if number == self.mesh_port => Some("for the nodes among themselves"),
+            Protocol::Udp if Some(number) == dns => Some("to answer for names"),
+            Protocol::Tcp | Protocol::Udp => None,
         }
     }
 }
@@ -221,6 +223,15 @@ pub trait Doors: Send + Sync {
         node_addr: SocketAddr,
         instance: &'a InstanceId,
     ) -> BoxFuture<'a, io::Result<BoxStream>>;
+    /// The same for datagrams, each behind its length ([`hirsel_mesh::transport::datagrams`]). Not to an instance of this node.
+    fn open_for_datagrams<'a>(
+        &'a self,
+        _node: NodeId,
+        _node_addr: SocketAddr,
+        _instance: &'a InstanceId,
+    ) -> BoxFuture<'a, io::Result<BoxStream>> {
+        Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
+    }
     /// Where instances of this node listen: what its door forwards to. Replaces the table whole.
     fn publish(&self, table: BTreeMap<InstanceId, SocketAddr>);
 }

@@ -1,4 +1,4 @@
-//! The ports that applications have: opens those of the order, and passes on what comes in at them ([`tcp`]).
+//! The ports that applications have: opens those of the order, and passes on what comes in at them ([`tcp`], [`udp`]).
 //!
 //! A port that cannot be opened is said in the report and tried again, and the others go on. Connections that are open stay with the
 //! target that they have, whatever is changed in the manifest: they live until one side ends them, until nothing moves for too long, or
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use hirsel_model::spec::{PortId, PortSpec};
+use hirsel_model::spec::{PortId, PortSpec, Protocol};
 use hirsel_model::{AppName, Timestamp};
 use hirsel_role::Context;
 use tokio::task::JoinHandle;
@@ -29,6 +29,7 @@ pub mod metrics;
 pub mod pump;
 mod settings;
 mod tcp;
+mod udp;
 
 /// Ports that one load balancer opens: each is a file and a task. Far more than a cluster's applications have.
 const PORTS_MAX: usize = 4096;
@@ -134,10 +135,15 @@ impl Ports {
             return PortState::Barred { message, again_at: None, pause };
         }
         let addr = SocketAddr::new(self.context.me.bind, id.number);
-        match self.context.host.listen(addr).await {
-            Ok(listener) => {
-                let door = Arc::new(Door::new(ArcSwap::from_pointee(self.settings(id, app, spec)), addr));
-                let accepting = self.context.spawner.spawn(tcp::accept(listener, door.clone(), self.shared.clone()));
+        let door = Arc::new(Door::new(ArcSwap::from_pointee(self.settings(id, app, spec)), addr));
+        let (host, spawner) = (&self.context.host, &self.context.spawner);
+        let (behind, shared) = (door.clone(), self.shared.clone());
+        let opened = match id.protocol {
+            Protocol::Tcp => host.listen(addr).await.map(|it| spawner.spawn(tcp::accept(it, behind, shared))),
+            Protocol::Udp => host.udp(addr).await.map(|it| spawner.spawn(udp::relay(it, behind, shared))),
+        };
+        match opened {
+            Ok(accepting) => {
                 info!(port = %id, %app, %addr, "port is open");
                 PortState::Open { door, accepting }
             }
@@ -258,9 +264,13 @@ impl PortState {
 
 fn cannot_open(id: PortId, app: &AppName, addr: SocketAddr, error: &io::Error) -> String {
     let number = id.number;
+    let kind = match id.protocol {
+        Protocol::Tcp => "lt",
+        Protocol::Udp => "lu",
+    };
     let why = match error.kind() {
         io::ErrorKind::AddrInUse => format!(
-            "another program on this host has it, or an instance; free it (ss -ltnp 'sport = :{number}' names it) or choose another"
+            "another program on this host has it, or an instance; free it (ss -{kind}np 'sport = :{number}' names it) or choose another"
         ),
         io::ErrorKind::PermissionDenied => {
             "no permission; run the agent as root, give it CAP_NET_BIND_SERVICE, or choose a port above 1023".into()

@@ -46,7 +46,7 @@ mod hedging;
 mod outbound;
 mod shared;
 
-pub use dial::{Dialled, Target};
+pub use dial::{Carrier, Dialled, Target};
 pub use exchange::CONNECT_WITHIN;
 use outbound::{Outbound, OutboundBody};
 

@@ -127,6 +127,15 @@ impl Routes {
         self.building().all().cloned().collect()
     }
 
+    /// Whether the order still has this instance, if only to drain.
+    pub fn have(&self, instance: &Instance) -> bool {
+        !instance.is_closed()
+            || match &instance.whom {
+                Whom::Instance { id, node: _ } => self.building().standings.contains_key(id),
+                Whom::Outside(_) => false,
+            }
+    }
+
     /// Requests under way on all instances.
     pub fn in_flight(&self) -> u32 {
         self.building().all().map(|instance| instance.in_flight()).sum()

@@ -1,5 +1,6 @@
 //! A UDP socket for questions and answers: one datagram after the other, over the same sockets of the seam that QUIC uses.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
@@ -11,9 +12,15 @@ use quinn::udp::{RecvMeta, Transmit};
 /// The kernel may hand over several datagrams of one sender at once, as much as the longest datagram holds.
 const BUFFER_BYTES: usize = 65_536;
 
+thread_local! {
+    /// Where datagrams are put first: sockets may be many, and what waits in one is mostly short.
+    static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER_BYTES].into());
+}
+
 /// A UDP socket.
 pub struct Datagrams {
     socket: Arc<dyn AsyncUdpSocket>,
+    /// What has come, no more.
     buffer: Vec<u8>,
     /// Of what is in the buffer.
     meta: RecvMeta,
@@ -34,16 +41,23 @@ impl Datagrams {
     /// Over a socket of [`super::Net::udp`].
     pub fn new(socket: Arc<dyn AsyncUdpSocket>) -> Self {
         let meta = RecvMeta { len: 0, ..RecvMeta::default() };
-        Self { socket, buffer: vec![0; BUFFER_BYTES], meta, next: 0 }
+        Self { socket, buffer: Vec::new(), meta, next: 0 }
     }
 
     /// The next datagram. Cancel-safe.
     pub async fn receive(&mut self) -> io::Result<(&[u8], Origin)> {
         while self.next >= self.meta.len {
             let mut meta = [RecvMeta::default()];
+            let (socket, buffer) = (&self.socket, &mut self.buffer);
             let received = poll_fn(|context| {
-                let mut buffers = [IoSliceMut::new(&mut self.buffer)];
-                self.socket.poll_recv(context, &mut buffers, &mut meta)
+                ROOM.with_borrow_mut(|room| {
+                    let received = socket.poll_recv(context, &mut [IoSliceMut::new(room)], &mut meta);
+                    if received.is_ready() {
+                        buffer.clear();
+                        buffer.extend_from_slice(&room[..meta[0].len.min(room.len())]);
+                    }
+                    received
+                })
             });
             if received.await? > 0 {
                 [self.meta] = meta;
@@ -63,17 +77,12 @@ impl Datagrams {
 
     /// Sends a datagram to where another one came from.
     pub async fn send(&self, bytes: &[u8], to: Origin) -> io::Result<()> {
-        let transmit =
-            Transmit { destination: to.peer, ecn: None, contents: bytes, segment_size: None, src_ip: to.local };
-        let mut poller = self.socket.clone().create_io_poller();
-        loop {
-            match self.socket.try_send(&transmit) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    poll_fn(|context| poller.as_mut().poll_writable(context)).await?;
-                }
-                sent => return sent,
-            }
-        }
+        send(&self.socket, bytes, to).await
+    }
+
+    /// What others may send with, while this receives.
+    pub fn sender(&self) -> Sender {
+        Sender(self.socket.clone())
     }
 
     /// Where it is bound.
@@ -83,6 +92,33 @@ impl Datagrams {
 
     fn origin(&self) -> Origin {
         Origin { peer: self.meta.addr, local: self.meta.dst_ip }
+    }
+}
+
+/// Sends over a socket that others receive from.
+#[derive(Clone)]
+pub struct Sender(Arc<dyn AsyncUdpSocket>);
+
+impl Sender {
+    /// Sends a datagram to where another one came from.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn send(&self, bytes: &[u8], to: Origin) -> io::Result<()> {
+        send(&self.0, bytes, to).await
+    }
+}
+
+async fn send(socket: &Arc<dyn AsyncUdpSocket>, bytes: &[u8], to: Origin) -> io::Result<()> {
+    let transmit = Transmit { destination: to.peer, ecn: None, contents: bytes, segment_size: None, src_ip: to.local };
+    let mut poller = socket.clone().create_io_poller();
+    loop {
+        match socket.try_send(&transmit) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                poll_fn(|context| poller.as_mut().poll_writable(context)).await?;
+            }
+            sent => return sent,
+        }
     }
 }
 

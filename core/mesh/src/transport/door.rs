@@ -1,10 +1,11 @@
 //! Doors: an lb reaches an instance on another node through the agent there, because instances listen on loopback.
 //!
 //! ```text
-//! opener:  length of the id (u8) · instance id, as APP/SERVICE/NUMBER
+//! opener:  length of the id (u8) · instance id, as APP/SERVICE/NUMBER, behind `udp:` for datagrams
 //! answer:  0 open | 1 no such instance here | 2 it does not accept connections
 //! ```
-//! Then bytes are copied both ways, each direction ending by itself.
+//! Then bytes are copied both ways, each direction ending by itself; or datagrams, each behind its length (u16), until the opener ends
+//! ([`datagrams`]).
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use super::Shared;
+use super::datagrams;
 use super::tls::{Buffered, buffered};
 use crate::identity::Certified;
 use crate::seam::BoxStream;
@@ -33,25 +35,46 @@ const HEADER_WITHIN: Duration = Duration::from_secs(2);
 /// Bytes copied at once in each direction: one TLS record.
 const COPY_BYTES: usize = 16 << 10;
 
-const OPEN: u8 = 0;
+/// What passes through a door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carries {
+    Bytes,
+    Datagrams,
+}
+
+impl Carries {
+    /// What stands before the id: no name of an application holds a colon.
+    fn prefix(self) -> &'static str {
+        match self {
+            Carries::Bytes => "",
+            Carries::Datagrams => "udp:",
+        }
+    }
+}
+
+pub(super) const OPEN: u8 = 0;
 const NO_INSTANCE: u8 = 1;
-const NOT_ACCEPTED: u8 = 2;
+pub(super) const NOT_ACCEPTED: u8 = 2;
 
 pub(super) async fn open(
     shared: &Shared,
     to: NodeId,
     addr: SocketAddr,
     instance: &InstanceId,
+    carries: Carries,
 ) -> io::Result<BoxStream> {
     let opened = async {
-        if to == shared.me() {
+        if to == shared.me() && carries == Carries::Bytes {
             let local = shared.handlers().doors.get(instance).copied();
             return shared.world.net.connect(local.ok_or_else(|| no_instance(to, instance))?).await;
+        }
+        if to == shared.me() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "an instance of this node is told directly"));
         }
         let stream = shared.world.net.connect(addr).await?;
         let name = ServerName::try_from(shared.name_of(to)).map_err(io::Error::other)?;
         let mut tls = TlsConnector::from(shared.tls.door_client.clone()).connect(name, buffered(stream)).await?;
-        let id = instance.to_string();
+        let id = format!("{}{instance}", carries.prefix());
         let mut header = vec![u8::try_from(id.len()).map_err(io::Error::other)?];
         header.extend(id.as_bytes());
         tls.write_all(&header).await?;
@@ -79,11 +102,17 @@ fn no_instance(node: NodeId, instance: &InstanceId) -> io::Error {
 }
 
 pub(super) async fn serve(shared: &Arc<Shared>, owner: Certified, mut tls: TlsStream<Buffered>) {
-    let Ok(Some(instance)) = timeout(HEADER_WITHIN, header(&mut tls)).await else {
+    let Ok(Some((carries, instance))) = timeout(HEADER_WITHIN, header(&mut tls)).await else {
         debug!(node = %owner.node, "door without a header");
         return;
     };
     let addr = shared.handlers().doors.get(&instance).copied();
+    if let (Carries::Datagrams, Some(addr)) = (carries, addr) {
+        return tokio::select! {
+            () = datagrams::serve(shared, tls, &instance, addr) => {}
+            () = shared.unpinned(&owner) => {}
+        };
+    }
     let (status, local) = match addr {
         None => (NO_INSTANCE, None),
         Some(addr) => match timeout(CONNECT_WITHIN, shared.world.net.connect(addr)).await {
@@ -109,8 +138,12 @@ pub(super) async fn serve(shared: &Arc<Shared>, owner: Certified, mut tls: TlsSt
 }
 
 /// None for anything that names no instance.
-pub(super) async fn header(tls: &mut (impl AsyncRead + Unpin)) -> Option<InstanceId> {
+pub(super) async fn header(tls: &mut (impl AsyncRead + Unpin)) -> Option<(Carries, InstanceId)> {
     let mut id = vec![0; tls.read_u8().await.ok()?.into()];
     tls.read_exact(&mut id).await.ok()?;
-    String::from_utf8(id).ok()?.parse().ok()
+    let id = String::from_utf8(id).ok()?;
+    match id.strip_prefix(Carries::Datagrams.prefix()) {
+        Some(id) => Some((Carries::Datagrams, id.parse().ok()?)),
+        None => Some((Carries::Bytes, id.parse().ok()?)),
+    }
 }

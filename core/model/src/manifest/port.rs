@@ -11,7 +11,7 @@ use super::route::actions::{blocks, time};
 use super::route::target::{can_answer, service, shares};
 use super::table::{Block, Table, Word};
 use crate::control::limits::{OUTSIDE_MAX, PORT_CONNECTIONS_MAX, PORT_WAIT_MS, PORTS_PER_APP_MAX};
-use crate::spec::{PortId, PortSpec, ProxyVersion, Target};
+use crate::spec::{PortId, PortSpec, Protocol, ProxyVersion, Target};
 
 const KEYS: [&str; 9] = [
     "to",
@@ -32,6 +32,8 @@ const EXPECTED: &str =
 const IDLE_MS: RangeInclusive<u64> = 1_000..=*PORT_WAIT_MS.end();
 /// Time until a target accepts. A minute is what a far one needs that lost every packet but the last.
 const CONNECT_MS: RangeInclusive<u64> = 10..=60_000;
+/// What makes no sense over UDP.
+const OF_CONNECTIONS: [&str; 3] = ["connect_timeout", "send_proxy", "accept_proxy"];
 const PROXY_WORDS: [(&str, ProxyVersion); 2] = [("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)];
 
 /// All ports.
@@ -45,7 +47,7 @@ pub(super) fn read(top: &Table<'_>, services: &[&str], errors: &mut Errors) -> B
     let mut ports = BTreeMap::new();
     for block in &blocks {
         let port = block.word.parse::<PortId>();
-        let spec = port_of(block, services, errors);
+        let spec = port_of(block, port.as_ref().ok().copied(), services, errors);
         match (port, spec) {
             (Err(why), _) => errors.at(block.key.clone(), format!("port {why}")),
             (Ok(_), None) => {}
@@ -59,13 +61,14 @@ pub(super) fn read(top: &Table<'_>, services: &[&str], errors: &mut Errors) -> B
     ports
 }
 
-fn port_of(block: &Block<'_>, services: &[&str], errors: &mut Errors) -> Option<PortSpec> {
+fn port_of(block: &Block<'_>, id: Option<PortId>, services: &[&str], errors: &mut Errors) -> Option<PortSpec> {
     let table = &block.table;
     table.check_keys(&KEYS, &LATER, errors);
     if table.get("to").is_none() {
         errors.absent(block.key.clone(), format!("{} leads nowhere: to = \"SERVICE\"", table.path()));
     }
-    let mut port = PortSpec::to(target(table, services, errors)?);
+    let protocol = id.map_or(Protocol::Tcp, |id| id.protocol);
+    let mut port = PortSpec::to(target(table, protocol, services, errors)?);
     port.allow = blocks("allow", table, errors).unwrap_or_default();
     port.deny = blocks("deny", table, errors).unwrap_or_default();
     port.idle_ms = time(table, "idle_timeout", IDLE_MS, errors);
@@ -74,17 +77,22 @@ fn port_of(block: &Block<'_>, services: &[&str], errors: &mut Errors) -> Option<
     port.client_connections_max = table.count("client_connections_max", 1, PORT_CONNECTIONS_MAX, errors);
     port.send_proxy = table.choice("send_proxy", &PROXY_WORDS, errors);
     port.accept_proxy = blocks("accept_proxy", table, errors).unwrap_or_default();
+    if id.is_some_and(|id| id.protocol == Protocol::Udp) {
+        for key in OF_CONNECTIONS.into_iter().filter(|key| table.get(key).is_some()) {
+            errors.at(table.key_span(key), format!("{key} in {}: there are no connections over UDP", table.path()));
+        }
+    }
     Some(port)
 }
 
 /// What takes the connections of a port, or of a host that is passed on as it is.
-pub(super) fn target(table: &Table<'_>, services: &[&str], errors: &mut Errors) -> Option<Target> {
+pub(super) fn target(table: &Table<'_>, protocol: Protocol, services: &[&str], errors: &mut Errors) -> Option<Target> {
     let value = table.get("to")?;
     match value.get_ref() {
         DeValue::String(text) if !is_outside(text) => {
             service(Word { text: text.to_string(), span: value.span() }, services, errors).map(Target::Service)
         }
-        DeValue::String(_) | DeValue::Array(_) => addresses(table, errors).map(Target::Outside),
+        DeValue::String(_) | DeValue::Array(_) => addresses(table, protocol, errors).map(Target::Outside),
         DeValue::Table(_) => shares(table, services, errors),
         _ => table.wrong_type("to", value, EXPECTED, errors),
     }
@@ -95,13 +103,13 @@ fn is_outside(text: &str) -> bool {
     text.contains([':', '.', '/'])
 }
 
-fn addresses(table: &Table<'_>, errors: &mut Errors) -> Option<Vec<SocketAddr>> {
+fn addresses(table: &Table<'_>, protocol: Protocol, errors: &mut Errors) -> Option<Vec<SocketAddr>> {
     let words = table.words("to", EXPECTED, errors)?;
     let mut addrs = Vec::new();
     for word in &words {
         let wrong = |why: &str| format!("to in {}: {} {why}", table.path(), quoted(&word.text));
-        match address(&word.text) {
-            Err(why) => errors.at(word.span.clone(), wrong(why)),
+        match address(&word.text, protocol) {
+            Err(why) => errors.at(word.span.clone(), wrong(&why)),
             Ok(addr) if addrs.contains(&addr) => errors.at(word.span.clone(), wrong("is there twice")),
             Ok(addr) => addrs.push(addr),
         }
@@ -114,16 +122,17 @@ fn addresses(table: &Table<'_>, errors: &mut Errors) -> Option<Vec<SocketAddr>> 
 }
 
 /// `tcp://10.0.0.5:5432`.
-fn address(text: &str) -> Result<SocketAddr, &'static str> {
+fn address(text: &str, protocol: Protocol) -> Result<SocketAddr, String> {
     if !is_outside(text) {
-        return Err("in a list: services share connections by weight, to = { db = 90, next = 10 }");
+        return Err("in a list: services share connections by weight, to = { db = 90, next = 10 }".into());
     }
-    let Some(rest) = text.strip_prefix("tcp://") else {
-        return Err("is not reached: an address outside is written \"tcp://10.0.0.5:5432\"");
+    let written = format!("\"{protocol}://10.0.0.5:5432\"");
+    let Some(rest) = text.strip_prefix(&format!("{protocol}://")) else {
+        return Err(format!("is not reached: an address outside is written {written}"));
     };
     let addr = rest.strip_suffix('/').unwrap_or(rest).parse::<SocketAddr>();
-    let addr = addr.map_err(|_| "is no address with a port: names are not looked up, write \"tcp://10.0.0.5:5432\"")?;
-    if can_answer(&addr) { Ok(addr) } else { Err("is no address of one host with a port") }
+    let addr = addr.map_err(|_| format!("is no address with a port: names are not looked up, write {written}"))?;
+    if can_answer(&addr) { Ok(addr) } else { Err("is no address of one host with a port".into()) }
 }
 
 #[cfg(test)]
@@ -149,7 +158,8 @@ mod tests {
              [port.\"6432/tcp\"]\nto = { db = 90, next = 10 }\nallow = \"10.0.0.0/8\"\ndeny = [\"10.6.6.6\"]\n\
              idle_timeout = \"10m\"\nconnect_timeout = \"2s\"\nconnections_max = 500\nclient_connections_max = 20\n\
              send_proxy = \"v2\"\naccept_proxy = [\"10.0.0.7\", \"fd00::/8\"]\n\
-             [port.25]\nto = [\"tcp://10.0.0.5:25\", \"tcp://[fd00::1]:2525\"]\n",
+             [port.25]\nto = [\"tcp://10.0.0.5:25\", \"tcp://[fd00::1]:2525\"]\n\
+             [port.\"53/udp\"]\nto = \"udp://10.0.0.5:53\"\nidle_timeout = \"10s\"\n",
         )
         .unwrap();
         let port = |id: &str| &spec.ports[&id.parse::<PortId>().unwrap()];
@@ -170,6 +180,8 @@ mod tests {
         assert_eq!(*port("6432/tcp"), all);
         let outside = vec!["10.0.0.5:25".parse().unwrap(), "[fd00::1]:2525".parse().unwrap()];
         assert_eq!(*port("25"), PortSpec::to(Target::Outside(outside)));
+        let outside = Target::Outside(vec!["10.0.0.5:53".parse().unwrap()]);
+        assert_eq!(*port("53/udp"), PortSpec { idle_ms: Some(10_000), ..PortSpec::to(outside) });
         assert!(spec.is_balanced(&"next".parse().unwrap()) && spec.is_balanced(&"db".parse().unwrap()));
     }
 
@@ -178,7 +190,10 @@ mod tests {
         for (text, says) in [
             ("[port.0]\nto = \"db\"\n", "1:7 port \"0\" is no port: write a number from 1 to 65535"),
             ("[port.http]\nto = \"db\"\n", "1:7 port \"http\" is no port: write a number from 1 to 65535"),
-            ("[port.\"53/sctp\"]\nto = \"db\"\n", "1:7 port \"sctp\" is not passed on: write 5432, or \"5432/tcp\""),
+            (
+                "[port.\"53/sctp\"]\nto = \"db\"\n",
+                "1:7 port \"sctp\" is not passed on: write 5432, \"5432/tcp\" or \"5432/udp\"",
+            ),
             ("[port.1]\nto = \"db\"\n[port.\"1/tcp\"]\nto = \"db\"\n", "3:7 port 1/tcp is there twice"),
             ("[port.1]\n", "1:7 [port.1] leads nowhere: to = \"SERVICE\""),
             ("[port.1]\nto = \"bd\"\n", "2:6 unknown service \"bd\"; did you mean \"db\"?"),
@@ -217,6 +232,10 @@ mod tests {
             (
                 "[port.1]\nto = \"db\"\nproxy = \"v1\"\n",
                 "3:1 unknown key \"proxy\" in [port.1]; known are to, allow, deny, idle_timeout, connect_timeout, connections_max, client_connections_max, send_proxy, accept_proxy",
+            ),
+            (
+                "[port.\"1/udp\"]\nto = \"db\"\nsend_proxy = \"v2\"\n",
+                "3:1 send_proxy in [port.\"1/udp\"]: there are no connections over UDP",
             ),
             (
                 "[port.1]\nto = \"db\"\ntls = \"auto\"\n",

@@ -18,12 +18,15 @@ pub enum Protocol {
     /// Connections.
     #[default]
     Tcp,
+    /// Datagrams.
+    Udp,
 }
 
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
         })
     }
 }
@@ -50,7 +53,8 @@ impl FromStr for PortId {
         let (number, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
         let protocol = match protocol {
             "tcp" => Protocol::Tcp,
-            other => return Err(format!("{other:?} is not passed on: write 5432, or \"5432/tcp\"")),
+            "udp" => Protocol::Udp,
+            other => return Err(format!("{other:?} is not passed on: write 5432, \"5432/tcp\" or \"5432/udp\"")),
         };
         let digits = number.bytes().all(|b| b.is_ascii_digit()) && !number.starts_with('0');
         match number.parse::<u16>() {
@@ -144,9 +148,13 @@ mod tests {
 
     #[test]
     fn a_port_is_read_as_it_is_written_and_tcp_need_not_be_said() {
-        for (text, shown) in
-            [("5432", "5432/tcp"), ("5432/tcp", "5432/tcp"), ("1", "1/tcp"), ("65535/tcp", "65535/tcp")]
-        {
+        for (text, shown) in [
+            ("5432", "5432/tcp"),
+            ("5432/tcp", "5432/tcp"),
+            ("1", "1/tcp"),
+            ("65535/tcp", "65535/tcp"),
+            ("53/udp", "53/udp"),
+        ] {
             let port: PortId = text.parse().unwrap();
             assert_eq!(port.to_string(), shown);
             assert_eq!(decode::<PortId>(&encode(&port)).unwrap(), port);
@@ -159,7 +167,7 @@ mod tests {
             assert!(text.parse::<PortId>().is_err(), "{text:?}");
         }
         let told = "53/sctp".parse::<PortId>().unwrap_err();
-        assert_eq!(told, "\"sctp\" is not passed on: write 5432, or \"5432/tcp\"");
+        assert_eq!(told, "\"sctp\" is not passed on: write 5432, \"5432/tcp\" or \"5432/udp\"");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use hirsel_model::spec::{Block, PortId, PortSpec, ProxyVersion};
+use hirsel_model::spec::{Block, PortId, PortSpec, Protocol, ProxyVersion};
 
 use super::metrics::Counted;
 use crate::proxy::CONNECT_WITHIN;
@@ -18,6 +18,10 @@ const CLIENT_CONNECTIONS_MAX: u32 = 1_000;
 /// found earlier, by probes of the kernel.
 const IDLE_FOR_MAX: Duration = Duration::from_secs(3600);
 
+/// The same over UDP, where nobody says that a session has ended. Questions and their answers take seconds; games, calls and tunnels
+/// send something every half minute, to keep their place in tables like this one.
+const SESSION_IDLE_FOR_MAX: Duration = Duration::from_secs(60);
+
 /// Sweeps look at connections this often in a second.
 const SWEEPS_PER_SECOND: u64 = 2;
 
@@ -27,7 +31,9 @@ pub(super) struct Settings {
     pub(super) connections_max: u32,
     pub(super) client_connections_max: u32,
     pub(super) connect_within: Duration,
-    /// For how many sweeps nothing may move.
+    /// For how long nothing may move.
+    pub(super) idle_for: Duration,
+    /// The same in sweeps.
     pub(super) idle_sweeps: u32,
     pub(super) send_proxy: Option<ProxyVersion>,
     deny: Vec<Block>,
@@ -38,13 +44,19 @@ pub(super) struct Settings {
 
 impl Settings {
     pub(super) fn of(port: PortId, spec: &PortSpec, counted: Counted) -> Self {
-        let idle_ms = spec.idle_ms.unwrap_or(u64::try_from(IDLE_FOR_MAX.as_millis()).unwrap_or(u64::MAX));
-        let sweeps = idle_ms.saturating_mul(SWEEPS_PER_SECOND).div_ceil(1_000);
+        let unsaid = match port.protocol {
+            Protocol::Tcp => IDLE_FOR_MAX,
+            Protocol::Udp => SESSION_IDLE_FOR_MAX,
+        };
+        let idle_for = spec.idle_ms.map_or(unsaid, Duration::from_millis);
+        let sweeps =
+            u64::try_from(idle_for.as_millis()).unwrap_or(u64::MAX).saturating_mul(SWEEPS_PER_SECOND).div_ceil(1_000);
         Self {
             port,
             connections_max: spec.connections_max.unwrap_or(CONNECTIONS_MAX),
             client_connections_max: spec.client_connections_max.unwrap_or(CLIENT_CONNECTIONS_MAX),
             connect_within: spec.connect_ms.map_or(CONNECT_WITHIN, Duration::from_millis),
+            idle_for,
             idle_sweeps: u32::try_from(sweeps).unwrap_or(u32::MAX),
             send_proxy: spec.send_proxy,
             deny: spec.deny.clone(),

@@ -18,6 +18,7 @@ use super::metrics::{Metrics, Why};
 use super::pump::{self, Direction};
 use super::settings::Settings;
 use crate::behind;
+use crate::budget::Budget;
 use crate::proxy::{Dialled, Proxy};
 use crate::proxy_protocol::{self, Header};
 use crate::serve::ACCEPT_PAUSE;
@@ -27,11 +28,17 @@ use crate::table::Table;
 /// both take nothing.
 const ALL_CONNECTIONS_MAX: u32 = 50_000;
 
+/// What may wait, of all datagrams together, until their sessions have a
+/// target: some thousand of the longest that usual networks carry.
+const WAITING_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
 /// What all ports have together.
 pub(super) struct Shared {
     pub(super) metrics: Metrics,
+    /// Room for datagrams that wait.
+    pub(super) waiting: Arc<Budget>,
+    pub(super) spawner: Spawner,
     proxy: Arc<Proxy>,
-    spawner: Spawner,
     connections: AtomicU32,
     stopping: AtomicBool,
     /// Told when the last connection has ended while stopping.
@@ -51,6 +58,7 @@ impl Shared {
     pub(super) fn new(proxy: Arc<Proxy>, context: &Context, metrics: Metrics) -> Self {
         Self {
             metrics,
+            waiting: Budget::new(WAITING_BYTES_MAX),
             proxy,
             spawner: context.spawner.clone(),
             connections: AtomicU32::new(0),
@@ -153,13 +161,18 @@ async fn carry(mut client: BoxStream, dialled: Dialled, begun: Vec<u8>, settings
 }
 
 /// A place among the connections of a port, and of all.
-struct Place {
-    door: Arc<Door>,
+pub(super) struct Place {
+    pub(super) door: Arc<Door>,
     shared: Arc<Shared>,
 }
 
 impl Place {
-    fn take(door: &Arc<Door>, shared: &Arc<Shared>, settings: &Settings) -> Option<Self> {
+    /// Whoever finds targets.
+    pub(super) fn proxy(&self) -> &Proxy {
+        &self.shared.proxy
+    }
+
+    pub(super) fn take(door: &Arc<Door>, shared: &Arc<Shared>, settings: &Settings) -> Option<Self> {
         let place = Self { door: door.clone(), shared: shared.clone() };
         let here = door.connections.fetch_add(1, Ordering::SeqCst);
         let all = shared.connections.fetch_add(1, Ordering::SeqCst);
@@ -178,13 +191,13 @@ impl Drop for Place {
 }
 
 /// One of the connections of a client.
-struct Mine<'a> {
+pub(super) struct Mine<'a> {
     door: &'a Door,
     client: IpAddr,
 }
 
 impl<'a> Mine<'a> {
-    fn take(door: &'a Door, client: IpAddr, most: u32) -> Option<Self> {
+    pub(super) fn take(door: &'a Door, client: IpAddr, most: u32) -> Option<Self> {
         let client = one_client(client);
         let mut clients = door.clients();
         let open = clients.entry(client).or_default();

@@ -12,7 +12,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use hirsel_lb::Lb;
 use hirsel_mesh::seam::real::{OsClock, OsNet};
-use hirsel_mesh::seam::{BoxStream, Chance, Clock, Listener, Net};
+use hirsel_mesh::seam::{BoxStream, Chance, Clock, Datagrams, Listener, Net};
+use hirsel_mesh::transport::datagrams;
 use hirsel_model::duty::Duty;
 use hirsel_model::manifest::parse;
 use hirsel_model::order::{Backend as PlannedBackend, LbOrder, Order, Work};
@@ -90,6 +91,9 @@ impl Host for FakeHost {
     fn listen(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
         OsNet.listen(addr)
     }
+    fn udp(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Datagrams>> {
+        async move { Ok(Datagrams::new(OsNet.udp(addr).await?)) }.boxed()
+    }
     fn connect(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>> {
         async move {
             if self.is_cut(addr) {
@@ -134,6 +138,37 @@ impl Doors for FakeDoors {
             self.opened.fetch_add(1, Ordering::SeqCst);
             let behind = self.behind.lock().unwrap().get(instance).copied();
             OsNet.connect(behind.ok_or(io::ErrorKind::ConnectionRefused)?).await
+        }
+        .boxed()
+    }
+    fn open_for_datagrams<'a>(
+        &'a self,
+        _: NodeId,
+        _: SocketAddr,
+        instance: &'a InstanceId,
+    ) -> BoxFuture<'a, io::Result<BoxStream>> {
+        async move {
+            self.opened.fetch_add(1, Ordering::SeqCst);
+            let behind = self.behind.lock().unwrap().get(instance).copied();
+            let behind = behind.ok_or(io::ErrorKind::ConnectionRefused)?;
+            let (here, mut there) = tokio::io::duplex(1 << 16);
+            let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
+            socket.connect(behind).await?;
+            tokio::spawn(async move {
+                let (mut incoming, mut room) = (datagrams::Incoming::default(), vec![0; 1 << 16]);
+                loop {
+                    tokio::select! {
+                        asked = incoming.next(&mut there) => match asked {
+                            Ok(Some(datagram)) => drop(socket.send(&datagram).await),
+                            Ok(None) | Err(_) => return,
+                        },
+                        answered = socket.recv(&mut room) => if let Ok(length) = answered {
+                            datagrams::write(&mut there, &room[..length]).await.unwrap();
+                        },
+                    }
+                }
+            });
+            Ok(Box::new(here) as BoxStream)
         }
         .boxed()
     }

@@ -109,3 +109,29 @@ async fn doors_open_for_members_only_and_close_when_one_leaves() {
     assert_eq!(within(accepted.read(&mut byte)).await.unwrap_or(0), 0);
     assert_eq!(within(door.read(&mut byte)).await.unwrap_or(0), 0);
 }
+
+#[tokio::test]
+async fn datagrams_pass_a_door_one_by_one_and_only_the_instance_answers() {
+    let herd = Herd::new(55);
+    let nodes = herd.nodes(2).await;
+    let instance_socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    nodes[1].transport.publish_doors([(instance(1), instance_socket.local_addr().unwrap())].into());
+    let addr = nodes[1].transport.advertise();
+    let mut door = nodes[0].transport.open_datagram_door(NodeId(2), addr, &instance(1)).await.unwrap();
+    let mut incoming = datagrams::Incoming::default();
+    let mut room = vec![0; 70_000];
+    let mut client = None;
+    for text in [&b"one"[..], b"", &[7; 30_000]] {
+        datagrams::write(&mut door, text).await.unwrap();
+        let (length, from) = within(instance_socket.recv_from(&mut room)).await.unwrap();
+        assert!(room[..length] == *text);
+        assert_eq!(*client.get_or_insert(from), from, "one door is one client");
+        let stranger = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        stranger.send_to(b"astray", (std::net::Ipv4Addr::LOCALHOST, from.port())).await.unwrap();
+        instance_socket.send_to(text, (std::net::Ipv4Addr::LOCALHOST, from.port())).await.unwrap();
+        assert!(within(incoming.next(&mut door)).await.unwrap().unwrap() == *text);
+    }
+    let nowhere = nodes[0].transport.open_datagram_door(NodeId(2), addr, &instance(2)).await;
+    assert_eq!(nowhere.err().expect("no door").kind(), io::ErrorKind::NotFound);
+    assert!(nodes[1].transport.open_datagram_door(NodeId(2), addr, &instance(1)).await.is_err(), "it is this node");
+}

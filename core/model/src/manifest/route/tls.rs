@@ -7,7 +7,7 @@ use super::super::port;
 use super::super::table::{Block, Table};
 use super::actions::blocks;
 use crate::acme::unfit;
-use crate::spec::{Actions, Conditions, PathKind, RouteSpec, Seen, Tls};
+use crate::spec::{Actions, Conditions, PathKind, Protocol, RouteSpec, Seen, Tls};
 
 /// The key.
 pub(super) const KEY: &str = "tls";
@@ -57,7 +57,7 @@ pub(super) fn passthrough(
     if table.get("to").is_none() {
         errors.absent(block.key.clone(), format!("{} leads nowhere: to = \"SERVICE\"", table.path()));
     }
-    let to = port::target(table, services, errors);
+    let to = port::target(table, Protocol::Tcp, services, errors);
     let actions = Box::new(Actions {
         allow: blocks("allow", table, errors).unwrap_or_default(),
         deny: blocks("deny", table, errors).unwrap_or_default(),

@@ -110,6 +110,7 @@ pub(super) async fn call(
         }
         let deadline = Instant::now() + ttl;
         let connection = shared.connection(to).await?;
+        let _user = connection.user();
         let (mut send, mut recv) = connection.open_bi().await.map_err(|_| CallError::Unreachable)?;
         let ttl = deadline.saturating_duration_since(Instant::now());
         let head = Head { purpose: CALL, ttl, kind: kind.into(), body: length };
@@ -183,7 +184,14 @@ async fn read_answer(recv: &mut (impl AsyncRead + Unpin)) -> Result<(u8, Vec<u8>
     }
     let mut answer = vec![0; length];
     recv.read_exact(&mut answer).await.map_err(|_| CallError::Unreachable)?;
+    take_end(recv);
     Ok((status, answer))
+}
+
+/// Takes note that the stream has ended, if that is known already, which it mostly is: the end comes with the last bytes. One that is
+/// dropped before costs a packet to say that no more is wanted, and another one to confirm that.
+fn take_end(recv: &mut (impl AsyncRead + Unpin)) {
+    let _ = recv.read(&mut [0]).now_or_never();
 }
 
 /// Serves what a peer opened.
@@ -213,6 +221,7 @@ async fn answer_call(
             return Some(Err(CallError::NoHandler));
         }
         let (body, _room) = read_body(shared, head.body, &mut recv).await?;
+        take_end(&mut recv);
         Some(handle(shared, from, &head.kind, body).await)
     };
     let (status, body) = match timeout_at(deadline, answered).await {

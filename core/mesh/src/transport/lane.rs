@@ -12,6 +12,9 @@
 //! One that nobody needed for minutes is closed by the side that dialed it, or the node that once asked all others how they are would
 //! keep them all alive for ever.
 //!
+//! Two nodes that dial each other in the same moment have two watched connections, each end sending on one of them. After two seconds
+//! both use the one that the node with the lower id dialed, and the other is closed: each costs both ends eight packets a second.
+//!
 //! Which kind it is, is agreed on in the handshake (ALPN). A peer that is older knows watched ones only, and gets them.
 
 use std::io;
@@ -40,12 +43,21 @@ const KEEP_ALIVE: Duration = Duration::from_millis(250);
 const REST: Duration = Duration::from_secs(120);
 /// A watched connection that nobody needed for this long is closed. Longer than any call may take.
 const UNUSED: Duration = Duration::from_secs(180);
+/// Where both ends dialed in the same moment, both settle on one of the two connections after this. Longer than [`IDLE`]: what is up by
+/// then is not what a peer left behind that was started anew.
+pub(super) const SETTLE_AFTER: Duration = Duration::from_secs(2);
+/// The other one is closed when nobody needed it for this long. Control pings go over whichever an end uses, four times a second.
+const SPARE: Duration = Duration::from_secs(3);
 /// The first retransmission waits three times this. QUIC's own 333 ms would make one lost handshake packet cost a second.
 const INITIAL_RTT: Duration = Duration::from_millis(50);
 /// Calls and streams a peer may have open at once; more wait at its side.
 const STREAMS_PER_PEER_MAX: u32 = 256;
 /// Gossip messages a peer may have under way at once.
 const MESSAGES_PER_PEER_MAX: u32 = 64;
+/// Packets that wait for one acknowledgement; QUIC's own are two. What is sent to a peer in one moment, a ping with a message and a
+/// call, is then acknowledged by the answer to it, and needs no packet that says nothing else. More would let short bulk transfers
+/// wait: of these as many packets are sent at first as ten.
+const PACKETS_PER_ACKNOWLEDGEMENT: u32 = 5;
 /// Bytes written and not acknowledged yet on one connection. On a slow link every bulk stream holds up to 1.25 MB of them, so that
 /// dozens may run before a call waits to be written; QUIC's own limit is eight.
 const UNACKNOWLEDGED_BYTES_MAX: u64 = 64 << 20;
@@ -84,7 +96,10 @@ impl Lane {
             Lane::Watched => (IDLE, Some(KEEP_ALIVE)),
             Lane::Resting => (REST, None),
         };
+        let mut acknowledging = quinn::AckFrequencyConfig::default();
+        acknowledging.ack_eliciting_threshold(VarInt::from_u32(PACKETS_PER_ACKNOWLEDGEMENT - 1));
         let mut quic = quinn::TransportConfig::default();
+        quic.ack_frequency_config(Some(acknowledging));
         quic.max_idle_timeout(Some(idle.try_into().map_err(io::Error::other)?))
             .keep_alive_interval(keep_alive)
             .initial_rtt(INITIAL_RTT)
@@ -136,6 +151,7 @@ pub(super) fn accepting(server: &mut rustls::ServerConfig) -> io::Result<Arc<qui
 pub(super) struct Line {
     connection: Connection,
     usage: Arc<Usage>,
+    since: Instant,
 }
 
 struct Usage {
@@ -145,7 +161,7 @@ struct Usage {
 
 impl Line {
     pub(super) fn new(connection: Connection) -> Line {
-        Line { connection, usage: Usage::new() }
+        Line { connection, usage: Usage::new(), since: Instant::now() }
     }
 
     /// Needs it now, for no longer than a call may take.
@@ -155,15 +171,35 @@ impl Line {
 
     /// Needs it until the stream is dropped.
     pub(super) fn hold<S>(&self, stream: S) -> Held<S> {
-        Held { stream, _user: self.usage.user() }
+        Held { stream, _user: self.user() }
+    }
+
+    /// Needs it until what is returned is dropped.
+    pub(super) fn user(&self) -> User {
+        self.usage.user()
+    }
+
+    /// Whether it has been up for so long that both ends may settle on it.
+    pub(super) fn is_settled(&self) -> bool {
+        self.close_reason().is_none() && self.since.elapsed() >= SETTLE_AFTER
     }
 
     /// Waits until nobody has needed a watched connection for so long that we, who dialed it, should close it.
     pub(super) async fn unused(&self) {
-        if self.connection.side().is_server() || Lane::of(&self.connection) == Lane::Resting {
+        if !self.is_ours_to_close() {
             return std::future::pending().await;
         }
-        self.usage.unused().await;
+        self.usage.unused(UNUSED).await;
+    }
+
+    /// Waits until nobody has needed it for a while, which does not take as long where another one is used in its place.
+    pub(super) async fn spare(&self) {
+        self.usage.unused(SPARE).await;
+    }
+
+    /// Watched ones are closed by who dialed them; resting ones cost nothing.
+    pub(super) fn is_ours_to_close(&self) -> bool {
+        self.connection.side().is_client() && Lane::of(&self.connection) == Lane::Watched
     }
 }
 
@@ -188,11 +224,11 @@ impl Usage {
         User(self.clone())
     }
 
-    async fn unused(&self) {
+    async fn unused(&self, limit: Duration) {
         loop {
             let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
             let is_open = self.open.load(Ordering::Relaxed) > 0;
-            let due = if is_open { Instant::now() + UNUSED } else { last + UNUSED };
+            let due = if is_open { Instant::now() + limit } else { last + limit };
             if due <= Instant::now() {
                 return;
             }
@@ -201,7 +237,8 @@ impl Usage {
     }
 }
 
-struct User(Arc<Usage>);
+/// Needs a connection as long as it is there.
+pub(super) struct User(Arc<Usage>);
 
 impl Drop for User {
     fn drop(&mut self) {
@@ -247,7 +284,7 @@ mod tests {
         let usage = Usage::new();
         let unused = |usage: &Arc<Usage>| {
             let usage = usage.clone();
-            async move { usage.unused().await }.boxed()
+            async move { usage.unused(UNUSED).await }.boxed()
         };
         let began = Instant::now();
         let mut waiting = unused(&usage);

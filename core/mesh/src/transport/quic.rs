@@ -2,7 +2,7 @@
 //!
 //! Connections are keyed by the node of the peer's certificate, never by address. The newest one is used: after a restart the
 //! peer's new connection must replace the one that is dead but not timed out yet. Two nodes that dial each other in the same moment
-//! keep both connections, each sending on one of them.
+//! have two connections for a while, each sending on one of them; [`super::lane`] says how they settle on one.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,10 +14,10 @@ use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, Incoming, VarInt};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
-use super::lane::{self, Dialing, Lane, Line};
+use super::lane::{self, Dialing, Lane, Line, SETTLE_AFTER};
 use super::timer::QuicRuntime;
 use super::tls::Tls;
 use super::{CallError, Shared, call, message, ping};
@@ -41,7 +41,7 @@ const HANDSHAKES_BUSY: usize = 64;
 const INCOMING_MAX: usize = 1024;
 const INCOMING_BYTES_MAX: u64 = 64 << 10;
 const INCOMING_BYTES_TOTAL_MAX: u64 = 8 << 20;
-/// Connections of one kind with one peer that are kept; see the top of the file.
+/// Connections of one kind with one peer that are kept.
 const CONNECTIONS_PER_PEER_MAX: usize = 4;
 
 /// Why a connection is closed by us.
@@ -75,6 +75,26 @@ impl Links {
         let mut links = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || Arc::new(Peering { link: watch::Sender::new(Link::Down(None)), connections: Mutex::default() });
         links.entry((node, lane)).or_insert_with(new).clone()
+    }
+}
+
+impl Peering {
+    /// Uses the connection that the lower of both ends has dialed, if it has been up for a while: the other end does the same.
+    fn settle(&self, (me, peer): (NodeId, NodeId)) {
+        let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let by_the_lower = |line: &&Line| line.side().is_client() == (me < peer);
+        let Some(line) = connections.iter().rev().find(|line| by_the_lower(line) && line.is_settled()) else { return };
+        self.link.send_if_modified(|link| {
+            let other = matches!(link, Link::Up(used) if used.stable_id() != line.stable_id());
+            if other {
+                *link = Link::Up(line.clone());
+            }
+            other
+        });
+    }
+
+    fn has_another_than(&self, line: &Line) -> bool {
+        matches!(&*self.link.borrow(), Link::Up(used) if used.stable_id() != line.stable_id())
     }
 }
 
@@ -210,7 +230,7 @@ impl Shared {
     }
 }
 
-async fn dial(shared: Arc<Shared>, to: NodeId, lane: Lane) {
+pub(super) async fn dial(shared: Arc<Shared>, to: NodeId, lane: Lane) {
     let done = match timeout(DIAL_WITHIN, handshake(&shared, to, lane)).await {
         Ok(Ok(connection)) => adopt(&shared, connection),
         Ok(Err(error)) => {
@@ -283,6 +303,10 @@ async fn serve(shared: Arc<Shared>, peering: Arc<Peering>, line: Line, owner: Ce
             line.close(UNUSED, b"nobody needs it");
             "nobody needs it".into()
         }
+        () = settle(&peering, &line, (shared.me(), node)) => {
+            line.close(UNUSED, b"another one is used");
+            "another one is used".into()
+        }
     };
     debug!(%node, reason, "connection ended");
     let mut connections = peering.connections.lock().unwrap_or_else(PoisonError::into_inner);
@@ -302,6 +326,22 @@ async fn serve(shared: Arc<Shared>, peering: Arc<Peering>, line: Line, owner: Ce
     });
 }
 
+/// Waits until both ends use another connection in place of this one, and it is on us to close it.
+async fn settle(peering: &Peering, line: &Line, ends: (NodeId, NodeId)) {
+    sleep(SETTLE_AFTER).await;
+    peering.settle(ends);
+    if line.is_ours_to_close() {
+        while peering.has_another_than(line) {
+            line.spare().await;
+            if peering.has_another_than(line) {
+                return;
+            }
+        }
+    }
+    // It is the one that is used.
+    std::future::pending().await
+}
+
 /// Why it ended.
 async fn streams(shared: &Arc<Shared>, line: &Line, node: NodeId) -> String {
     loop {
@@ -309,8 +349,11 @@ async fn streams(shared: &Arc<Shared>, line: &Line, node: NodeId) -> String {
             bi = line.accept_bi() => match bi {
                 Ok((send, recv)) => {
                     line.touch();
-                    let (shared, line) = (shared.clone(), line.clone());
-                    shared.clone().spawn(async move { call::answer(shared, &line, node, send, recv).await });
+                    let (shared, line, user) = (shared.clone(), line.clone(), line.user());
+                    shared.clone().spawn(async move {
+                        call::answer(shared, &line, node, send, recv).await;
+                        drop(user);
+                    });
                     continue;
                 }
                 Err(reason) => reason,

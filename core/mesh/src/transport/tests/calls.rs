@@ -17,6 +17,19 @@ async fn a_call_is_answered_and_its_caller_is_known() {
 }
 
 #[tokio::test]
+async fn a_call_that_is_answered_leaves_nothing_to_be_said() {
+    let herd = Herd::new(19);
+    let nodes = herd.nodes(2).await;
+    nodes[1].serve_echo();
+    for _ in 0..20 {
+        nodes[0].echo(NodeId(2), "hello").await.unwrap();
+    }
+    let line = nodes[0].transport.shared.connection(NodeId(2)).await.unwrap();
+    let (sent, got) = (line.stats().frame_tx, line.stats().frame_rx);
+    assert!(sent.stop_sending + got.stop_sending < 10, "{} and {}", sent.stop_sending, got.stop_sending);
+}
+
+#[tokio::test]
 async fn a_node_serves_its_own_calls_and_streams() {
     let herd = Herd::new(11);
     let nodes = herd.nodes(1).await;

@@ -145,3 +145,29 @@ async fn silence_ends_a_watched_connection_at_the_side_that_was_dialed_too() {
     assert!(matches!(reason, ConnectionError::TimedOut), "{reason}");
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }
+
+#[tokio::test]
+async fn two_that_dialed_each_other_in_the_same_moment_settle_on_one_connection() {
+    let herd = Herd::new(145);
+    let nodes = herd.nodes(2).await;
+    nodes.iter().for_each(Node::serve_echo);
+    let dials = nodes.iter().zip([2, 1]).map(|(node, to)| {
+        tokio::spawn(crate::transport::quic::dial(node.transport.shared.clone(), NodeId(to), Lane::Watched))
+    });
+    within(futures::future::join_all(dials)).await;
+    let open = |node: &Node| node.transport.shared.endpoint.open_connections();
+    assert_eq!(nodes.iter().map(open).collect::<Vec<_>>(), [2, 2]);
+    // Whoever asks meanwhile is answered.
+    within(async {
+        while nodes.iter().any(|node| open(node) != 1) {
+            assert_eq!(nodes[0].echo(NodeId(2), "x").await.unwrap(), "1:x");
+            assert_eq!(nodes[1].echo(NodeId(1), "x").await.unwrap(), "2:x");
+        }
+    })
+    .await;
+    for (node, to, is_dialer) in [(&nodes[0], 2, true), (&nodes[1], 1, false)] {
+        let line = node.transport.shared.connection(NodeId(to)).await.unwrap();
+        assert_eq!(line.side().is_client(), is_dialer, "node 1 has dialed it");
+        assert_eq!(line.close_reason(), None);
+    }
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hirsel_model::NodeId;
 use quinn::RecvStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
 use super::Shared;
@@ -31,7 +31,7 @@ pub(super) fn send(shared: &Arc<Shared>, to: NodeId, body: Vec<u8>) {
     shared.spawn(async move {
         let _permit = permit;
         let sent = match timeout(MESSAGE_WITHIN, sending.connection_for_messages(to)).await {
-            Ok(Ok(line)) => write(&line, &body).await,
+            Ok(Ok(line)) => write(&sending, to, &line, &body).await,
             _ => false,
         };
         if !sent {
@@ -40,24 +40,27 @@ pub(super) fn send(shared: &Arc<Shared>, to: NodeId, body: Vec<u8>) {
     });
 }
 
-/// Whether it has left. On a resting connection, whether it has arrived: nobody else would notice that the peer is gone, and after a cut
-/// QUIC tries again ever more seldom.
-async fn write(line: &Line, body: &[u8]) -> bool {
+/// Whether it has left; on a resting connection, whether it has arrived: nobody else would notice that the peer is gone, and after a cut
+/// QUIC tries again ever more seldom. That it has arrived is an answer to control pings, too.
+async fn write(shared: &Shared, to: NodeId, line: &Line, body: &[u8]) -> bool {
     let is_resting = Lane::of(line) == Lane::Resting;
-    let sent = timeout(MESSAGE_WITHIN, async {
+    let (mut has_left, within) = (false, Instant::now() + MESSAGE_WITHIN);
+    let confirmed = timeout_at(within, async {
         let mut stream = line.open_uni().await.ok()?;
         stream.write_all(body).await.ok()?;
         stream.finish().ok()?;
-        if is_resting {
-            stream.stopped().await.ok()?;
-        }
-        Some(())
+        has_left = true;
+        stream.stopped().await.ok()?.is_none().then_some(())
     });
-    let sent = sent.await;
-    if is_resting && sent.is_err() {
+    let confirmed = confirmed.await;
+    if is_resting && confirmed.is_err() {
         line.close(SILENT, b"silent");
     }
-    matches!(sent, Ok(Some(())))
+    let has_arrived = matches!(confirmed, Ok(Some(())));
+    if has_arrived {
+        shared.pings.arrived(to);
+    }
+    has_arrived || has_left && !is_resting
 }
 
 /// Receives one message.

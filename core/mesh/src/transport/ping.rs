@@ -3,8 +3,9 @@
 //! A ping is a datagram on the peer's connection. It passes bulk data that waits in streams, and it is sent again within its round,
 //! so that a lossy link is not taken for a dead node. Three rounds without an answer: the node is not sent traffic until it answers.
 //!
-//! Rounds with all nodes begin in the same moment, and with gossip's own: what is sent to a node then shares packets, the answers
-//! come together, and one wake-up serves all of it.
+//! Rounds with all nodes begin in the same moment, and with gossip's own: the answers come together, and one wake-up serves all of it.
+//! A message of gossip whose arrival the peer has just confirmed tells what an answer would tell, so most rounds among few nodes need
+//! no ping; now and then one is sent all the same, for the time it takes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,10 +26,16 @@ pub const PING_INTERVAL: Duration = Duration::from_millis(250);
 const BEAT_MIN: Duration = Duration::from_millis(200);
 /// Without a beat for this long, because gossip does not speak, rounds begin by themselves.
 const BEAT_MAX: Duration = Duration::from_millis(270);
-/// The same ping is sent again after this while there is no answer: at 30 % loss each way, one round in seven stays unanswered.
-const REPEAT_AFTER: Duration = Duration::from_millis(80);
-/// How long a round waits; a little less than its length, so that rounds do not run into each other.
-const ROUND: Duration = Duration::from_millis(240);
+/// What arrived so long before a round began, or arrives so long after, is an answer to it. Longer than a peer waits with its
+/// confirmation; and a peer that is gone is noticed later by no more than this.
+const ARRIVED_WITHIN: Duration = Duration::from_millis(60);
+/// A ping is sent in the first of so many rounds, whatever arrives.
+const PINGED_EVERY: u64 = 8;
+/// The same ping is sent again after this while there is no answer, three times in all: at 30 % loss each way, one round in seven stays
+/// unanswered.
+const REPEAT_AFTER: Duration = Duration::from_millis(60);
+/// How long pings of a round wait; with what comes before them a little less than its length, so that rounds do not run into each other.
+const ROUND: Duration = Duration::from_millis(180);
 /// Rounds in a row without an answer until the node counts as not answering.
 const UNANSWERED_MAX: u32 = 3;
 
@@ -39,10 +46,19 @@ const PONG: u8 = 2;
 pub(super) struct Pings {
     targets: watch::Sender<BTreeSet<NodeId>>,
     states: watch::Sender<Arc<BTreeMap<NodeId, PingState>>>,
-    /// Where answers go, by node: the highest number it has answered.
-    answers: Mutex<BTreeMap<NodeId, watch::Sender<u64>>>,
+    /// Where answers go, by node.
+    answers: Mutex<BTreeMap<NodeId, watch::Sender<Answered>>>,
     /// When the last round began.
     beat: watch::Sender<Instant>,
+}
+
+/// What a node has answered.
+#[derive(Clone, Copy, Default)]
+struct Answered {
+    /// The highest number of a ping.
+    number: u64,
+    /// When it last confirmed that a message has arrived.
+    arrived: Option<Instant>,
 }
 
 impl Default for Pings {
@@ -86,19 +102,27 @@ impl Pings {
         });
     }
 
-    fn answers_of(&self, node: NodeId) -> watch::Receiver<u64> {
+    fn answers_of(&self, node: NodeId) -> watch::Receiver<Answered> {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.entry(node).or_insert_with(|| watch::Sender::new(0)).subscribe()
+        answers.entry(node).or_default().subscribe()
     }
 
     fn answered(&self, node: NodeId, number: u64) {
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(answers) = answers.get(&node) {
-            answers.send_if_modified(|highest| {
-                let newer = number > *highest;
-                *highest = number.max(*highest);
+            answers.send_if_modified(|answered| {
+                let newer = number > answered.number;
+                answered.number = number.max(answered.number);
                 newer
             });
+        }
+    }
+
+    /// Notes that a message to `node` has arrived there, and that this is known here: both ways work.
+    pub(super) fn arrived(&self, node: NodeId) {
+        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(answers) = answers.get(&node) {
+            answers.send_modify(|answered| answered.arrived = Some(Instant::now()));
         }
     }
 
@@ -176,18 +200,17 @@ async fn ping(shared: Arc<Shared>, node: NodeId) {
     let (mut unanswered, mut rtt_ms) = (0u32, 0);
     // Numbers rise over the life of this transport; a peer that answers numbers not asked for yet cheats only about itself.
     for number in 1u64.. {
-        match round(&shared, node, number, &mut answers).await {
-            Some(rtt) => {
-                unanswered = 0;
-                rtt_ms = u32::try_from((rtt.as_micros() + 500) / 1000).unwrap_or(u32::MAX);
-                shared.pings.set(node, PingState { answered: true, rtt_ms });
-            }
-            None => {
-                unanswered = unanswered.saturating_add(1);
-                if unanswered >= UNANSWERED_MAX {
-                    shared.pings.set(node, PingState { answered: false, rtt_ms });
-                }
-            }
+        let answered = if number % PINGED_EVERY != 1 && arrives(&mut answers).await {
+            true
+        } else if let Some(rtt) = round(&shared, node, number, &mut answers).await {
+            rtt_ms = u32::try_from((rtt.as_micros() + 500) / 1000).unwrap_or(u32::MAX);
+            true
+        } else {
+            false
+        };
+        unanswered = if answered { 0 } else { unanswered.saturating_add(1) };
+        if answered || unanswered >= UNANSWERED_MAX {
+            shared.pings.set(node, PingState { answered, rtt_ms });
         }
         if beats.changed().await.is_err() {
             return;
@@ -195,12 +218,20 @@ async fn ping(shared: Arc<Shared>, node: NodeId) {
     }
 }
 
+/// Whether a message arrives, or has just arrived, that makes a ping needless.
+async fn arrives(answers: &mut watch::Receiver<Answered>) -> bool {
+    let began = Instant::now();
+    let since = began.checked_sub(ARRIVED_WITHIN).unwrap_or(began);
+    let arrived = answers.wait_for(|answered| answered.arrived.is_some_and(|at| at >= since));
+    matches!(timeout(ARRIVED_WITHIN, arrived).await, Ok(Ok(_)))
+}
+
 /// One round: how long the answer took, if there was one.
 async fn round(
     shared: &Arc<Shared>,
     node: NodeId,
     number: u64,
-    answers: &mut watch::Receiver<u64>,
+    answers: &mut watch::Receiver<Answered>,
 ) -> Option<Duration> {
     let end = Instant::now() + ROUND;
     let mut datagram = vec![PING];
@@ -211,7 +242,7 @@ async fn round(
     while Instant::now() < end {
         connection.send_datagram(datagram.clone()).ok()?;
         let wait = REPEAT_AFTER.min(end.saturating_duration_since(Instant::now()));
-        if let Ok(answer) = timeout(wait, answers.wait_for(|answered| *answered >= number)).await {
+        if let Ok(answer) = timeout(wait, answers.wait_for(|answered| answered.number >= number)).await {
             return answer.ok().map(|_| sent.elapsed());
         }
     }

@@ -192,6 +192,28 @@ async fn pings_tell_who_answers() {
 }
 
 #[tokio::test]
+async fn messages_that_arrive_spare_most_pings() {
+    const ROUNDS: u64 = 20;
+    let herd = Herd::new(146);
+    let nodes = herd.nodes(2).await;
+    let [a, b] = nodes.as_slice() else { unreachable!() };
+    let (mut pings, mut beats) = (a.transport.pings(), a.transport.beats());
+    a.transport.set_pinged([NodeId(2)].into());
+    within(pings.wait_for(|states| states.get(&NodeId(2)).is_some_and(|state| state.answered))).await.unwrap();
+    let line = a.transport.shared.connection(NodeId(2)).await.unwrap();
+    let before = line.stats().frame_tx.datagram;
+    let inbox = b.transport.messages();
+    for _ in 0..ROUNDS {
+        within(beats.changed()).await.unwrap();
+        a.transport.send_message(NodeId(2), b"news".to_vec());
+        within(async { inbox.lock().await.recv().await }).await.unwrap();
+    }
+    let sent = line.stats().frame_tx.datagram - before;
+    assert!((1..=ROUNDS / 2).contains(&sent), "{sent} pings in {ROUNDS} rounds");
+    assert_eq!(pings.borrow().get(&NodeId(2)).map(|state| state.answered), Some(true));
+}
+
+#[tokio::test]
 async fn bulk_that_nobody_reads_delays_no_ping_and_no_call() {
     use tokio::io::AsyncWriteExt;
     let herd = Herd::new(38);

@@ -56,5 +56,6 @@ pub mod trailers;
 pub mod tunnel;
 pub mod upstream;
 pub mod ways;
+pub mod websocket;
 
 pub use role::Lb;

@@ -38,6 +38,7 @@ use crate::seer::Seer;
 use crate::stream::{AnswerBody, RequestBody};
 use crate::table::Origin;
 use crate::ways::Finding;
+use crate::websocket;
 
 mod acting;
 mod dial;
@@ -166,6 +167,7 @@ impl Proxy {
         mut request: Request<Incoming>,
         account: &mut Account,
     ) -> Response<AnswerBody> {
+        websocket::translate(&mut request, || self.draw());
         let protocol = headers::wanted_upgrade(request.headers());
         let upgrade = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
         let (mut head, incoming) = request.into_parts();

@@ -287,6 +287,8 @@ async fn serve_http_2(
     client.speaks_in_frames();
     let connection = http2::Builder::new(On(shared.spawner.clone()))
         .auto_date_header(false)
+        // For WebSockets, and nothing else.
+        .enable_connect_protocol()
         .max_header_list_size(HEAD_BYTES_MAX as u32)
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

@@ -16,6 +16,9 @@ pub async fn carry(owner: Arc<Client>, client: OnUpgrade, leg: Leg) {
     let Leg { upstream, ticket } = leg;
     // Nothing else switches to another protocol.
     let Carrier::Alone(upstream) = upstream else { return };
+    // A connection that carries others too has this one under way.
+    let mut busy = owner.begin();
+    busy.answered();
     let pulse = upstream.pulse.clone();
     pulse.enter(Stage::Tunnel);
     let Ok(client) = client.await else { return };
@@ -36,5 +39,5 @@ pub async fn carry(owner: Arc<Client>, client: OnUpgrade, leg: Leg) {
         ended.as_mut().poll(cx)
     })
     .await;
-    drop((ticket, owner));
+    drop((ticket, busy, owner));
 }

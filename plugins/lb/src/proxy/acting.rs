@@ -17,6 +17,7 @@ use crate::actions::Acts;
 use crate::actions::auth::Verdict;
 use crate::actions::errors::By;
 use crate::client::Client;
+use crate::grpc;
 use crate::headers;
 use crate::pages;
 use crate::stream::AnswerBody;
@@ -50,6 +51,8 @@ impl Proxy {
         };
         acts.finish(answer.headers_mut(), leave);
         match compression.zip(wish) {
+            // What comes behind the answer to a call is its status, and speaks of it as it is.
+            Some(_) if grpc::is_call(answer.headers()) => answer,
             Some((compression, wish)) => compression.encode(wish, answer, &self.encoders),
             None => answer,
         }

@@ -28,6 +28,7 @@ use crate::stream::{AnswerBody, Leg};
 use crate::table::{Origin, Way};
 use crate::tunnel;
 use crate::upstream::{Pulse, Upstream};
+use crate::websocket::{self, Joined};
 
 /// A connection that is not there after this time is tried elsewhere: on a cut cable packets vanish without a word. Within a data
 /// centre it takes a millisecond, between continents a fifth of a second.
@@ -332,9 +333,18 @@ impl Proxy {
             else {
                 return Err(Failure::Garbled);
             };
-            headers::prepare_answer(&mut head.headers, Some(protocol));
+            match outbound.head.extensions.get::<Joined>() {
+                None => headers::prepare_answer(&mut head.headers, Some(protocol)),
+                Some(joined) if joined.agrees(&head.headers) => websocket::join(&mut head),
+                Some(_) => return Err(Failure::Garbled),
+            }
             self.spawner.spawn(tunnel::carry(owner, client, leg));
             return Ok(Response::from_parts(head, AnswerBody::whole(Bytes::new())));
+        }
+        // Whoever wanted to be connected takes a success for a connection.
+        if outbound.upgrade.is_some() && head.status.is_success() && outbound.head.extensions.get::<Joined>().is_some()
+        {
+            return Err(Failure::Garbled);
         }
         headers::prepare_answer(&mut head.headers, None);
         if leg.upstream.is_end() {

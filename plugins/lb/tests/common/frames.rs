@@ -159,6 +159,11 @@ impl Client2 {
         within(self.0.clone().ready()).await?.send_request(request, ends)
     }
 
+    /// Whether the other side takes requests to be connected to something else.
+    pub fn may_connect(&self) -> bool {
+        self.0.is_extended_connect_protocol_enabled()
+    }
+
     /// A request with a body at hand, and its answer.
     pub async fn ask(&self, request: Request<()>, body: &'static str) -> Result<Answer2, h2::Error> {
         let (answer, mut stream) = self.begin(request, body.is_empty()).await?;

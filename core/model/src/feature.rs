@@ -137,6 +137,7 @@ fn service(service: &ServiceSpec) -> Need {
     let protocol = Need::of(2, "a program that speaks HTTP/2").when(*protocol != AppProtocol::default());
     secret.and(protocol).and(most(health.as_ref().map(|health| match health.check {
         Check::Http { .. } | Check::Tcp => Need::NOTHING,
+        Check::Grpc { .. } => Need::of(2, "a check by gRPC"),
     })))
 }
 

@@ -259,13 +259,18 @@ pub struct HealthSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Check {
-    /// `GET path` answers 200–399.
+    /// `GET path` answers 200–399, in what the service speaks.
     Http {
         /// Path and query.
         path: String,
     },
     /// The port accepts a connection.
     Tcp,
+    /// The program says by `grpc.health.v1.Health/Check` that it serves.
+    Grpc {
+        /// What is asked about; empty for the program as a whole.
+        service: String,
+    },
 }
 
 /// How services were described before, by revision.

@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hirsel_model::spec::{Check, HealthSpec};
+use hirsel_model::spec::{AppProtocol, Check, HealthSpec};
 use hirsel_role::{Host, Spawner};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+
+mod asked;
 
 /// Time between two checks while an instance has never passed one: it is waited for.
 const STARTING_EVERY: Duration = Duration::from_millis(200);
@@ -47,6 +49,8 @@ pub(crate) struct Checks {
     pub wake: Arc<Notify>,
     pub addr: SocketAddr,
     pub spec: HealthSpec,
+    /// What the instance speaks.
+    pub protocol: AppProtocol,
 }
 
 impl Watch {
@@ -96,12 +100,25 @@ impl Checks {
         let what = match &self.spec.check {
             Check::Http { path } => format!("GET {path}"),
             Check::Tcp => "connection".to_owned(),
+            Check::Grpc { service } if service.is_empty() => "health by gRPC".to_owned(),
+            Check::Grpc { service } => format!("health of {service} by gRPC"),
         };
         let failed = |error: std::io::Error| format!("{what}: {error}");
         let mut stream = self.host.connect(self.addr).await.map_err(failed)?;
-        let Check::Http { path } = &self.spec.check else { return Ok(()) };
+        let path = match &self.spec.check {
+            Check::Http { path } => path,
+            Check::Tcp => return Ok(()),
+            Check::Grpc { service } => {
+                let asked = asked::grpc(stream, &self.addr.to_string(), service).await;
+                return asked.map_err(|error| format!("{what}: {error}"));
+            }
+        };
         if !path.starts_with('/') || path.bytes().any(|byte| byte.is_ascii_whitespace() || byte.is_ascii_control()) {
             return Err(format!("{path:?} is no path"));
+        }
+        if self.protocol == AppProtocol::H2c {
+            let status = asked::get(stream, &self.addr.to_string(), path).await;
+            return judge(&what, status.map_err(|error| format!("{what}: {error}"))?.status);
         }
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: hirsel-check\r\nAccept: */*\r\nConnection: close\r\n\r\n",
@@ -129,8 +146,12 @@ impl Checks {
         };
         // A server that keeps the connection open is fine.
         let _ = tokio::time::timeout(REST_MAX, rest).await;
-        if (200..400).contains(&status) { Ok(()) } else { Err(format!("{what}: status {status}")) }
+        judge(&what, status)
     }
+}
+
+fn judge(what: &str, status: u16) -> Result<(), String> {
+    if (200..400).contains(&status) { Ok(()) } else { Err(format!("{what}: status {status}")) }
 }
 
 /// The health after one more check. `too_often`: it failed as often in a row as makes an instance unhealthy.

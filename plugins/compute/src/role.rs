@@ -180,12 +180,14 @@ impl ComputeRole {
         if run.watch.as_ref().is_some_and(|watch| watch.pid == run.pid) {
             return;
         }
-        if let Some(spec) = instance.service.as_ref().and_then(|service| service.health.clone()) {
+        let service = instance.service.as_ref();
+        if let Some((spec, protocol)) = service.and_then(|service| Some((service.health.clone()?, service.protocol))) {
             let checks = Checks {
                 host: Arc::clone(&self.context.host),
                 wake: Arc::clone(&self.context.wake),
                 addr: SocketAddr::new(self.context.me.instance_host, process.spec.port),
                 spec,
+                protocol,
             };
             let passed = self.passed.get(id) == Some(&run.pid);
             run.watch = Some(Watch::begin(&self.context.spawner, checks, run.pid, passed));

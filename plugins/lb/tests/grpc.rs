@@ -43,7 +43,7 @@ async fn program(python: &str) -> (Child, Lines<BufReader<ChildStdout>>, u16) {
 async fn client(python: &str, does: &str, bed: &Bed) -> Vec<String> {
     let mut command = Command::new(python);
     command.args([SCRIPT, does, "127.0.0.7", &bed.addr.port().to_string()]).kill_on_drop(true);
-    let output = tokio::time::timeout(std::time::Duration::from_secs(60), command.output()).await.unwrap().unwrap();
+    let output = tokio::time::timeout(std::time::Duration::from_secs(120), command.output()).await.unwrap().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     said.lines().map(str::to_owned).collect()
@@ -69,7 +69,7 @@ async fn calls_of_every_kind_pass_with_their_deadlines_and_what_comes_behind() {
     assert_eq!(
         said,
         [
-            "unary hello|mine|7 here 000102 OK",
+            "unary hello|mine|60 here 000102 OK",
             "fails FAILED_PRECONDITION not 100 % so, \u{fc}",
             "counts 12497500",
             "adds 3000000",

@@ -3,6 +3,7 @@
 grpc_peer.py serve HOST PORT     answers calls; says "ready PORT" once it does
 grpc_peer.py call HOST PORT      makes calls of every kind; says what came back, a line each
 grpc_peer.py refused HOST PORT   makes one call; says its status and message
+grpc_peer.py load HOST PORT      calls until there is no more input; says how many calls were answered, and what became of the others
 """
 
 import sys
@@ -17,7 +18,7 @@ def unary(request, context):
     metadata = dict(context.invocation_metadata())
     left = context.time_remaining()
     context.set_trailing_metadata((("x-behind", "here"), ("x-bytes-bin", b"\0\1\2")))
-    return b"%s|%s|%s" % (request, metadata.get("x-mine", "-").encode(), b"-" if left is None or left > 1e6 else b"%d" % round(left))
+    return b"%s|%s|%s" % (request, metadata.get("x-mine", "-").encode(), b"-" if left is None or left > 1e6 else b"%d" % round(left / 60))
 
 
 def fails(request, context):
@@ -41,6 +42,7 @@ def echoes(requests, context):
 def waits(request, context):
     ended = threading.Event()
     context.add_callback(ended.set)
+    context.send_initial_metadata(())
     sys.stdout.write("waiting\n")
     sys.stdout.flush()
     ended.wait(30)
@@ -59,7 +61,10 @@ def serve(host, port):
         "Waits": grpc.unary_unary_rpc_method_handler(waits),
     }
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("shop.Shop", handlers),))
+    # Field 1 of the answer is 1: it serves.
+    health = {"Check": grpc.unary_unary_rpc_method_handler(lambda request, context: b"\x08\x01")}
+    services = (("shop.Shop", handlers), ("grpc.health.v1.Health", health))
+    server.add_generic_rpc_handlers(tuple(grpc.method_handlers_generic_handler(*service) for service in services))
     port = server.add_insecure_port("%s:%s" % (host, port))
     server.start()
     print("ready", port, flush=True)
@@ -77,7 +82,7 @@ def status(call):
 def call(host, port):
     with grpc.insecure_channel("%s:%s" % (host, port)) as channel:
         one = channel.unary_unary("/shop.Shop/Unary")
-        answer, made = one.with_call(b"hello", timeout=7, metadata=(("x-mine", "mine"),))
+        answer, made = one.with_call(b"hello", timeout=3600, metadata=(("x-mine", "mine"),))
         behind = dict(made.trailing_metadata())
         print("unary", answer.decode(), behind["x-behind"], behind["x-bytes-bin"].hex(), made.code().name)
         print("fails", status(lambda: channel.unary_unary("/shop.Shop/Fails")(b"", timeout=7)))
@@ -98,16 +103,42 @@ def call(host, port):
             turn.release()
         print("echoes", len(got), got[-1].decode())
         begun = time.monotonic()
-        print("late", status(lambda: channel.unary_unary("/shop.Shop/Waits")(b"", timeout=0.3)).split()[0])
-        assert time.monotonic() - begun < 5
+        print("late", status(lambda: channel.unary_unary("/shop.Shop/Waits")(b"", timeout=2)).split()[0])
+        assert time.monotonic() - begun < 20
         waiting = channel.unary_unary("/shop.Shop/Waits").future(b"", timeout=20)
-        time.sleep(0.1)
+        # Comes before the answer does.
+        waiting.initial_metadata()
         waiting.cancel()
         print("unknown", status(lambda: channel.unary_unary("/shop.Shop/Missing")(b"", timeout=7)).split()[0])
-        large = one(b"y" * 3_000_000, timeout=20)
+        large = one(b"y" * 3_000_000, timeout=3600)
         print("large", len(large))
-        many = [one.future(b"%d" % number, timeout=20) for number in range(500)]
-        print("many", sum(1 for number, made in enumerate(many) if made.result() == b"%d|-|20" % number))
+        many = [one.future(b"%d" % number, timeout=3600) for number in range(500)]
+        print("many", sum(1 for number, made in enumerate(many) if made.result() == b"%d|-|60" % number))
+
+
+def load(host, port):
+    good, failed, ended = [0], {}, threading.Event()
+
+    def calls():
+        with grpc.insecure_channel("%s:%s" % (host, port), options=(("grpc.use_local_subchannel_pool", 1),)) as channel:
+            one = channel.unary_unary("/shop.Shop/Unary")
+            while not ended.is_set():
+                said = status(lambda: one(b"x", timeout=30))
+                if said == "OK":
+                    good[0] += 1
+                else:
+                    failed[said] = failed.get(said, 0) + 1
+                time.sleep(0.02)
+
+    threads = [threading.Thread(target=calls) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    print("calls", flush=True)
+    sys.stdin.read()
+    ended.set()
+    for thread in threads:
+        thread.join()
+    print(good[0], failed, flush=True)
 
 
 def refused(host, port):
@@ -116,4 +147,4 @@ def refused(host, port):
 
 
 if __name__ == "__main__":
-    {"serve": serve, "call": call, "refused": refused}[sys.argv[1]](*sys.argv[2:])
+    {"serve": serve, "call": call, "refused": refused, "load": load}[sys.argv[1]](*sys.argv[2:])

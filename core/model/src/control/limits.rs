@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::{Refusal, ports, routes};
-use crate::spec::{AppSpec, NodeSpec, Replicas, ServiceSpec};
+use crate::spec::{AppProtocol, AppSpec, Check, NodeSpec, Replicas, ServiceSpec};
 
 /// Nodes of a cluster: what the planner is measured with.
 pub const NODES_MAX: usize = 10_000;
@@ -55,6 +55,8 @@ pub const LABELS_MAX: usize = 64;
 pub const LABEL_BYTES_MAX: usize = 255;
 /// Bytes of a path of a file or of a request: `PATH_MAX` of Linux.
 pub const PATH_BYTES_MAX: usize = 4096;
+/// Name of a service of gRPC that a check asks about: packages with several names.
+pub const GRPC_SERVICE_BYTES_MAX: usize = 256;
 /// Bytes of a host name (RFC 1035, section 2.3.4).
 pub const HOST_BYTES_MAX: usize = 253;
 /// Bytes of a system user's name (`LOGIN_NAME_MAX` of Linux is 256).
@@ -130,10 +132,21 @@ fn check_service(name: &str, service: &ServiceSpec) -> Result<(), Refusal> {
         if !(1..=COUNT_MAX).contains(&health.failures) {
             return wrong("a check fails after 1 to 1000 failures");
         }
-        if let crate::spec::Check::Http { path } = &health.check {
-            at_most(|| format!("path of the check of {name:?} in bytes"), path.len(), PATH_BYTES_MAX)?;
-            if !path.starts_with('/') {
-                return wrong("the path of a check begins with '/'");
+        match &health.check {
+            Check::Http { path } => {
+                at_most(|| format!("path of the check of {name:?} in bytes"), path.len(), PATH_BYTES_MAX)?;
+                if !path.starts_with('/') {
+                    return wrong("the path of a check begins with '/'");
+                }
+            }
+            Check::Tcp => {}
+            Check::Grpc { service: asked } => {
+                at_most(|| format!("service of the check of {name:?} in bytes"), asked.len(), GRPC_SERVICE_BYTES_MAX)?;
+                if service.protocol != AppProtocol::H2c {
+                    return wrong(
+                        "a check by gRPC asks in HTTP/2, which the service does not speak: protocol = \"h2c\"",
+                    );
+                }
             }
         }
     }

@@ -257,23 +257,33 @@ fn cpu(table: &Table<'_>, errors: &mut Errors) -> Option<u64> {
 }
 
 fn health(table: &Table<'_>, block: &Block<'_>, errors: &mut Errors) -> Option<HealthSpec> {
-    table.check_keys(&["http", "tcp", "interval", "timeout", "failures"], &[], errors);
+    table.check_keys(&["http", "tcp", "grpc", "interval", "timeout", "failures"], &[], errors);
     let http = table.text("http", "a path like \"/healthz\"", request_path, errors);
     let tcp = table.boolean("tcp", errors);
-    let check = match (table.get("http").is_some(), table.get("tcp").is_some()) {
-        (true, true) => {
-            errors.at(table.key_span("tcp"), format!("{} has both http and tcp; one of them is tried", table.path()));
+    let grpc = table.text("grpc", "the name of a service, or \"\" for all of the program", grpc_service, errors);
+    let said: Vec<&str> = ["http", "tcp", "grpc"].into_iter().filter(|key| table.get(key).is_some()).collect();
+    let check = match said[..] {
+        [first, second, ..] => {
+            let message = format!("{} has both {first} and {second}; one of them is tried", table.path());
+            errors.at(table.key_span(second), message);
             None
         }
-        (true, false) => http.map(|path| Check::Http { path }),
-        (false, true) => {
+        ["http"] => http.map(|path| Check::Http { path }),
+        ["grpc"] => {
+            if !speaks_http_2(block) {
+                let message = format!("grpc in {} is asked in HTTP/2: protocol = \"h2c\"", table.path());
+                errors.at(table.key_span("grpc"), message);
+            }
+            grpc.map(|service| Check::Grpc { service })
+        }
+        [_] => {
             if tcp == Some(false) {
                 errors.at(table.key_span("tcp"), format!("tcp = false in {}: leave health out instead", table.path()));
             }
             tcp.map(|_| Check::Tcp)
         }
-        (false, false) => {
-            let message = format!("{} tries nothing: http = \"/PATH\" or tcp = true", table.path());
+        [] => {
+            let message = format!("{} tries nothing: http = \"/PATH\", tcp = true or grpc = \"\"", table.path());
             errors.absent(block.table.key_span("health"), message);
             None
         }
@@ -285,6 +295,20 @@ fn health(table: &Table<'_>, block: &Block<'_>, errors: &mut Errors) -> Option<H
         failures: table.count("failures", 1, COUNT_MAX, errors).unwrap_or(failures),
         check: check?,
     })
+}
+
+/// Whether the service says so; what is wrong with that is told elsewhere.
+fn speaks_http_2(block: &Block<'_>) -> bool {
+    matches!(block.table.get("protocol").map(|value| value.get_ref()), Some(DeValue::String(text)) if *text == "h2c")
+}
+
+/// A name as gRPC has it, `package.Service`.
+fn grpc_service(text: &str) -> Result<String, String> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'.';
+    if text.len() > GRPC_SERVICE_BYTES_MAX || !text.bytes().all(good) {
+        return Err(format!("{} is no name of a service of gRPC, like \"shop.Prices\"", quoted(text)));
+    }
+    Ok(text.into())
 }
 
 /// Path and query of a request.

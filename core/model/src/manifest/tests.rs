@@ -115,6 +115,18 @@ fn a_service_says_what_it_speaks() {
     assert_eq!(service("").protocol, AppProtocol::Http1);
     assert_eq!(service("protocol = \"http/1.1\"").protocol, AppProtocol::Http1);
     assert_eq!(service("protocol = \"h2c\"").protocol, AppProtocol::H2c);
+    let check = |lines: &str| service(lines).health.map(|health| health.check);
+    let asked = |service: &str| Some(Check::Grpc { service: service.into() });
+    assert_eq!(check("protocol = \"h2c\"\nhealth = { grpc = \"\" }"), asked(""));
+    assert_eq!(check("health = { grpc = \"shop.Prices\" }\nprotocol = \"h2c\""), asked("shop.Prices"));
+    let text = "app = \"shop\"\n[service.web]\ncommand = [\"serve\"]\nhealth = { grpc = \"a b\", tcp = true }\n";
+    let expected = [
+        "4:12 [service.web.health] has both tcp and grpc; one of them is tried",
+        "4:19 grpc in [service.web.health]: \"a b\" is no name of a service of gRPC, like \"shop.Prices\"",
+    ];
+    assert_eq!(wrong(text), expected);
+    let text = "app = \"shop\"\n[service.web]\ncommand = [\"serve\"]\nhealth = { grpc = \"\" }\n";
+    assert_eq!(wrong(text), ["4:12 grpc in [service.web.health] is asked in HTTP/2: protocol = \"h2c\""]);
     let text = "app = \"shop\"\n[service.web]\ncommand = [\"serve\"]\nprotocol = \"h2\"\n";
     assert_eq!(wrong(text), ["4:12 unknown protocol in [service.web]: \"h2\"; did you mean \"h2c\"?"]);
 }
@@ -283,7 +295,7 @@ fn every_field_of_a_service_says_what_it_expects() {
             "resources = { memory = \"65TiB\" }",
             "4:24 memory in [service.web.resources]: \"65TiB\" is more than any host has",
         ),
-        ("health = {}", "4:1 [service.web.health] tries nothing: http = \"/PATH\" or tcp = true"),
+        ("health = {}", "4:1 [service.web.health] tries nothing: http = \"/PATH\", tcp = true or grpc = \"\""),
         ("health = { tcp = false }", "4:12 tcp = false in [service.web.health]: leave health out instead"),
         (
             "health = { tcp = true, http = \"/\" }",

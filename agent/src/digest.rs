@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use hirsel_model::report::{Bound, InstanceFacts, InstanceState, NodeReport, RoleFacts, RoleReport, RoleState};
+use hirsel_model::report::{
+    AddressFacts, Bound, InstanceFacts, InstanceState, NodeReport, RoleFacts, RoleReport, RoleState,
+};
 use hirsel_model::{AppName, Generation, Incarnation, InstanceId, Revision, RoleName, ServiceName};
 use hirsel_role::{Addresses, Certificate, LiveNode};
 
@@ -98,6 +100,12 @@ fn write_role(role: &RoleReport) -> String {
     let mut group = None;
     match &role.facts {
         RoleFacts::None | RoleFacts::Unknown => {}
+        // Who may hold what only a leader asks, and it has the whole report.
+        RoleFacts::Address(facts) => {
+            for address in &facts.held {
+                let _ = write!(text, " {address}");
+            }
+        }
         RoleFacts::Compute(instances) => {
             for (id, facts) in instances {
                 if text.len() > TEXT_BYTES_MAX {
@@ -143,6 +151,11 @@ fn read_role(name: &RoleName, text: &str) -> RoleReport {
         _ => RoleState::Unknown,
     };
     let generation = Generation(words.next().and_then(|word| word.parse().ok()).unwrap_or(0));
+    if *name == RoleName::address() {
+        let held = words.filter_map(|word| word.parse().ok()).collect();
+        let facts = RoleFacts::Address(AddressFacts { held, ..AddressFacts::default() });
+        return RoleReport { state, generation, message: None, facts };
+    }
     let mut instances = BTreeMap::new();
     let mut busy = BTreeMap::new();
     for group in words {
@@ -238,11 +251,18 @@ mod tests {
                 (id("b/web/1"), facts),
             ])),
         };
+        let held = ["192.0.2.10", "2001:db8::10"].map(|text| text.parse().unwrap()).into();
+        let facts = RoleFacts::Address(AddressFacts { held, ..AddressFacts::default() });
+        let address = RoleReport { facts, ..compute.clone() };
         let lb = RoleReport { facts: RoleFacts::Lb(BTreeMap::from([(id("a/web/1"), 4)])), ..compute.clone() };
         let report = NodeReport {
             version: 9,
             generation: Generation(8),
-            roles: BTreeMap::from([(RoleName::compute(), compute), (RoleName::lb(), lb)]),
+            roles: BTreeMap::from([
+                (RoleName::address(), address),
+                (RoleName::compute(), compute),
+                (RoleName::lb(), lb),
+            ]),
             load: 3,
             level: 2,
             ..NodeReport::default()

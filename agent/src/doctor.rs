@@ -9,7 +9,7 @@ use futures::stream::{self, StreamExt};
 use hirsel_mesh::seam::{Clock, Disk, World};
 use hirsel_mesh::transport::{knock_sizes, knock_tcp, knock_udp};
 use hirsel_model::codec::{decode, encode};
-use hirsel_model::report::RoleState;
+use hirsel_model::report::{RoleFacts, RoleState};
 use hirsel_model::{NodeId, RoleName, Timestamp, WallTime};
 use hirsel_role::host::GuardState;
 use serde::{Deserialize, Serialize};
@@ -77,6 +77,7 @@ impl Examiner {
                 wall: world.clock.wall(),
                 guard: self.look_at_guard().await,
                 names: self.look_at_names(),
+                addresses: self.look_at_addresses(),
                 ..facts
             },
             certificate_ends: Some(self.shared.transport.certificate().not_after),
@@ -105,6 +106,19 @@ impl Examiner {
         Some(match report.state {
             RoleState::Running => Ok(addr.to_string()),
             _ => Err(report.message.unwrap_or_else(|| format!("names are not answered at {addr} yet"))),
+        })
+    }
+
+    /// Only where an address is wanted does the host look at its interfaces.
+    fn look_at_addresses(&self) -> Option<Result<usize, String>> {
+        if self.shared.control.state().borrow().spec.addresses.is_empty() {
+            return None;
+        }
+        let report = self.shared.report.borrow().roles.get(&RoleName::address()).cloned()?;
+        let RoleFacts::Address(facts) = report.facts else { return None };
+        Some(match facts.unable.or(report.message) {
+            Some(why) => Err(why),
+            None => Ok(facts.held.len()),
         })
     }
 

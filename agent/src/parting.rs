@@ -1,10 +1,12 @@
-//! Before the agent is stopped on purpose: what runs here exclusively gets a long grant, so that it acts on until the agent is back.
+//! Before the agent is stopped on purpose: floating addresses are handed over, and what runs here exclusively gets a long grant, so that
+//! it acts on until the agent is back.
 //!
-//! It is asked for by a command of the control group, told to guard and shim, and then the agent may go. Where any of this takes too long
+//! The grant is asked for by a command of the control group, told to guard and shim, and then the agent may go. Where any of this takes too long
 //! the agent goes all the same, and what runs here ends with its ordinary grant, as when an agent dies. Nothing is asked for when this
 //! node is to give up what it has, nor when its host is being switched off: then somebody else should act soon.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +24,8 @@ use crate::shared::Shared;
 
 /// A control group with a leader answers within some milliseconds. Whoever stops an agent while there is none does not wait for longer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// Another node takes an address two beats after what is under way there has ended, and that is not waited for longer than this.
+const HANDED_OVER_WITHIN: Duration = Duration::from_secs(3);
 /// Guard and shim are told within this: two looks of the role.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
@@ -54,6 +58,20 @@ pub async fn lengthen(shared: &Shared, grants: &watch::Sender<Arc<Holdings>>) {
     }
 }
 
+/// Waits until other nodes hold the floating addresses that this one held, where there are others to do so.
+pub async fn hand_over(shared: &Shared) {
+    let mut held = shared.floating.held.subscribe();
+    let state = shared.control.state().borrow().clone();
+    let others = |address: &IpAddr| {
+        let list = state.plan.addresses.get(address);
+        list.is_some_and(|list| list.candidates.iter().any(|candidate| candidate.node != shared.node))
+    };
+    let is_over = |held: &BTreeSet<IpAddr>| !held.iter().any(others);
+    if timeout(HANDED_OVER_WITHIN, held.wait_for(is_over)).await.is_err() {
+        debug!("nobody has taken the floating addresses of this node yet");
+    }
+}
+
 /// What runs here and is given to this node exclusively; nothing where it is not to stay, or may not be asked for.
 fn held(shared: &Shared) -> BTreeSet<InstanceId> {
     let (state, now) = (shared.control.state().borrow().clone(), shared.world.clock.now());
@@ -73,7 +91,7 @@ fn stays(shared: &Shared, state: &ControlState) -> bool {
 fn facts<'a>(report: &'a NodeReport, id: &InstanceId) -> Option<&'a InstanceFacts> {
     match &report.roles.get(&RoleName::compute())?.facts {
         RoleFacts::Compute(all) => all.get(id),
-        RoleFacts::None | RoleFacts::Lb(_) | RoleFacts::Unknown => None,
+        RoleFacts::None | RoleFacts::Lb(_) | RoleFacts::Address(_) | RoleFacts::Unknown => None,
     }
 }
 

@@ -12,6 +12,7 @@ pub fn all() -> Vec<Arc<dyn Plugin>> {
         Arc::new(hirsel_compute::Compute),
         Arc::new(hirsel_mgmt::Mgmt),
         Arc::new(hirsel_dns::Dns),
+        Arc::new(hirsel_address::Address),
     ]
 }
 

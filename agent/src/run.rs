@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use hirsel_mesh::control::{Control, ControlConfig};
 use hirsel_mesh::gossip::Gossip;
-use hirsel_mesh::identity::Identity;
+use hirsel_mesh::identity::{Identity, NodeKey};
 use hirsel_mesh::seam::World;
 use hirsel_mesh::transport::{Peer, Peers, Transport, TransportConfig};
 use hirsel_model::book::Book;
@@ -20,7 +20,7 @@ use hirsel_model::order::{Order, Work};
 use hirsel_model::report::NodeReport;
 use hirsel_model::{Generation, NodeId, RoleName, feature, reconciler};
 use hirsel_role::host::Host;
-use hirsel_role::{Context, Live, Me, Plugin};
+use hirsel_role::{Context, Live, Me, Plugin, Voice};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -135,6 +135,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     let (values, values_seen) = watch::channel(Arc::default());
     let (bundles, bundles_seen) = watch::channel(Arc::default());
     let (challenges, challenges_seen) = watch::channel(Arc::default());
+    let voice = Voice::new(identity.cluster.clone(), identity.incarnation, NodeKey::from_pkcs8(&identity.key)?);
     let hosts = plugins.iter().map(|plugin| Ok((plugin.role(), host(&plugin.role())?))).collect::<Result<_>>()?;
     let shared = Arc::new(Shared {
         node: identity.node,
@@ -156,6 +157,9 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
         secrets: values_seen,
         certificates: bundles_seen,
         challenges: challenges_seen,
+        floating: Arc::default(),
+        ending: watch::Sender::new(false),
+        voice: Arc::new(voice),
         heard: gossip.heard(),
         unheard: unheard_seen.clone(),
         silent_since: silent_seen,
@@ -244,7 +248,8 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
 /// Returns when the agent was asked to stop, and what it runs exclusively may act on without it as far as that could be had.
 async fn parted(shared: &Shared, grants: &watch::Sender<Arc<Holdings>>, asked: &CancellationToken) {
     asked.cancelled().await;
-    parting::lengthen(shared, grants).await;
+    shared.ending.send_replace(true);
+    tokio::join!(parting::lengthen(shared, grants), parting::hand_over(shared));
 }
 
 /// Returns when the log failed because of the disk, and the disk takes writes again. Until then this node serves with what it knows,
@@ -313,6 +318,9 @@ fn contexts(shared: Arc<Shared>, role: RoleName) -> impl Fn(hirsel_role::Spawner
         secrets: shared.secrets.clone(),
         certificates: shared.certificates.clone(),
         challenges: shared.challenges.clone(),
+        floating: shared.floating.clone(),
+        ending: shared.ending.subscribe(),
+        voice: shared.voice.clone(),
         doors: Arc::new(calls::MeshDoors(shared.transport.clone())),
         clock: shared.world.clock.clone(),
         chance: shared.world.chance.clone(),

@@ -14,7 +14,7 @@ use hirsel_role::certificate::{Bundles, Challenges};
 use hirsel_role::host::Host;
 use hirsel_role::requests::Window;
 use hirsel_role::secret::Values;
-use hirsel_role::{Live, Me};
+use hirsel_role::{Handover, Live, Me, Voice};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +47,12 @@ pub struct Shared {
     pub certificates: watch::Receiver<Arc<Bundles>>,
     /// What the load balancer of this node answers for hosts that get a certificate.
     pub challenges: watch::Receiver<Arc<Challenges>>,
+    /// Floating addresses on this host.
+    pub floating: Arc<Handover>,
+    /// Whether this agent is about to end.
+    pub ending: watch::Sender<bool>,
+    /// By what others believe that this node speaks.
+    pub voice: Arc<Voice>,
     /// What gossip hears.
     pub heard: watch::Receiver<Arc<BTreeMap<NodeId, Heard>>>,
     /// Nodes this one does not hear.

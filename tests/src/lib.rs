@@ -17,6 +17,7 @@ pub mod power;
 pub mod programs;
 pub mod told;
 pub mod unit;
+pub mod visitor;
 
 /// Between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(50);

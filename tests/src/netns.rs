@@ -1,7 +1,7 @@
 //! Hosts with a network of their own: namespaces on one bridge. Needs root; cables are cut in an nftables *bridge* table.
 
-use std::net::Ipv4Addr;
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -163,6 +163,23 @@ impl Network {
     /// Plugs all cables in.
     pub fn heal(&self) {
         sh(&format!("nft flush table bridge {}", self.tag));
+    }
+
+    /// Where the namespace of a host is.
+    pub fn name_space(&self, host: u8) -> PathBuf {
+        Path::new("/var/run/netns").join(format!("{}n{host}", self.tag))
+    }
+
+    /// Gives the interface of a host another address, with the bits of its network.
+    pub fn give(&self, host: u8, address: &str) {
+        sh(&format!("ip -n {}n{host} addr add {address} dev eth0 nodad", self.tag));
+    }
+
+    /// Whether a host has this address on one of its interfaces.
+    pub fn has(&self, host: u8, address: IpAddr) -> bool {
+        let output = Command::new("ip").args(["-n", &format!("{}n{host}", self.tag), "-o", "addr"]).output();
+        let text = String::from_utf8_lossy(&output.expect("ip runs").stdout).into_owned();
+        text.lines().any(|line| line.contains(&format!(" {address}/")))
     }
 
     /// Ports on which processes in this host listen, beyond loopback: `udp 7400` and so on.

@@ -61,6 +61,8 @@ pub struct HostFindings {
     pub user: Option<User>,
     /// Where names are answered, or why they are not; none where they shall not be.
     pub names: Option<Result<String, String>>,
+    /// How many floating addresses are held here, or why none can be; none while none are wanted.
+    pub addresses: Option<Result<usize, String>>,
     /// Whether the mesh's port could be bound here, before joining: what is in the way.
     pub port_taken: Option<Result<(), String>>,
 }
@@ -155,7 +157,7 @@ pub struct Doctor {
 /// One check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Check {
-    /// `clock`, `tcp`, `udp`, `mtu`, `disk`, `space`, `reserve`, `files`, `versions`, `certificate`, `unit`, `guard`, `user`, `dns`, `port`.
+    /// `clock`, `tcp`, `udp`, `mtu`, `disk`, `space`, `reserve`, `files`, `versions`, `certificate`, `unit`, `guard`, `user`, `dns`, `address`, `port`.
     pub check: String,
     /// What was looked at: this node, or `n1 -> n2`.
     pub subject: String,
@@ -392,6 +394,14 @@ fn host(me: &str, found: &HostFindings) -> Vec<Check> {
         };
         let next = "ss -lntup 'sport = :53': who has the port? Or another address: --dns IP:PORT, or --dns off";
         checks.push(check("dns", me, grade, value, "every node answers names", next));
+    }
+    if let Some(addresses) = &found.addresses {
+        let (grade, value) = match addresses {
+            Ok(held) => (Grade::Ok, format!("can hold floating addresses, and holds {held}")),
+            Err(why) => (Grade::Warning, why.clone()),
+        };
+        let next = "hirsel address list; the unit that `hirsel install` writes starts the agent as root";
+        checks.push(check("address", me, grade, value, "addresses can be put on interfaces", next));
     }
     checks
 }

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use utoipa::OpenApi;
 
 use super::handlers::{
-    acme, backup, certificates, changes, evolve, nodes, people, reads, recover, secrets, seeing, streams,
+    acme, addresses, backup, certificates, changes, evolve, nodes, people, reads, recover, secrets, seeing, streams,
 };
 
 #[derive(OpenApi)]
@@ -63,6 +63,9 @@ use super::handlers::{
         acme::set,
         acme::off,
         acme::renew,
+        addresses::list,
+        addresses::set,
+        addresses::remove,
     )
 )]
 struct Document;

@@ -27,7 +27,8 @@ use super::agent::Agent;
 use super::auth::{Need, Source, allow, identify};
 use super::fresh;
 use super::handlers::{
-    AgentState, acme, backup, certificates, changes, evolve, nodes, people, reads, recover, secrets, seeing, streams,
+    AgentState, acme, addresses, backup, certificates, changes, evolve, nodes, people, reads, recover, secrets, seeing,
+    streams,
 };
 
 /// Largest body of a request. A manifest of a thousand services is a tenth of it.
@@ -157,6 +158,7 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/certificates", get(certificates::list))
         .route("/v1/certificates/front/{name}", get(certificates::show))
         .route("/v1/certificates/acme", get(acme::show))
+        .route("/v1/addresses", get(addresses::list))
         .route("/v1/openapi.json", get(reads::openapi))
         .fallback(reads::nothing);
     let operate = Router::new()
@@ -183,6 +185,7 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/backup", post(backup::backup))
         .route("/v1/recover/off", post(recover::confirm_off))
         .route("/v1/webhook", put(people::set_webhook))
+        .route("/v1/addresses/{address}", put(addresses::set).delete(addresses::remove))
         .route("/v1/sealing/rotate", post(secrets::rotate))
         .route("/v1/certificates/acme", put(acme::set).delete(acme::off))
         .route("/v1/certificates/rotate", post(certificates::rotate));

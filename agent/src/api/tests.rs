@@ -130,6 +130,8 @@ const PATHS: &[(&str, &str, &str, usize)] = &[
     ("GET", "/v1/certificates/acme", "", 1),
     ("PUT", "/v1/certificates/acme", ACME, 3),
     ("PUT", "/v1/webhook", r#"{"url":"http://127.0.0.1:9/x"}"#, 3),
+    ("GET", "/v1/addresses", "", 1),
+    ("PUT", "/v1/addresses/192.0.2.10", r#"{"prefix":24}"#, 3),
 ];
 
 #[tokio::test]
@@ -306,6 +308,9 @@ async fn what_is_asked_wrongly_is_named() {
         ("PUT", "/v1/roles/lb/log", r#"{"format":"xml"}"#, "none of json, combined, off"),
         ("PUT", "/v1/roles/lb/log", r#"{"format":"json","sample":7}"#, "no share"),
         ("PUT", "/v1/roles/compute/log", r#"{"format":"json"}"#, "only lb"),
+        ("PUT", "/v1/addresses/192.0.2.300", r#"{"prefix":24}"#, "no IPv4"),
+        ("PUT", "/v1/addresses/224.0.0.1", r#"{"prefix":24}"#, "one host"),
+        ("PUT", "/v1/addresses/192.0.2.10", r#"{"interface":"a/b"}"#, "no name of an interface"),
         ("GET", "/v1/events?after=x", "", "after"),
     ] {
         let (status, answer) = admin(&agent, method, path, body).await;

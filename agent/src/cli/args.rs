@@ -61,7 +61,7 @@ Act      apply        create or update an application
          scale, restart, rollback, stop, start, rm change an application
          drain, cordon, uncordon, forget           change a node
          role, webhook             prefer a node for a role, or move a slot; whom to tell of losses
-         secret, cert              values that nobody shall see; certificates for clients and of nodes
+         secret, cert, address     values that nobody shall see; certificates; addresses that float
          upgrade, support-bundle   go to another build; all that a helper needs, in one file
          backup, restore, recover  one sealed file, and a cluster from it; go on without the majority
 Shell    completions, man, install   the last one writes a systemd unit
@@ -269,6 +269,9 @@ pub enum Verb {
         after_help = "Example: hirsel cert add shop --cert fullchain.pem --key privkey.pem\n         hirsel cert list\n         hirsel cert rotate --wait"
     )]
     Cert(CertCommand),
+    /// Addresses that one of the nodes which balance load holds, and another one when it cannot (add, list, rm)
+    #[command(after_help = "Example: hirsel address add 192.0.2.10/24 --wait\n         hirsel address list")]
+    Address(AddressCommand),
     /// Say whom to tell when less can be lost than before
     #[command(after_help = "Example: hirsel webhook set https://example.com/hook")]
     Webhook(WebhookCommand),

@@ -77,6 +77,10 @@ pub(super) fn print_status(envelope: &Envelope<Status>) {
         let LongGrant { instance, node, until } = long;
         line(format!("Away      the agent of {node}, on purpose: {instance} may act on until about {until}"));
     }
+    for it in &status.addresses {
+        let by = if it.holders.is_empty() { it.state.clone() } else { it.holders.join(" and ") };
+        line(format!("Address   {}: {by}", it.address));
+    }
     let roles: Vec<Vec<String>> = status
         .roles
         .iter()

@@ -12,6 +12,7 @@ use hirsel_model::WallTime;
 
 pub mod acme;
 pub mod act;
+pub mod address;
 pub mod args;
 pub mod backup;
 pub mod bundle;
@@ -34,7 +35,7 @@ mod tests;
 pub use args::{Cli, DevCommand, DevVerb, HiddenArgs, Verb};
 
 use crate::api::error::{ApiError, Code};
-use args::{AcmeVerb, CertVerb, RoleVerb, SecretVerb, TokenVerb};
+use args::{AcmeVerb, AddressVerb, CertVerb, RoleVerb, SecretVerb, TokenVerb};
 
 /// How a verb ended, when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +147,11 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
                 AcmeVerb::Off(change) => acme::off(&client, json, change).await,
             },
             CertVerb::Rotate(change) => cert::rotate(&client, json, change).await,
+        },
+        Verb::Address(address) => match &address.verb {
+            AddressVerb::Add(args) => address::add(&client, json, args).await,
+            AddressVerb::List => address::list(&client, json).await,
+            AddressVerb::Rm(args) => address::remove(&client, json, args).await,
         },
         Verb::Webhook(webhook) => act::webhook(&client, json, &webhook.verb).await,
         Verb::Token(token) => match &token.verb {

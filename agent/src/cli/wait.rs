@@ -11,6 +11,7 @@ use super::look::escape;
 use super::output::note;
 use crate::api::error::{ApiError, Code};
 use crate::api::views::acme::AutomaticHost;
+use crate::api::views::addresses::FloatingAddress;
 use crate::api::views::apps::{App, Instance};
 use crate::api::views::certificates::Certificates;
 use crate::api::views::members::Member;
@@ -41,6 +42,8 @@ pub enum Goal {
     AutomaticallyCertified,
     /// The certificate of this host has another version than this, and every node that balances load and is heard has it.
     Renewed(String, u64),
+    /// One node holds the address.
+    AddressHeld(String),
     /// No instance of the application is left.
     AppGone(String),
     /// The node holds nothing.
@@ -171,6 +174,14 @@ async fn look(client: &Client, goal: &Goal) -> Result<Progress, ApiError> {
             Ok(match apps.iter().find(|known| known.app == *app) {
                 Some(known) => settled(known, &instances),
                 None => Progress::Missing(format!("{app} is not known yet")),
+            })
+        }
+        Goal::AddressHeld(address) => {
+            let all = client.get::<Vec<FloatingAddress>>("/v1/addresses").await?.envelope.data;
+            Ok(match all.into_iter().find(|it| it.address == *address) {
+                Some(it) if it.state == "held" => Progress::Reached,
+                Some(it) => Progress::Missing(format!("{address} is {}: {}", it.state, it.because)),
+                None => Progress::Missing(format!("{address} is not known yet")),
             })
         }
         Goal::AppGone(app) => Ok(match instances(client, app).await?.len() {

@@ -59,6 +59,7 @@ pub async fn before(seed: &str, data: Option<PathBuf>) -> Result<Doctor, ApiErro
         wall: world.clock.wall(),
         supervised: None,
         guard: None,
+        addresses: None,
         names: None,
         user: None,
         port_taken: (!seed.ip().is_loopback()).then(port_taken),

@@ -43,6 +43,17 @@ pub trait Listener: Send + Sync {
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxStream, SocketAddr)>>;
     /// Where it listens.
     fn local_addr(&self) -> io::Result<SocketAddr>;
+    /// What holds those off who want to connect; none where that cannot be done.
+    fn gate(&self) -> Option<Arc<dyn Gate>> {
+        None
+    }
+}
+
+/// Holds those off who want to connect: they are neither let in nor refused, and try again by themselves (RFC 6298: after a second).
+/// Whoever is connected, or about to be, is not concerned.
+pub trait Gate: Send + Sync {
+    /// Holds them off, or does not any more.
+    fn set_shut(&self, shut: bool) -> io::Result<()>;
 }
 
 /// Sockets.
@@ -51,6 +62,19 @@ pub trait Net: Send + Sync + fmt::Debug {
     fn udp(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Arc<dyn quinn::AsyncUdpSocket>>>;
     /// A TCP listener. A restarted process may take its address again at once.
     fn listen(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>>;
+    /// A UDP socket that sends and hears on one network interface only.
+    fn udp_on<'a>(
+        &'a self,
+        addr: SocketAddr,
+        interface: &'a str,
+    ) -> BoxFuture<'a, io::Result<Arc<dyn quinn::AsyncUdpSocket>>> {
+        let _ = (addr, interface);
+        Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
+    }
+    /// A TCP listener at an address that this host may have later only.
+    fn listen_ahead(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
+        self.listen(addr)
+    }
     /// A TCP connection, without delay (Nagle off).
     fn connect(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>>;
     /// Largest IP packet that is sent towards `addr` in one piece, as far as this host knows: the interface's MTU, or what a router on

@@ -5,7 +5,7 @@
 //! stops the replica: it was written by a newer hirsel.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,11 +17,12 @@ use crate::id::*;
 use crate::plan::Plan;
 use crate::planner::change::PlanChange;
 use crate::secret::{Sealed, SecretId, Secrets};
-use crate::spec::{AppSpec, Availability, Former, NodeSpec, Replicas, RoleSpec, ServiceSpec, Spec};
+use crate::spec::{AddressSpec, AppSpec, Availability, Former, NodeSpec, Replicas, RoleSpec, ServiceSpec, Spec};
 use crate::tag::Tag;
 use crate::time::WallTime;
 
 mod acme;
+mod addresses;
 mod apply;
 mod apps;
 pub mod authority;
@@ -330,6 +331,18 @@ pub enum Command {
     Acme {
         /// What changes.
         change: AcmeChange,
+    },
+    /// A floating address shall be held, or held in another way.
+    SetAddress {
+        /// Which.
+        address: IpAddr,
+        /// How.
+        spec: AddressSpec,
+    },
+    /// A floating address shall not be held any more.
+    RemoveAddress {
+        /// Which.
+        address: IpAddr,
     },
     /// Asks the leader for a new sealing key.
     RotateSealing,

@@ -61,6 +61,9 @@ pub const CANDIDATES: Need = Need::of(2, "a list of who may take the place of an
 /// What lets something exclusive act on while its node's agent is restarted.
 pub const LONG_GRANT: Need = Need::of(2, "a long grant");
 
+/// What the cluster holds wherever a load balancer lives.
+pub const ADDRESS: Need = Need::of(2, "a floating address");
+
 fn most(needs: impl IntoIterator<Item = Need>) -> Need {
     needs.into_iter().fold(Need::NOTHING, Need::and)
 }
@@ -92,6 +95,7 @@ pub fn needed(command: &Command) -> Need {
             Need::of(crate::certificate::LEVEL, "a certificate of the front door")
         }
         Command::Acme { .. } => Need::of(crate::acme::LEVEL, "a certificate that the cluster gets by itself"),
+        Command::SetAddress { .. } | Command::RemoveAddress { .. } => ADDRESS,
         Command::Recover { .. } | Command::ConfirmOff { .. } => Need::of(2, "a new foundation of the control group"),
         Command::Rejoin { .. } => Need::of(2, "a node that joins again as another one"),
         Command::RotateAuthority | Command::ReplaceAuthority { .. } | Command::DropAuthority { .. } => {
@@ -154,6 +158,7 @@ fn plan_change(change: &PlanChange) -> Need {
         instances: _,
         letting_go: _,
         candidates,
+        addresses,
         voters: _,
         spares: _,
         verdicts: _,
@@ -164,7 +169,7 @@ fn plan_change(change: &PlanChange) -> Need {
         unmet: _,
         next_instance: _,
     } = change;
-    CANDIDATES.when(!candidates.is_empty())
+    CANDIDATES.when(!candidates.is_empty()).and(ADDRESS.when(!addresses.is_empty()))
 }
 
 /// Refuses a command that a cluster at `level` must not write yet.

@@ -39,6 +39,7 @@ pub fn followup(state: &ControlState, reports: &BTreeMap<NodeId, &NodeReport>) -
             *open.entry(incident).or_insert(true) &= settled;
         }
     }
+    new.extend(holders(state, reports));
     for (incident, settled) in open {
         let Some(first) = recent().find(|event| event.index == incident) else { continue };
         // Decisions after a verification (a late move of the same incident) are verified anew.
@@ -56,6 +57,29 @@ pub fn followup(state: &ControlState, reports: &BTreeMap<NodeId, &NodeReport>) -
                 rejected: Vec::new(),
             });
         }
+    }
+    new
+}
+
+/// Floating addresses that one node holds, by all that is reported, which the log does not say yet.
+fn holders(state: &ControlState, reports: &BTreeMap<NodeId, &NodeReport>) -> Vec<NewEvent> {
+    let holds = |node: NodeId, address| {
+        let report = reports.get(&node).and_then(|report| report.roles.get(&RoleName::address()));
+        matches!(report.map(|role| &role.facts), Some(RoleFacts::Address(facts)) if facts.held.contains(address))
+    };
+    let mut new = Vec::new();
+    for address in state.spec.addresses.keys() {
+        let unjudged = state.spec.nodes.keys().filter(|node| !state.plan.verdicts.contains_key(node));
+        let nodes: Vec<NodeId> = unjudged.copied().filter(|node| holds(*node, address)).collect();
+        let [node] = nodes.as_slice() else { continue };
+        let (subject, message) = (address.to_string(), format!("{address} is held by {}", state.spec.name_of(*node)));
+        let of = |kind| move |event: &&Event| event.kind == kind;
+        let told = || state.log.events.iter().rev().filter(|event| event.subject == subject);
+        if told().find(of(EventKind::Done)).is_some_and(|event| event.message == message) {
+            continue;
+        }
+        let cause = told().find(of(EventKind::Decided)).map_or(Cause::None, |event| Cause::Index(event.index));
+        new.push(NewEvent { kind: EventKind::Done, subject, message, cause, rejected: Vec::new() });
     }
     new
 }
@@ -174,6 +198,38 @@ mod tests {
         state.log.events.push_back(event(3, EventKind::Done, "a/web/7", Some(2)));
         state.log.events.push_back(event(4, EventKind::Verified, "n3", Some(1)));
         assert!(followup(&state, &reports).is_empty());
+    }
+
+    #[test]
+    fn whoever_holds_an_address_is_told_once_until_another_one_does() {
+        let mut state = ControlState::default();
+        let address: std::net::IpAddr = [192, 0, 2, 10].into();
+        let spec = crate::spec::AddressSpec { prefix: 24, interface: None };
+        state.spec.addresses.insert(address, spec);
+        for node in [1, 2] {
+            state
+                .spec
+                .nodes
+                .insert(NodeId(node), crate::control::samples::node(&format!("n{node}"), u8::try_from(node).unwrap()));
+        }
+        let report = |holds: bool| {
+            let held = holds.then_some(address).into_iter().collect();
+            let facts = RoleFacts::Address(crate::report::AddressFacts { held, ..Default::default() });
+            let role = RoleReport { facts, ..RoleReport::default() };
+            NodeReport { roles: BTreeMap::from([(RoleName::address(), role)]), ..NodeReport::default() }
+        };
+        let (yes, no) = (report(true), report(false));
+        let told = |state: &ControlState, one, other| {
+            let new = followup(state, &BTreeMap::from([(NodeId(1), one), (NodeId(2), other)]));
+            new.into_iter().map(|event| event.message).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&state, &yes, &no), ["192.0.2.10 is held by n1"]);
+        assert_eq!(told(&state, &yes, &yes), Vec::<String>::new(), "of two holders one is about to let go");
+        let mut done = event(1, EventKind::Done, "192.0.2.10", None);
+        done.message = "192.0.2.10 is held by n1".into();
+        state.log.events.push_back(done);
+        assert_eq!(told(&state, &yes, &no), Vec::<String>::new());
+        assert_eq!(told(&state, &no, &yes), ["192.0.2.10 is held by n2"]);
     }
 
     #[test]

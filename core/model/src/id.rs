@@ -193,6 +193,10 @@ impl RoleName {
     pub fn dns() -> Self {
         Self("dns".into())
     }
+    /// Holds floating addresses.
+    pub fn address() -> Self {
+        Self("address".into())
+    }
     /// Monitoring and automation.
     pub fn mgmt() -> Self {
         Self("mgmt".into())

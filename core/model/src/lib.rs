@@ -13,6 +13,7 @@ pub mod duty;
 pub mod event;
 pub mod expression;
 pub mod feature;
+pub mod floating;
 pub mod followup;
 pub mod forecast;
 pub mod grant;

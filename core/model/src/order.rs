@@ -1,12 +1,12 @@
 //! An order: what one node shall make true for one role. Cut out of spec and plan by the reconciler; a plugin carries it out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::duty::Duty;
 use crate::id::*;
-use crate::plan::Phase;
+use crate::plan::{AddressCandidate, Phase};
 use crate::spec::{AccessLog, AppProtocol, PortId, PortSpec, RouteSpec, ServiceSpec};
 
 /// What this node shall make true for one role. An order without slots and work means: stop.
@@ -41,6 +41,8 @@ pub enum Work {
     Lb(Arc<LbOrder>),
     /// dns: answer for these names.
     Dns(Arc<DnsOrder>),
+    /// address: hold these addresses, as far as nobody better does.
+    Address(Arc<AddressOrder>),
 }
 
 /// An instance to run here.
@@ -70,6 +72,41 @@ pub struct LbOrder {
     pub log: Option<AccessLog>,
     /// What people call the nodes, for what is written down.
     pub names: BTreeMap<NodeId, NodeName>,
+    /// Floating addresses that this node may hold: it listens there besides, whether it does or not.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// All floating addresses. Every node gets them, for one that held an address must know who does now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AddressOrder {
+    /// All that the cluster shall hold, whether anybody may or not.
+    pub wanted: BTreeSet<IpAddr>,
+    /// Who may hold each, and how.
+    pub addresses: BTreeMap<IpAddr, FloatingAddress>,
+    /// By what the beats of the nodes are believed.
+    pub members: BTreeMap<NodeId, BeatMember>,
+}
+
+/// A floating address as whoever may hold it knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FloatingAddress {
+    /// Bits of its network.
+    pub prefix: u8,
+    /// The best one first.
+    pub candidates: Vec<AddressCandidate>,
+    /// The plan that made this list.
+    pub since: Generation,
+}
+
+/// By what the beats of a node are believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BeatMember {
+    /// What people call it.
+    pub name: NodeName,
+    /// Its pinned public key.
+    pub key: [u8; 32],
+    /// The latest start of its agent that the cluster knows of: what earlier ones said counts no more.
+    pub incarnation: Incarnation,
 }
 
 /// An instance as the load balancer knows it from the plan.

@@ -4,6 +4,7 @@
 //! age, for then every look at the clock would be a new plan.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,9 @@ pub struct Plan {
     /// What may still act on nodes that were given up when the control group was founded anew.
     #[serde(default, skip_serializing_if = "crate::spec::is_default")]
     pub estranged: Estranged,
+    /// Who may hold each floating address.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub addresses: BTreeMap<IpAddr, AddressPlan>,
     /// Who votes in the control group.
     pub voters: BTreeSet<NodeId>,
     /// Who follows the log closely, to replace a voter.
@@ -125,6 +129,30 @@ impl Candidates {
             Some(_) | None => self.nodes.clone(),
         }
     }
+}
+
+/// Who may hold a floating address. The first of them that lives does; they find out among each other (see [`crate::floating`]).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddressPlan {
+    /// The best one first.
+    pub candidates: Vec<AddressCandidate>,
+    /// The plan that made this list, by which it is told from those before.
+    pub since: Generation,
+    /// Why these, and why in this order.
+    pub reason: Reason,
+}
+
+/// A node that may hold a floating address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddressCandidate {
+    /// Who.
+    pub node: NodeId,
+    /// On which of its interfaces.
+    pub interface: String,
+    /// Its own address there, at which the other candidates beat.
+    pub at: IpAddr,
 }
 
 /// Nodes that were given up when the control group was founded anew, and that nobody has said to be off: behind a cut they may go on

@@ -4,6 +4,7 @@
 //! the view and at what was decided before it. What is decided can open the way for more (a slot given makes a node eligible for
 //! instances), so the steps are repeated until they change nothing: that is what makes planning idempotent.
 
+mod addresses;
 mod exclusive;
 mod ground;
 mod instances;
@@ -58,6 +59,7 @@ pub fn plan(view: &View) -> Plan {
     }
     exclusive::remember(&ground, &mut draft);
     exclusive::list_candidates(&ground, &mut draft);
+    addresses::list(&ground, &mut draft);
     let mut next = draft.plan;
     next.unmet = draft.unmet;
     next.unmet.sort();

@@ -8,7 +8,10 @@ use std::sync::Arc;
 
 use crate::control::ControlState;
 use crate::id::*;
-use crate::order::{Backend, DnsOrder, InstanceOrder, LbOrder, NamedApp, NamedNode, Order, Work};
+use crate::order::{
+    AddressOrder, Backend, BeatMember, DnsOrder, FloatingAddress, InstanceOrder, LbOrder, NamedApp, NamedNode, Order,
+    Work,
+};
 use crate::plan::Phase;
 use crate::spec::ServiceSpec;
 
@@ -25,9 +28,11 @@ fn order(state: &ControlState, node: NodeId, role: &RoleName) -> Order {
     });
     let work = match role.as_str() {
         "compute" => compute(state, node, !slots.is_empty()),
-        "lb" if !slots.is_empty() => Work::Lb(Arc::new(lb(state))),
+        "lb" if !slots.is_empty() => Work::Lb(Arc::new(lb(state, node))),
         // No slot is needed: whoever belongs to the cluster answers for its names.
         "dns" if state.spec.nodes.contains_key(&node) => Work::Dns(Arc::new(dns(state))),
+        // Without a slot too: whoever held an address lets go of it when it hears who does now.
+        "address" if state.spec.nodes.contains_key(&node) => Work::Address(Arc::new(address(state))),
         _ => Work::None,
     };
     Order { role: role.clone(), generation: plan.generation, slots, work }
@@ -47,7 +52,27 @@ fn compute(state: &ControlState, node: NodeId, has_slot: bool) -> Work {
     if instances.is_empty() && !has_slot { Work::None } else { Work::Compute(instances) }
 }
 
-fn lb(state: &ControlState) -> LbOrder {
+/// Who may hold which address, and whom to believe.
+fn address(state: &ControlState) -> AddressOrder {
+    let listed = |(address, list): (&std::net::IpAddr, &crate::plan::AddressPlan)| {
+        let prefix = state.spec.addresses.get(address)?.prefix;
+        Some((*address, FloatingAddress { prefix, candidates: list.candidates.clone(), since: list.since }))
+    };
+    let addresses: BTreeMap<_, _> = state.plan.addresses.iter().filter_map(listed).collect();
+    let member = |node: &crate::spec::NodeSpec| BeatMember {
+        name: node.name.clone(),
+        key: node.key,
+        incarnation: node.incarnation,
+    };
+    let wanted: BTreeSet<_> = state.spec.addresses.keys().copied().collect();
+    let members = match addresses.is_empty() {
+        true => BTreeMap::new(),
+        false => state.spec.nodes.iter().map(|(id, node)| (*id, member(node))).collect(),
+    };
+    AddressOrder { wanted, addresses, members }
+}
+
+fn lb(state: &ControlState, node: NodeId) -> LbOrder {
     let (mut routes, mut ports) = (Vec::new(), BTreeMap::new());
     let mut routed = BTreeSet::new();
     for (app, spec) in state.spec.apps.iter().filter(|(_, spec)| !spec.stopped) {
@@ -84,7 +109,9 @@ fn lb(state: &ControlState) -> LbOrder {
     }
     let log = state.spec.roles.get(&RoleName::lb()).and_then(|role| role.log);
     let names = state.spec.nodes.iter().map(|(id, node)| (*id, node.name.clone())).collect();
-    LbOrder { routes, ports, backends, balancers, log, names }
+    let mine = |list: &crate::plan::AddressPlan| list.candidates.iter().any(|candidate| candidate.node == node);
+    let addresses = state.plan.addresses.iter().filter(|(_, list)| mine(list)).map(|(address, _)| *address).collect();
+    LbOrder { routes, ports, backends, balancers, log, names, addresses }
 }
 
 fn dns(state: &ControlState) -> DnsOrder {

@@ -1,13 +1,15 @@
 //! What a node says of itself. Soft state: it travels by gossip and calls, is never stored by Raft, and a field that is unknown to
 //! the reader is passed over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::de::{self, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::id::*;
+use crate::spec::Network;
 
 /// A node's full report. The version rises with each change, so that a reader knows whether its copy is current.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +74,8 @@ pub enum RoleFacts {
     Compute(BTreeMap<InstanceId, InstanceFacts>),
     /// Of lb: instances that are draining and still have requests under way, with their number.
     Lb(BTreeMap<InstanceId, u32>),
+    /// Of address: what this host has, and what it holds for the cluster.
+    Address(AddressFacts),
     /// Written by a newer agent.
     Unknown,
 }
@@ -95,7 +99,7 @@ impl<'de> Visitor<'de> for FactsVisitor {
     fn visit_str<E: de::Error>(self, name: &str) -> Result<RoleFacts, E> {
         match name {
             "none" => Ok(RoleFacts::None),
-            "compute" | "lb" => Err(E::custom(format_args!("facts of {name} say nothing"))),
+            "compute" | "lb" | "address" => Err(E::custom(format_args!("facts of {name} say nothing"))),
             _ => Ok(RoleFacts::Unknown),
         }
     }
@@ -105,6 +109,7 @@ impl<'de> Visitor<'de> for FactsVisitor {
         let facts = match name.as_str() {
             "compute" => RoleFacts::Compute(map.next_value()?),
             "lb" => RoleFacts::Lb(map.next_value()?),
+            "address" => RoleFacts::Address(map.next_value()?),
             _ => {
                 map.next_value::<IgnoredAny>()?;
                 RoleFacts::Unknown
@@ -115,6 +120,20 @@ impl<'de> Visitor<'de> for FactsVisitor {
             Some(_) => Err(de::Error::invalid_length(2, &self)),
         }
     }
+}
+
+/// What one host has, and what it holds for the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AddressFacts {
+    /// Why it can hold nothing; none when it can.
+    pub unable: Option<String>,
+    /// The addresses of its own of each interface that is up, loopback and what is good on one link only left out.
+    pub interfaces: BTreeMap<String, BTreeSet<Network>>,
+    /// Floating addresses that it holds.
+    pub held: BTreeSet<IpAddr>,
+    /// For each floating address that it may hold or holds: why it does or does not, for people.
+    pub words: BTreeMap<IpAddr, String>,
 }
 
 /// One instance as its node sees it.

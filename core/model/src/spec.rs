@@ -1,13 +1,14 @@
 //! The spec: what the operator asked for. It changes only by commands, and the planner only reads it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::id::*;
 
 mod action;
+mod address;
 mod answer;
 mod balance;
 mod port;
@@ -15,6 +16,7 @@ mod route;
 mod seen;
 
 pub use action::*;
+pub use address::*;
 pub use answer::*;
 pub use balance::*;
 pub use port::*;
@@ -31,6 +33,9 @@ pub struct Spec {
     pub roles: BTreeMap<RoleName, RoleSpec>,
     /// Applications.
     pub apps: BTreeMap<AppName, AppSpec>,
+    /// Addresses that some node with the lb role shall hold.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub addresses: BTreeMap<IpAddr, AddressSpec>,
 }
 
 impl Spec {

@@ -95,7 +95,38 @@ fn any_view(seed: u64) -> View {
             view.unhealthy_for.insert(id.clone(), Duration::from_secs(rng.random_range(0..120)));
         }
     }
+    add_addresses(&mut rng, &mut view, nodes);
     view
+}
+
+/// Floating addresses, with lists of candidates in force and interfaces that fit them or do not.
+fn add_addresses(rng: &mut SmallRng, view: &mut View, nodes: u64) {
+    let (spec, plan) = (Arc::make_mut(&mut view.spec), Arc::make_mut(&mut view.plan));
+    for last in 0..rng.random_range(0..5_u8) {
+        let address = std::net::IpAddr::from([10, 0, last % 2, 200 + last]);
+        let interface = rng.random_bool(0.2).then(|| "eth0".to_owned());
+        spec.addresses.insert(address, AddressSpec { prefix: 24, interface });
+        let candidate =
+            |node| AddressCandidate { node: NodeId(node), interface: "eth0".into(), at: [10, 0, 0, 1].into() };
+        let candidates = (0..rng.random_range(0..4)).map(|_| candidate(rng.random_range(1..=nodes + 1))).collect();
+        let reason = Reason { because: Because::Wanted, text: "before".into() };
+        let list = AddressPlan { candidates, since: Generation(rng.random_range(1..20)), reason };
+        if rng.random_bool(0.7) {
+            plan.addresses.insert(address, list);
+        }
+    }
+    for (node, facts) in &mut view.nodes {
+        let Some(report) = &mut facts.report else { continue };
+        let own = Network { address: [10, 0, rng.random_range(0..3), node.0 as u8].into(), prefix: 24 };
+        let unable = rng.random_bool(0.1).then(|| "lacks CAP_NET_ADMIN".to_owned());
+        let facts =
+            AddressFacts { unable, interfaces: [("eth0".into(), [own].into())].into(), ..AddressFacts::default() };
+        if rng.random_bool(0.8) {
+            let report = Arc::make_mut(report);
+            let facts = RoleFacts::Address(facts);
+            report.roles.insert(RoleName::address(), RoleReport { facts, ..RoleReport::default() });
+        }
+    }
 }
 
 /// Mostly of the node where the instance is, or was.
@@ -278,6 +309,24 @@ fn grants_are_over(view: &View, id: &InstanceId) -> bool {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_address_is_for_load_balancers_alone_each_once_and_spread(seed: u64) {
+        let view = any_view(seed);
+        let plan = plan(&view);
+        let mut firsts: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for (address, list) in &plan.addresses {
+            prop_assert!(view.spec.addresses.contains_key(address));
+            let nodes: BTreeSet<NodeId> = list.candidates.iter().map(|it| it.node).collect();
+            prop_assert_eq!(nodes.len(), list.candidates.len());
+            prop_assert!(!nodes.is_empty());
+            let holds = |node: &NodeId| plan.roles[&RoleName::lb()].values().any(|slot| slot.node == *node);
+            prop_assert!(nodes.iter().all(holds));
+            *firsts.entry(list.candidates[0].node).or_default() += 1;
+            let same = view.plan.addresses.get(address).is_some_and(|before| before.candidates == list.candidates);
+            prop_assert_eq!(list.since == plan.generation, !same, "a list is told from those before");
+        }
+    }
 
     #[test]
     fn planning_is_idempotent_and_deterministic(seed: u64) {

@@ -2,7 +2,7 @@
 //!
 //! Each file in `stories/` is a list of commands; what is indented below one is what came out. `UPDATE_STORIES=1` writes it anew.
 //! Commands: `cluster`, `join`, `node N silent|back`, `node N stops` (its agent, on purpose), `zone Z silent|back`, `apply`, `scale`, `stop`, `rm`, `drain|cordon|open|leave|
-//! forget N`, `role R`, `sick APP@REVISION`, `cured`, `busy`, `idle`, `wait T`, `show`, `why SUBJECT`.
+//! forget N`, `address add|rm IP/24 [IFACE]`, `network N IP/24` (that of its interface from then on), `role R`, `sick APP@REVISION`, `cured`, `busy`, `idle`, `wait T`, `show`, `why SUBJECT`.
 
 #![allow(clippy::disallowed_methods, reason = "the driver reads the stories; the model itself does no I/O")]
 
@@ -109,6 +109,22 @@ fn act(town: &mut Option<Town>, words: &[&str]) -> String {
         ["stop", app] => town.command(Command::SetStopped { app: app.parse().unwrap(), stopped: true }).map(drop),
         ["rm", app] => town.command(Command::RemoveApp { app: app.parse().unwrap() }).map(drop),
         ["forget", name] => town.command(Command::RemoveNode { node: town.id(name) }).map(drop),
+        ["address", "add", what, interface @ ..] => {
+            let (address, prefix) = what.split_once('/').unwrap();
+            let interface = interface.first().map(ToString::to_string);
+            let spec = AddressSpec { prefix: prefix.parse().unwrap(), interface };
+            town.command(Command::SetAddress { address: address.parse().unwrap(), spec }).map(drop)
+        }
+        ["address", "rm", address] => {
+            town.command(Command::RemoveAddress { address: address.parse().unwrap() }).map(drop)
+        }
+        ["network", name, what] => {
+            let (address, prefix) = what.split_once('/').unwrap();
+            let network = Network { address: address.parse().unwrap(), prefix: prefix.parse().unwrap() };
+            let id = town.id(name);
+            town.houses.get_mut(&id).unwrap().has = [network].into();
+            Ok(())
+        }
         ["drain", name] => availability(town, name, Availability::Draining),
         ["cordon", name] => availability(town, name, Availability::Cordoned),
         ["open", name] => availability(town, name, Availability::Open),
@@ -256,6 +272,11 @@ fn show(town: &Town) -> String {
         let phase = if assigned.phase == Phase::Draining { " (draining)" } else { "" };
         let node = &town.state.spec.nodes[&assigned.node];
         let _ = writeln!(out, "{id}@{} on {} in {}{phase}", assigned.revision, node.name, node.zone);
+    }
+    for (address, planned) in &plan.addresses {
+        let who: Vec<String> =
+            planned.candidates.iter().map(|it| format!("{} ({})", name(it.node), it.interface)).collect();
+        let _ = writeln!(out, "{address}: {}", list(&who));
     }
     for (node, verdict) in &plan.verdicts {
         let _ = writeln!(out, "{:?}: {} ({})", verdict.kind, name(*node), verdict.evidence);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use futures::future::BoxFuture;
 use hirsel_mesh::seam::{BoxStream, Datagrams, Listener};
@@ -11,12 +11,16 @@ use hirsel_model::{InstanceId, Revision, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::secret::Plain;
+use floating::{Floating, HostNetwork};
 
+mod announce;
 mod deadline;
+pub mod floating;
 mod folder;
 mod group;
 pub mod guard;
 mod journal;
+mod netlink;
 mod orphan;
 mod output;
 mod procfs;
@@ -61,6 +65,31 @@ pub trait Host: Send + Sync {
 
     /// Listens for TCP.
     fn listen(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>>;
+    /// Listens for TCP at an address that this host may have later only.
+    fn listen_ahead(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
+        self.listen(addr)
+    }
+    /// What this host has of interfaces and addresses.
+    fn network(&self) -> BoxFuture<'_, io::Result<HostNetwork>> {
+        Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
+    }
+    /// Puts a floating address on its interface, unless it is there, and has the guard take it off again at `until`, whether an agent runs
+    /// or not. An error may leave it there until then.
+    fn hold<'a>(&'a self, _floating: &'a Floating, _until: Timestamp) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
+    }
+    /// Takes a floating address off its interface. No error where it is not there.
+    fn let_go<'a>(&'a self, _floating: &'a Floating) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
+    }
+    /// Tells the neighbours once that this host has a floating address now.
+    fn announce<'a>(&'a self, _floating: &'a Floating) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
+    }
+    /// A socket for UDP at an address of one interface, which sends and hears there only.
+    fn udp_on<'a>(&'a self, _at: IpAddr, _port: u16, _interface: &'a str) -> BoxFuture<'a, io::Result<Datagrams>> {
+        Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
+    }
     /// A socket for UDP.
     fn udp(&self, _addr: SocketAddr) -> BoxFuture<'_, io::Result<Datagrams>> {
         Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))

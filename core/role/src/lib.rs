@@ -22,14 +22,21 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, watch};
 
 pub mod certificate;
+pub mod handover;
 pub mod host;
 pub mod requests;
 pub mod secret;
+pub mod voice;
 
+pub use handover::Handover;
 pub use host::Host;
+pub use voice::Voice;
 
 /// The zone that holds the names of the cluster itself.
 pub const INTERNAL_ZONE: &str = "hirsel";
+
+/// Where load balancers are asked whether they answer: a host name that no route has.
+pub const LB_NAME: &str = "lb.hirsel";
 
 /// A kind of work a node can do.
 pub trait Plugin: Send + Sync {
@@ -67,6 +74,12 @@ pub struct Context {
     pub certificates: watch::Receiver<Arc<certificate::Bundles>>,
     /// What the load balancer of this node answers for hosts that get a certificate.
     pub challenges: watch::Receiver<Arc<certificate::Challenges>>,
+    /// Floating addresses on this host.
+    pub floating: Arc<Handover>,
+    /// Whether this agent is about to end: whoever can hand something over does so now.
+    pub ending: watch::Receiver<bool>,
+    /// By what others believe that this node speaks, where nobody is connected.
+    pub voice: Arc<Voice>,
     /// Ways to instances on other nodes.
     pub doors: Arc<dyn Doors>,
     /// Time.

@@ -2,14 +2,16 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hirsel_mesh::seam::Gate;
 use hirsel_model::Timestamp;
 use hirsel_role::Context;
 use rustls::ServerConfig;
-use tracing::{info, warn};
+use tokio::task::JoinHandle;
+use tracing::{debug, info, warn};
 
 use crate::proxy::Proxy;
 use crate::serve::{STOP_WITHIN, Server};
@@ -20,12 +22,23 @@ pub const LISTEN_AGAIN_FIRST: Duration = Duration::from_secs(1);
 /// Longest pause between two tries to listen: whoever frees the port sees it used within seconds.
 pub const LISTEN_AGAIN_MAX: Duration = Duration::from_secs(10);
 
+/// Whoever was let in just before nobody is any more has asked by then.
+const FIRST_REQUEST_WITHIN: Duration = Duration::from_millis(100);
+
 /// A port of the public side.
 pub struct Front {
     addr: SocketAddr,
+    /// The host may have the address later only.
+    ahead: bool,
     tls: Option<Arc<ServerConfig>>,
     state: State,
     server: Arc<Mutex<Option<Server>>>,
+    /// Holds off who wants to connect.
+    gate: Option<Arc<dyn Gate>>,
+    /// Whether it does.
+    shut: bool,
+    /// Ends the connections that are open then.
+    ending: Option<JoinHandle<()>>,
     context: Context,
 }
 
@@ -56,7 +69,22 @@ impl Front {
     /// A port that is closed; over TLS if there is a `tls`.
     pub fn new(context: &Context, port: u16, tls: Option<Arc<ServerConfig>>) -> Self {
         let addr = SocketAddr::new(context.me.bind, port);
-        Self { addr, tls, state: State::Closed, server: Arc::default(), context: context.clone() }
+        Self {
+            addr,
+            ahead: false,
+            tls,
+            state: State::Closed,
+            server: Arc::default(),
+            gate: None,
+            shut: false,
+            ending: None,
+            context: context.clone(),
+        }
+    }
+
+    /// A port that is closed, at an address that the host may have later only.
+    pub fn ahead(context: &Context, ip: IpAddr, port: u16, tls: Option<Arc<ServerConfig>>) -> Self {
+        Self { addr: SocketAddr::new(ip, port), ahead: true, ..Self::new(context, port, tls) }
     }
 
     /// How far it is.
@@ -73,14 +101,21 @@ impl Front {
     pub async fn open(&mut self, proxy: &Arc<Proxy>) {
         let now = self.context.clock.now();
         let pause = match &self.state {
-            State::Open if !self.is_broken() => return,
+            State::Open if !self.is_broken() && self.shut => return,
+            State::Open if !self.is_broken() => return self.with_server(Server::go_on).unwrap_or_default(),
             State::Barred { again_at, .. } if now < *again_at => return,
             State::Barred { pause, .. } => (*pause * 2).min(LISTEN_AGAIN_MAX),
             State::Closed | State::Stopping { .. } | State::Open => LISTEN_AGAIN_FIRST,
         };
+        self.gate = None;
         self.set_server(None);
-        match self.context.host.listen(self.addr).await {
+        let listener = match self.ahead {
+            true => self.context.host.listen_ahead(self.addr).await,
+            false => self.context.host.listen(self.addr).await,
+        };
+        match listener {
             Ok(listener) => {
+                (self.gate, self.shut) = (listener.gate(), false);
                 let (spawner, wake) = (self.context.spawner.clone(), self.context.wake.clone());
                 self.set_server(Some(Server::start(listener, self.tls.clone(), proxy.clone(), spawner, wake)));
                 self.state = State::Open;
@@ -104,6 +139,8 @@ impl Front {
             State::Closed => {}
             State::Barred { .. } => self.state = State::Closed,
             State::Open => {
+                // It is the port once more.
+                self.gate = None;
                 self.with_server(Server::stop);
                 self.state = State::Stopping { until: now + STOP_WITHIN };
                 self.wake_after(STOP_WITHIN);
@@ -114,6 +151,33 @@ impl Front {
         }
     }
 
+    /// Lets nobody in any more, or lets them in again. Nobody is refused.
+    pub fn hold_off(&mut self, shut: bool) {
+        if self.shut == shut || !matches!(self.state, State::Open) {
+            return;
+        }
+        // Whoever could not be held off is served on.
+        let Some(gate) = &self.gate else { return };
+        if let Err(error) = gate.set_shut(shut) {
+            return debug!(addr = %self.addr, %error, "the port stays as open as it was");
+        }
+        self.shut = shut;
+        if let Some(ending) = self.ending.take() {
+            ending.abort();
+        }
+        if shut {
+            let server = self.server.clone();
+            self.ending = Some(self.context.spawner.spawn(async move {
+                tokio::time::sleep(FIRST_REQUEST_WITHIN).await;
+                if let Some(server) = &*server.lock().unwrap_or_else(PoisonError::into_inner) {
+                    server.finish();
+                }
+            }));
+        } else {
+            self.with_server(Server::go_on);
+        }
+    }
+
     /// How many client connections are open.
     pub fn clients(&self) -> usize {
         self.with_server(Server::clients).unwrap_or(0)
@@ -121,6 +185,7 @@ impl Front {
 
     /// Ends everything at once.
     pub fn end(&mut self) {
+        self.gate = None;
         self.set_server(None);
         self.state = State::Closed;
     }

@@ -32,6 +32,7 @@ use crate::grpc;
 use crate::headers::{self, BadHead};
 use crate::metrics::Metrics;
 use crate::pages;
+use crate::probe;
 use crate::replay::BODY_KEPT_BYTES_MAX;
 use crate::routes::Routes;
 use crate::seer::Seer;
@@ -143,6 +144,9 @@ impl Proxy {
     /// Answers one request of `client`. Never fails: what goes wrong is an answer too.
     pub async fn answer(&self, client: &Arc<Client>, request: Request<Incoming>) -> Response<AnswerBody> {
         let busy = client.begin();
+        if let Some(answer) = probe::answer(&request) {
+            return answer.map(|body| body.keeping(busy));
+        }
         let mut account = Account::begin(&self.seer, client, &request);
         let asks_for_head = request.method() == Method::HEAD;
         let calls = request.version() == Version::HTTP_2 && grpc::is_call(request.headers());

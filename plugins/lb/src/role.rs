@@ -13,11 +13,11 @@ use tokio::task::JoinHandle;
 
 use crate::challenge::Challenges;
 use crate::exposition::Exposition;
+use crate::floating::{self, Floating, Servers};
 use crate::front::{Front, State};
 use crate::metrics::Metrics;
 use crate::ports::{self, Ports};
 use crate::proxy::Proxy;
-use crate::serve::Server;
 use crate::tls::Certificates;
 
 /// Time between two looks at all connections. What stands still is found this much late at most.
@@ -59,7 +59,8 @@ struct LbRole {
     http: Front,
     https: Front,
     ports: Ports,
-    background: [JoinHandle<()>; 4],
+    floating: Floating,
+    background: [JoinHandle<()>; 5],
 }
 
 impl LbRole {
@@ -74,16 +75,20 @@ impl LbRole {
         let http = Front::new(&context, context.config.http_port, None);
         let https = Front::new(&context, context.config.https_port, Some(certificates.config()));
         let ports = Ports::new(&context, &proxy, of_ports);
+        let servers = Servers::new(Mutex::new(vec![http.server(), https.server()]));
+        let floating = Floating::new(&context, certificates.config(), servers.clone());
         let background = [
             context.spawner.spawn(listen_to_news(proxy.clone(), context.live.clone())),
             context.spawner.spawn(keep_certificates(certificates.clone(), context.clone())),
-            context.spawner.spawn(sweep(proxy.clone(), [http.server(), https.server()])),
+            context.spawner.spawn(sweep(proxy.clone(), servers)),
+            context.spawner.spawn(floating::listen_to_host(context.clone())),
             context.spawner.spawn(proxy.seer.log.clone().write(context.host.clone())),
         ];
-        Self { proxy, certificates, challenges, http, https, ports, background }
+        Self { proxy, certificates, challenges, http, https, ports, floating, background }
     }
 
     async fn step(&mut self, order: &Order) -> RoleReport {
+        self.floating.hand_over();
         match &order.work {
             Work::Lb(work) if !order.slots.is_empty() => {
                 self.proxy.seer.adopt(work);
@@ -91,16 +96,23 @@ impl LbRole {
                 self.http.open(&self.proxy).await;
                 self.ports.adopt(&work.ports).await;
                 // Without a certificate, none on its way, and nothing to be passed on, there is nothing to be said on that port.
-                match self.certificates.is_empty() && !self.challenges.are_expected() && !self.proxy.passes_any() {
-                    true => self.https.close(),
-                    false => self.https.open(&self.proxy).await,
+                let certified = !self.certificates.is_empty() || self.challenges.are_expected();
+                let secure = certified || self.proxy.passes_any();
+                match secure {
+                    true => self.https.open(&self.proxy).await,
+                    false => self.https.close(),
                 }
+                self.floating.open(&work.addresses, secure, &self.proxy).await;
             }
-            Work::Lb(_) | Work::None | Work::Compute(_) | Work::Dns(_) => {
+            Work::Lb(_) | Work::None | Work::Compute(_) | Work::Dns(_) | Work::Address(_) => {
+                if self.floating.lingers() {
+                    return self.report();
+                }
                 let stops = !self.is_closed();
                 self.http.close();
                 self.https.close();
                 self.ports.close().await;
+                self.floating.close();
                 if self.is_closed() {
                     if stops {
                         // Tunnels never end by themselves.
@@ -115,7 +127,9 @@ impl LbRole {
 
     fn is_closed(&self) -> bool {
         let fronts = [&self.http, &self.https];
-        self.ports.is_closed() && fronts.iter().all(|front| matches!(front.state(), State::Closed))
+        self.ports.is_closed()
+            && self.floating.is_closed()
+            && fronts.iter().all(|front| matches!(front.state(), State::Closed))
     }
 
     fn report(&self) -> RoleReport {
@@ -130,12 +144,15 @@ impl LbRole {
         let (state, message) = match self.http.state() {
             State::Closed if self.is_closed() => (RoleState::Stopped, None),
             State::Barred { message, .. } => (RoleState::Failed, Some(message.clone())),
-            State::Open => match https.or_else(|| self.ports.trouble()).or_else(unusable) {
-                Some(message) => (RoleState::Degraded, Some(message)),
-                None => (RoleState::Running, None),
-            },
+            State::Open => {
+                match https.or_else(|| self.ports.trouble()).or_else(|| self.floating.trouble()).or_else(unusable) {
+                    Some(message) => (RoleState::Degraded, Some(message)),
+                    None => (RoleState::Running, None),
+                }
+            }
             State::Stopping { .. } | State::Closed => {
-                let clients = self.http.clients() + self.https.clients() + self.ports.connections();
+                let fronts = self.http.clients() + self.https.clients() + self.floating.clients();
+                let clients = fronts + self.ports.connections();
                 (RoleState::Running, Some(format!("stopping: {clients} connections come to an end")))
             }
         };
@@ -160,6 +177,7 @@ impl Drop for LbRole {
         self.http.end();
         self.https.end();
         self.ports.end();
+        self.floating.end();
         self.proxy.routes.end();
     }
 }
@@ -191,10 +209,11 @@ async fn keep_certificates(certificates: Arc<Certificates>, context: Context) {
     }
 }
 
-async fn sweep(proxy: Arc<Proxy>, servers: [Arc<Mutex<Option<Server>>>; 2]) {
+async fn sweep(proxy: Arc<Proxy>, servers: Servers) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
         proxy.routes.sweep(proxy.now());
+        let servers = servers.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for server in &servers {
             if let Some(server) = &*server.lock().unwrap_or_else(PoisonError::into_inner) {
                 server.sweep();

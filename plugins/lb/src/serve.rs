@@ -124,6 +124,18 @@ impl Server {
         self.tell_all(Will::Finish);
     }
 
+    /// Goes on listening; connections end after the request under way, idle ones at once, and so do those that come.
+    pub fn finish(&self) {
+        if !self.shared.stopping.swap(true, Ordering::SeqCst) {
+            self.tell_all(Will::Finish);
+        }
+    }
+
+    /// Connections that come go on as usual.
+    pub fn go_on(&self) {
+        self.shared.stopping.store(false, Ordering::SeqCst);
+    }
+
     /// Ends what is left.
     pub fn end(&self) {
         self.stop();

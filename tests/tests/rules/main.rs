@@ -15,7 +15,15 @@ const LAYERS: [&[&str]; 6] = [
     &["core/model", "core/mesh/histogram"],
     &["core/mesh"],
     &["core/role"],
-    &["plugins/lb", "plugins/compute", "plugins/storage", "plugins/db", "plugins/mgmt", "plugins/dns"],
+    &[
+        "plugins/lb",
+        "plugins/compute",
+        "plugins/storage",
+        "plugins/db",
+        "plugins/mgmt",
+        "plugins/dns",
+        "plugins/address",
+    ],
     &["agent"],
     &["simulations", "tests"],
 ];

@@ -18,6 +18,7 @@ pub(crate) fn good() -> Findings {
             guard: Some(Ok(2)),
             user: Some(User::Named("nobody".into(), true)),
             names: Some(Ok("10.0.0.1:53".into())),
+            addresses: Some(Ok(1)),
             port_taken: None,
         },
         certificate_ends: Some(NOON.0 / 1000 + 29 * 86_400),
@@ -60,6 +61,7 @@ fn each_limit_is_told_with_its_value_and_what_to_do() {
     one(|found| found.host.guard = Some(Err("it does not answer".into())), "guard", "failed");
     one(|found| found.host.user = Some(User::Root), "user", "warning");
     one(|found| found.host.names = Some(Err("port 53 is taken".into())), "dns", "warning");
+    one(|found| found.host.addresses = Some(Err("its agent lacks CAP_NET_ADMIN".into())), "address", "warning");
     one(|found| found.host.user = Some(User::Named("web".into(), false)), "user", "failed");
     one(|found| found.certificate_ends = Some(NOON.0 / 1000 + 86_400), "certificate", "warning");
     one(|found| found.certificate_ends = Some(NOON.0 / 1000 - 1), "certificate", "failed");

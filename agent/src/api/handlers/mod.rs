@@ -2,6 +2,7 @@
 //! ask in `auth`.
 
 pub mod acme;
+pub mod addresses;
 pub mod backup;
 pub mod certificates;
 pub mod changes;

@@ -133,9 +133,10 @@ fn note(sight: &Sight, node: NodeId) -> Option<String> {
         1 => "came and went once".to_string(),
         times => format!("came and went {times} times"),
     });
+    let held = super::addresses::held_by(sight, node).into_iter().map(|address| format!("holds {address}"));
     let failed = sight.live.nodes.get(&node).into_iter().flat_map(|seen| &seen.roles);
     let failed =
         failed.filter_map(|(role, report)| report.message.as_ref().map(|message| format!("{role}: {message}")));
-    let parts: Vec<String> = availability.into_iter().chain(verdict).chain(flaps).chain(failed).collect();
+    let parts: Vec<String> = availability.into_iter().chain(held).chain(verdict).chain(flaps).chain(failed).collect();
     (!parts.is_empty()).then(|| parts.join("; "))
 }

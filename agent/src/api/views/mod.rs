@@ -3,6 +3,7 @@
 //! References to nodes are names; only `members` shows numbers. Durations end in `_ms`, moments in `_at` (RFC 3339).
 
 pub mod acme;
+pub mod addresses;
 pub mod apps;
 pub mod certificates;
 pub mod events;

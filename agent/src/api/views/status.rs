@@ -8,6 +8,7 @@ use hirsel_model::report::RoleState;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::addresses::{self, FloatingAddress};
 use super::apps::{self, App};
 use super::certificates;
 use super::members::voters;
@@ -47,6 +48,9 @@ pub struct Status {
     /// Exclusive instances that may act on though the agent of their node is away on purpose, by instance.
     #[serde(default)]
     pub long_grants: Vec<LongGrant>,
+    /// Floating addresses.
+    #[serde(default)]
+    pub addresses: Vec<FloatingAddress>,
 }
 
 /// What may act on while the agent of its node is restarted.
@@ -146,6 +150,7 @@ pub fn status(sight: &Sight) -> Status {
         generation: sight.state.plan.generation.0,
         brake: sight.state.plan.brake,
         long_grants: long_grants(sight),
+        addresses: addresses::addresses(sight),
     }
 }
 
@@ -225,6 +230,7 @@ fn health(sight: &Sight, apps: &[App], roles: &[RoleSlot]) -> (&'static str, Vec
         let line = format!("role {}: {} of {} slots run", summary.role, summary.running, summary.slots);
         if summary.running == 0 { critical.push(line) } else { degraded.push(line) }
     }
+    critical.extend(addresses::missing(sight));
     for node in sight.state.spec.nodes.keys() {
         match sight.standing(*node) {
             Standing::Alive => {}

@@ -7,6 +7,7 @@ use hirsel_model::{Generation, InstanceId, NodeId, RoleName, Slot};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::addresses;
 use crate::api::error::ApiError;
 use crate::api::sight::{Sight, rfc3339};
 
@@ -78,11 +79,12 @@ enum Thing {
     App(String),
     Service(String),
     Instance(InstanceId),
+    Address(std::net::IpAddr),
     /// Nothing of today, but the log speaks of it.
     Past(String),
 }
 
-/// Why `thing` is as it is: a node, `ROLE`, `ROLE/SLOT`, an application, `APP/SERVICE`, an instance, `voters`, `can_lose`.
+/// Why `thing` is as it is: a node, `ROLE`, `ROLE/SLOT`, an application, `APP/SERVICE`, an instance, a floating address, `voters`, `can_lose`.
 pub fn why(sight: &Sight, thing: &str) -> Result<Why, ApiError> {
     let understood = understand(sight, thing)?;
     if understood == Thing::CanLose {
@@ -91,15 +93,20 @@ pub fn why(sight: &Sight, thing: &str) -> Result<Why, ApiError> {
     let subject = subject(sight, &understood);
     let event = deciding_event(sight, &understood, &subject);
     let planned = planned(sight, &understood);
-    let unmet = sight.state.plan.unmet.iter().filter(|unmet| unmet.subject == subject).map(|unmet| Link {
+    let unmet_subject = match &understood {
+        Thing::Address(address) => format!("address/{address}"),
+        _ => subject.clone(),
+    };
+    let unmet = sight.state.plan.unmet.iter().filter(|unmet| unmet.subject == unmet_subject).map(|unmet| Link {
         event_index: None,
         text: format!("waits: {}", unmet.reason),
         subject: subject.clone(),
         at: None,
     });
-    let mut because: Vec<Link> = unmet.chain(long_grants(sight, &understood)).collect();
+    let mut because: Vec<Link> = unmet.chain(long_grants(sight, &understood)).chain(held(sight, &understood)).collect();
     because.extend(event.map(|event| chain(sight, event)).unwrap_or_default());
-    if because.is_empty()
+    if event.is_none()
+        && because.iter().all(|link| link.event_index.is_none())
         && let Some(planned) = &planned
     {
         because.push(Link {
@@ -131,7 +138,7 @@ fn long_grants<'a>(sight: &'a Sight, thing: &'a Thing) -> impl Iterator<Item = L
         Thing::Service(service) => format!("{}/{}", id.app, id.service) == *service,
         Thing::Instance(asked) => id == asked,
         Thing::Past(subject) => id.to_string() == *subject,
-        Thing::CanLose | Thing::Voters | Thing::Role(_) | Thing::Slot(..) => false,
+        Thing::CanLose | Thing::Voters | Thing::Role(_) | Thing::Slot(..) | Thing::Address(_) => false,
     };
     let asked = sight.state.long.iter().filter(move |(id, long)| long.asked_by.is_some() && about(id, long.node));
     asked.map(|(id, long)| Link {
@@ -144,6 +151,15 @@ fn long_grants<'a>(sight: &'a Sight, thing: &'a Thing) -> impl Iterator<Item = L
         subject: id.to_string(),
         at: Some(rfc3339(long.at)),
     })
+}
+
+/// Who holds an address now.
+fn held<'a>(sight: &'a Sight, thing: &'a Thing) -> impl Iterator<Item = Link> + 'a {
+    let words = match thing {
+        Thing::Address(address) => addresses::words(sight, *address).map(|text| (address.to_string(), text)),
+        _ => None,
+    };
+    words.into_iter().map(|(subject, text)| Link { event_index: None, text, subject, at: None })
 }
 
 fn why_can_lose(sight: &Sight) -> Why {
@@ -171,6 +187,9 @@ fn understand(sight: &Sight, thing: &str) -> Result<Thing, ApiError> {
         None => (thing.trim_end_matches('/'), false),
     };
     let role = |name: &str| plan.roles.keys().find(|role| role.as_str() == name).cloned();
+    if let Some(address) = floating(thing).filter(|address| spec.addresses.contains_key(address)) {
+        return Ok(Thing::Address(address));
+    }
     let parts: Vec<&str> = thing.split('/').collect();
     let understood = match parts.as_slice() {
         ["can_lose" | "can-lose"] => Some(Thing::CanLose),
@@ -208,6 +227,12 @@ fn understand(sight: &Sight, thing: &str) -> Result<Thing, ApiError> {
     understood.or_else(logged).ok_or_else(|| not_found(sight, thing))
 }
 
+/// An address, with the bits of its network or without.
+fn floating(thing: &str) -> Option<std::net::IpAddr> {
+    let thing = thing.strip_prefix("address/").unwrap_or(thing);
+    thing.split_once('/').map_or(thing, |(address, _)| address).parse().ok()
+}
+
 fn not_found(sight: &Sight, thing: &str) -> ApiError {
     let spec = &sight.state.spec;
     let plan = &sight.state.plan;
@@ -223,9 +248,10 @@ fn not_found(sight: &Sight, thing: &str) -> ApiError {
         .chain(slots)
         .chain(services)
         .chain(plan.instances.keys().map(ToString::to_string))
+        .chain(spec.addresses.keys().map(ToString::to_string))
         .chain(["voters".to_string(), "can_lose".to_string()])
         .collect();
-    ApiError::not_found("node, role, app, service or instance", thing, known.iter().map(String::as_str))
+    ApiError::not_found("node, role, app, service, instance or address", thing, known.iter().map(String::as_str))
 }
 
 /// The subject as the log writes it.
@@ -238,6 +264,7 @@ fn subject(sight: &Sight, thing: &Thing) -> String {
         Thing::Slot(role, slot) => format!("role/{role}/{slot}"),
         Thing::App(text) | Thing::Service(text) | Thing::Past(text) => text.clone(),
         Thing::Instance(id) => id.to_string(),
+        Thing::Address(address) => address.to_string(),
     }
 }
 
@@ -311,6 +338,11 @@ fn planned(sight: &Sight, thing: &Thing) -> Option<Planned> {
             node: assignment.node,
             reason: assignment.reason.clone(),
             since: assignment.since,
+        }),
+        Thing::Address(address) => plan.addresses.get(address).and_then(|list| {
+            let node = addresses::holders(sight, *address).first().copied();
+            let node = node.or_else(|| list.candidates.first().map(|candidate| candidate.node))?;
+            Some(Planned { node, reason: list.reason.clone(), since: list.since })
         }),
         _ => None,
     }

@@ -1,5 +1,6 @@
 //! What each verb takes besides the flags that all share.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -503,6 +504,66 @@ pub struct AcmeSetArgs {
     /// As for every change.
     #[command(flatten)]
     pub change: ChangeArgs,
+}
+
+/// `address add|list|rm`
+#[derive(Args, Clone, Debug)]
+pub struct AddressCommand {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: AddressVerb,
+}
+
+/// What to do with floating addresses.
+#[derive(Subcommand, Clone, Debug)]
+pub enum AddressVerb {
+    /// Have one of the nodes that balance load hold an address; another one does within a second when it cannot
+    #[command(after_help = "Example: hirsel address add 192.0.2.10/24 --wait\n         \
+        hirsel address add 2001:db8::10/64 --interface eth0\n\n\
+        Nodes with an interface in its network may hold it, or those that have the interface which is named. They hear\n\
+        each other on it over UDP 7401. The address must not be configured anywhere else.\n\
+        Agents need CAP_NET_ADMIN and CAP_NET_RAW for it: as root they have them.")]
+    Add(AddressAddArgs),
+    /// List floating addresses: who holds each, and who may
+    #[command(
+        after_help = "Example: hirsel address list --json\nExit status: 3 if one is not held by exactly one node"
+    )]
+    List,
+    /// Hold an address no more
+    #[command(after_help = "Example: hirsel address rm 192.0.2.10 --yes")]
+    Rm(AddressRmArgs),
+}
+
+/// `address add`
+#[derive(Args, Clone, Debug)]
+pub struct AddressAddArgs {
+    /// The address, and how many of its bits are those of its network [default: all]
+    #[arg(value_name = "IP[/PREFIX]", value_parser = parse_network)]
+    pub address: (IpAddr, Option<u8>),
+    /// The interface that carries it on every node [default: the one with an address in its network]
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// As for every change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `address rm`
+#[derive(Args, Clone, Debug)]
+pub struct AddressRmArgs {
+    /// Which
+    #[arg(value_name = "IP")]
+    pub ip: IpAddr,
+    /// As for every change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+fn parse_network(text: &str) -> Result<(IpAddr, Option<u8>), String> {
+    let expected = || format!("{text:?}: expected an address with the bits of its network, for example 192.0.2.10/24");
+    let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+    let prefix = prefix.map(|prefix| prefix.parse().map_err(|_| expected())).transpose()?;
+    Ok((address.parse().map_err(|_| expected())?, prefix))
 }
 
 /// `webhook set|rm`

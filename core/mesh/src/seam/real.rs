@@ -16,10 +16,10 @@ use quinn::Runtime;
 use ring::rand::{SecureRandom, SystemRandom};
 use rustix::net::sockopt;
 use rustix::time::{ClockId, clock_gettime};
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use super::{BoxStream, Chance, Clock, Listener, Net, World};
+use super::{BoxStream, Chance, Clock, Gate, Listener, Net, World};
 
 mod disk;
 
@@ -87,6 +87,38 @@ impl Net for OsNet {
         .boxed()
     }
 
+    fn udp_on<'a>(
+        &'a self,
+        addr: SocketAddr,
+        interface: &'a str,
+    ) -> BoxFuture<'a, io::Result<Arc<dyn quinn::AsyncUdpSocket>>> {
+        async move {
+            let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+            socket.bind_device(Some(interface.as_bytes()))?;
+            socket.set_nonblocking(true)?;
+            socket.bind(&addr.into())?;
+            quinn::TokioRuntime.wrap_udp_socket(socket.into())
+        }
+        .boxed()
+    }
+
+    fn listen_ahead(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
+        async move {
+            let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+            socket.set_reuse_address(true)?;
+            match addr {
+                SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+                SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+            }
+            socket.set_nonblocking(true)?;
+            socket.bind(&addr.into())?;
+            socket.listen(i32::try_from(ACCEPT_BACKLOG).unwrap_or(i32::MAX))?;
+            let listener = TcpListener::from_std(socket.into())?;
+            Ok(Box::new(OsListener(listener)) as Box<dyn Listener>)
+        }
+        .boxed()
+    }
+
     fn connect(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>> {
         async move { Ok(Box::new(tuned(TcpStream::connect(addr).await?)) as BoxStream) }.boxed()
     }
@@ -114,7 +146,39 @@ impl Listener for OsListener {
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.local_addr()
     }
+
+    fn gate(&self) -> Option<Arc<dyn Gate>> {
+        let socket = socket2::SockRef::from(&self.0).try_clone().ok()?;
+        Some(Arc::new(OsGate(socket)))
+    }
 }
+
+/// The same socket once more, which drops what asks for a connection while it is shut.
+struct OsGate(Socket);
+
+impl Gate for OsGate {
+    fn set_shut(&self, shut: bool) -> io::Result<()> {
+        if !shut {
+            return match self.0.detach_filter() {
+                // It was not shut.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                done => done,
+            };
+        }
+        self.0.attach_filter(&DROPS_SYN)
+    }
+}
+
+/// A program of the kernel's packet filter, over the head of TCP: drops a SYN without an ACK and passes everything else, so that a
+/// handshake that began is ended.
+const DROPS_SYN: [SockFilter; 5] = [
+    // The flags.
+    SockFilter::new(0x30, 0, 0, 13),
+    SockFilter::new(0x54, 0, 0, 0x12),
+    SockFilter::new(0x15, 0, 1, 0x02),
+    SockFilter::new(0x06, 0, 0, 0),
+    SockFilter::new(0x06, 0, 0, u32::MAX),
+];
 
 /// Sends at once and notices a vanished peer. A socket that refuses an option still works, or fails at the next use.
 fn tuned(stream: TcpStream) -> TcpStream {
@@ -192,6 +256,25 @@ mod tests {
         server.read_to_end(&mut there).await.unwrap();
         client.read_to_end(&mut back).await.unwrap();
         assert_eq!((there.as_slice(), back.as_slice()), (&b"there"[..], &b"back"[..]));
+    }
+
+    #[tokio::test]
+    async fn a_gate_holds_off_who_comes_and_nobody_who_is_there() {
+        let mut listener = OsNet.listen_ahead("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let (addr, gate) = (listener.local_addr().unwrap(), listener.gate().unwrap());
+        let mut there = OsNet.connect(addr).await.unwrap();
+        let (mut here, _) = listener.accept().await.unwrap();
+        gate.set_shut(true).unwrap();
+        gate.set_shut(true).unwrap();
+        let held_off = OsNet.connect(addr);
+        tokio::pin!(held_off);
+        let soon = std::time::Duration::from_millis(200);
+        assert!(tokio::time::timeout(soon, &mut held_off).await.is_err(), "neither let in nor refused");
+        there.write_all(b"x").await.unwrap();
+        assert_eq!(here.read_u8().await.unwrap(), b'x');
+        gate.set_shut(false).unwrap();
+        gate.set_shut(false).unwrap();
+        assert!(held_off.await.is_ok(), "it tried again by itself");
     }
 
     #[tokio::test]

@@ -4,8 +4,8 @@
 use super::nodes::Announcement;
 use super::record::record;
 use super::{
-    Command, Context, ControlState, Entry, Outcome, Refusal, acme, apps, authority, certificates, long, nodes, recover,
-    secrets, tokens,
+    Command, Context, ControlState, Entry, Outcome, Refusal, acme, addresses, apps, authority, certificates, long,
+    nodes, recover, secrets, tokens,
 };
 use crate::event::NewEvent;
 use crate::feature;
@@ -49,6 +49,8 @@ fn carry_out(state: &mut ControlState, context: &Context, command: Command) -> R
         Command::SetCertificate { name, new } => certificates::set(state, context, name, new),
         Command::RemoveCertificate { name } => certificates::remove(state, context, &name),
         Command::Acme { change } => acme::change(state, context, change),
+        Command::SetAddress { address, spec } => addresses::set(state, context, address, spec),
+        Command::RemoveAddress { address } => addresses::remove(state, context, address),
         Command::RotateSealing => secrets::want_sealing(state, context),
         Command::Reseal { resealed } => secrets::reseal(state, context, resealed),
         Command::Recover { tag, survivor, lost, off } => recover::recover(state, context, tag, survivor, &lost, off),

@@ -4,11 +4,12 @@
 //! raises the generation by exactly one; a change between equal plans is empty.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::id::*;
-use crate::plan::{Assignment, Candidates, InstanceAssignment, LettingGo, Plan, Unmet, Verdict};
+use crate::plan::{AddressPlan, Assignment, Candidates, InstanceAssignment, LettingGo, Plan, Unmet, Verdict};
 
 /// What turns one plan into the next. `None` under a key means removal; fields that are `None` as a whole did not change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +25,9 @@ pub struct PlanChange {
     /// Who may take the place of exclusive instances.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub candidates: BTreeMap<InstanceId, Option<Candidates>>,
+    /// Who may hold floating addresses.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub addresses: BTreeMap<IpAddr, Option<AddressPlan>>,
     /// Voters.
     pub voters: Option<BTreeSet<NodeId>>,
     /// Spares.
@@ -53,6 +57,7 @@ impl PlanChange {
             instances,
             letting_go,
             candidates,
+            addresses,
             voters,
             spares,
             verdicts,
@@ -67,6 +72,7 @@ impl PlanChange {
             && instances.is_empty()
             && letting_go.is_empty()
             && candidates.is_empty()
+            && addresses.is_empty()
             && voters.is_none()
             && spares.is_none()
             && verdicts.is_empty()
@@ -96,6 +102,7 @@ pub fn change(old: &Plan, new: &Plan) -> PlanChange {
         instances: keyed(&old.instances, &new.instances),
         letting_go: keyed(&old.letting_go, &new.letting_go),
         candidates: keyed(&old.candidates, &new.candidates),
+        addresses: keyed(&old.addresses, &new.addresses),
         voters: whole(&old.voters, &new.voters),
         spares: whole(&old.spares, &new.spares),
         verdicts: keyed(&old.verdicts, &new.verdicts),
@@ -117,6 +124,7 @@ impl Plan {
             instances,
             letting_go,
             candidates,
+            addresses,
             voters,
             spares,
             verdicts,
@@ -135,6 +143,7 @@ impl Plan {
         patch(&mut self.instances, instances);
         patch(&mut self.letting_go, letting_go);
         patch(&mut self.candidates, candidates);
+        patch(&mut self.addresses, addresses);
         replace(&mut self.voters, voters);
         replace(&mut self.spares, spares);
         patch(&mut self.verdicts, verdicts);

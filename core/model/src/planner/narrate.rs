@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::addresses;
 use super::change::{PlanChange, change};
 use super::exclusive::{self, LetGo};
 use super::ground::Ground;
@@ -31,6 +32,7 @@ pub fn narrate(view: &View, new: &Plan) -> Vec<NewEvent> {
     tale.brake(&change);
     tale.voters(&change);
     tale.roles(&change);
+    tale.addresses(&change);
     tale.reverts();
     tale.let_go(&change);
     tale.instances(&change);
@@ -170,6 +172,33 @@ impl Tale<'_> {
                 }
             }
         }
+    }
+
+    fn addresses(&mut self, change: &PlanChange) {
+        for (address, list) in &change.addresses {
+            let Some(list) = list else {
+                let why = match self.view.spec.addresses.contains_key(address) {
+                    true => "no node is fit for it any more",
+                    false => "it is not wanted any more",
+                };
+                let message = format!("nobody is to hold {address}: {why}");
+                self.decided(address.to_string(), message, Cause::Subject(address.to_string()), Vec::new());
+                continue;
+            };
+            let message = format!("who is to hold {address}: {}", list.reason.text);
+            let cause = self.cause(&list.reason, &address.to_string());
+            let rejected = self.rejected_for_address(address);
+            self.decided(address.to_string(), message, cause, rejected);
+        }
+    }
+
+    fn rejected_for_address(&self, address: &std::net::IpAddr) -> Vec<Rejected> {
+        let Some(wish) = self.view.spec.addresses.get(address) else { return Vec::new() };
+        let reasons = self.ground.rows.iter().filter_map(|row| {
+            let reason = addresses::objection(row, self.new, *address, wish)?;
+            Some(Rejected { node: row.id, reason })
+        });
+        reasons.take(REJECTED_MAX).collect()
     }
 
     fn reverts(&mut self) {

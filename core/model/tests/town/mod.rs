@@ -13,8 +13,10 @@ use hirsel_model::grant::grantable;
 use hirsel_model::grant::long::LONG;
 use hirsel_model::plan::{Phase, Plan};
 use hirsel_model::planner::{self, change::change};
-use hirsel_model::report::{Bound, InstanceFacts, InstanceState, NodeReport, RoleFacts, RoleReport, RoleState};
-use hirsel_model::spec::{Availability, Capacity, NodeSpec};
+use hirsel_model::report::{
+    AddressFacts, Bound, InstanceFacts, InstanceState, NodeReport, RoleFacts, RoleReport, RoleState,
+};
+use hirsel_model::spec::{Availability, Capacity, Network, NodeSpec};
 use hirsel_model::view::{KnownLong, Liveness, NodeFacts, RaftFacts, View};
 use hirsel_model::*;
 
@@ -39,6 +41,8 @@ pub struct House {
     incarnation: Incarnation,
     /// Its agent was stopped on purpose: another one comes back.
     stopped: bool,
+    /// Of its interface eth0.
+    pub has: BTreeSet<Network>,
 }
 
 /// The cluster, its control state, and what its leader measured.
@@ -133,6 +137,7 @@ impl Town {
                 report: None,
                 incarnation: Incarnation(1),
                 stopped: false,
+                has: [Network { address: self.state.spec.nodes[node].addr.ip(), prefix: 24 }].into(),
             });
         }
         self.houses.retain(|node, _| self.state.spec.nodes.contains_key(node));
@@ -316,6 +321,19 @@ impl Town {
                     RoleName::lb(),
                     RoleReport { state, generation, message: None, facts: RoleFacts::Lb(busy) },
                 );
+            }
+            let mut wanted = self.state.spec.addresses.keys().peekable();
+            if wanted.peek().is_some() {
+                let held = wanted.filter(|address| {
+                    plan.addresses.get(*address).is_some_and(|list| list.candidates[0].node == *node)
+                });
+                let facts = AddressFacts {
+                    interfaces: [("eth0".to_owned(), house.has.clone())].into(),
+                    held: held.copied().collect(),
+                    ..AddressFacts::default()
+                };
+                let facts = RoleFacts::Address(facts);
+                roles.insert(RoleName::address(), RoleReport { state, generation, message: None, facts });
             }
             if leads {
                 let asked = grantable(&self.state, *node).into_iter().map(|id| (id, self.now));

@@ -6,6 +6,8 @@
 //! once, and the shim somewhat later, if that has not ended by itself. What it knows is in memory only: one that is killed is told
 //! everything again by the agent, and the shims keep their deadlines meanwhile.
 //!
+//! Floating addresses are told in the same way, and are taken off their interface when their deadline comes.
+//!
 //! At rest it costs nothing: it sleeps until the next line or deadline. With nothing to guard it ends after a short while.
 
 use std::collections::BTreeMap;
@@ -22,7 +24,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::FlockOperation;
 
 use super::deadline::{self, Deadline};
+use super::floating::Floating;
 use super::folder::{Folder, absent_is_fine};
+use super::netlink;
 use super::procfs::{self, ProcessKey};
 use super::shim::sys;
 use talk::{Answer, Wish};
@@ -37,7 +41,9 @@ const SOCKET: &str = "socket";
 /// With nothing to do it stays for so long: a duty that comes back soon, or an agent that starts again, need not start it.
 const LINGER: Duration = Duration::from_secs(10);
 /// One agent has one connection, and a second while it is examined; more are left from agents before it.
-const CONNECTIONS_MAX: usize = 4;
+const CONNECTIONS_MAX: usize = 6;
+/// An address that could not be taken off its interface is tried again after this.
+const DROP_AGAIN: Duration = Duration::from_millis(250);
 
 /// Guards on behalf of the agent that uses `folder`, until there is nothing left to guard. Returns the exit status, or never in the process
 /// that called. The caller must not have started a thread.
@@ -69,7 +75,8 @@ fn run(folder: &Path) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     // Whoever started it learns that it listens.
     sys::close_stdout()?;
-    let mut guard = Guard { boot: procfs::boot_id()?, wards: BTreeMap::new(), agents: Vec::new() };
+    let mut guard =
+        Guard { boot: procfs::boot_id()?, wards: BTreeMap::new(), addresses: BTreeMap::new(), agents: Vec::new() };
     guard.watch(&listener)?;
     absent_is_fine(fs::remove_file(folder.join(SOCKET)))?;
     // It ends on purpose: nobody need wonder.
@@ -110,6 +117,8 @@ struct Guard {
     boot: String,
     /// What is guarded, by its folder.
     wards: BTreeMap<PathBuf, Ward>,
+    /// Addresses that this host has, and until when.
+    addresses: BTreeMap<Floating, Timestamp>,
     agents: Vec<Talk>,
 }
 
@@ -128,7 +137,7 @@ impl Guard {
             let now = deadline::now();
             // Before anything that is said: a host that was asleep ends first what had to end meanwhile.
             self.end_late(now);
-            if let Some(due) = self.wards.values().map(Ward::due).min() {
+            if let Some(due) = self.wards.values().map(Ward::due).chain(self.addresses.values().copied()).min() {
                 idle_until = now + LINGER;
                 timer.put_off(due);
             } else if now >= idle_until {
@@ -143,6 +152,13 @@ impl Guard {
     fn end_late(&mut self, now: Timestamp) {
         let boot = &self.boot;
         self.wards.retain(|_, ward| ward.due() > now || !ward.end(boot, now));
+        self.addresses.retain(|floating, until| {
+            if *until > now {
+                return true;
+            }
+            *until = now + DROP_AGAIN;
+            netlink::remove(floating).is_err()
+        });
     }
 
     /// Waits for something to do, and takes what is said.
@@ -211,6 +227,15 @@ impl Guard {
                     runs
                 }
             },
+            // One that comes late puts the address there again, and has it guarded anew.
+            Wish::Hold(floating, until) => {
+                self.addresses.insert(floating, until);
+                true
+            }
+            Wish::Release(floating) => {
+                self.addresses.remove(&floating);
+                true
+            }
         };
         if kept { Answer::Kept } else { Answer::Over }
     }

@@ -107,6 +107,13 @@ pub(crate) fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
+/// What this process may do beyond ordinary users, as bits (capabilities(7)); none where the kernel does not tell.
+pub(crate) fn effective_capabilities() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let bits = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(bits.trim(), 16).ok()
+}
+
 fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     // The name in parentheses may hold anything, parentheses too: what follows the last one is well-formed.
     let open = bytes.iter().position(|byte| *byte == b'(')?;

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,12 +24,15 @@ use hirsel_mesh::seam::{BoxStream, Datagrams, Listener, Net};
 use hirsel_model::{InstanceId, Timestamp};
 use tokio::sync::Notify;
 
+use super::floating::{Floating, HostNetwork};
 use super::folder::{Durability, absent_is_fine, passable_folder, replace};
 use super::journal::Journals;
 use super::{GuardState, Host, Output, OutputFrom, Process, ProcessSpec};
+use addresses::Addresses;
 use guardian::Guardian;
 use processes::Processes;
 
+mod addresses;
 mod end;
 mod guardian;
 mod power;
@@ -79,6 +82,7 @@ pub enum Groups {
 #[derive(Debug)]
 pub struct RealHost {
     processes: Arc<Processes>,
+    addresses: Arc<Addresses>,
     files: PathBuf,
     journals: Arc<Journals>,
     executable: Option<String>,
@@ -98,11 +102,12 @@ impl RealHost {
         passable_folder(&config.folder)?;
         fs::create_dir_all(&files)?;
         let executable = config.shim.first().cloned();
+        let addresses = Arc::new(Addresses::new(Guardian::new(config.guard.clone())));
         let guardian = Guardian::new(config.guard);
         let processes =
             Arc::new(Processes::open(config.folder.join("processes"), config.shim, guardian, config.groups)?);
         let journals = Arc::new(Journals::new(config.folder.join("journals")));
-        Ok(RealHost { processes, files, journals, executable, net: config.net, moved: Notify::new() })
+        Ok(RealHost { processes, addresses, files, journals, executable, net: config.net, moved: Notify::new() })
     }
 
     async fn blocking<T, F>(&self, work: F) -> io::Result<T>
@@ -112,6 +117,15 @@ impl RealHost {
     {
         let processes = Arc::clone(&self.processes);
         tokio::task::spawn_blocking(move || work(&processes)).await.map_err(io::Error::other)?
+    }
+
+    async fn addressing<T, F>(&self, work: F) -> io::Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Addresses) -> io::Result<T> + Send + 'static,
+    {
+        let addresses = Arc::clone(&self.addresses);
+        tokio::task::spawn_blocking(move || work(&addresses)).await.map_err(io::Error::other)?
     }
 
     /// A path under the files of the role; refuses what would leave them.
@@ -204,6 +218,34 @@ impl Host for RealHost {
     fn output<'a>(&'a self, id: &'a InstanceId, from: OutputFrom) -> BoxFuture<'a, io::Result<Output>> {
         let id = id.clone();
         self.blocking(move |processes| processes.output(&id, from)).boxed()
+    }
+
+    fn listen_ahead(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
+        self.net.listen_ahead(addr)
+    }
+
+    fn network(&self) -> BoxFuture<'_, io::Result<HostNetwork>> {
+        self.addressing(|_| Addresses::network()).boxed()
+    }
+
+    fn hold<'a>(&'a self, floating: &'a Floating, until: Timestamp) -> BoxFuture<'a, io::Result<()>> {
+        let floating = floating.clone();
+        self.addressing(move |addresses| addresses.hold(&floating, until)).boxed()
+    }
+
+    fn let_go<'a>(&'a self, floating: &'a Floating) -> BoxFuture<'a, io::Result<()>> {
+        let floating = floating.clone();
+        self.addressing(move |addresses| addresses.let_go(&floating)).boxed()
+    }
+
+    fn announce<'a>(&'a self, floating: &'a Floating) -> BoxFuture<'a, io::Result<()>> {
+        let floating = floating.clone();
+        self.addressing(move |_| super::announce::announce(&floating)).boxed()
+    }
+
+    fn udp_on<'a>(&'a self, at: IpAddr, port: u16, interface: &'a str) -> BoxFuture<'a, io::Result<Datagrams>> {
+        let socket = self.net.udp_on(SocketAddr::new(at, port), interface);
+        Box::pin(async move { Ok(Datagrams::new(socket.await?)) })
     }
 
     fn udp(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Datagrams>> {

@@ -5,6 +5,8 @@
 //! | guard | `hirsel-guard 1` | once, at the start of each connection: its version |
 //! | agent | `begin UNTIL FOLDER` | a process is about to be started in FOLDER and may run until then, whatever ran there before |
 //! | agent | `keep UNTIL FOLDER` | the process in FOLDER may run until then |
+//! | agent | `hold UNTIL ADDRESS/PREFIX INTERFACE` | this host may have the floating address until then (from version 2 on) |
+//! | agent | `release 0 ADDRESS/PREFIX INTERFACE` | it is gone already (from version 2 on) |
 //! | guard | `kept` | it is guarded until then and no longer |
 //! | guard | `over` | its deadline has passed: it is being ended, or has ended |
 //! | guard | `what` | a line that this guard does not know: it is older than the agent |
@@ -17,8 +19,12 @@ use std::path::{Path, PathBuf};
 
 use hirsel_model::Timestamp;
 
+use crate::host::floating::Floating;
+
 /// What this build speaks. A guard of a higher version understands all that those before did.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
+/// The first one that knows of floating addresses.
+pub(crate) const ADDRESSES: u32 = 2;
 /// Longest line: a path has at most 4096 bytes.
 pub(crate) const LINE_BYTES_MAX: usize = 8 << 10;
 /// Begins the line by which a guard says who it is.
@@ -41,14 +47,28 @@ pub(crate) enum Wish {
     Begin(PathBuf, Timestamp),
     /// Guard what runs in this folder until then.
     Keep(PathBuf, Timestamp),
+    /// Take this address off the host then.
+    Hold(Floating, Timestamp),
+    /// Leave this address alone.
+    Release(Floating),
 }
 
 impl Wish {
+    /// The first version that knows it.
+    pub(crate) fn version(&self) -> u32 {
+        match self {
+            Wish::Begin(..) | Wish::Keep(..) => 1,
+            Wish::Hold(..) | Wish::Release(_) => ADDRESSES,
+        }
+    }
+
     /// Its line, with its end; none for a path with a line end in it.
     pub(crate) fn line(&self) -> Option<Vec<u8>> {
         let (word, folder, until) = match self {
             Wish::Begin(folder, until) => ("begin", folder, until),
             Wish::Keep(folder, until) => ("keep", folder, until),
+            Wish::Hold(floating, until) => return Some(format!("hold {} {floating}\n", until.0).into_bytes()),
+            Wish::Release(floating) => return Some(format!("release 0 {floating}\n").into_bytes()),
         };
         let path = folder.as_os_str().as_bytes();
         let mut line = format!("{word} {} ", until.0).into_bytes();
@@ -62,8 +82,12 @@ impl Wish {
         let mut words = line.splitn(3, |byte| *byte == b' ');
         let word = words.next()?;
         let until = Timestamp(std::str::from_utf8(words.next()?).ok()?.parse().ok()?);
-        let folder = Path::new(std::ffi::OsStr::from_bytes(words.next()?));
+        let rest = words.next()?;
+        let floating = || std::str::from_utf8(rest).ok()?.parse().ok();
+        let folder = Path::new(std::ffi::OsStr::from_bytes(rest));
         match word {
+            b"hold" => Some(Wish::Hold(floating()?, until)),
+            b"release" => Some(Wish::Release(floating()?)),
             _ if !folder.is_absolute() => None,
             b"begin" => Some(Wish::Begin(folder.into(), until)),
             b"keep" => Some(Wish::Keep(folder.into(), until)),
@@ -122,6 +146,14 @@ mod tests {
                 assert_eq!(Wish::read(line.strip_suffix(b"\n").unwrap()), Some(wish));
             }
         }
+        for text in ["192.0.2.10/24 eth0", "2001:db8::10/64 bond0.7"] {
+            let floating: Floating = text.parse().unwrap();
+            for wish in [Wish::Hold(floating.clone(), Timestamp(17)), Wish::Release(floating)] {
+                let line = wish.line().unwrap();
+                assert_eq!(Wish::read(line.strip_suffix(b"\n").unwrap()), Some(wish));
+            }
+        }
+        assert_eq!(Wish::read(b"hold 1 127.0.0.1/8 lo"), None);
         assert_eq!(Wish::Keep("/a\nb".into(), Timestamp(1)).line(), None);
         assert_eq!(Wish::Keep("a".repeat(LINE_BYTES_MAX).into(), Timestamp(1)).line(), None);
         for wrong in ["", "keep", "keep 17", "keep x /a", "keep -1 /a", "keep 1 a", "drop 1 /a", "keep  /a", "begin 1 "]

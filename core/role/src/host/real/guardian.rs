@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 
 use super::GuardConfig;
 use super::processes::wait_for_end;
+use crate::host::floating::Floating;
 use crate::host::guard::talk::{self, Answer, Wish};
 use crate::host::guard::{named, with_socket};
 use crate::host::{GuardState, deadline};
@@ -43,7 +44,7 @@ pub(super) struct Guardian {
 
 #[derive(Debug, Default)]
 struct Inner {
-    talk: Option<UnixStream>,
+    talk: Option<(UnixStream, u32)>,
     /// Until when what is guarded, as the guard was last told. What is over is left out in time.
     told: BTreeMap<PathBuf, Timestamp>,
     /// When an attempt to reach or start one failed, and why.
@@ -64,6 +65,22 @@ impl Guardian {
     pub(super) fn keep(&self, folder: &Path, until: Timestamp) -> io::Result<bool> {
         let answer = self.tell(Wish::Keep(folder.to_owned(), until), folder, until)?;
         Ok(answer == Answer::Kept)
+    }
+
+    /// Has the guard take a floating address off this host then, and no sooner. An error means that no guard may know.
+    pub(super) fn hold(&self, floating: &Floating, until: Timestamp) -> io::Result<()> {
+        self.say_alone(Wish::Hold(floating.clone(), until))
+    }
+
+    /// Has the guard leave a floating address alone, which this host has no more.
+    pub(super) fn release(&self, floating: &Floating) -> io::Result<()> {
+        self.say_alone(Wish::Release(floating.clone()))
+    }
+
+    /// What is said so often that another guard need not be told it again.
+    fn say_alone(&self, wish: Wish) -> io::Result<()> {
+        let Some(line) = wish.line() else { return Ok(()) };
+        self.say(&mut self.inner(), &line, wish.version()).map(drop)
     }
 
     /// How the guard is, seen from outside of what is said to it otherwise. Nothing is repaired.
@@ -92,7 +109,7 @@ impl Guardian {
         let now = deadline::now();
         let mut inner = self.inner();
         inner.told.retain(|_, until| *until > now);
-        let answer = self.say(&mut inner, &line)?;
+        let answer = self.say(&mut inner, &line, wish.version())?;
         if answer == Answer::Kept {
             inner.told.insert(folder.to_owned(), until);
         } else {
@@ -101,12 +118,12 @@ impl Guardian {
         Ok(answer)
     }
 
-    fn say(&self, inner: &mut Inner, line: &[u8]) -> io::Result<Answer> {
+    fn say(&self, inner: &mut Inner, line: &[u8], version: u32) -> io::Result<Answer> {
         let mut silent = false;
-        if let Some(mut talk) = inner.talk.take() {
+        if let Some((mut talk, known)) = inner.talk.take().filter(|(_, known)| *known >= version) {
             match exchange(&mut talk, line) {
                 Ok(answer) => {
-                    inner.talk = Some(talk);
+                    inner.talk = Some((talk, known));
                     return Ok(answer);
                 }
                 Err(error) => silent = error.kind() == io::ErrorKind::TimedOut,
@@ -117,7 +134,7 @@ impl Guardian {
         {
             return Err(io::Error::new(io::ErrorKind::TimedOut, message.clone()));
         }
-        match self.renew(&inner.told, silent, line) {
+        match self.renew(&inner.told, silent, line, version) {
             Ok((talk, answer)) => {
                 inner.failed = None;
                 inner.talk = Some(talk);
@@ -136,11 +153,13 @@ impl Guardian {
         told: &BTreeMap<PathBuf, Timestamp>,
         silent: bool,
         line: &[u8],
-    ) -> io::Result<(UnixStream, Answer)> {
+        version: u32,
+    ) -> io::Result<((UnixStream, u32), Answer)> {
         let there = if silent { Err(io::ErrorKind::TimedOut.into()) } else { self.connect() };
-        let mut talk = match there {
-            Ok(talk) => talk,
-            Err(_) => {
+        let (mut talk, known) = match there {
+            Ok((talk, known)) if known >= version => (talk, known),
+            // A guard that an older build left knows too little: what it guards is told to the next one.
+            Ok(_) | Err(_) => {
                 self.replace(!told.is_empty())?;
                 self.connect()?
             }
@@ -151,14 +170,17 @@ impl Guardian {
             }
         }
         let answer = exchange(&mut talk, line)?;
-        Ok((talk, answer))
+        Ok(((talk, known), answer))
     }
 
     /// Starts a guard, after the end of one that is silent.
     fn replace(&self, missed: bool) -> io::Result<()> {
         match named(&self.config.folder) {
             Some(guard) if guard.is_alive() => {
-                warn!(pid = guard.pid, "the guard of this host does not answer and is replaced");
+                warn!(
+                    pid = guard.pid,
+                    "the guard of this host does not answer, or is of an older build, and is replaced"
+                );
                 guard.kill();
                 let until = Instant::now() + KILL_MAX;
                 while guard.is_alive() && Instant::now() < until {
@@ -202,13 +224,13 @@ impl Guardian {
     }
 
     /// A connection on which a guard has said who it is.
-    fn connect(&self) -> io::Result<UnixStream> {
+    fn connect(&self) -> io::Result<(UnixStream, u32)> {
         let mut talk = with_socket(&self.config.folder, UnixStream::connect)
             .map_err(|error| io::Error::new(error.kind(), format!("the guard of this host is gone ({error})")))?;
         talk.set_read_timeout(Some(ANSWER_MAX))?;
         talk.set_write_timeout(Some(ANSWER_MAX))?;
         match talk::version(&read_line(&mut talk)?) {
-            Some(1..) => Ok(talk),
+            Some(known @ 1..) => Ok((talk, known)),
             Some(0) | None => Err(io::Error::new(io::ErrorKind::InvalidData, "what listens for the guard is none")),
         }
     }

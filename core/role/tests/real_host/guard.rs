@@ -193,7 +193,7 @@ pub async fn without_a_guard_nothing_with_a_deadline_begins_and_no_deadline_move
     on.host.start(script("shop/web/1", "exit 3")).await.expect("what has no deadline needs no guard");
 }
 
-/// Version 1, word by word: agents of later builds find guards of this one, and the other way round.
+/// Word by word: agents of later builds find guards of this one, and the other way round. Version 2 has all of version 1.
 pub async fn what_the_first_agents_say_is_understood_and_anything_else_harms_nothing(on: Fixture) {
     let folder = on.folder.join("guard");
     std::fs::create_dir(&folder).unwrap();
@@ -217,7 +217,7 @@ pub async fn what_the_first_agents_say_is_understood_and_anything_else_harms_not
         String::from_utf8(heard).unwrap()
     };
     let mut agent = connect();
-    assert_eq!(hear(&mut agent, 15), "hirsel-guard 1\n");
+    assert_eq!(hear(&mut agent, 15), "hirsel-guard 2\n");
     let (later, nowhere) = (after(LONG).0, on.folder.join("processes/shop.one.1").display().to_string());
     for (line, answer) in [
         (format!("begin {later} {nowhere}\n"), "kept\n"),
@@ -236,8 +236,8 @@ pub async fn what_the_first_agents_say_is_understood_and_anything_else_harms_not
     let closed = endless.read_to_end(&mut rest);
     assert!(closed.is_err() || rest.is_empty(), "{rest:?}");
     // Too many connections cost the oldest.
-    let mut more: Vec<UnixStream> = (0..4).map(|_| connect()).collect();
-    more.iter_mut().for_each(|stream| assert_eq!(hear(stream, 15), "hirsel-guard 1\n"));
+    let mut more: Vec<UnixStream> = (0..6).map(|_| connect()).collect();
+    more.iter_mut().for_each(|stream| assert_eq!(hear(stream, 15), "hirsel-guard 2\n"));
     assert_eq!(agent.read(&mut [0; 1]).unwrap_or(0), 0);
     let newest = more.last_mut().unwrap();
     // Where nothing was started nothing is to be ended.

@@ -2,7 +2,7 @@
 //!
 //! | who | line | means |
 //! |---|---|---|
-//! | guard | `hirsel-guard 1` | once, at the start of each connection: its version |
+//! | guard | `hirsel-guard 2` | once, at the start of each connection: its version |
 //! | agent | `begin UNTIL FOLDER` | a process is about to be started in FOLDER and may run until then, whatever ran there before |
 //! | agent | `keep UNTIL FOLDER` | the process in FOLDER may run until then |
 //! | agent | `hold UNTIL ADDRESS/PREFIX INTERFACE` | this host may have the floating address until then (from version 2 on) |

@@ -105,8 +105,8 @@ def call(host, port):
         begun = time.monotonic()
         print("late", status(lambda: channel.unary_unary("/shop.Shop/Waits")(b"", timeout=2)).split()[0])
         assert time.monotonic() - begun < 20
-        waiting = channel.unary_unary("/shop.Shop/Waits").future(b"", timeout=20)
-        # Comes before the answer does.
+        # As a stream, of which the beginning is seen before the answer has come.
+        waiting = channel.unary_stream("/shop.Shop/Waits")(b"", timeout=20)
         waiting.initial_metadata()
         waiting.cancel()
         print("unknown", status(lambda: channel.unary_unary("/shop.Shop/Missing")(b"", timeout=7)).split()[0])

@@ -2,7 +2,7 @@
 //!
 //! What an instance says it did not take (REFUSED_STREAM, or GOAWAY with the number of an earlier stream: RFC 9113, section 8.7) is told
 //! again whatever its method; so what was sent of its body is kept until an answer begins, up to
-//! [`BODY_KEPT_BYTES_MAX`](crate::replay::BODY_KEPT_BYTES_MAX). Resets pass in both directions: one of the instance reaches the client
+//! [`BODY_KEPT_BYTES_MAX`]. Resets pass in both directions: one of the instance reaches the client
 //! with its reason, and a request whose client goes away is reset when it is dropped. No more of a body is taken than the other side has
 //! room for.
 

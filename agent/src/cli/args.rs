@@ -12,8 +12,10 @@ use super::evolve::UpgradeArgs;
 use super::recover::RecoverArgs;
 use crate::args::{DevArgs, JoinArgs, Power, RestoreArgs, UpArgs};
 
+mod cert;
 mod verbs;
 
+pub use cert::*;
 pub use verbs::*;
 
 /// One executable for a redundant, self-healing cluster behind a single endpoint.

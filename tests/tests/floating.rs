@@ -10,9 +10,12 @@ use hirsel_tests::visitor::Visitor;
 use hirsel_tests::{lacks, wait_for};
 use rustix::process::Signal;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 /// What is promised is about one second; builds of tests are slow and their machines shared.
-const GAP_MAX: Duration = Duration::from_secs(4);
+const GAP_MAX: Duration = Duration::from_secs(8);
+/// A connection begun while an address moves is tried again by its host after 1, 3 and 7 s. A client that has less patience than two of
+/// these counts a host that was slow to move it as a failure.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Who holds the address, as the cluster knows it and as it is on hosts 1 to 3; waits until it is one node in both.
 fn holder(cluster: &Cluster, network: &Network, address: IpAddr) -> String {
@@ -114,10 +117,9 @@ fn an_address_is_held_whatever_befalls_its_holder_and_in_the_end_by_one_node() {
     cluster.whole();
     let now = holder(&cluster, &network, address);
 
-    // It gives away what it has. Whoever comes while the address moves is let in by the next one, at its second try.
+    // It gives away what it has. Whoever comes while the address moves is let in by the next one, at its second try or third.
     drop(visitor);
-    let patience = Some(Duration::from_secs(3));
-    let visitor = Visitor::start(network.name_space(4), SocketAddr::new(address, HTTP_PORT), patience);
+    let visitor = Visitor::start(network.name_space(4), SocketAddr::new(address, HTTP_PORT), Some(PATIENCE));
     let since = Instant::now();
     let ran = cluster.any().ask(["drain", &now, "--wait"]);
     assert_eq!(ran.code, Some(0), "{}", ran.words());
@@ -129,7 +131,7 @@ fn an_address_is_held_whatever_befalls_its_holder_and_in_the_end_by_one_node() {
     serves_again(&visitor, since);
     let (answered, gap, failed) = (visitor.answered(since), visitor.gap(since), visitor.failed(since));
     eprintln!("{now} drained: {answered} answered, none for {gap:?}, failed: {failed:?}");
-    assert!(failed.len() <= 3, "{failed:?}");
+    assert!(failed.is_empty(), "{failed:?}");
     assert_eq!(cluster.any().ask(["uncordon", &now]).code, Some(0));
     cluster.whole();
     holder(&cluster, &network, address);
@@ -175,8 +177,7 @@ fn addresses_of_both_kinds_are_spread_over_two_nodes_and_an_agent_that_is_stoppe
     }
     assert_eq!(cluster.any().ask(["address", "rm", "192.0.2.1", "--yes"]).code, Some(9));
 
-    let patience = Some(Duration::from_secs(3));
-    let visitor = Visitor::start(network.name_space(3), SocketAddr::new(new, HTTP_PORT), patience);
+    let visitor = Visitor::start(network.name_space(3), SocketAddr::new(new, HTTP_PORT), Some(PATIENCE));
     let since = Instant::now();
     serves_again(&visitor, since);
     // Stopped on purpose: the other one takes the address first, and no request fails.
@@ -199,6 +200,8 @@ fn addresses_of_both_kinds_are_spread_over_two_nodes_and_an_agent_that_is_stoppe
         }
     });
     // The other kind of end: power is lost.
+    drop(visitor);
+    let visitor = Visitor::start(network.name_space(3), SocketAddr::new(new, HTTP_PORT), None);
     let since = Instant::now();
     network.cut(six);
     cluster.nodes[index].off();

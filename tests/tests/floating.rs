@@ -1,4 +1,5 @@
-//! Floating addresses on hosts with a network of their own: who holds one when its holder loses power, is cut off, stands still, drains.
+//! Floating addresses on hosts with a network of their own: who holds one when its holder loses power, is cut off, stands still or drains,
+//! and while nobody leads.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -113,6 +114,25 @@ fn an_address_is_held_whatever_befalls_its_holder_and_in_the_end_by_one_node() {
     eprintln!("{now} cut off: nothing was answered for {gap:?}");
     assert!(gap < GAP_MAX, "{gap:?}");
     network.heal();
+    cluster.away.clear();
+    cluster.whole();
+    let now = holder(&cluster, &network, address);
+
+    // Nobody leads, for all other nodes are frozen: it stays where it is, and whoever comes is answered.
+    let others: Vec<String> = cluster.nodes.iter().map(|node| node.name.clone()).filter(|name| *name != now).collect();
+    let freeze = |cluster: &Cluster, on| others.iter().for_each(|name| power::freeze(&cluster.node(name).data, on));
+    freeze(&cluster, true);
+    cluster.away.extend(others.iter().cloned());
+    wait_for("nobody leads", SOON, || {
+        let status = cluster.node(&now).ask(["status"]).try_data()?;
+        if status["leader"].is_null() { Ok(()) } else { Err(status.to_string()) }
+    });
+    let since = Instant::now();
+    serves_again(&visitor, since);
+    eprintln!("nobody leads: nothing was answered for {:?}, failed: {:?}", visitor.gap(since), visitor.failed(since));
+    assert!(visitor.failed(since).is_empty(), "{:?}", visitor.failed(since));
+    assert_eq!(on(&network, &[1, 2, 3], address), cluster.index(&now) as u8 + 1, "it stays");
+    freeze(&cluster, false);
     cluster.away.clear();
     cluster.whole();
     let now = holder(&cluster, &network, address);

@@ -9,8 +9,8 @@ use hirsel_model::{NodeId, codec};
 use hirsel_role::Voice;
 use hirsel_role::voice::SIGNATURE_BYTES;
 
-/// What beats are signed for.
-const PURPOSE: &str = "beat";
+/// What a member signs beats for.
+pub const PURPOSE: &str = "beat";
 /// Addresses in one datagram. With three candidates each takes about 150 bytes.
 pub const SAYS_MAX: usize = 4;
 /// Longer datagrams are none of ours: a beat about [`SAYS_MAX`] addresses with ten candidates each.

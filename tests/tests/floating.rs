@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use hirsel_tests::cluster::{Cluster, HTTP_PORT, sample};
+use hirsel_tests::cluster::{Cluster, HTTP_PORT, array, sample};
 use hirsel_tests::netns::{self, Network};
 use hirsel_tests::power;
 use hirsel_tests::visitor::Visitor;
@@ -119,6 +119,10 @@ fn an_address_is_held_whatever_befalls_its_holder_and_in_the_end_by_one_node() {
     let now = holder(&cluster, &network, address);
 
     // Nobody leads, for all other nodes are frozen: it stays where it is, and whoever comes is answered.
+    wait_for("three vote", SOON, || {
+        let status = cluster.any().ask(["status"]).try_data()?;
+        if array(&status["voters"]).len() == 3 { Ok(()) } else { Err(status.to_string()) }
+    });
     let others: Vec<String> = cluster.nodes.iter().map(|node| node.name.clone()).filter(|name| *name != now).collect();
     let freeze = |cluster: &Cluster, on| others.iter().for_each(|name| power::freeze(&cluster.node(name).data, on));
     freeze(&cluster, true);

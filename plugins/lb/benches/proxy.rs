@@ -4,7 +4,7 @@
 //! same backend; load comes from `wrk` where it is installed, else from a client of our own. Processor time is that of the proxy
 //! alone (`/proc/PID/stat`), so that neither load nor backend count. Many short rounds alternate and are summed, so that a busy
 //! machine is busy for all. haproxy is there twice: as it is usually set up, adding `X-Forwarded-For` alone, and adding the lines that
-//! ours adds (`Via`, host and protocol too).
+//! ours adds (`Via`, host, protocol, and an id of the request in both directions; the trace, which it has no word for, is ours alone).
 #![allow(missing_docs, clippy::print_stdout)]
 
 use std::fs;
@@ -138,7 +138,9 @@ fn own(args: &[&str]) -> Child {
 /// What our load balancer adds besides `X-Forwarded-For`.
 const SAME_LINES: &str = "  http-request set-header X-Forwarded-Proto http\n  \
     http-request set-header X-Forwarded-Host %[req.hdr(host)]\n  \
-    http-request add-header Via \"1.1 haproxy\"\n";
+    http-request add-header Via \"1.1 haproxy\"\n  \
+    unique-id-format %{+X}o\\ %ci:%cp_%fi:%fp_%Ts_%rt:%pid\n  unique-id-header X-Request-Id\n  \
+    http-response set-header X-Request-Id %[unique-id]\n";
 
 fn haproxy(config: &Path, listen: SocketAddr, backend: SocketAddr, lines: &str) -> Option<Child> {
     let text = format!(

@@ -102,12 +102,13 @@ impl Certificates {
         words.collect()
     }
 
-    /// How connections begin: TLS 1.3 or 1.2, with what rustls offers, which is forward secret and authenticated throughout.
+    /// How connections begin: TLS 1.3 or 1.2, with what rustls offers, which is forward secret and authenticated throughout, in its order.
     pub fn config(self: &Arc<Self>) -> Arc<ServerConfig> {
         let versions = ServerConfig::builder_with_provider(self.provider.clone()).with_safe_default_protocol_versions();
         let builder = versions.expect("the provider knows both versions").with_no_client_auth();
         let mut config = builder.with_cert_resolver(self.clone());
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+        config.ignore_client_order = true;
         config.session_storage = rustls::server::ServerSessionMemoryCache::new(SESSIONS_MAX);
         Arc::new(config)
     }

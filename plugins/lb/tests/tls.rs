@@ -92,6 +92,17 @@ async fn who_is_asked_for_is_shown_and_whoever_is_not_there_is_refused() {
 }
 
 #[tokio::test]
+async fn of_what_a_client_offers_the_best_is_taken_and_not_the_first() {
+    let (authority, backend) = (Authority::new(), Backend::named("a").await);
+    let bed = serving(&backend, bundles(&[("one", &authority.certify(&["shop.example"], 1))])).await;
+    let mut provider = rustls::crypto::ring::default_provider();
+    let best = provider.cipher_suites[0].suite();
+    provider.cipher_suites.reverse();
+    let stream = shake(&bed, &authority.client_with(provider, &[]), "shop.example").await.unwrap();
+    assert_eq!(stream.get_ref().1.negotiated_cipher_suite().map(|suite| suite.suite()), Some(best));
+}
+
+#[tokio::test]
 async fn a_certificate_changes_without_a_restart_and_a_connection_that_is_open_goes_on() {
     let (authority, backend) = (Authority::new(), Backend::named("a").await);
     let mut bed = serving(&backend, bundles(&[("shop", &authority.certify(&["shop.example"], 1))])).await;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hirsel_role::certificate::{Bundle, Bundles};
 use hirsel_role::secret::Plain;
 use rcgen::{CertifiedIssuer, KeyPair};
+use rustls::crypto::CryptoProvider;
 use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 
@@ -30,10 +31,15 @@ impl Authority {
 
     /// A client that trusts this authority alone, and offers these protocols.
     pub fn client(&self, protocols: &[&str]) -> TlsConnector {
+        self.client_with(rustls::crypto::ring::default_provider(), protocols)
+    }
+
+    /// The same, which offers what `provider` has in its order.
+    pub fn client_with(&self, provider: CryptoProvider, protocols: &[&str]) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config =
+            ClientConfig::builder_with_provider(Arc::new(provider)).with_safe_default_protocol_versions().unwrap();
         let mut config = config.with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         TlsConnector::from(Arc::new(config))

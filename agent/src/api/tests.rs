@@ -307,6 +307,7 @@ async fn what_is_asked_wrongly_is_named() {
         ("PUT", "/v1/webhook", r#"{"url":"ftp://x"}"#, "http://"),
         ("PUT", "/v1/roles/lb/log", r#"{"format":"xml"}"#, "none of json, combined, off"),
         ("PUT", "/v1/roles/lb/log", r#"{"format":"json","sample":7}"#, "no share"),
+        ("PUT", "/v1/roles/lb/log", r#"{"format":"json","syslog":"logs"}"#, "no address of a collector"),
         ("PUT", "/v1/roles/compute/log", r#"{"format":"json"}"#, "only lb"),
         ("PUT", "/v1/addresses/192.0.2.300", r#"{"prefix":24}"#, "no IPv4"),
         ("PUT", "/v1/addresses/224.0.0.1", r#"{"prefix":24}"#, "one host"),

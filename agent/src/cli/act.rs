@@ -192,7 +192,8 @@ pub async fn move_role(client: &Client, json: bool, args: &super::args::MoveArgs
 /// `role log`
 pub async fn log(client: &Client, json: bool, args: &super::args::LogArgs) -> Result<Done, ApiError> {
     let path = format!("/v1/roles/{}/log", escape(&args.role));
-    let fields = json!({ "format": args.format, "sample": args.sample, "query": !args.no_query });
+    let (format, sample, query) = (&args.format, args.sample, !args.no_query);
+    let fields = json!({ "format": format, "sample": sample, "query": query, "syslog": args.syslog });
     let request = Request { method: Method::PUT, ..post(path, Some(fields), Goal::Nothing, &args.change) };
     change(client, json, request).await
 }

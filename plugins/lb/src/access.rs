@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 pub mod line;
+pub mod syslog;
 
 /// Lines that wait for the disk, in bytes: some seconds of a busy node.
 const WAITING_BYTES_MAX: usize = 4 << 20;

@@ -256,6 +256,7 @@ impl Account {
                 whom: self.tries.instance().map(|instance| &instance.whom),
                 tries: self.tries.count(),
             },
+            failed,
         );
     }
 }

@@ -34,6 +34,9 @@ impl Exposition {
         let log = self.proxy.seer.log.clone();
         registry.register("hirsel_lb_log_lines", "Lines of the log of requests written", log.written.clone());
         registry.register("hirsel_lb_log_dropped", "Lines of the log of requests dropped", log.dropped.clone());
+        let syslog = self.proxy.seer.syslog.clone();
+        registry.register("hirsel_lb_syslog_sent", "Requests told to a collector", syslog.sent.clone());
+        registry.register("hirsel_lb_syslog_dropped", "Requests not told to their collector", syslog.dropped.clone());
         registry.register_collector(Box::new(self));
     }
 }

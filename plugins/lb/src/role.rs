@@ -60,7 +60,7 @@ struct LbRole {
     https: Front,
     ports: Ports,
     floating: Floating,
-    background: [JoinHandle<()>; 5],
+    background: [JoinHandle<()>; 6],
 }
 
 impl LbRole {
@@ -83,6 +83,7 @@ impl LbRole {
             context.spawner.spawn(sweep(proxy.clone(), servers)),
             context.spawner.spawn(floating::listen_to_host(context.clone())),
             context.spawner.spawn(proxy.seer.log.clone().write(context.host.clone())),
+            context.spawner.spawn(proxy.seer.syslog.clone().send(context.host.clone())),
         ];
         Self { proxy, certificates, challenges, http, https, ports, floating, background }
     }

@@ -13,6 +13,7 @@ use hirsel_role::requests::{Remembered, Teller, Traffic};
 
 use crate::access::Queue;
 use crate::access::line::{Line, Names};
+use crate::access::syslog::{self, Sender};
 use crate::ids::Ids;
 use crate::memory::Memory;
 use crate::meter::Meters;
@@ -27,6 +28,8 @@ pub struct Seer {
     pub memory: Memory,
     /// Lines on their way to disk.
     pub log: Arc<Queue>,
+    /// And to collectors.
+    pub syslog: Arc<Sender>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
     me: NodeName,
@@ -48,6 +51,7 @@ impl Seer {
             meters,
             memory: Memory::default(),
             log: Arc::default(),
+            syslog: Arc::default(),
             clock: context.clock.clone(),
             me: context.me.name.clone(),
             told: ArcSwap::default(),
@@ -68,8 +72,12 @@ impl Seer {
     }
 
     /// Writes a request down.
-    pub fn write_down(&self, log: AccessLog, line: &Line<'_>) {
-        self.log.push(&line.write(log, &Called { me: &self.me, told: &self.told.load() }));
+    pub fn write_down(&self, log: AccessLog, line: &Line<'_>, failed: bool) {
+        let text = line.write(log, &Called { me: &self.me, told: &self.told.load() });
+        self.log.push(&text);
+        if let Some(to) = log.syslog {
+            self.syslog.push(to, syslog::message(line.at, self.me.as_str(), failed, &text));
+        }
     }
 }
 

@@ -225,6 +225,26 @@ async fn a_full_disk_costs_lines_and_no_request() {
 }
 
 #[tokio::test]
+async fn a_collector_is_told_each_line_as_well() {
+    let backend = Backend::named("a").await;
+    let collector = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let to = collector.local_addr().unwrap();
+    let routes = format!("[route.h]\nto = \"web\"\nlog = {{ format = \"json\", syslog = \"{to}\" }}\n");
+    let bed = bed(&routes, &[&backend]).await;
+    for path in ["/one", "/two"] {
+        assert_eq!(ask(&bed, &format!("GET {path}"), "").await.status(), 200);
+        let mut buffer = [0; 9_000];
+        let length = within(collector.recv(&mut buffer)).await.unwrap();
+        let message = std::str::from_utf8(&buffer[..length]).unwrap();
+        let (head, line) = message.split_once(" n1 hirsel-lb - requests - ").unwrap_or_else(|| panic!("{message}"));
+        assert!(head.starts_with("<134>1 20") && head.ends_with('Z'), "{head}");
+        assert_eq!(object(line)["path"], path);
+    }
+    assert_eq!(bed.log(2).await.len(), 2, "and so is the disk");
+    assert_eq!(bed.counted("hirsel_lb_syslog_sent_total"), 2);
+}
+
+#[tokio::test]
 async fn what_nobody_remembers_is_not_made_up() {
     let backend = Backend::named("a").await;
     let bed = bed(LOGGED, &[&backend]).await;

@@ -3,7 +3,7 @@
 use axum::extract::{Extension, State};
 use axum::response::Response;
 use hirsel_model::RoleName;
-use hirsel_model::spec::{AccessLog, LogFormat, Share};
+use hirsel_model::spec::{AccessLog, LogFormat, Share, collector};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -23,6 +23,8 @@ pub struct LogFields {
     sample: Option<f64>,
     /// Whether the query of each is written down; it is when nothing is said.
     query: Option<bool>,
+    /// Address of a collector that is told each line as well: syslog over UDP.
+    syslog: Option<String>,
 }
 
 /// Says how load balancers write requests down where a route does not say.
@@ -69,17 +71,20 @@ fn read(fields: &LogFields) -> Result<Option<AccessLog>, ApiError> {
     }
     // Between 0 and a million, so nothing is cut off.
     let sample = Share((sample * f64::from(Share::ALL.0)).round() as u32);
-    Ok(Some(AccessLog { format, sample, without_query: fields.query == Some(false) }))
+    let syslog = fields.syslog.as_deref().map(collector).transpose().map_err(|why| ApiError::new(Code::Usage, why))?;
+    Ok(Some(AccessLog { format, sample, without_query: fields.query == Some(false), syslog }))
 }
 
 /// As it is typed.
 fn words(log: Option<AccessLog>) -> String {
-    let Some(AccessLog { format, sample, without_query }) = log else { return "off".into() };
+    let Some(AccessLog { format, sample, without_query, syslog }) = log else { return "off".into() };
     let format = match format {
         LogFormat::Json => "json",
         LogFormat::Combined => "combined",
     };
     let share = f64::from(sample.0) / f64::from(Share::ALL.0);
     let sample = if sample == Share::ALL { String::new() } else { format!(" --sample {share}") };
-    format!("{format}{sample}{}", if without_query { " --no-query" } else { "" })
+    let query = if without_query { " --no-query" } else { "" };
+    let syslog = syslog.map(|to| format!(" --syslog {to}")).unwrap_or_default();
+    format!("{format}{sample}{query}{syslog}")
 }

@@ -85,12 +85,13 @@ async fn how_requests_are_written_down_is_changed_and_taken_back_beside_other_wi
         (lb.log, lb.pins.len())
     };
     assert_eq!(admin(&agent, "POST", "/v1/roles/lb/pin", r#"{"node":"n1"}"#).await.0, StatusCode::OK);
-    let body = r#"{"format":"combined","sample":0.25,"query":false}"#;
+    let body = r#"{"format":"combined","sample":0.25,"query":false,"syslog":"10.0.0.9"}"#;
     let (status, answer) = admin(&agent, "PUT", "/v1/roles/lb/log", body).await;
     assert_eq!((status, &answer["data"]["undo"]), (StatusCode::OK, &json!("hirsel role log lb off")));
-    let combined = AccessLog { format: LogFormat::Combined, sample: Share(250_000), without_query: true };
+    let syslog = Some(([10, 0, 0, 9], 514).into());
+    let combined = AccessLog { format: LogFormat::Combined, sample: Share(250_000), without_query: true, syslog };
     assert_eq!(log(), (Some(combined), 1));
     let (_, answer) = admin(&agent, "PUT", "/v1/roles/lb/log", r#"{"format":"off"}"#).await;
-    assert_eq!(answer["data"]["undo"], "hirsel role log lb combined --sample 0.25 --no-query");
+    assert_eq!(answer["data"]["undo"], "hirsel role log lb combined --sample 0.25 --no-query --syslog 10.0.0.9:514");
     assert_eq!(log(), (None, 1));
 }

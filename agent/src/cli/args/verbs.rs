@@ -240,6 +240,7 @@ pub enum RoleVerb {
 const LOG_HELP: &str = "\
 Example: hirsel role log lb json
          hirsel role log lb combined --sample 0.1 --no-query
+         hirsel role log lb json --syslog 10.0.0.9:514
          hirsel role log lb off
 
 Requests that fail are written down whatever the share. Read them with: hirsel logs APP --requests";
@@ -258,6 +259,9 @@ pub struct LogArgs {
     /// Leave the query of each out
     #[arg(long)]
     pub no_query: bool,
+    /// Tell a collector each line as well: syslog over UDP
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    pub syslog: Option<String>,
     /// As for every change.
     #[command(flatten)]
     pub change: ChangeArgs,

@@ -1,5 +1,7 @@
 //! What is seen of the requests of a route: the traces they belong to, and what is written down of them.
 
+use std::net::{IpAddr, SocketAddr};
+
 use serde::{Deserialize, Serialize};
 
 use super::is_default;
@@ -62,13 +64,29 @@ pub struct AccessLog {
     /// Leaves the query of each out, which may hold what only the program shall see.
     #[serde(default, skip_serializing_if = "is_default")]
     pub without_query: bool,
+    /// A collector that is told each line as well: syslog over UDP.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub syslog: Option<SocketAddr>,
 }
 
 impl AccessLog {
     /// All of it, of all requests.
     pub fn of(format: LogFormat) -> Self {
-        Self { format, sample: Share::ALL, without_query: false }
+        Self { format, sample: Share::ALL, without_query: false, syslog: None }
     }
+}
+
+/// The port of syslog over UDP (RFC 5426, section 3.3).
+const SYSLOG_PORT: u16 = 514;
+
+/// The collector that `text` names: an address, with a port or without.
+///
+/// # Errors
+/// In words, for whoever wrote it.
+pub fn collector(text: &str) -> Result<SocketAddr, String> {
+    let bare = || text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, SYSLOG_PORT));
+    let found = text.parse().ok().or_else(bare).filter(|to: &SocketAddr| to.port() != 0 && !to.ip().is_unspecified());
+    found.ok_or_else(|| format!("{text:.60?} is no address of a collector: write for example 10.0.0.9 or 10.0.0.9:514"))
 }
 
 /// How one request looks that was written down.
@@ -113,7 +131,12 @@ mod tests {
     #[test]
     fn it_is_read_as_it_was_written_and_nothing_is_not_written() {
         let json = AccessLog::of(LogFormat::Json);
-        let some = AccessLog { format: LogFormat::Combined, sample: Share(10), without_query: true };
+        let some = AccessLog {
+            format: LogFormat::Combined,
+            sample: Share(10),
+            without_query: true,
+            syslog: collector("10.0.0.9").ok(),
+        };
         for trace in [None, Some(Trace::Untouched), Some(Trace::Sampled(Share(1)))] {
             for log in [None, Some(Log::Off), Some(Log::On(json)), Some(Log::On(some))] {
                 let seen = Seen { trace, log };

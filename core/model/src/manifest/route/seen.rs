@@ -4,7 +4,7 @@ use toml::de::DeValue;
 
 use super::super::errors::Errors;
 use super::super::table::{Table, Value};
-use crate::spec::{AccessLog, Log, LogFormat, Seen, Share, Trace};
+use crate::spec::{AccessLog, Log, LogFormat, Seen, Share, Trace, collector};
 
 /// The keys that are read here.
 pub(super) const KEYS: [&str; 2] = ["trace", "log"];
@@ -21,7 +21,7 @@ pub(super) fn read(seen: &mut Seen, table: &Table<'_>, errors: &mut Errors) {
     }
 }
 
-/// `"json"`, `"combined"`, `"off"`, or `{ format = "json", sample = 0.1, query = false }`.
+/// `"json"`, `"combined"`, `"off"`, or `{ format = "json", sample = 0.1, query = false, syslog = "10.0.0.9:514" }`.
 fn log(table: &Table<'_>, errors: &mut Errors) -> Option<Log> {
     let value = table.get("log")?;
     match value.get_ref() {
@@ -36,7 +36,7 @@ fn log(table: &Table<'_>, errors: &mut Errors) -> Option<Log> {
         }
     }
     let inner = table.below_table("log", errors)?;
-    inner.check_keys(&["format", "sample", "query"], &[], errors);
+    inner.check_keys(&["format", "sample", "query", "syslog"], &[], errors);
     let format = inner.choice("format", &FORMATS, errors);
     if inner.get("format").is_none() {
         errors.absent(inner.span(), format!("{} says not how: format = \"json\"", inner.path()));
@@ -46,6 +46,7 @@ fn log(table: &Table<'_>, errors: &mut Errors) -> Option<Log> {
         read.sample = share("sample", &inner, value, "a share like 0.1", errors).unwrap_or(Share::ALL);
     }
     read.without_query = !inner.boolean("query", errors).unwrap_or(true);
+    read.syslog = inner.text("syslog", "an address like \"10.0.0.9:514\"", collector, errors);
     Some(Log::On(read))
 }
 
@@ -107,6 +108,10 @@ mod tests {
         let some = AccessLog { sample: Share(100_000), without_query: true, ..json };
         assert_eq!(log("{ format = \"json\", sample = 0.1, query = false }"), Some(Log::On(some)));
         assert_eq!(log("{ format = \"json\", query = true }"), Some(Log::On(json)));
+        for (word, port) in [("10.0.0.9", 514), ("10.0.0.9:1514", 1_514)] {
+            let told = AccessLog { syslog: Some(([10, 0, 0, 9], port).into()), ..json };
+            assert_eq!(log(&format!("{{ format = \"json\", syslog = \"{word}\" }}")), Some(Log::On(told)));
+        }
         let text = "[route.h]\nto = \"web\"\nlog = \"json\"\n[[route.h.rule]]\npath = \"/a\"\n[[route.h.rule]]\npath = \"/b\"\nlog = \"off\"\n";
         let logs: Vec<_> = routes(text).into_iter().map(|route| route.seen.log).collect();
         assert_eq!(logs, [Some(Log::On(json)), Some(Log::Off), Some(Log::On(json))]);
@@ -129,6 +134,10 @@ mod tests {
             (
                 "{ format = \"json\", sample = 7 }",
                 "3:35 sample in [route.h.log]: 7 is no share between 0 and 1 of six digits at most",
+            ),
+            (
+                "{ format = \"json\", syslog = \"logs\" }",
+                "3:35 syslog in [route.h.log]: \"logs\" is no address of a collector: write for example 10.0.0.9 or 10.0.0.9:514",
             ),
             (
                 "{ format = \"json\", query = 1 }",

@@ -28,7 +28,7 @@ impl Names for Numbered {
     }
 }
 
-const JSON: AccessLog = AccessLog { format: LogFormat::Json, sample: Share::ALL, without_query: false };
+const JSON: AccessLog = AccessLog { format: LogFormat::Json, sample: Share::ALL, without_query: false, syslog: None };
 const COMBINED: AccessLog = AccessLog { format: LogFormat::Combined, ..JSON };
 
 fn mark() -> Mark {

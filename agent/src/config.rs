@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -69,6 +70,7 @@ struct File {
     lb: LbFile,
     compute: ComputeFile,
     dns: DnsFile,
+    address: AddressFile,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -93,6 +95,12 @@ struct DnsFile {
     listen: Option<String>,
     zones: Vec<String>,
     public: Vec<IpAddr>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct AddressFile {
+    hook: Option<PathBuf>,
 }
 
 impl Config {
@@ -164,9 +172,20 @@ impl Config {
                 run_as: run_as(args.run_as.clone().or(file.compute.run_as)),
                 dns: dns::listen(args.dns.as_deref().or(file.dns.listen.as_deref()), public)?,
                 dns_zones: dns::zones(&file.dns.zones)?,
+                address_hook: file.address.hook.map(hook).transpose()?,
             },
         })
     }
+}
+
+/// Checked where somebody reads what is said, and not when an address has just moved here.
+fn hook(path: PathBuf) -> Result<String> {
+    let executable =
+        |path: &Path| std::fs::metadata(path).is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0);
+    if !path.is_absolute() || !executable(&path) {
+        bail!("address.hook = {path:?}: expected the absolute path of a program");
+    }
+    path.into_os_string().into_string().map_err(|path| anyhow!("address.hook = {path:?} is no text"))
 }
 
 /// The folder named, or the usual one.
@@ -277,5 +296,24 @@ mod tests {
         let args = NodeArgs { accept_proxy: ["10.0.0.0/33".to_owned()].into(), ..args };
         let told = format!("{:#}", Config::load(&args, None).unwrap_err());
         assert!(told.starts_with("accept_proxy: \"10.0.0.0/33\" is no block of addresses"), "{told}");
+    }
+
+    #[test]
+    fn a_hook_is_a_program_with_its_whole_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, program) = (folder.path().join("hirsel.toml"), folder.path().join("hook"));
+        let load = |named: &str| {
+            std::fs::write(&path, format!("name = \"a\"\n[address]\nhook = \"{named}\"\n")).unwrap();
+            let addr = Some("127.0.0.3".into());
+            Config::load(&NodeArgs { config: Some(path.clone()), addr, ..NodeArgs::default() }, None)
+        };
+        let named = program.to_str().unwrap();
+        let is_refused =
+            |named: &str| format!("{:#}", load(named).unwrap_err()).contains("the absolute path of a program");
+        assert!(is_refused("move-address") && is_refused(named));
+        std::fs::write(&program, "#!/bin/sh\n").unwrap();
+        assert!(is_refused(named), "it may not be run");
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        assert_eq!(load(named).unwrap().roles.address_hook.as_deref(), Some(named));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Gossip repeats what it carries to every node, so the digest holds only what others act on: the plan a node follows, its load,
 //! how far each role is, where its instances listen and whether they are healthy, and which draining instances the load balancer is
-//! still busy with. Messages for people stay in the full report. What cannot be read is passed over: it may come from a newer agent.
+//! still busy with. Messages for people stay in the full report, but for one of floating addresses, which wait for no leader. What cannot be read is passed over: it may come from a newer agent.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -15,6 +15,9 @@ use hirsel_role::{Addresses, Certificate, LiveNode};
 
 /// Longest text of one role. Beyond it instances are left out (and the role says so), for a gossip message carries everything.
 const TEXT_BYTES_MAX: usize = 16 << 10;
+/// Of what a node says of its floating addresses.
+const MESSAGE_BYTES_MAX: usize = 200;
+const BEFORE_MESSAGE: &str = " ! ";
 
 /// Key under which a node says when its certificate ends, and of which authority it is.
 pub const CERTIFICATE: &str = "cert";
@@ -86,7 +89,7 @@ pub fn read(values: &BTreeMap<String, String>) -> LiveNode {
     node
 }
 
-/// `STATE GENERATION [FACTS]`.
+/// `STATE GENERATION [FACTS] [! MESSAGE]`.
 fn write_role(role: &RoleReport) -> String {
     let state = match role.state {
         RoleState::Stopped => 's',
@@ -104,6 +107,10 @@ fn write_role(role: &RoleReport) -> String {
         RoleFacts::Address(facts) => {
             for address in &facts.held {
                 let _ = write!(text, " {address}");
+            }
+            if let Some(message) = &role.message {
+                let end = message.floor_char_boundary(MESSAGE_BYTES_MAX);
+                let _ = write!(text, "{BEFORE_MESSAGE}{}", &message[..end]);
             }
         }
         RoleFacts::Compute(instances) => {
@@ -141,6 +148,10 @@ fn open_group(text: &mut String, group: &mut Option<(AppName, ServiceName)>, id:
 }
 
 fn read_role(name: &RoleName, text: &str) -> RoleReport {
+    let (text, message) = match text.split_once(BEFORE_MESSAGE) {
+        Some((text, message)) => (text, Some(message.to_owned())),
+        None => (text, None),
+    };
     let mut words = text.split(' ');
     let state = match words.next() {
         Some("s") => RoleState::Stopped,
@@ -154,7 +165,7 @@ fn read_role(name: &RoleName, text: &str) -> RoleReport {
     if *name == RoleName::address() {
         let held = words.filter_map(|word| word.parse().ok()).collect();
         let facts = RoleFacts::Address(AddressFacts { held, ..AddressFacts::default() });
-        return RoleReport { state, generation, message: None, facts };
+        return RoleReport { state, generation, message, facts };
     }
     let mut instances = BTreeMap::new();
     let mut busy = BTreeMap::new();
@@ -180,7 +191,7 @@ fn read_role(name: &RoleName, text: &str) -> RoleReport {
     } else {
         RoleFacts::None
     };
-    RoleReport { state, generation, message: None, facts }
+    RoleReport { state, generation, message, facts }
 }
 
 /// `17r+20001.0.3`: number, state, health, port, restarts, revision.
@@ -253,7 +264,7 @@ mod tests {
         };
         let held = ["192.0.2.10", "2001:db8::10"].map(|text| text.parse().unwrap()).into();
         let facts = RoleFacts::Address(AddressFacts { held, ..AddressFacts::default() });
-        let address = RoleReport { facts, ..compute.clone() };
+        let address = RoleReport { facts, message: Some("192.0.2.10: its hook ! failed".into()), ..compute.clone() };
         let lb = RoleReport { facts: RoleFacts::Lb(BTreeMap::from([(id("a/web/1"), 4)])), ..compute.clone() };
         let report = NodeReport {
             version: 9,

@@ -37,6 +37,8 @@ pub struct Cluster {
     pub away: BTreeSet<String>,
     /// What nodes that are added run.
     pub executable: PathBuf,
+    /// The configuration file of nodes that are added.
+    pub config: Option<PathBuf>,
     token: Option<String>,
     net: [u8; 3],
 }
@@ -53,6 +55,8 @@ pub struct Node {
     pub prefix: Vec<String>,
     /// What its agent is started from.
     pub executable: PathBuf,
+    /// Its configuration file.
+    pub config: Option<PathBuf>,
     zone: String,
     agent: Option<Child>,
 }
@@ -79,7 +83,15 @@ impl Cluster {
     pub fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("hirsel-").tempdir().expect("a folder");
         let executable = hirsel().into();
-        Self { folder, nodes: Vec::new(), away: BTreeSet::new(), executable, token: None, net: loopback() }
+        Self {
+            folder,
+            nodes: Vec::new(),
+            away: BTreeSet::new(),
+            executable,
+            config: None,
+            token: None,
+            net: loopback(),
+        }
     }
 
     /// A cluster of `count` nodes over three zones, all of them members.
@@ -131,8 +143,8 @@ impl Cluster {
         let name = format!("n{number}");
         let data = self.folder.path().join(&name);
         let zone = ["a", "b", "c"][(number - 1) % 3].to_string();
-        let executable = self.executable.clone();
-        Node { data, name, ip, prefix, executable, zone, agent: None }
+        let (executable, config) = (self.executable.clone(), self.config.clone());
+        Node { data, name, ip, prefix, executable, config, zone, agent: None }
     }
 
     fn launch_at(&mut self, ip: Ipv4Addr, prefix: Vec<String>) -> &mut Node {
@@ -394,6 +406,7 @@ impl Node {
         // Not as flags, which an older build would refuse.
         command.env("HIRSEL_DNS", self.addr(DNS_PORT).to_string());
         command.env("HIRSEL_HTTPS_PORT", HTTPS_PORT.to_string());
+        command.envs(self.config.iter().map(|path| ("HIRSEL_CONFIG", path)));
         command.stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.agent = Some(command.spawn().unwrap_or_else(|error| panic!("cannot run {words:?}: {error}")));
     }

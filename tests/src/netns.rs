@@ -62,6 +62,27 @@ impl Network {
         network
     }
 
+    /// Gives each host a second interface, `eth1`, on a bridge of its own.
+    ///
+    /// # Panics
+    /// When the machine does not let us.
+    pub fn add_second(&self) {
+        let tag = &self.tag;
+        sh(&format!("ip link add {tag}bs type bridge; ip link set {tag}bs up"));
+        for host in 1..=self.count {
+            let ip = self.second_address(host);
+            sh(&format!(
+                "ip link add {tag}w{host} type veth peer name eth1 netns {tag}n{host}; ip link set {tag}w{host} master {tag}bs up; \
+                 ip -n {tag}n{host} addr add {ip}/24 dev eth1; ip -n {tag}n{host} link set eth1 up"
+            ));
+        }
+    }
+
+    /// The address of a host on its second interface.
+    pub fn second_address(&self, host: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 214, self.subnet, host)
+    }
+
     fn numbered(number: u32, count: u8) -> Self {
         // Names of interfaces have 15 bytes at most.
         Self { tag: format!("h{:x}", number % 0xffff), subnet: (number % 250) as u8 + 1, count }
@@ -69,8 +90,9 @@ impl Network {
 
     fn is_free(&self) -> bool {
         let (tag, gate) = (&self.tag, self.address(254));
-        let taken =
-            format!("ip -o addr show to {gate}/24; ip -o link show {tag}br 2>/dev/null; ip netns list | grep ^{tag}n");
+        let taken = format!(
+            "ip -o addr show to {gate}/24; ip -o link show {tag}br 2>/dev/null; ip -o link show {tag}bs 2>/dev/null; ip netns list | grep ^{tag}n"
+        );
         let output = Command::new("sh").args(["-c", &taken]).output().expect("sh runs");
         output.stdout.is_empty()
     }
@@ -87,10 +109,19 @@ impl Network {
 
     /// Pulls the cable of a host: nothing is refused, packets vanish.
     pub fn cut(&self, host: u8) {
+        self.cut_wire(&format!("{}v{host}", self.tag));
+    }
+
+    /// Pulls the second cable of a host.
+    pub fn cut_second(&self, host: u8) {
+        self.cut_wire(&format!("{}w{host}", self.tag));
+    }
+
+    fn cut_wire(&self, wire: &str) {
         let tag = &self.tag;
         sh(&format!(
-            "nft add rule bridge {tag} f iifname {tag}v{host} drop; nft add rule bridge {tag} f oifname {tag}v{host} drop; \
-             nft add rule bridge {tag} i iifname {tag}v{host} drop; nft add rule bridge {tag} o oifname {tag}v{host} drop"
+            "for c in f i; do nft add rule bridge {tag} $c iifname {wire} drop; done; \
+             for c in f o; do nft add rule bridge {tag} $c oifname {wire} drop; done"
         ));
     }
 
@@ -250,7 +281,8 @@ impl Drop for Network {
     fn drop(&mut self) {
         let tag = &self.tag;
         let hosts: Vec<String> = (1..=self.count).map(|host| format!("ip netns del {tag}n{host}")).collect();
-        let script = format!("{}; ip link del {tag}br; nft delete table bridge {tag}", hosts.join("; "));
+        let script =
+            format!("{}; ip link del {tag}br; ip link del {tag}bs; nft delete table bridge {tag}", hosts.join("; "));
         // Whatever of it is there.
         let _ = Command::new("sh").args(["-c", &script]).output();
     }

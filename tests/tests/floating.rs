@@ -1,7 +1,9 @@
 //! Floating addresses on hosts with a network of their own: who holds one when its holder loses power, is cut off, stands still or drains,
 //! and while nobody leads.
 
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use hirsel_tests::cluster::{Cluster, HTTP_PORT, array, sample};
@@ -148,11 +150,8 @@ fn an_address_is_held_whatever_befalls_its_holder_and_in_the_end_by_one_node() {
     let since = Instant::now();
     let ran = cluster.any().ask(["drain", &now, "--wait"]);
     assert_eq!(ran.code, Some(0), "{}", ran.words());
-    // The holder lets go when it has ended what was under way.
-    let (other, _) = wait_for("another node holds the address", SOON, || {
-        let holder = holder(&cluster, &network, address);
-        if holder != now { Ok(holder) } else { Err(holder) }
-    });
+    let other = holder(&cluster, &network, address);
+    assert_ne!(other, now, "it waits until the address has moved");
     serves_again(&visitor, since);
     let (answered, gap, failed) = (visitor.answered(since), visitor.gap(since), visitor.failed(since));
     eprintln!("{now} drained: {answered} answered, none for {gap:?}, failed: {failed:?}");
@@ -237,4 +236,93 @@ fn addresses_of_both_kinds_are_spread_over_two_nodes_and_an_agent_that_is_stoppe
     let gap = serves_again(&visitor, since);
     eprintln!("n{six} switched off: nothing was answered for {gap:?}");
     assert!(gap < GAP_MAX, "{gap:?}");
+}
+
+#[test]
+fn an_address_follows_whoever_has_both_networks_and_a_hook_follows_the_address() {
+    if lacks("root with ip and nft", netns::is_possible()) {
+        return;
+    }
+    let network = Network::new(4);
+    network.add_second();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (hook, calls, broken) = (at("hook"), at("calls"), at("broken"));
+    let script = format!(
+        "#!/bin/sh\ntest ! -e {} || {{ echo 'try again' >&2; exit 7; }}\necho $HIRSEL_NODE \"$@\" >> {}\n",
+        broken.display(),
+        calls.display()
+    );
+    fs::write(&broken, "").unwrap();
+    fs::write(&hook, script).unwrap();
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut cluster = Cluster::new();
+    let config = at("hirsel.toml");
+    fs::write(&config, format!("[address]\nhook = {hook:?}\n")).unwrap();
+    cluster.config = Some(config);
+    for host in 1..=3 {
+        cluster.add_at(network.address(host), network.prefix(host));
+    }
+    cluster.whole();
+    cluster.apply(&sample(3));
+    let address = IpAddr::from(network.second_address(200));
+    let ran = cluster.any().ask(["address", "add", &format!("{address}/24"), "--wait", "--timeout", "30s"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.words());
+    let called = |by: &str| {
+        wait_for("the hook of the holder was run last", SOON, || {
+            let calls = fs::read_to_string(&calls).unwrap_or_default();
+            let wanted = format!("{by} take {address}/24 eth1");
+            if calls.lines().next_back() == Some(&wanted) { Ok(()) } else { Err(format!("{wanted}, but {calls}")) }
+        });
+    };
+    let first = holder(&cluster, &network, address);
+    let why = || cluster.any().ask(["why", &address.to_string()]).data().to_string();
+    wait_for("it is said that the hook failed", SOON, || {
+        let (said, status) = (why(), cluster.any().ask(["status"]).try_data()?);
+        let because = status["because"].to_string();
+        let is_said = |words: &str| words.contains("its hook failed") && words.contains("status 7: try again");
+        if is_said(&said) && is_said(&because) { Ok(()) } else { Err(format!("{said} {because}")) }
+    });
+    fs::remove_file(&broken).unwrap();
+    called(&first);
+    wait_for("nothing is wrong any more", SOON, || {
+        let why = why();
+        if why.contains("its hook failed") { Err(why) } else { Ok(()) }
+    });
+
+    // The holder's mesh is cut, and its public side goes on: nobody else takes the address before the cluster has given the node up.
+    let visitor = Visitor::start(network.name_space(4), SocketAddr::new(address, HTTP_PORT), None);
+    let since = Instant::now();
+    serves_again(&visitor, since);
+    let host = cluster.index(&first) as u8 + 1;
+    let others: Vec<u8> = (1..=3).filter(|it| *it != host).collect();
+    let since = Instant::now();
+    network.cut(host);
+    cluster.away.insert(first.clone());
+    let next = on(&network, &others, address);
+    wait_for("the node that is cut off has let go", SOON, || {
+        if network.has(host, address) { Err("it has the address".into()) } else { Ok(()) }
+    });
+    let gap = serves_again(&visitor, since);
+    eprintln!("the mesh of {first} cut: no answer for {gap:?}, failed: {:?}", visitor.failed(since));
+    assert!(gap < GAP_MAX, "{gap:?}");
+    called(&format!("n{next}"));
+    network.heal();
+    cluster.away.clear();
+    cluster.whole();
+
+    // Its public side is cut, and the mesh goes on.
+    let now = holder(&cluster, &network, address);
+    called(&now);
+    let host = cluster.index(&now) as u8 + 1;
+    let others: Vec<u8> = (1..=3).filter(|it| *it != host).collect();
+    let since = Instant::now();
+    network.cut_second(host);
+    on(&network, &others, address);
+    let gap = serves_again(&visitor, since);
+    eprintln!("the public side of {now} cut: no answer for {gap:?}");
+    assert!(gap < GAP_MAX, "{gap:?}");
+    network.heal();
+    let now = holder(&cluster, &network, address);
+    called(&now);
 }

@@ -188,7 +188,12 @@ async fn look(client: &Client, goal: &Goal) -> Result<Progress, ApiError> {
             0 => Progress::Reached,
             left => Progress::Missing(format!("{left} instances of {app} are left")),
         }),
-        Goal::NodeEmpty(node) => Ok(empty(&members(client).await?, node)),
+        Goal::NodeEmpty(node) => Ok(match empty(&members(client).await?, node) {
+            Progress::Reached => {
+                addressless(&client.get::<Vec<FloatingAddress>>("/v1/addresses").await?.envelope.data, node)
+            }
+            other => other,
+        }),
         Goal::NodeGone(node) => match members(client).await {
             Ok(members) if members.iter().all(|member| member.name != *node) => Ok(Progress::Reached),
             Ok(members) => Ok(match empty(&members, node) {
@@ -262,11 +267,22 @@ fn empty(members: &[Member], node: &str) -> Progress {
     }
 }
 
+/// A node goes on holding an address that nobody else can hold: that is not waited for.
+fn addressless(addresses: &[FloatingAddress], node: &str) -> Progress {
+    let others =
+        |it: &FloatingAddress| it.candidates.iter().any(|other| other.node != node && other.liveness == "alive");
+    match addresses.iter().find(|it| it.holders.iter().any(|holder| holder == node) && others(it)) {
+        Some(it) => Progress::Missing(format!("{node} still holds {}", it.address)),
+        None => Progress::Reached,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::api::fixture::{altered, sight};
     use crate::api::sight::Sight;
+    use crate::api::views::addresses::Candidate;
     use crate::api::views::apps::{Which, apps, ps};
 
     fn progress(sight: &Sight) -> Progress {
@@ -286,6 +302,29 @@ mod tests {
             app.services.values_mut().next().unwrap().revision = hirsel_model::Revision(2);
         });
         assert_eq!(progress(&newer), Progress::Missing("shop/web: 0 of 2 ready, 2 on the way in or out".into()));
+    }
+
+    #[test]
+    fn a_drained_node_is_empty_when_whoever_can_has_its_addresses() {
+        let of = |holder: &str, candidates: &[(&str, &str)]| {
+            let candidate = |(node, liveness): &(&str, &str)| Candidate {
+                node: (*node).into(),
+                liveness: (*liveness).into(),
+                ..Candidate::default()
+            };
+            let candidates = candidates.iter().map(candidate).collect();
+            FloatingAddress {
+                address: "192.0.2.10".into(),
+                holders: vec![holder.into()],
+                candidates,
+                ..FloatingAddress::default()
+            }
+        };
+        let still = Progress::Missing("n1 still holds 192.0.2.10".into());
+        assert_eq!(addressless(&[of("n1", &[("n2", "alive")])], "n1"), still);
+        assert_eq!(addressless(&[of("n2", &[("n2", "alive")])], "n1"), Progress::Reached);
+        assert_eq!(addressless(&[of("n1", &[("n1", "alive"), ("n2", "down")])], "n1"), Progress::Reached);
+        assert_eq!(addressless(&[], "n1"), Progress::Reached);
     }
 
     #[test]

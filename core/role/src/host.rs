@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use hirsel_mesh::seam::{BoxStream, Datagrams, Listener};
@@ -85,6 +86,17 @@ pub trait Host: Send + Sync {
     /// Tells the neighbours once that this host has a floating address now.
     fn announce<'a>(&'a self, _floating: &'a Floating) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
+    }
+    /// Runs a program of the operator to its end, with no input, `env` and the usual `PATH` for its environment, and `/` for its folder. It
+    /// and its group are killed when it has not ended after `limit`, and when the future is dropped. An error says in words how it ended
+    /// where it did not end well.
+    fn run<'a>(
+        &'a self,
+        _command: &'a [String],
+        _env: &'a [(&'static str, String)],
+        _limit: Duration,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(std::future::ready(Err("this host runs no programs for its operator".into())))
     }
     /// A socket for UDP at an address of one interface, which sends and hears there only.
     fn udp_on<'a>(&'a self, _at: IpAddr, _port: u16, _interface: &'a str) -> BoxFuture<'a, io::Result<Datagrams>> {

@@ -135,6 +135,8 @@ pub struct RoleConfig {
     pub dns: Option<SocketAddr>,
     /// dns: zones besides the internal one that were handed to the cluster, in lower case, without a final dot.
     pub dns_zones: Vec<String>,
+    /// address: a program that is run when this node takes a floating address; its absolute path.
+    pub address_hook: Option<String>,
 }
 
 impl Default for RoleConfig {
@@ -149,6 +151,7 @@ impl Default for RoleConfig {
             run_as: None,
             dns: None,
             dns_zones: Vec::new(),
+            address_hook: None,
         }
     }
 }

@@ -33,6 +33,14 @@ const ANNOUNCE_CONTESTED: Duration = Duration::from_millis(500);
 /// Whoever is in no list is answered for so long after it was last heard: it has to hear who holds the address now.
 const VISITOR_FOR: Duration = Duration::from_secs(1);
 
+/// The hook is run at once, and again after this: the call of a holder before this one may have come to its end later.
+const HOOK_SECOND: Duration = Duration::from_secs(10);
+/// And then every so often, for whatever was changed behind our back. Whoever is asked by it may count calls.
+const HOOK_EVERY: Duration = Duration::from_secs(300);
+/// A hook that failed is run again after this, then after twice as long, up to a limit.
+const HOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+const HOOK_AGAIN_AFTER_MAX: Duration = Duration::from_secs(30);
+
 /// Where beats go out and come in: an interface, and this node's own address there.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Link {
@@ -51,6 +59,8 @@ pub enum Deed {
     LetGo(Floating),
     /// Tell the neighbours.
     Announce(Floating),
+    /// Have the operator's program do what it takes besides, while it is held.
+    Hook(Floating),
 }
 
 /// What is to be told on a link.
@@ -80,6 +90,8 @@ pub struct Desk {
     lb_answered: Option<Timestamp>,
     barred: Option<String>,
     parting: bool,
+    /// There is a program of the operator to run.
+    hooked: bool,
     /// Addresses at which nothing is under way on this host.
     quiet: BTreeSet<IpAddr>,
     seats: BTreeMap<IpAddr, Seat>,
@@ -104,12 +116,25 @@ struct Seat {
     told: usize,
     told_at: Timestamp,
     failed: Option<(String, Timestamp)>,
+    hook: Hook,
     why: Why,
 }
 
+/// The operator's program, while the address is held.
+#[derive(Debug)]
+struct Hook {
+    due: Timestamp,
+    busy: bool,
+    /// It ended well so often since the address was taken.
+    ran: usize,
+    /// Since then it failed so often, and how it did last.
+    failures: u32,
+    failed: Option<String>,
+}
+
 impl Desk {
-    /// Of the node `me`, without an order.
-    pub fn new(me: NodeId) -> Self {
+    /// Of the node `me`, without an order; `hooked` where there is a program of the operator to run besides.
+    pub fn new(me: NodeId, hooked: bool) -> Self {
         Self {
             me,
             order: Arc::default(),
@@ -117,6 +142,7 @@ impl Desk {
             lb_answered: None,
             barred: None,
             parting: false,
+            hooked,
             quiet: BTreeSet::new(),
             seats: BTreeMap::new(),
             strays: BTreeMap::new(),
@@ -244,6 +270,9 @@ impl Desk {
             let strays = self.strays.keys().any(|stray| stray.address == *address);
             seat.contest.set_busy(!self.quiet.contains(address));
             pulse.deeds.extend(seat.decide(now, able, strays));
+            if self.hooked && seat.held_since_renewal.is_some() && seat.hook.begins(now) {
+                pulse.deeds.push(Deed::Hook(seat.floating.clone()));
+            }
             let mail = pulse.mail.entry(seat.link()).or_default();
             if let Some(say) = seat.contest.say(now) {
                 seat.visitors.retain(|_, at| now.since(*at) < VISITOR_FOR);
@@ -279,6 +308,11 @@ impl Desk {
                 }
             }
             Deed::Announce(_) => {}
+            Deed::Hook(floating) => {
+                if let Some(seat) = self.seats.get_mut(&floating.address) {
+                    seat.hook.ended(now, result);
+                }
+            }
         }
     }
 
@@ -314,7 +348,12 @@ impl Desk {
     /// What went wrong with an address that this node should be able to hold.
     pub fn trouble(&self) -> Option<String> {
         let seats = self.seats.iter();
-        seats.filter_map(|(address, seat)| Some(format!("{address}: {}", seat.failed.as_ref()?.0))).next()
+        let words = |seat: &Seat| {
+            let hook = seat.hook.failed.as_ref().filter(|_| seat.held_since_renewal.is_some());
+            let hook = || Some(format!("its hook failed, and is run again: {}", hook?));
+            seat.failed.as_ref().map(|(words, _)| words.clone()).or_else(hook)
+        };
+        seats.filter_map(|(address, seat)| Some(format!("{address}: {}", words(seat)?))).next()
     }
 }
 
@@ -339,6 +378,7 @@ impl Seat {
             told: 0,
             told_at: now,
             failed: None,
+            hook: Hook::due(now),
             why: Why::Listens,
         }
     }
@@ -393,10 +433,41 @@ impl Seat {
             Ok(()) => {
                 if self.held_since_renewal.is_none() {
                     (self.told, self.told_at) = (0, now);
+                    self.hook = Hook { busy: self.hook.busy, ..Hook::due(now) };
                 }
                 self.held_since_renewal = Some(Timestamp(until.0.saturating_sub(GUARDED_FOR.as_millis() as u64)));
             }
             Err(words) => self.failed = Some((words, now + TRY_AGAIN_AFTER)),
         }
+    }
+}
+
+impl Hook {
+    fn due(now: Timestamp) -> Self {
+        Self { due: now, busy: false, ran: 0, failures: 0, failed: None }
+    }
+
+    fn begins(&mut self, now: Timestamp) -> bool {
+        let begins = !self.busy && now >= self.due;
+        self.busy |= begins;
+        begins
+    }
+
+    fn ended(&mut self, now: Timestamp, result: Result<(), String>) {
+        self.busy = false;
+        let after = match result {
+            Ok(()) => {
+                self.ran += 1;
+                (self.failures, self.failed) = (0, None);
+                if self.ran == 1 { HOOK_SECOND } else { HOOK_EVERY }
+            }
+            Err(words) => {
+                let after = HOOK_AGAIN_AFTER.saturating_mul(1 << self.failures.min(5)).min(HOOK_AGAIN_AFTER_MAX);
+                self.failures = self.failures.saturating_add(1);
+                self.failed = Some(words);
+                after
+            }
+        };
+        self.due = now + after;
     }
 }

@@ -35,6 +35,8 @@ const NETWORK_EVERY: Duration = Duration::from_secs(2);
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 /// Beats that wait for a network that does not take them. Older ones are worth nothing.
 const MAIL_MAX: usize = 4;
+/// A hook that takes longer hangs.
+const HOOK_WITHIN: Duration = Duration::from_secs(30);
 
 /// The plugin.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,7 +53,7 @@ impl Plugin for Address {
 
     fn start(&self, context: Context) -> Box<dyn Role> {
         let shared = Arc::new(Shared {
-            desk: Mutex::new(Desk::new(context.me.id)),
+            desk: Mutex::new(Desk::new(context.me.id, context.config.address_hook.is_some())),
             deaf: Mutex::default(),
             awake: Notify::new(),
             stirs: Notify::new(),
@@ -248,6 +250,14 @@ async fn carry_out(shared: Arc<Shared>, deed: Deed) {
         Deed::Hold(floating, until) => host.hold(floating, *until).await,
         Deed::LetGo(floating) => host.let_go(floating).await,
         Deed::Announce(floating) => host.announce(floating).await,
+        Deed::Hook(floating) => {
+            let result = hook(&shared, floating).await;
+            if let Err(words) = &result {
+                warn!(%floating, "the hook failed: {words}");
+            }
+            shared.desk().done(shared.now(), &deed, result);
+            return shared.context.wake.notify_one();
+        }
     };
     match (&deed, &result) {
         (Deed::Hold(floating, _), Ok(())) if !before.contains(&floating.address) => {
@@ -259,13 +269,37 @@ async fn carry_out(shared: Arc<Shared>, deed: Deed) {
         (Deed::Hold(floating, _), Err(error)) => warn!(%floating, %error, "the address cannot be held here"),
         (Deed::LetGo(floating), Err(error)) => debug!(%floating, %error, "the address is not let go of yet"),
         (Deed::Announce(floating), Err(error)) => debug!(%floating, %error, "the neighbours were not told"),
-        (Deed::Hold(..) | Deed::LetGo(_) | Deed::Announce(_), Ok(())) => {}
+        (Deed::Hold(..) | Deed::LetGo(_) | Deed::Announce(_) | Deed::Hook(_), _) => {}
     }
     let result = result.map_err(|error| format!("it cannot be put on this host: {error}"));
     shared.desk().done(shared.now(), &deed, result);
     if matches!(deed, Deed::Hold(..) | Deed::LetGo(_)) && shared.desk().held() != before {
         tell_held(&shared);
         shared.context.wake.notify_one();
+    }
+}
+
+/// Runs the operator's program for an address that is held here, for as long as it is: what it asks of somebody else must not come after
+/// what the next holder asks.
+async fn hook(shared: &Shared, floating: &Floating) -> Result<(), String> {
+    let context = &shared.context;
+    let Some(program) = &context.config.address_hook else { return Ok(()) };
+    let command = [
+        program.clone(),
+        "take".into(),
+        format!("{}/{}", floating.address, floating.prefix),
+        floating.interface.clone(),
+    ];
+    let env = [
+        ("HIRSEL_ADDRESS", floating.address.to_string()),
+        ("HIRSEL_PREFIX", floating.prefix.to_string()),
+        ("HIRSEL_INTERFACE", floating.interface.clone()),
+        ("HIRSEL_NODE", context.me.name.to_string()),
+    ];
+    let mut held = context.floating.held.subscribe();
+    tokio::select! {
+        ended = context.host.run(&command, &env, HOOK_WITHIN) => ended,
+        _ = held.wait_for(|held| !held.contains(&floating.address)) => Err("the address moved on".into()),
     }
 }
 

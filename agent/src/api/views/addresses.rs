@@ -102,6 +102,18 @@ pub fn missing(sight: &Sight) -> Vec<String> {
     missing.map(|it| format!("address {}: no node holds it", it.address)).collect()
 }
 
+/// What nodes have trouble with, in words.
+pub fn troubles(sight: &Sight) -> Vec<String> {
+    let nodes = sight.state.spec.nodes.keys();
+    nodes.filter_map(|node| Some(format!("{}: address {}", sight.name(*node), trouble(sight, *node)?))).collect()
+}
+
+/// What `node`, which is heard, says to be wrong with the addresses that it holds or may hold.
+fn trouble(sight: &Sight, node: NodeId) -> Option<&str> {
+    let report = sight.role_report(node, &RoleName::address())?;
+    report.message.as_deref().filter(|_| sight.standing(node) == Standing::Alive)
+}
+
 /// What is said in one line of who holds it: for `why`.
 pub fn words(sight: &Sight, address: IpAddr) -> Option<String> {
     let spec = sight.state.spec.addresses.get(&address)?;
@@ -117,6 +129,9 @@ pub fn words(sight: &Sight, address: IpAddr) -> Option<String> {
             other => format!("{}, which comes before it, is {}", sight.name(node), other.word()),
         })
         .collect();
+    let says =
+        holders.iter().filter_map(|node| Some(format!("{} says {:?}", sight.name(*node), trouble(sight, *node)?)));
+    let before: Vec<String> = before.into_iter().chain(says).collect();
     let why = if before.is_empty() { String::new() } else { format!(": {}", before.join("; ")) };
     Some(format!("{} holds {shown} now{why}", sight.names(&holders).join(" and ")))
 }

@@ -239,6 +239,7 @@ fn health(sight: &Sight, apps: &[App], roles: &[RoleSlot]) -> (&'static str, Vec
     }
     degraded.extend(sight.state.plan.unmet.iter().map(|unmet| format!("{}: {}", unmet.subject, unmet.reason)));
     degraded.extend(certificates::expired(sight));
+    degraded.extend(addresses::troubles(sight));
     if sight.state.plan.brake {
         degraded.push("the brake is on: many nodes were lost at once".into());
     }

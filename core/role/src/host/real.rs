@@ -37,6 +37,7 @@ mod end;
 mod guardian;
 mod power;
 mod processes;
+mod run;
 mod shutdown;
 mod user;
 
@@ -241,6 +242,15 @@ impl Host for RealHost {
     fn announce<'a>(&'a self, floating: &'a Floating) -> BoxFuture<'a, io::Result<()>> {
         let floating = floating.clone();
         self.addressing(move |_| super::announce::announce(&floating)).boxed()
+    }
+
+    fn run<'a>(
+        &'a self,
+        command: &'a [String],
+        env: &'a [(&'static str, String)],
+        limit: Duration,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        run::run(command, env, limit).boxed()
     }
 
     fn udp_on<'a>(&'a self, at: IpAddr, port: u16, interface: &'a str) -> BoxFuture<'a, io::Result<Datagrams>> {

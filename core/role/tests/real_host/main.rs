@@ -53,6 +53,7 @@ const TESTS: &[Test] = tests! {
     surroundings: the_environment_is_exactly_the_given_one,
         nothing_the_agent_has_open_reaches_a_program,
         what_cannot_be_started_says_why_and_is_listed_as_lost,
+        what_an_operator_has_run_is_waited_for_and_ends_with_all_it_began,
         a_program_runs_as_the_user_it_was_given,
         much_output_is_rotated_and_its_end_is_kept,
         signals_and_limits_are_those_of_a_fresh_process,

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::time::{Duration, Instant};
 
 use hirsel_role::Host;
 use hirsel_role::host::{OutputFrom, ProcessSpec, ProcessState};
+use tokio::time::timeout;
 
 use crate::fixture::{Fixture, command, pids, script, state_and_parent};
 
@@ -30,6 +32,49 @@ pub async fn nothing_the_agent_has_open_reaches_a_program(on: Fixture) {
         text.lines().filter_map(|line| line.split_once(" -> ")?.0.rsplit_once(' ')).map(|(_, fd)| fd).collect();
     open.sort_unstable();
     assert_eq!(open, ["0", "1", "2"], "{text}");
+}
+
+pub async fn what_an_operator_has_run_is_waited_for_and_ends_with_all_it_began(on: Fixture) {
+    let host = &on.host;
+    let run = |script: &str, limit: u64| {
+        let command = ["/bin/sh", "-c", script].map(String::from);
+        async move { host.run(&command, &[("WHAT", "a b".into())], Duration::from_secs(limit)).await }
+    };
+    assert_eq!(run("test \"$WHAT\" = 'a b' && test -z \"$HOME\" && test $(pwd) = /", 30).await, Ok(()));
+    let told = run("echo much; echo 'no such address' >&2; exit 3", 30).await;
+    assert_eq!(told, Err("/bin/sh ended with status 3: no such address".into()));
+    assert_eq!(run("kill -9 $$", 30).await, Err("/bin/sh was ended by signal 9".into()));
+    let absent = host.run(&["/no/such/hook".into()], &[], Duration::from_secs(1)).await.unwrap_err();
+    assert!(absent.starts_with("/no/such/hook cannot be started: "), "{absent}");
+    // More than a pipe holds, and somebody who keeps it open.
+    assert_eq!(run("sleep 1000 & head -c 200000 /dev/zero", 30).await, Ok(()));
+    let began = Instant::now();
+    let told = run("echo still here; sleep 1000 & sleep 1000", 1).await;
+    assert_eq!(told, Err("/bin/sh did not end within 1 s and was killed: still here".into()));
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    // Whoever does not wait for it any longer leaves nothing behind.
+    let mark = format!("{}.5", 1_000_000 + std::process::id());
+    let sleeps = || procs(&mark);
+    {
+        let abandoned = run(&format!("sleep {mark} & sleep {mark}"), 1_000);
+        let mut abandoned = std::pin::pin!(abandoned);
+        while sleeps() < 2 {
+            assert!(timeout(Duration::from_millis(20), &mut abandoned).await.is_err());
+        }
+    }
+    while sleeps() > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// How many processes of this machine that have not ended have `word` among their words.
+fn procs(word: &str) -> usize {
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let has = |path: std::path::PathBuf| {
+        let words = std::fs::read(path.join("cmdline")).unwrap_or_default();
+        words.split(|byte| *byte == 0).any(|it| it == word.as_bytes())
+    };
+    all.filter(|entry| has(entry.path())).count()
 }
 
 pub async fn what_cannot_be_started_says_why_and_is_listed_as_lost(on: Fixture) {

@@ -29,6 +29,9 @@ struct Host {
     now: Timestamp,
     on: BTreeSet<Floating>,
     announced: usize,
+    /// When the hook was run, and what becomes of it.
+    hooked: Vec<u64>,
+    hook: Result<(), String>,
     refuses: bool,
     lb: bool,
     mail: BTreeMap<Link, Mail>,
@@ -38,8 +41,9 @@ struct Host {
 impl Host {
     fn new(me: u64) -> Self {
         let (now, on) = (Timestamp(10_000), BTreeSet::new());
-        let desk = Desk::new(NodeId(me));
-        Self { desk, now, on, announced: 0, refuses: false, lb: true, mail: BTreeMap::new(), counter: 0 }
+        let desk = Desk::new(NodeId(me), true);
+        let (hooked, hook, mail) = (Vec::new(), Ok(()), BTreeMap::new());
+        Self { desk, now, on, announced: 0, hooked, hook, refuses: false, lb: true, mail, counter: 0 }
     }
 
     fn run(&mut self, ms: u64) {
@@ -66,6 +70,11 @@ impl Host {
                         assert!(self.on.contains(floating), "what is not here is not announced");
                         self.announced += 1;
                         Ok(())
+                    }
+                    Deed::Hook(floating) => {
+                        assert!(self.on.contains(floating), "it is there before the hook is told");
+                        self.hooked.push(self.now.0);
+                        self.hook.clone()
                     }
                 };
                 self.desk.done(self.now, &deed, result);
@@ -212,4 +221,39 @@ fn an_agent_that_is_stopped_hands_over() {
     host.hear(2, 1, true, [192, 0, 2, 1]);
     host.run(200);
     assert!(host.on.is_empty() && host.words().contains("being stopped"), "{}", host.words());
+}
+
+#[test]
+fn a_hook_is_run_whenever_an_address_is_taken_and_now_and_then_and_until_it_ends_well() {
+    let mut host = Host::new(1);
+    host.desk.adopt(host.now, &order(&[1], 1));
+    host.run(1_000);
+    let first = host.hooked.clone();
+    assert_eq!(first.len(), 1);
+    host.run(320_000);
+    let gaps: Vec<u64> = host.hooked.windows(2).map(|two| two[1] - two[0]).collect();
+    assert_eq!(gaps, [10_000, 300_000], "once more, and then seldom");
+    assert_eq!(host.desk.trouble(), None);
+
+    // It is taken again: the hook fails, and is tried again with longer and longer pauses, while the address stays.
+    host.hook = Err("/hook ended with status 3".into());
+    host.desk.adopt(host.now, &Arc::default());
+    host.run(200);
+    host.hooked.clear();
+    host.desk.adopt(host.now, &order(&[1], 2));
+    host.run(100_000);
+    let gaps: Vec<u64> = host.hooked.windows(2).map(|two| two[1] - two[0]).collect();
+    assert_eq!(gaps, [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]);
+    let trouble = host.desk.trouble().unwrap();
+    assert_eq!(trouble, "192.0.2.10: its hook failed, and is run again: /hook ended with status 3");
+    assert_eq!(host.on.len(), 1);
+    host.hook = Ok(());
+    host.run(30_000);
+    assert_eq!(host.desk.trouble(), None);
+    // What another holder's failure was is nobody's concern.
+    host.hook = Err("late".into());
+    host.run(300_000);
+    host.desk.adopt(host.now, &Arc::default());
+    host.run(300);
+    assert_eq!(host.desk.trouble(), None);
 }

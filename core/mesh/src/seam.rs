@@ -75,6 +75,10 @@ pub trait Net: Send + Sync + fmt::Debug {
     fn listen_ahead(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
         self.listen(addr)
     }
+    /// A UDP socket at an address that this host may have later only.
+    fn udp_ahead(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Arc<dyn quinn::AsyncUdpSocket>>> {
+        self.udp(addr)
+    }
     /// A TCP connection, without delay (Nagle off).
     fn connect(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>>;
     /// Largest IP packet that is sent towards `addr` in one piece, as far as this host knows: the interface's MTU, or what a router on

@@ -44,6 +44,8 @@ use door::Carries;
 pub use join::{JoinError, connect_https, join_request};
 pub use knock::{Carried, DATAGRAM_BYTES, HEADERS_BYTES, knock_sizes, knock_tcp, knock_udp};
 pub use ping::PING_INTERVAL;
+pub use quic::endpoint_config;
+pub use timer::QuicRuntime;
 
 /// Reads the beginning of a call ([`crate::decoders`]).
 pub(crate) async fn decode_call(bytes: &[u8]) {

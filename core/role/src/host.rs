@@ -106,6 +106,10 @@ pub trait Host: Send + Sync {
     fn udp(&self, _addr: SocketAddr) -> BoxFuture<'_, io::Result<Datagrams>> {
         Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
     }
+    /// A socket for UDP at an address that this host may have later only.
+    fn udp_ahead(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Datagrams>> {
+        self.udp(addr)
+    }
     /// Connects by TCP.
     fn connect(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>>;
     /// Addresses of `name`, which may be written as an address itself.

@@ -123,6 +123,8 @@ pub struct RoleConfig {
     pub http_port: u16,
     /// lb: port of HTTPS.
     pub https_port: u16,
+    /// lb: whether HTTP/3 is offered beside HTTPS, on the same port over UDP.
+    pub http3: bool,
     /// lb: whoever connects from here to either port says by the PROXY protocol whom it connects for.
     pub accept_proxy: Vec<Block>,
     /// compute: first port given to instances.
@@ -145,6 +147,7 @@ impl Default for RoleConfig {
             mesh_port: 7400,
             http_port: 80,
             https_port: 443,
+            http3: true,
             accept_proxy: Vec::new(),
             port_first: 20_000,
             port_last: 29_999,
@@ -167,6 +170,9 @@ impl RoleConfig {
             Protocol::Tcp if Some(number) == dns => Some("to answer for names"),
             Protocol::Udp if number == self.mesh_port => Some("for the nodes among themselves"),
             Protocol::Udp if Some(number) == dns => Some("to answer for names"),
+            Protocol::Udp if self.http3 && number == self.https_port => {
+                Some("for HTTP/3 (`http3 = false` under [lb] in the agent's file leaves it to others)")
+            }
             Protocol::Tcp | Protocol::Udp => None,
         }
     }
@@ -277,5 +283,22 @@ impl Spawner {
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context").field("me", &self.me).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_hirsel_has_itself_is_named() {
+        let config = RoleConfig { dns: Some("127.0.0.1:53".parse().unwrap()), ..RoleConfig::default() };
+        let user = |config: &RoleConfig, number, protocol| config.user_of(PortId { number, protocol });
+        assert_eq!(user(&config, 443, Protocol::Tcp), Some("for HTTPS"));
+        assert!(user(&config, 443, Protocol::Udp).is_some_and(|user| user.starts_with("for HTTP/3")));
+        assert_eq!(user(&config, 80, Protocol::Udp), None);
+        assert_eq!(user(&config, 53, Protocol::Udp), Some("to answer for names"));
+        let without = RoleConfig { http3: false, ..config };
+        assert_eq!(user(&without, 443, Protocol::Udp), None);
     }
 }

@@ -44,6 +44,11 @@ impl Datagrams {
         Self { socket, buffer: Vec::new(), meta, next: 0 }
     }
 
+    /// The socket itself, for whoever speaks QUIC over it. What was received and not asked for is lost.
+    pub fn into_socket(self) -> Arc<dyn AsyncUdpSocket> {
+        self.socket
+    }
+
     /// The next datagram. Cancel-safe.
     pub async fn receive(&mut self) -> io::Result<(&[u8], Origin)> {
         while self.next >= self.meta.len {

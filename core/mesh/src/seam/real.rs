@@ -60,17 +60,14 @@ pub struct OsNet;
 
 impl Net for OsNet {
     fn udp(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Arc<dyn quinn::AsyncUdpSocket>>> {
+        async move { bound(udp_socket(addr)?, addr) }.boxed()
+    }
+
+    fn udp_ahead(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Arc<dyn quinn::AsyncUdpSocket>>> {
         async move {
-            let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
-            if addr.is_ipv6() {
-                socket.set_only_v6(false)?;
-            }
-            // More than the kernel allows is no error, and less is only slower.
-            let _ = socket.set_recv_buffer_size(UDP_BUFFER_BYTES);
-            let _ = socket.set_send_buffer_size(UDP_BUFFER_BYTES);
-            socket.set_nonblocking(true)?;
-            socket.bind(&addr.into())?;
-            quinn::TokioRuntime.wrap_udp_socket(socket.into())
+            let socket = udp_socket(addr)?;
+            set_freebind(&socket, addr)?;
+            bound(socket, addr)
         }
         .boxed()
     }
@@ -106,10 +103,7 @@ impl Net for OsNet {
         async move {
             let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
             socket.set_reuse_address(true)?;
-            match addr {
-                SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
-                SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
-            }
+            set_freebind(&socket, addr)?;
             socket.set_nonblocking(true)?;
             socket.bind(&addr.into())?;
             socket.listen(i32::try_from(ACCEPT_BACKLOG).unwrap_or(i32::MAX))?;
@@ -129,6 +123,30 @@ impl Net for OsNet {
         socket.connect(&addr.into()).ok()?;
         let mtu = if addr.is_ipv4() { sockopt::ip_mtu(&socket) } else { sockopt::ipv6_mtu(&socket) };
         mtu.ok().map(u64::from)
+    }
+}
+
+fn udp_socket(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // More than the kernel allows is no error, and less is only slower.
+    let _ = socket.set_recv_buffer_size(UDP_BUFFER_BYTES);
+    let _ = socket.set_send_buffer_size(UDP_BUFFER_BYTES);
+    Ok(socket)
+}
+
+fn bound(socket: Socket, addr: SocketAddr) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    quinn::TokioRuntime.wrap_udp_socket(socket.into())
+}
+
+fn set_freebind(socket: &Socket, addr: SocketAddr) -> io::Result<()> {
+    match addr {
+        SocketAddr::V4(_) => socket.set_freebind_v4(true),
+        SocketAddr::V6(_) => socket.set_freebind_v6(true),
     }
 }
 
@@ -275,6 +293,14 @@ mod tests {
         gate.set_shut(false).unwrap();
         gate.set_shut(false).unwrap();
         assert!(held_off.await.is_ok(), "it tried again by itself");
+    }
+
+    #[tokio::test]
+    async fn a_udp_socket_waits_at_an_address_that_is_not_there_yet() {
+        // Kept for documentation (RFC 5737): no host has it.
+        let addr = "192.0.2.7:0".parse().unwrap();
+        assert_eq!(OsNet.udp(addr).await.unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
+        assert_eq!(OsNet.udp_ahead(addr).await.unwrap().local_addr().unwrap().ip(), addr.ip());
     }
 
     #[tokio::test]

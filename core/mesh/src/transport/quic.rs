@@ -22,7 +22,7 @@ use super::timer::QuicRuntime;
 use super::tls::Tls;
 use super::{CallError, Shared, call, message, ping};
 use crate::identity::{Certified, Identity};
-use crate::seam::World;
+use crate::seam::{Chance, World};
 
 /// A dial is given up early, so that the next one starts with fresh timers: when a partition heals, an old handshake may be waiting
 /// in a backoff of more than a second.
@@ -116,20 +116,21 @@ pub(super) fn endpoint(
         .max_incoming(INCOMING_MAX)
         .incoming_buffer_size(INCOMING_BYTES_MAX)
         .incoming_buffer_size_total(INCOMING_BYTES_TOTAL_MAX);
-    let config = endpoint_config(world, identity);
+    let config = endpoint_config(world.chance.as_ref(), &identity.reset_seed);
     let endpoint = Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(QuicRuntime))?;
     Ok((endpoint, Dialing::new(&client)?))
 }
 
-fn endpoint_config(world: &World, identity: &Identity) -> quinn::EndpointConfig {
-    let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &identity.reset_seed);
+/// How an endpoint names connections, and by what it resets those of its former life: the same as long as `reset_seed` is.
+pub fn endpoint_config(chance: &dyn Chance, reset_seed: &[u8]) -> quinn::EndpointConfig {
+    let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, reset_seed);
     // Derived, because connection ids are seen on the wire and reveal their key.
     let derived = ring::hmac::sign(&reset_key, b"connection ids");
     let mut cid_key = [0; 8];
     cid_key.copy_from_slice(&derived.as_ref()[..8]);
     let cid_key = u64::from_le_bytes(cid_key);
     let mut seed = [0; 32];
-    world.chance.fill(&mut seed);
+    chance.fill(&mut seed);
     let mut config = quinn::EndpointConfig::new(Arc::new(reset_key));
     // A restarted node resets the connections of its former life only with both: with random ids it would drop their packets before
     // it thinks of resetting them.

@@ -18,7 +18,7 @@ use crate::seam::real::SystemSocket;
 
 /// The runtime of a QUIC endpoint. Its time is tokio's, hence virtual in simulation.
 #[derive(Debug)]
-pub(super) struct QuicRuntime;
+pub struct QuicRuntime;
 
 impl Runtime for QuicRuntime {
     fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {

@@ -262,6 +262,10 @@ impl Host for RealHost {
         Box::pin(async move { Ok(Datagrams::new(self.net.udp(addr).await?)) })
     }
 
+    fn udp_ahead(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Datagrams>> {
+        Box::pin(async move { Ok(Datagrams::new(self.net.udp_ahead(addr).await?)) })
+    }
+
     fn listen(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
         self.net.listen(addr)
     }

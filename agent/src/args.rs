@@ -46,6 +46,9 @@ pub struct NodeArgs {
     /// Port of HTTPS on nodes that balance load [default: 443]
     #[arg(long, env = "HIRSEL_HTTPS_PORT")]
     pub https_port: Option<u16>,
+    /// Whether nodes that balance load offer HTTP/3 beside HTTPS, on the same port over UDP [default: true]
+    #[arg(long, env = "HIRSEL_HTTP3", value_name = "true|false", hide_possible_values = true)]
+    pub http3: Option<bool>,
     /// Address or network of balancers before this one, which say by the PROXY protocol whom they connect for, on both ports; may be
     /// given several times
     #[arg(long, env = "HIRSEL_ACCEPT_PROXY", value_name = "IP[/BITS]", value_delimiter = ',')]

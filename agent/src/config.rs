@@ -78,6 +78,7 @@ struct File {
 struct LbFile {
     http_port: Option<u16>,
     https_port: Option<u16>,
+    http3: Option<bool>,
     accept_proxy: Vec<String>,
 }
 
@@ -166,6 +167,7 @@ impl Config {
                 mesh_port: bind.port(),
                 http_port: args.http_port.or(file.lb.http_port).unwrap_or(defaults.http_port),
                 https_port: args.https_port.or(file.lb.https_port).unwrap_or(defaults.https_port),
+                http3: args.http3.or(file.lb.http3).unwrap_or(defaults.http3),
                 accept_proxy: blocks(args.accept_proxy.iter().chain(&file.lb.accept_proxy))?,
                 port_first,
                 port_last,
@@ -273,12 +275,15 @@ mod tests {
     fn flags_beat_the_file_and_an_unknown_key_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("hirsel.toml");
-        std::fs::write(&path, "name = \"a\"\nzone = \"z\"\n[lb]\nhttp_port = 81\n").unwrap();
+        std::fs::write(&path, "name = \"a\"\nzone = \"z\"\n[lb]\nhttp_port = 81\nhttp3 = false\n").unwrap();
         let mut args = NodeArgs { config: Some(path.clone()), addr: Some("127.0.0.3".into()), ..NodeArgs::default() };
         args.zone = Some("y".into());
         let config = Config::load(&args, None).unwrap();
         assert_eq!((config.name.as_str(), config.zone.as_str(), config.roles.http_port), ("a", "y", 81));
         assert_eq!(config.instance_host, config.bind.ip());
+        assert!(!config.roles.http3);
+        args.http3 = Some(true);
+        assert!(Config::load(&args, None).unwrap().roles.http3);
         std::fs::write(&path, "nmae = \"a\"\n").unwrap();
         assert!(format!("{:#}", Config::load(&args, None).unwrap_err()).contains("nmae"));
     }

@@ -42,10 +42,16 @@ pub struct Client {
     pub gauge: Arc<Gauge>,
     /// What is written into each of its requests.
     pub lines: ClientLines,
+    /// Nobody between it and us spoke for it: what we say of ourselves is true where it stands.
+    pub direct: bool,
+    /// The connection as it was when it came, where the client's address has changed since: all but the address is kept there.
+    first: Option<Arc<Client>>,
     will: AtomicU8,
     /// Requests under way.
     busy: AtomicU32,
-    /// It speaks in frames (HTTP/2): bytes between two requests are no head.
+    /// It comes over QUIC.
+    quic: bool,
+    /// It speaks in frames (HTTP/2, HTTP/3): bytes between two requests are no head.
     framed: AtomicBool,
     /// Requests that were given up since the last sweep.
     given_up: AtomicU32,
@@ -63,8 +69,11 @@ impl Client {
         Self {
             gauge: Arc::default(),
             lines,
+            direct: true,
+            first: None,
             will: AtomicU8::new(Will::Go as u8),
             busy: AtomicU32::new(0),
+            quic: false,
             framed: AtomicBool::new(false),
             given_up: AtomicU32::new(0),
             tls: OnceLock::new(),
@@ -73,9 +82,22 @@ impl Client {
         }
     }
 
+    /// The same connection with another address of its client, for the requests that come from now on.
+    pub fn moved(self: &Arc<Self>, lines: ClientLines) -> Self {
+        let first = self.first().clone();
+        let tls = OnceLock::new();
+        first.tls().map(|word| tls.set(word));
+        Self { gauge: first.gauge.clone(), direct: first.direct, tls, first: Some(first), ..Self::new(lines, None) }
+    }
+
+    fn first(self: &Arc<Self>) -> &Arc<Self> {
+        self.first.as_ref().unwrap_or(self)
+    }
+
     /// How it is to go on.
     pub fn will(&self) -> Will {
-        match self.will.load(Ordering::Acquire) {
+        let will = self.first.as_ref().map_or(&self.will, |first| &first.will);
+        match will.load(Ordering::Acquire) {
             0 => Will::Go,
             1 => Will::Finish,
             _ => Will::End,
@@ -86,6 +108,18 @@ impl Client {
     pub fn tell(&self, will: Will) {
         self.will.fetch_max(will as u8, Ordering::AcqRel);
         self.gauge.nudge();
+    }
+
+    /// It comes over QUIC.
+    pub fn over_quic(mut self) -> Self {
+        self.quic = true;
+        self.framed = AtomicBool::new(true);
+        self
+    }
+
+    /// Whether it comes over QUIC.
+    pub fn is_over_quic(&self) -> bool {
+        self.quic
     }
 
     /// It speaks HTTP/2.
@@ -110,8 +144,9 @@ impl Client {
 
     /// A request came; it is under way until what is returned is dropped.
     pub fn begin(self: &Arc<Self>) -> Busy {
-        self.busy.fetch_add(1, Ordering::Relaxed);
-        Busy { client: self.clone(), answered: false }
+        let client = self.first().clone();
+        client.busy.fetch_add(1, Ordering::Relaxed);
+        Busy { client, answered: false }
     }
 
     /// A request was given up before it was answered.
@@ -265,6 +300,22 @@ mod tests {
             patient.sweep(&mut Seen::default());
         }
         assert_eq!(patient.will(), Will::Go);
+    }
+
+    #[test]
+    fn a_client_that_moves_is_counted_as_one() {
+        let lines = |addr: &str| ClientLines::new(addr.parse().unwrap(), true);
+        let first = Arc::new(Client::new(lines("127.0.0.1:1"), None));
+        let moved = Arc::new(first.moved(lines("127.0.0.2:1")));
+        let again = Arc::new(moved.moved(lines("127.0.0.3:1")));
+        assert_eq!(again.lines.ip.to_string(), "127.0.0.3");
+        let busy = again.begin();
+        assert!(first.is_busy());
+        drop(busy);
+        for _ in 0..GIVEN_UP_MAX {
+            drop(moved.begin());
+        }
+        assert_eq!((first.will(), again.will()), (Will::End, Will::End));
     }
 
     #[test]

@@ -49,8 +49,8 @@ impl Floating {
         }
     }
 
-    /// Listens at these addresses and no others, but for those that this host still has; with HTTPS or without.
-    pub async fn open(&mut self, wanted: &BTreeSet<IpAddr>, https: bool, proxy: &Arc<Proxy>) {
+    /// Listens at these addresses and no others, but for those that this host still has; with HTTPS and HTTP/3 or without.
+    pub async fn open(&mut self, wanted: &BTreeSet<IpAddr>, https: bool, http3: bool, proxy: &Arc<Proxy>) {
         self.told_to_stop = None;
         let held = self.context.floating.held.borrow().clone();
         let apart: Vec<IpAddr> = wanted.iter().copied().filter(|address| !self.is_covered(*address)).collect();
@@ -68,6 +68,7 @@ impl Floating {
                 true => secure.open(proxy).await,
                 false => secure.close(),
             }
+            secure.offer(http3).await;
         }
         let unwanted =
             self.fronts.iter_mut().filter(|(address, _)| !wanted.contains(address) && !held.contains(address));
@@ -123,7 +124,7 @@ impl Floating {
     pub fn trouble(&self) -> Option<String> {
         self.fronts.values().flatten().find_map(|front| match front.state() {
             State::Barred { message, .. } => Some(message.clone()),
-            State::Closed | State::Open | State::Stopping { .. } => None,
+            State::Closed | State::Open | State::Stopping { .. } => front.unoffered().map(str::to_owned),
         })
     }
 

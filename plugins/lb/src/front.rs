@@ -13,6 +13,7 @@ use rustls::ServerConfig;
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
+use crate::http3;
 use crate::proxy::Proxy;
 use crate::serve::{STOP_WITHIN, Server};
 
@@ -39,6 +40,8 @@ pub struct Front {
     shut: bool,
     /// Ends the connections that are open then.
     ending: Option<JoinHandle<()>>,
+    /// Why HTTP/3 could not be offered beside, and when that is tried again.
+    unoffered: Option<Unoffered>,
     context: Context,
 }
 
@@ -65,6 +68,13 @@ pub enum State {
     },
 }
 
+/// HTTP/3 could not be offered.
+struct Unoffered {
+    message: String,
+    again_at: Timestamp,
+    pause: Duration,
+}
+
 impl Front {
     /// A port that is closed; over TLS if there is a `tls`.
     pub fn new(context: &Context, port: u16, tls: Option<Arc<ServerConfig>>) -> Self {
@@ -78,6 +88,7 @@ impl Front {
             gate: None,
             shut: false,
             ending: None,
+            unoffered: None,
             context: context.clone(),
         }
     }
@@ -102,7 +113,7 @@ impl Front {
         let now = self.context.clock.now();
         let pause = match &self.state {
             State::Open if !self.is_broken() && self.shut => return,
-            State::Open if !self.is_broken() => return self.with_server(Server::go_on).unwrap_or_default(),
+            State::Open if !self.is_broken() => return self.with_server(|it| it.go_on()).unwrap_or_default(),
             State::Barred { again_at, .. } if now < *again_at => return,
             State::Barred { pause, .. } => (*pause * 2).min(LISTEN_AGAIN_MAX),
             State::Closed | State::Stopping { .. } | State::Open => LISTEN_AGAIN_FIRST,
@@ -132,8 +143,48 @@ impl Front {
         }
     }
 
+    /// Offers HTTP/3 beside HTTPS while that is open, or does not any more. Where it cannot, HTTPS goes on without.
+    pub async fn offer(&mut self, wanted: bool) {
+        let State::Open = self.state else { return };
+        let Some(tls) = self.tls.clone().filter(|_| wanted) else {
+            self.unoffered = None;
+            self.with_server(Server::withdraw);
+            return;
+        };
+        let (now, before) = (self.context.clock.now(), self.unoffered.take());
+        if self.with_server(|server| server.offers()).unwrap_or(true) {
+            return;
+        }
+        let pause = match before {
+            Some(before) if now < before.again_at => return self.unoffered = Some(before),
+            Some(before) => (before.pause * 2).min(LISTEN_AGAIN_MAX),
+            None => LISTEN_AGAIN_FIRST,
+        };
+        match http3::open(&self.context, self.addr, self.ahead, &tls).await {
+            Ok(endpoint) => {
+                let words = http3::announcement(self.addr.port());
+                self.with_server(|server| server.offer(endpoint, words));
+                info!(addr = %self.addr, "load balancer offers HTTP/3");
+            }
+            Err(error) => {
+                if pause == LISTEN_AGAIN_FIRST {
+                    warn!(addr = %self.addr, %error, "load balancer cannot offer HTTP/3");
+                }
+                let message = cannot_offer(self.addr, &error);
+                self.unoffered = Some(Unoffered { message, again_at: now + pause, pause });
+                self.wake_after(pause);
+            }
+        }
+    }
+
+    /// Why HTTP/3 is not offered though it should be.
+    pub fn unoffered(&self) -> Option<&str> {
+        self.unoffered.as_ref().map(|unoffered| &*unoffered.message)
+    }
+
     /// Ends what is under way, then listens no more.
     pub fn close(&mut self) {
+        self.unoffered = None;
         let now = self.context.clock.now();
         match &self.state {
             State::Closed => {}
@@ -141,7 +192,7 @@ impl Front {
             State::Open => {
                 // It is the port once more.
                 self.gate = None;
-                self.with_server(Server::stop);
+                self.with_server(|server| server.stop());
                 self.state = State::Stopping { until: now + STOP_WITHIN };
                 self.wake_after(STOP_WITHIN);
                 info!(addr = %self.addr, "load balancer stops");
@@ -162,6 +213,7 @@ impl Front {
             return debug!(addr = %self.addr, %error, "the port stays as open as it was");
         }
         self.shut = shut;
+        self.with_server(|server| server.hold_off(shut));
         if let Some(ending) = self.ending.take() {
             ending.abort();
         }
@@ -174,13 +226,13 @@ impl Front {
                 }
             }));
         } else {
-            self.with_server(Server::go_on);
+            self.with_server(|server| server.go_on());
         }
     }
 
     /// How many client connections are open.
     pub fn clients(&self) -> usize {
-        self.with_server(Server::clients).unwrap_or(0)
+        self.with_server(|server| server.clients()).unwrap_or(0)
     }
 
     /// Ends everything at once.
@@ -198,11 +250,11 @@ impl Front {
     }
 
     fn is_broken(&self) -> bool {
-        self.with_server(Server::is_broken).unwrap_or(true)
+        self.with_server(|server| server.is_broken()).unwrap_or(true)
     }
 
-    fn with_server<T>(&self, ask: impl FnOnce(&Server) -> T) -> Option<T> {
-        self.server.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(ask)
+    fn with_server<T>(&self, ask: impl FnOnce(&mut Server) -> T) -> Option<T> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(ask)
     }
 
     fn set_server(&self, server: Option<Server>) {
@@ -222,6 +274,17 @@ impl Front {
 impl fmt::Debug for Front {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Front").field("addr", &self.addr).field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+fn cannot_offer(addr: SocketAddr, error: &io::Error) -> String {
+    let (port, ip) = (addr.port(), addr.ip());
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "no HTTP/3: port {port}/udp on {ip} is taken by another program; free it (ss -lunp 'sport = :{port}' names it), or \
+             say `http3 = false` under [lb] in the agent's file"
+        ),
+        _ => format!("no HTTP/3: could not open port {port}/udp on {ip}: {error}"),
     }
 }
 

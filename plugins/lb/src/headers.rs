@@ -121,7 +121,7 @@ pub fn prepare_request(parts: &mut Parts, client: &ClientLines, upgrade: Option<
         let path = parts.uri.path_and_query().cloned().ok_or(BadHead::Target)?;
         parts.uri = Uri::from(path);
     }
-    if parts.version == Version::HTTP_2 {
+    if parts.version >= Version::HTTP_2 {
         join_cookies(&mut parts.headers);
     }
     parts.version = Version::HTTP_11;
@@ -151,7 +151,7 @@ pub fn prepare_request(parts: &mut Parts, client: &ClientLines, upgrade: Option<
     Ok(())
 }
 
-/// HTTP/2 lets a client send its cookies in pieces; HTTP/1.1 knows one line of them (RFC 9113, section 8.2.3).
+/// HTTP/2 and HTTP/3 let a client send its cookies in pieces; HTTP/1.1 knows one line of them (RFC 9113, section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let mut lines = headers.get_all(COOKIE).iter();
     if let (Some(_), Some(_)) = (lines.next(), lines.next()) {

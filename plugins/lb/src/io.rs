@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use futures::task::AtomicWaker;
@@ -26,6 +26,8 @@ pub struct Gauge {
     read_bytes: AtomicU64,
     written_bytes: AtomicU64,
     write_stuck: AtomicBool,
+    /// Of a connection with streams of its own: how many of them wait for room.
+    streams_stuck: AtomicU32,
     driver: AtomicWaker,
 }
 
@@ -42,7 +44,7 @@ impl Gauge {
 
     /// Whether the last write found no room: the other end does not read.
     pub fn is_write_stuck(&self) -> bool {
-        self.write_stuck.load(Ordering::Relaxed)
+        self.write_stuck.load(Ordering::Relaxed) || self.streams_stuck.load(Ordering::Relaxed) > 0
     }
 
     /// A number that changes whenever something went through.
@@ -53,6 +55,19 @@ impl Gauge {
     /// Notes that so many bytes came or went that no stream of its own counts.
     pub fn note(&self, bytes: usize) {
         self.read_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Notes that a stream of the connection wrote so many bytes.
+    pub fn wrote(&self, bytes: usize) {
+        self.written_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Notes that one more stream of the connection waits for room, or one less.
+    pub fn waits(&self, one_more: bool) {
+        match one_more {
+            true => self.streams_stuck.fetch_add(1, Ordering::Relaxed),
+            false => self.streams_stuck.fetch_sub(1, Ordering::Relaxed),
+        };
     }
 
     /// Forgets the task to wake.

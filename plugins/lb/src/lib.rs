@@ -1,13 +1,13 @@
 //! The load balancer role: the way in.
 //!
-//! Requests come in over HTTP/1.1 or HTTP/2, in clear or over TLS, find their service by host, path and more, and are forwarded to one of its
+//! Requests come in over HTTP/1.1 or HTTP/2, in clear or over TLS, or over HTTP/3, find their service by host, path and more, and are forwarded to one of its
 //! instances. A killed instance or node shall cost no idempotent request: a connection failure is tried elsewhere, a failure ejects at
 //! once, a request that can be told again is told again, and a small answer is held until it is whole.
 //!
 //! Where to start: [`proxy`] is the path of one request. It asks [`table`] (one immutable routing table, swapped whole) where to go,
 //! [`ways`] which route takes it, [`sharing`], [`balance`], [`eject`] and [`replay`] (pure decisions) whom to choose and when to try again, and
 //! [`upstream`] (connections to instances, kept in a [`pool`]) or [`links`] (those that carry many at once) to carry it. [`serve`] takes connections on a [`front`], with a certificate of [`tls`] if it is that
-//! of HTTPS; [`role`] makes the host match the order.
+//! of HTTPS, and [`http3`] the same beside it; [`role`] makes the host match the order.
 //!
 //! Deliberately absent: TLS towards instances, caching, DNS. The plugin knows no other plugin: where instances are it learns
 //! from its order, and how they are from the reports of their nodes.
@@ -28,7 +28,9 @@ pub mod floating;
 pub mod front;
 pub mod grpc;
 pub mod headers;
+pub mod http3;
 pub mod ids;
+pub mod incoming;
 pub mod instance;
 pub mod io;
 pub mod links;

@@ -18,7 +18,7 @@ use hirsel_role::{Doors, Host, Spawner};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, Version};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::watch;
 
@@ -30,6 +30,7 @@ use crate::challenge::Challenges;
 use crate::client::Client;
 use crate::grpc;
 use crate::headers::{self, BadHead};
+use crate::incoming::Incoming;
 use crate::metrics::Metrics;
 use crate::pages;
 use crate::probe;
@@ -149,7 +150,7 @@ impl Proxy {
         }
         let mut account = Account::begin(&self.seer, client, &request);
         let asks_for_head = request.method() == Method::HEAD;
-        let calls = request.version() == Version::HTTP_2 && grpc::is_call(request.headers());
+        let calls = request.version() >= Version::HTTP_2 && grpc::is_call(request.headers());
         let mut answer = match self.challenges.answer(&request) {
             Some(answer) => answer,
             None => self.forward(client, request, &mut account).await,

@@ -9,6 +9,7 @@ use hirsel_model::RoleName;
 use hirsel_model::order::{Order, Work};
 use hirsel_model::report::{RoleFacts, RoleReport, RoleState};
 use hirsel_role::{Context, Plugin, Role};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::challenge::Challenges;
@@ -56,6 +57,10 @@ struct LbRole {
     proxy: Arc<Proxy>,
     certificates: Arc<Certificates>,
     challenges: Challenges,
+    /// Whether HTTP/3 is wanted on this node.
+    http3: bool,
+    /// Whether the agent is about to end.
+    ending: watch::Receiver<bool>,
     http: Front,
     https: Front,
     ports: Ports,
@@ -74,6 +79,7 @@ impl LbRole {
         certificates.show(&context.certificates.borrow());
         let http = Front::new(&context, context.config.http_port, None);
         let https = Front::new(&context, context.config.https_port, Some(certificates.config()));
+        let (http3, ending) = (context.config.http3, context.ending.clone());
         let ports = Ports::new(&context, &proxy, of_ports);
         let servers = Servers::new(Mutex::new(vec![http.server(), https.server()]));
         let floating = Floating::new(&context, certificates.config(), servers.clone());
@@ -82,10 +88,11 @@ impl LbRole {
             context.spawner.spawn(keep_certificates(certificates.clone(), context.clone())),
             context.spawner.spawn(sweep(proxy.clone(), servers)),
             context.spawner.spawn(floating::listen_to_host(context.clone())),
+            context.spawner.spawn(look_when_it_ends(context.clone())),
             context.spawner.spawn(proxy.seer.log.clone().write(context.host.clone())),
             context.spawner.spawn(proxy.seer.syslog.clone().send(context.host.clone())),
         ];
-        Self { proxy, certificates, challenges, http, https, ports, floating, background }
+        Self { proxy, certificates, challenges, http3, ending, http, https, ports, floating, background }
     }
 
     async fn step(&mut self, order: &Order) -> RoleReport {
@@ -103,7 +110,8 @@ impl LbRole {
                     true => self.https.open(&self.proxy).await,
                     false => self.https.close(),
                 }
-                self.floating.open(&work.addresses, secure, &self.proxy).await;
+                self.https.offer(self.offers_http3()).await;
+                self.floating.open(&work.addresses, secure, self.offers_http3(), &self.proxy).await;
             }
             Work::Lb(_) | Work::None | Work::Compute(_) | Work::Dns(_) | Work::Address(_) => {
                 if self.floating.lingers() {
@@ -126,6 +134,12 @@ impl LbRole {
         self.report()
     }
 
+    /// What is passed on encrypted comes over TCP alone. While the agent ends, clients are told so: of a connection over QUIC nobody else
+    /// would tell them that it is gone.
+    fn offers_http3(&self) -> bool {
+        self.http3 && !self.certificates.is_empty() && !*self.ending.borrow()
+    }
+
     fn is_closed(&self) -> bool {
         let fronts = [&self.http, &self.https];
         self.ports.is_closed()
@@ -136,7 +150,7 @@ impl LbRole {
     fn report(&self) -> RoleReport {
         let https = match self.https.state() {
             State::Barred { message, .. } => Some(format!("no HTTPS: {message}")),
-            State::Closed | State::Open | State::Stopping { .. } => None,
+            State::Closed | State::Open | State::Stopping { .. } => self.https.unoffered().map(str::to_owned),
         };
         let unusable = || {
             let (name, words) = self.certificates.unusable().pop_first()?;
@@ -184,7 +198,7 @@ impl Drop for LbRole {
 }
 
 /// Hands what is heard of the nodes to the routing table as soon as it is heard.
-async fn listen_to_news(proxy: Arc<Proxy>, mut live: tokio::sync::watch::Receiver<Arc<hirsel_role::Live>>) {
+async fn listen_to_news(proxy: Arc<Proxy>, mut live: watch::Receiver<Arc<hirsel_role::Live>>) {
     loop {
         live.mark_unchanged();
         proxy.routes.hear();
@@ -206,6 +220,13 @@ async fn keep_certificates(certificates: Arc<Certificates>, context: Context) {
             return;
         }
         certificates.show(&bundles.borrow_and_update().clone());
+        context.wake.notify_one();
+    }
+}
+
+/// Asks for another look when the agent is about to end.
+async fn look_when_it_ends(mut context: Context) {
+    if context.ending.wait_for(|ending| *ending).await.is_ok() {
         context.wake.notify_one();
     }
 }

@@ -13,14 +13,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use hirsel_mesh::seam::{BoxStream, Listener};
 use hirsel_role::Spawner;
-use http::{Request, Response};
-use hyper::body::Incoming;
+use http::header::ALT_SVC;
+use http::{HeaderValue, Request, Response};
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
+use quinn::Endpoint;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -32,6 +34,8 @@ use crate::behind;
 use crate::challenge::ACME_TLS;
 use crate::client::{Client, Seen, Will};
 use crate::headers::ClientLines;
+use crate::http3::Beside;
+use crate::incoming::Incoming;
 use crate::io::Gauged;
 use crate::passthrough::{self, Looked, Rewound};
 use crate::proxy::Proxy;
@@ -47,20 +51,20 @@ pub const CLIENTS_MAX: usize = 10_000;
 const READ_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// Longest head of a request. Half of it is the usual limit; cookies of large sites come near that.
-const HEAD_BYTES_MAX: usize = 32 * 1024;
+pub(crate) const HEAD_BYTES_MAX: usize = 32 * 1024;
 
 /// What a client of HTTP/2 begins with, if it knows that we speak it.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Requests that one HTTP/2 connection may have under way (RFC 9113, section 6.5.2, advises against fewer).
-const STREAMS_MAX: u32 = 100;
+/// Requests that one connection of HTTP/2 or HTTP/3 may have under way (RFC 9113, section 6.5.2, advises against fewer).
+pub(crate) const STREAMS_MAX: u32 = 100;
 
 /// What a client may send of one body before anybody takes it: a hundred megabits per second from five milliseconds away.
-const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 
 /// The same for all bodies of one connection. Half of it is what small pieces may cost beyond their bytes before the connection is ended
 /// as an attack: two thousand messages of some bytes each that an instance has not taken yet.
-const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 
 /// Most of one answer that waits for a client to take it.
 const SEND_BUFFER_BYTES_MAX: usize = 64 * 1024;
@@ -76,14 +80,20 @@ pub const STOP_WITHIN: Duration = Duration::from_secs(30);
 pub struct Server {
     shared: Arc<Shared>,
     accepting: JoinHandle<()>,
+    /// The same over QUIC, while that is offered.
+    beside: Option<Beside>,
 }
 
-struct Shared {
-    proxy: Arc<Proxy>,
-    spawner: Spawner,
+pub(crate) struct Shared {
+    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) spawner: Spawner,
     tls: Option<TlsAcceptor>,
     clients: Mutex<Clients>,
-    slots: Arc<Semaphore>,
+    pub(crate) slots: Arc<Semaphore>,
+    /// Where else the same is answered (RFC 7838), while HTTP/3 is offered.
+    alternative: ArcSwapOption<HeaderValue>,
+    /// Whoever wants to connect over QUIC is neither let in nor refused.
+    pub(crate) shut: AtomicBool,
     stopping: AtomicBool,
     /// Told when the last connection has ended while stopping.
     idle: Arc<Notify>,
@@ -110,16 +120,49 @@ impl Server {
             tls: tls.map(TlsAcceptor::from),
             clients: Mutex::default(),
             slots: Arc::new(Semaphore::new(CLIENTS_MAX)),
+            alternative: ArcSwapOption::empty(),
+            shut: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             idle,
         });
         let accepting = spawner.spawn(accept(listener, shared.clone()));
-        Self { shared, accepting }
+        Self { shared, accepting, beside: None }
+    }
+
+    /// Offers HTTP/3 as well, over `endpoint`, and says so to others in these words.
+    pub fn offer(&mut self, endpoint: Endpoint, words: HeaderValue) {
+        self.beside = Some(Beside::start(endpoint, self.shared.clone()));
+        self.shared.alternative.store(Some(Arc::new(words)));
+    }
+
+    /// Whether it offers HTTP/3.
+    pub fn offers(&self) -> bool {
+        self.beside.as_ref().is_some_and(|beside| !beside.is_broken())
+    }
+
+    /// Offers it no more: nobody is let in, and who is there finishes.
+    pub fn withdraw(&mut self) {
+        if self.beside.take().is_some() {
+            self.shared.alternative.store(None);
+            self.shared.clients().open.values().for_each(|(client, _)| {
+                if client.is_over_quic() {
+                    client.tell(Will::Finish);
+                }
+            });
+        }
+    }
+
+    /// Holds off who wants to connect over QUIC, or does not any more.
+    pub fn hold_off(&self, shut: bool) {
+        self.shared.shut.store(shut, Ordering::SeqCst);
     }
 
     /// Stops listening; connections end after the request under way, idle ones at once.
     pub fn stop(&self) {
         self.accepting.abort();
+        if let Some(beside) = &self.beside {
+            beside.stop();
+        }
         self.shared.stopping.store(true, Ordering::SeqCst);
         self.tell_all(Will::Finish);
     }
@@ -140,6 +183,9 @@ impl Server {
     pub fn end(&self) {
         self.stop();
         self.tell_all(Will::End);
+        if let Some(beside) = &self.beside {
+            beside.end();
+        }
     }
 
     /// How many client connections are open.
@@ -203,7 +249,8 @@ async fn accept(mut listener: Box<dyn Listener>, shared: Arc<Shared>) {
 /// Serves one connection until it ends.
 async fn serve(mut stream: BoxStream, remote: SocketAddr, shared: Arc<Shared>, slot: OwnedSemaphorePermit) {
     let mut from = remote;
-    if shared.proxy.trusts(remote.ip()) {
+    let trusted = shared.proxy.trusts(remote.ip());
+    if trusted {
         // Apart, so that no other connection carries room for it.
         match Box::pin(behind::told(&mut stream)).await {
             Ok((header, begun)) => {
@@ -219,7 +266,9 @@ async fn serve(mut stream: BoxStream, remote: SocketAddr, shared: Arc<Shared>, s
             }
         }
     }
-    let client = Arc::new(Client::new(ClientLines::new(from, shared.tls.is_some()), Some(slot)));
+    let mut client = Client::new(ClientLines::new(from, shared.tls.is_some()), Some(slot));
+    client.direct = !trusted;
+    let client = Arc::new(client);
     let _registered = Registered::new(&shared, &client);
     let stream = Gauged::new(stream, client.gauge.clone());
     let ended = match &shared.tls {
@@ -235,7 +284,7 @@ async fn serve(mut stream: BoxStream, remote: SocketAddr, shared: Arc<Shared>, s
 async fn serve_clear(
     mut stream: Gauged,
     client: &Arc<Client>,
-    shared: &Shared,
+    shared: &Arc<Shared>,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let begins = poll_fn(|cx| {
         client.gauge.driven_by(cx);
@@ -250,7 +299,7 @@ async fn serve_clear(
     match begins.await? {
         None => Ok(()),
         Some(true) => serve_http_2(stream, client, shared).await,
-        Some(false) => serve_http_1(stream, client, &shared.proxy).await,
+        Some(false) => serve_http_1(stream, client, shared).await,
     }
 }
 
@@ -259,7 +308,7 @@ async fn serve_tls(
     stream: Gauged,
     tls: &TlsAcceptor,
     client: &Arc<Client>,
-    shared: &Shared,
+    shared: &Arc<Shared>,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let mut stream = Rewound::new(stream);
     if shared.proxy.passes_any() {
@@ -286,7 +335,7 @@ async fn serve_tls(
         return Ok(());
     }
     if protocol != Some(HTTP_2) {
-        return serve_http_1(stream, client, &shared.proxy).await;
+        return serve_http_1(stream, client, shared).await;
     }
     serve_http_2(stream, client, shared).await
 }
@@ -294,7 +343,7 @@ async fn serve_tls(
 async fn serve_http_2(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     client: &Arc<Client>,
-    shared: &Shared,
+    shared: &Arc<Shared>,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     client.speaks_in_frames();
     let connection = http2::Builder::new(On(shared.spawner.clone()))
@@ -306,7 +355,7 @@ async fn serve_http_2(
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), answering(client.clone(), shared.proxy.clone()));
+        .serve_connection(TokioIo::new(stream), answering(client.clone(), shared.clone()));
     drive(connection, client, |connection| connection.graceful_shutdown()).await?;
     Ok(())
 }
@@ -314,14 +363,14 @@ async fn serve_http_2(
 async fn serve_http_1(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     client: &Arc<Client>,
-    proxy: &Arc<Proxy>,
+    shared: &Arc<Shared>,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let connection = http1::Builder::new()
         // The wall clock belongs to people; an instance's own `Date` passes.
         .auto_date_header(false)
         .max_buf_size(READ_BUFFER_BYTES_MAX)
         .max_header_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), answering(client.clone(), proxy.clone()))
+        .serve_connection(TokioIo::new(stream), answering(client.clone(), shared.clone()))
         .with_upgrades();
     drive(connection, client, |connection| connection.graceful_shutdown()).await?;
     Ok(())
@@ -330,16 +379,26 @@ async fn serve_http_1(
 /// What hyper asks for an answer to each request of `client`.
 fn answering(
     client: Arc<Client>,
-    proxy: Arc<Proxy>,
+    shared: Arc<Shared>,
 ) -> impl Service<
-    Request<Incoming>,
+    Request<hyper::body::Incoming>,
     Response = Response<AnswerBody>,
     Error = Infallible,
     Future = impl Future<Output = Result<Response<AnswerBody>, Infallible>> + Send + 'static,
 > {
     service_fn(move |request| {
-        let (proxy, client) = (proxy.clone(), client.clone());
-        async move { Ok(proxy.answer(&client, request).await) }
+        let (shared, client) = (shared.clone(), client.clone());
+        async move {
+            let mut answer = shared.proxy.answer(&client, request.map(Incoming::Hyper)).await;
+            if client.lines.encrypted
+                && client.direct
+                && let Some(words) = &*shared.alternative.load()
+            {
+                // A program that names one by itself knows better.
+                answer.headers_mut().entry(ALT_SVC).or_insert_with(|| HeaderValue::clone(words));
+            }
+            Ok(answer)
+        }
     })
 }
 
@@ -378,13 +437,13 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for On {
 }
 
 /// A connection in the list of the server for as long as it is open.
-struct Registered {
+pub(crate) struct Registered {
     shared: Arc<Shared>,
     number: u64,
 }
 
 impl Registered {
-    fn new(shared: &Arc<Shared>, client: &Arc<Client>) -> Self {
+    pub(crate) fn new(shared: &Arc<Shared>, client: &Arc<Client>) -> Self {
         let number = {
             let mut clients = shared.clients();
             clients.next += 1;

@@ -13,7 +13,7 @@ use hirsel_mesh::seam::Clock;
 use hirsel_model::Timestamp;
 use hirsel_model::spec::Encoding;
 use http::HeaderMap;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 
 use crate::account::Account;
 use crate::actions::compress::encoder::{Encoded, Encoder, Room};
@@ -21,6 +21,7 @@ use crate::budget::Reserved;
 use crate::carrier::Carrier;
 use crate::client::Busy;
 use crate::grpc;
+use crate::incoming::Incoming;
 use crate::instance::Ticket;
 use crate::replay::Failure;
 use crate::upstream::Stage;
@@ -93,7 +94,7 @@ impl Limited {
                 }
             }
         }
-        polled.map_err(io::Error::other)
+        polled
     }
 }
 
@@ -108,7 +109,7 @@ impl Body for RequestBody {
                 RequestBody::Whole(bytes) if !bytes.is_empty() => Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 _ => Poll::Ready(None),
             },
-            RequestBody::Passing(incoming) => Pin::new(incoming).poll_frame(cx).map_err(io::Error::other),
+            RequestBody::Passing(incoming) => Pin::new(incoming).poll_frame(cx),
             RequestBody::Limited(limited) => limited.poll_frame(cx),
             RequestBody::Pieced(pieced) => pieced.poll_frame(cx),
         }

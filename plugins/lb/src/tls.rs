@@ -30,7 +30,7 @@ const PROTOCOLS: [&[u8]; 3] = [HTTP_2, b"http/1.1", ACME_TLS];
 pub const HTTP_2: &[u8] = b"h2";
 
 /// Sessions that a client may resume after it closed its connection; each holds some hundred bytes.
-const SESSIONS_MAX: usize = 10_000;
+pub const SESSIONS_MAX: usize = 10_000;
 
 /// The certificates of this load balancer.
 pub struct Certificates {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::Response;
 use http::header::{EXPECT, SET_COOKIE};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 
 use super::outbound::Outbound;
 use super::{Proxy, Taken, bad_head};
@@ -19,6 +19,7 @@ use crate::actions::errors::By;
 use crate::client::Client;
 use crate::grpc;
 use crate::headers;
+use crate::incoming::Incoming;
 use crate::pages;
 use crate::stream::AnswerBody;
 use crate::table::Origin;

@@ -36,13 +36,22 @@ impl Authority {
 
     /// The same, which offers what `provider` has in its order.
     pub fn client_with(&self, provider: CryptoProvider, protocols: &[&str]) -> TlsConnector {
+        TlsConnector::from(Arc::new(self.config(provider, protocols)))
+    }
+
+    /// The same, for whatever it is to be used with.
+    pub fn client_config(&self, protocols: &[&str]) -> ClientConfig {
+        self.config(rustls::crypto::ring::default_provider(), protocols)
+    }
+
+    fn config(&self, provider: CryptoProvider, protocols: &[&str]) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
         let config =
             ClientConfig::builder_with_provider(Arc::new(provider)).with_safe_default_protocol_versions().unwrap();
         let mut config = config.with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-        TlsConnector::from(Arc::new(config))
+        config
     }
 }
 

@@ -35,6 +35,7 @@ pub mod authority;
 pub mod backend;
 pub mod frames;
 pub mod haproxy;
+pub mod quic;
 pub mod wire;
 
 /// Nothing in these tests takes this long unless it hangs.
@@ -49,6 +50,8 @@ pub struct FakeHost {
     pub cut: Mutex<BTreeSet<SocketAddr>>,
     /// What was appended to the journal of requests.
     pub journal: Mutex<Vec<u8>>,
+    /// What was written into files.
+    pub files: Mutex<BTreeMap<String, Vec<u8>>>,
     /// It takes no more.
     pub is_full: std::sync::atomic::AtomicBool,
 }
@@ -106,11 +109,12 @@ impl Host for FakeHost {
     fn port_is_free(&self, _: SocketAddr) -> bool {
         true
     }
-    fn read(&self, _: &str) -> io::Result<Option<Vec<u8>>> {
-        Ok(None)
+    fn read(&self, path: &str) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.files.lock().unwrap().get(path).cloned())
     }
-    fn write(&self, _: &str, _: &[u8]) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn write(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
+        self.files.lock().unwrap().insert(path.to_owned(), bytes.to_vec());
+        Ok(())
     }
     fn remove(&self, _: &str) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
@@ -212,6 +216,8 @@ pub struct Bed {
     pub addr: SocketAddr,
     /// Where HTTPS is offered while there are certificates.
     pub https: SocketAddr,
+    /// Whether the agent is about to end.
+    pub ending: watch::Sender<bool>,
     pub certificates: watch::Sender<Arc<Bundles>>,
     pub challenges: watch::Sender<Arc<Challenges>>,
     pub host: Arc<FakeHost>,
@@ -239,15 +245,26 @@ impl Bed {
 
     /// One that lets these addresses say by the PROXY protocol whom they connect for.
     pub async fn configured(addr: SocketAddr, accept_proxy: &[&str]) -> Self {
-        let https = free_addr().await;
+        let accept_proxy = accept_proxy.iter().map(|block| block.parse().unwrap()).collect();
+        Self::with(addr, RoleConfig { accept_proxy, ..RoleConfig::default() }).await
+    }
+
+    /// One whose agent is configured like that, but for its ports.
+    pub async fn with(addr: SocketAddr, config: RoleConfig) -> Self {
+        Self::on(Arc::default(), addr, free_addr().await, config)
+    }
+
+    /// The same on a host that was there before, with both ports.
+    pub fn on(host: Arc<FakeHost>, addr: SocketAddr, https: SocketAddr, config: RoleConfig) -> Self {
         let (certificates, shown) = watch::channel(Arc::default());
+        let (ending, ended) = watch::channel(false);
         let (challenges, asked) = watch::channel(Arc::default());
         let mut live = Live::default();
         for node in [ME, OTHER] {
             live.nodes.insert(node, LiveNode { liveness: Liveness::Alive, ..LiveNode::default() });
         }
         let (live, hear) = watch::channel(Arc::new(live));
-        let (host, doors, wake) = (Arc::<FakeHost>::default(), Arc::<FakeDoors>::default(), Arc::<Notify>::default());
+        let (doors, wake) = (Arc::<FakeDoors>::default(), Arc::<Notify>::default());
         let registry = Arc::<Mutex<prometheus_client::registry::Registry>>::default();
         let clock = Arc::<Forward>::default();
         let requests = Window::default();
@@ -266,7 +283,7 @@ impl Bed {
             certificates: shown,
             challenges: asked,
             floating: Arc::default(),
-            ending: watch::channel(false).1,
+            ending: ended,
             voice: Arc::default(),
             doors: doors.clone(),
             clock: clock.clone(),
@@ -275,12 +292,7 @@ impl Bed {
             wake: wake.clone(),
             metrics: registry.clone(),
             requests: requests.clone(),
-            config: RoleConfig {
-                http_port: addr.port(),
-                https_port: https.port(),
-                accept_proxy: accept_proxy.iter().map(|block| block.parse().unwrap()).collect(),
-                ..RoleConfig::default()
-            },
+            config: RoleConfig { http_port: addr.port(), https_port: https.port(), ..config },
         };
         let order = Order {
             role: RoleName::lb(),
@@ -294,6 +306,7 @@ impl Bed {
             role,
             addr,
             https,
+            ending,
             certificates,
             challenges,
             host,

@@ -53,6 +53,9 @@ pub struct NodeArgs {
     /// given several times
     #[arg(long, env = "HIRSEL_ACCEPT_PROXY", value_name = "IP[/BITS]", value_delimiter = ',')]
     pub accept_proxy: Vec<String>,
+    /// Memory for answers that routes keep, on nodes that balance load; 0B for none [default: 64MiB]
+    #[arg(long, env = "HIRSEL_CACHE", value_name = "SIZE")]
+    pub cache: Option<String>,
     /// User that programs run as when the agent is root, or `self` for the agent's own [default: nobody]
     #[arg(long, env = "HIRSEL_RUN_AS", value_name = "USER")]
     pub run_as: Option<String>,

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use hirsel_model::control::limits::ACTION_LIST_MAX;
+use hirsel_model::manifest::size;
 use hirsel_model::spec::{Block, Capacity};
 use hirsel_model::{NodeName, ZoneName};
-use hirsel_role::{Addresses, RoleConfig};
+use hirsel_role::{Addresses, CACHE_BYTES, RoleConfig};
 use serde::Deserialize;
 
 use crate::args::NodeArgs;
@@ -23,6 +24,8 @@ pub const MESH_PORT: u16 = 7400;
 pub const CONFIG_FILE: &str = "/etc/hirsel/hirsel.toml";
 /// Where data is kept when no folder is named.
 pub const DATA_FOLDER: &str = "/var/lib/hirsel";
+/// More memory than this no host has.
+const CACHE_BYTES_MAX: u64 = 1 << 40;
 /// A node carries few labels; each travels in the control state.
 const LABELS_MAX: usize = 32;
 
@@ -80,6 +83,7 @@ struct LbFile {
     https_port: Option<u16>,
     http3: Option<bool>,
     accept_proxy: Vec<String>,
+    cache: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -169,6 +173,7 @@ impl Config {
                 https_port: args.https_port.or(file.lb.https_port).unwrap_or(defaults.https_port),
                 http3: args.http3.or(file.lb.http3).unwrap_or(defaults.http3),
                 accept_proxy: blocks(args.accept_proxy.iter().chain(&file.lb.accept_proxy))?,
+                cache_bytes: cache(args.cache.as_ref().or(file.lb.cache.as_ref()))?,
                 port_first,
                 port_last,
                 run_as: run_as(args.run_as.clone().or(file.compute.run_as)),
@@ -215,6 +220,16 @@ fn blocks<'a>(texts: impl Iterator<Item = &'a String>) -> Result<Vec<Block>> {
         bail!("{} blocks of addresses in accept_proxy exceed {ACTION_LIST_MAX}", blocks.len());
     }
     Ok(blocks)
+}
+
+/// Memory for answers that are kept.
+fn cache(text: Option<&String>) -> Result<u64> {
+    let Some(text) = text else { return Ok(CACHE_BYTES) };
+    let bytes = size(text).map_err(|why| anyhow!("cache: {why}"))?;
+    if bytes > CACHE_BYTES_MAX {
+        bail!("cache: {text:?} is more than 1TiB");
+    }
+    Ok(bytes)
 }
 
 /// Who programs run as. Only root can choose, and then it does not lend them its own power unless it is told to.
@@ -320,5 +335,19 @@ mod tests {
         assert!(is_refused(named), "it may not be run");
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
         assert_eq!(load(named).unwrap().roles.address_hook.as_deref(), Some(named));
+    }
+
+    #[test]
+    fn memory_for_answers_that_are_kept_is_named_by_a_flag_or_in_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hirsel.toml");
+        std::fs::write(&path, "name = \"a\"\n[lb]\ncache = \"1GiB\"\n").unwrap();
+        let args = NodeArgs { config: Some(path), addr: Some("127.0.0.3".into()), ..NodeArgs::default() };
+        assert_eq!(Config::load(&args, None).unwrap().roles.cache_bytes, 1 << 30);
+        let with = |text: &str| Config::load(&NodeArgs { cache: Some(text.into()), ..args.clone() }, None);
+        assert_eq!(with("0B").unwrap().roles.cache_bytes, 0);
+        for (text, says) in [("64", "cache: \"64\" has no unit"), ("2TiB", "cache: \"2TiB\" is more than 1TiB")] {
+            assert!(format!("{:#}", with(text).unwrap_err()).starts_with(says), "{text}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::fmt::Write;
 use hirsel_model::report::{
     AddressFacts, Bound, InstanceFacts, InstanceState, NodeReport, RoleFacts, RoleReport, RoleState,
 };
-use hirsel_model::{AppName, Generation, Incarnation, InstanceId, Revision, RoleName, ServiceName};
+use hirsel_model::{AppName, Generation, Incarnation, InstanceId, LogIndex, Revision, RoleName, ServiceName};
 use hirsel_role::{Addresses, Certificate, LiveNode};
 
 /// Longest text of one role. Beyond it instances are left out (and the role says so), for a gossip message carries everything.
@@ -135,6 +135,10 @@ fn write_role(role: &RoleReport) -> String {
             }
         }
     }
+    if role.purged > LogIndex(0) {
+        // An agent that knows nothing of it takes it for a service without a name, and passes it over.
+        let _ = write!(text, " !{}", role.purged);
+    }
     text
 }
 
@@ -165,11 +169,16 @@ fn read_role(name: &RoleName, text: &str) -> RoleReport {
     if *name == RoleName::address() {
         let held = words.filter_map(|word| word.parse().ok()).collect();
         let facts = RoleFacts::Address(AddressFacts { held, ..AddressFacts::default() });
-        return RoleReport { state, generation, message, facts };
+        return RoleReport { state, generation, message, facts, ..RoleReport::default() };
     }
     let mut instances = BTreeMap::new();
     let mut busy = BTreeMap::new();
+    let mut purged = LogIndex(0);
     for group in words {
+        if let Some(index) = group.strip_prefix('!') {
+            purged = LogIndex(index.parse().unwrap_or(0));
+            continue;
+        }
         let mut items = group.split(',');
         let Some((app, service)) = items.next().and_then(|word| word.split_once('/')) else { continue };
         let (Ok(app), Ok(service)) = (app.parse::<AppName>(), service.parse::<ServiceName>()) else { continue };
@@ -191,7 +200,7 @@ fn read_role(name: &RoleName, text: &str) -> RoleReport {
     } else {
         RoleFacts::None
     };
-    RoleReport { state, generation, message, facts }
+    RoleReport { state, generation, message, facts, purged }
 }
 
 /// `17r+20001.0.3`: number, state, health, port, restarts, revision.
@@ -261,11 +270,13 @@ mod tests {
                 (id("a/web/2"), InstanceFacts { healthy: false, state: InstanceState::Waiting, ..facts.clone() }),
                 (id("b/web/1"), facts),
             ])),
+            ..RoleReport::default()
         };
         let held = ["192.0.2.10", "2001:db8::10"].map(|text| text.parse().unwrap()).into();
         let facts = RoleFacts::Address(AddressFacts { held, ..AddressFacts::default() });
         let address = RoleReport { facts, message: Some("192.0.2.10: its hook ! failed".into()), ..compute.clone() };
-        let lb = RoleReport { facts: RoleFacts::Lb(BTreeMap::from([(id("a/web/1"), 4)])), ..compute.clone() };
+        let facts = RoleFacts::Lb(BTreeMap::from([(id("a/web/1"), 4)]));
+        let lb = RoleReport { facts, purged: LogIndex(71), ..compute.clone() };
         let report = NodeReport {
             version: 9,
             generation: Generation(8),

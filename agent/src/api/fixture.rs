@@ -175,7 +175,13 @@ pub fn facts(port: u16) -> InstanceFacts {
 
 /// What a node says that runs `instances`.
 pub fn seen(instances: &[(u64, u16)]) -> LiveNode {
-    let running = |facts| RoleReport { state: RoleState::Running, generation: Generation(5), message: None, facts };
+    let running = |facts| RoleReport {
+        state: RoleState::Running,
+        generation: Generation(5),
+        message: None,
+        facts,
+        ..RoleReport::default()
+    };
     let instances = instances.iter().map(|(number, port)| (instance_id(*number), facts(*port))).collect();
     let facts = RoleFacts::Compute(instances);
     LiveNode {

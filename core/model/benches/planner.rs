@@ -285,7 +285,13 @@ fn follow(view: &mut View) {
     for (node, facts) in &mut view.nodes {
         let generation = view.plan.generation;
         let compute = RoleFacts::Compute(runs.remove(node).unwrap_or_default());
-        let role = RoleReport { state: RoleState::Running, generation, message: None, facts: compute };
+        let role = RoleReport {
+            state: RoleState::Running,
+            generation,
+            message: None,
+            facts: compute,
+            ..RoleReport::default()
+        };
         let roles = BTreeMap::from([(RoleName::compute(), role)]);
         let report = NodeReport {
             version: 1,

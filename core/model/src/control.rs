@@ -16,6 +16,7 @@ use crate::grant::long::{Lengthened, LongGrants, Over};
 use crate::id::*;
 use crate::plan::Plan;
 use crate::planner::change::PlanChange;
+use crate::purge::{Purged, Purges};
 use crate::secret::{Sealed, SecretId, Secrets};
 use crate::spec::{AddressSpec, AppSpec, Availability, Former, NodeSpec, Replicas, RoleSpec, ServiceSpec, Spec};
 use crate::tag::Tag;
@@ -33,6 +34,7 @@ mod nodes;
 mod ports;
 #[cfg(test)]
 mod properties;
+mod purges;
 mod record;
 mod recover;
 pub mod restore;
@@ -84,6 +86,9 @@ pub struct ControlState {
     /// Where more certificates come from by themselves, and what came of that.
     #[serde(default, skip_serializing_if = "crate::spec::is_default")]
     pub acme: Acme,
+    /// Answers that load balancers shall forget.
+    #[serde(default, skip_serializing_if = "crate::spec::is_default")]
+    pub purges: Purges,
 }
 
 /// A node that is no member any more.
@@ -343,6 +348,11 @@ pub enum Command {
     RemoveAddress {
         /// Which.
         address: IpAddr,
+    },
+    /// Load balancers shall forget answers that they keep.
+    Purge {
+        /// Which.
+        what: Purged,
     },
     /// Asks the leader for a new sealing key.
     RotateSealing,

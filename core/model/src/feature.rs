@@ -96,6 +96,7 @@ pub fn needed(command: &Command) -> Need {
         }
         Command::Acme { .. } => Need::of(crate::acme::LEVEL, "a certificate that the cluster gets by itself"),
         Command::SetAddress { .. } | Command::RemoveAddress { .. } => ADDRESS,
+        Command::Purge { .. } => Need::of(2, "a purge of answers that load balancers keep"),
         Command::Recover { .. } | Command::ConfirmOff { .. } => Need::of(2, "a new foundation of the control group"),
         Command::Rejoin { .. } => Need::of(2, "a node that joins again as another one"),
         Command::RotateAuthority | Command::ReplaceAuthority { .. } | Command::DropAuthority { .. } => {
@@ -261,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_route_that_is_host_path_and_service_needs_nothing_and_any_other_does() {
-        use crate::spec::{Actions, Balance, Conditions, Log, PathKind, Seen, Target};
+        use crate::spec::{Actions, Balance, Cache, Conditions, Log, PathKind, Seen, Target};
         let web: crate::id::ServiceName = named("web");
         let plain = RouteSpec::plain("shop.test", "/api", web.clone());
         assert_eq!(route(&plain), Need::NOTHING);
@@ -275,6 +276,10 @@ mod tests {
             RouteSpec { to: Target::Shares([(web, 1)].into()), ..plain.clone() },
             RouteSpec { actions: Box::new(Actions { timeout_ms: Some(1), ..Actions::default() }), ..plain.clone() },
             RouteSpec { actions: Box::new(Actions { balance, ..Actions::default() }), ..plain.clone() },
+            RouteSpec {
+                actions: Box::new(Actions { cache: Some(Cache::default()), ..Actions::default() }),
+                ..plain.clone()
+            },
             RouteSpec { seen: Seen { log: Some(Log::Off), ..Seen::default() }, ..plain.clone() },
             RouteSpec { to: Target::Outside(vec!["10.0.0.5:80".parse().expect("an address")]), ..plain.clone() },
             RouteSpec { to: Target::OutsideH2c(vec!["10.0.0.5:80".parse().expect("an address")]), ..plain },
@@ -307,5 +312,7 @@ mod tests {
             "a canary needs feature level 2, and the cluster is at 1; see which nodes are too old: hirsel upgrade --plan"
         );
         assert_eq!(check(&Command::RemoveApp { app: named("shop") }, FIRST), Ok(()));
+        let purge = Command::Purge { what: crate::purge::Purged::All };
+        assert!(check(&purge, FIRST).is_err() && check(&purge, BUILT).is_ok());
     }
 }

@@ -217,7 +217,13 @@ fn report(plan: &Plan, node: NodeId, spec: &NodeSpec) -> NodeReport {
         } else {
             RoleFacts::None
         };
-        RoleReport { state: RoleState::Running, generation: plan.generation, message: None, facts }
+        RoleReport {
+            state: RoleState::Running,
+            generation: plan.generation,
+            message: None,
+            facts,
+            ..RoleReport::default()
+        }
     };
     NodeReport {
         version: 1,

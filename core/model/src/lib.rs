@@ -24,6 +24,7 @@ pub mod panic;
 pub mod password;
 pub mod plan;
 pub mod planner;
+pub mod purge;
 pub mod reconciler;
 pub mod report;
 pub mod resilience;

@@ -25,6 +25,8 @@ mod table;
 mod tests;
 mod values;
 
+pub use values::size;
+
 use errors::Errors;
 use table::Table;
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::duty::Duty;
 use crate::id::*;
 use crate::plan::{AddressCandidate, Phase};
+use crate::purge::Purges;
 use crate::spec::{AccessLog, AppProtocol, PortId, PortSpec, RouteSpec, ServiceSpec};
 
 /// What this node shall make true for one role. An order without slots and work means: stop.
@@ -74,6 +75,8 @@ pub struct LbOrder {
     pub names: BTreeMap<NodeId, NodeName>,
     /// Floating addresses that this node may hold: it listens there besides, whether it does or not.
     pub addresses: BTreeSet<IpAddr>,
+    /// Answers that shall be forgotten.
+    pub purges: Purges,
 }
 
 /// All floating addresses. Every node gets them, for one that held an address must know who does now.

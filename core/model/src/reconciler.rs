@@ -111,7 +111,8 @@ fn lb(state: &ControlState, node: NodeId) -> LbOrder {
     let names = state.spec.nodes.iter().map(|(id, node)| (*id, node.name.clone())).collect();
     let mine = |list: &crate::plan::AddressPlan| list.candidates.iter().any(|candidate| candidate.node == node);
     let addresses = state.plan.addresses.iter().filter(|(_, list)| mine(list)).map(|(address, _)| *address).collect();
-    LbOrder { routes, ports, backends, balancers, log, names, addresses }
+    let purges = state.purges.clone();
+    LbOrder { routes, ports, backends, balancers, log, names, addresses, purges }
 }
 
 fn dns(state: &ControlState) -> DnsOrder {
@@ -212,6 +213,16 @@ mod tests {
         let spoken = lb.backends.values().flatten().map(|(id, backend)| (id.number, backend.protocol));
         let spoken: Vec<_> = spoken.collect();
         assert_eq!(spoken, [(1, AppProtocol::Http1), (2, AppProtocol::Http1), (4, AppProtocol::H2c)]);
+    }
+
+    #[test]
+    fn a_purge_is_in_the_orders_of_load_balancers_without_another_plan() {
+        let mut state = herd();
+        run(&mut state, Command::Purge { what: crate::purge::Purged::All });
+        let (index, generation) = (state.applied, state.plan.generation);
+        let order = &orders(&state, NodeId(1), &roles())[&RoleName::lb()];
+        let Work::Lb(lb) = &order.work else { panic!("no order") };
+        assert_eq!((lb.purges.last(), order.generation), (index, generation));
     }
 
     #[test]

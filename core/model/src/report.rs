@@ -41,6 +41,8 @@ pub struct RoleReport {
     pub message: Option<String>,
     /// What the planner and other nodes need to know of this role.
     pub facts: RoleFacts,
+    /// lb: the last purge that it has carried out.
+    pub purged: LogIndex,
 }
 
 /// How far a role is in doing what it was told.

@@ -271,7 +271,8 @@ fn any_facts(rng: &mut SmallRng, plan: &Plan, node: NodeId, nodes: u64) -> NodeF
     }
     let busy = plan.instances.keys().filter(|_| rng.random_bool(0.1)).map(|id| (id.clone(), 1)).collect();
     let generation = Generation(rng.random_range(1..=20));
-    let role = |facts| RoleReport { state: RoleState::Running, generation, message: None, facts };
+    let role =
+        |facts| RoleReport { state: RoleState::Running, generation, message: None, facts, ..RoleReport::default() };
     let roles = BTreeMap::from([
         (RoleName::compute(), role(RoleFacts::Compute(compute))),
         (RoleName::lb(), role(RoleFacts::Lb(busy))),

@@ -114,6 +114,9 @@ pub struct Me {
     pub bind: IpAddr,
 }
 
+/// Memory for answers that are kept, unless the configuration says otherwise: some thousand pages, and little on any host.
+pub const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+
 /// The agent's configuration as far as roles are concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoleConfig {
@@ -127,6 +130,8 @@ pub struct RoleConfig {
     pub http3: bool,
     /// lb: whoever connects from here to either port says by the PROXY protocol whom it connects for.
     pub accept_proxy: Vec<Block>,
+    /// lb: bytes of memory for answers that are kept, of routes that say so; zero for none. Nothing is taken before there are any.
+    pub cache_bytes: u64,
     /// compute: first port given to instances.
     pub port_first: u16,
     /// compute: last port given to instances.
@@ -149,6 +154,7 @@ impl Default for RoleConfig {
             https_port: 443,
             http3: true,
             accept_proxy: Vec::new(),
+            cache_bytes: CACHE_BYTES,
             port_first: 20_000,
             port_last: 29_999,
             run_as: None,

@@ -57,6 +57,8 @@ pub struct Remembered {
     pub status: u16,
     /// Why it did not go as it should have.
     pub failed: Option<String>,
+    /// What the cache did, where the route has one: `hit`, `stale`, `revalidated`, `miss`, `bypass`.
+    pub cached: Option<String>,
     /// From the first byte of the request to the head of the answer.
     pub first_byte_ms: Option<u64>,
     /// From the first byte of the request to the last of the answer.

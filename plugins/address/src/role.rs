@@ -181,7 +181,13 @@ impl AddressRole {
             (None, true) => RoleState::Stopped,
             (None, false) => RoleState::Running,
         };
-        RoleReport { state, generation: order.generation, message, facts: RoleFacts::Address(facts) }
+        RoleReport {
+            state,
+            generation: order.generation,
+            message,
+            facts: RoleFacts::Address(facts),
+            ..RoleReport::default()
+        }
     }
 }
 

@@ -95,7 +95,13 @@ pub(crate) fn report(
         () if holds => RoleState::Running,
         () => RoleState::Starting,
     };
-    RoleReport { state, generation, message: message(&failing, &unguarded), facts: RoleFacts::Compute(facts) }
+    RoleReport {
+        state,
+        generation,
+        message: message(&failing, &unguarded),
+        facts: RoleFacts::Compute(facts),
+        ..RoleReport::default()
+    }
 }
 
 fn message(failing: &[(&InstanceId, &Instance)], unguarded: &[(&InstanceId, &str)]) -> Option<String> {

@@ -78,6 +78,7 @@ impl ComputeRole {
             generation: order.generation,
             message: Some(message.into()),
             facts: self.told.clone(),
+            ..RoleReport::default()
         }
     }
 

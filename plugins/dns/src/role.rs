@@ -127,7 +127,7 @@ impl DnsRole {
             Ear::Barred { message, .. } => (RoleState::Failed, Some(message.clone())),
             Ear::Open(_) => (RoleState::Running, None),
         };
-        RoleReport { state, generation: self.generation, message, facts: RoleFacts::None }
+        RoleReport { state, generation: self.generation, message, facts: RoleFacts::None, ..RoleReport::default() }
     }
 }
 

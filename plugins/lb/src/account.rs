@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use hyper::body::Body;
 
 use crate::access::line::Line;
+use crate::cache::Outcome as Cached;
 use crate::client::{Client, Will};
 use crate::fault::Fault;
 use crate::ids::{Mark, X_REQUEST_ID};
@@ -50,6 +51,8 @@ pub struct Account {
     first_byte: Option<Timestamp>,
     status: u16,
     fault: Option<Fault>,
+    /// What the cache did.
+    cached: Option<Cached>,
     bytes_in: Option<u64>,
     bytes_out: u64,
     /// What the client said of itself, if that may be written down.
@@ -84,11 +87,48 @@ impl Account {
             first_byte: None,
             status: GONE,
             fault: None,
+            cached: None,
             bytes_in: request.body().size_hint().exact(),
             bytes_out: 0,
             spoken: None,
             is_over: false,
         }
+    }
+
+    /// Of a request that we make ourselves beside the one with this head: nobody counts or remembers it.
+    pub fn aside(seer: &Arc<Seer>, client: &Arc<Client>, head: &Parts) -> Self {
+        Self {
+            mark: seer.ids.mark(&head.headers),
+            seer: seer.clone(),
+            client: client.clone(),
+            begun: seer.clock.now(),
+            method: head.method.clone(),
+            version: head.version,
+            host: None,
+            authority: None,
+            asked: None,
+            watch: None,
+            origin: None,
+            tries: Tries::default(),
+            first_byte: None,
+            status: GONE,
+            fault: None,
+            cached: None,
+            bytes_in: None,
+            bytes_out: 0,
+            spoken: None,
+            is_over: true,
+        }
+    }
+
+    /// What the cache did for it.
+    pub fn cached(&mut self, outcome: Cached) {
+        self.cached = Some(outcome);
+    }
+
+    /// Whether an instance was asked.
+    pub fn has_tried(&self) -> bool {
+        self.tries.count() > 0
     }
 
     /// It takes this route.
@@ -184,7 +224,9 @@ impl Account {
         let first_byte_ms = self.first_byte.map(|at| ms(self.begun, at));
         let retries = self.tries.count().saturating_sub(1);
         // A client that has seen enough of a stream ends it: that is no failure.
-        let failed = self.status >= 499 || matches!(self.fault, Some(Fault::AnswerBroken | Fault::CutOff));
+        let is_wish = self.fault == Some(Fault::NotKept);
+        let failed =
+            (self.status >= 499 && !is_wish) || matches!(self.fault, Some(Fault::AnswerBroken | Fault::CutOff));
         let meter = match &self.watch {
             Some(watch) => &watch.meter,
             None => {
@@ -192,7 +234,7 @@ impl Account {
                 &seer.meters.nowhere
             }
         };
-        meter.ends(Ending { status: self.status, failed, retries, took_ms });
+        meter.ends(Ending { status: self.status, failed, retries, took_ms, cached: self.cached });
         if self.spoken.is_some() {
             self.write_down(took_ms, first_byte_ms, failed);
         }
@@ -211,6 +253,7 @@ impl Account {
             origin: self.origin.take(),
             status: self.status,
             fault: self.fault,
+            cached: self.cached,
             bytes_out: self.bytes_out,
             tries: std::mem::take(&mut self.tries),
         };
@@ -249,6 +292,7 @@ impl Account {
                 agent: spoken.and_then(|spoken| bytes(&spoken.agent)),
                 status: self.status,
                 fault: self.fault,
+                cached: self.cached,
                 bytes_in: self.bytes_in,
                 bytes_out: self.bytes_out,
                 meter: self.watch.as_ref().map(|watch| &*watch.meter),

@@ -17,6 +17,7 @@ use http::header::{CONTENT_TYPE, LOCATION};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri};
 
+use crate::cache::Terms;
 use crate::headers::ClientLines;
 use crate::matching::Unusable;
 use crate::meter::Meters;
@@ -58,6 +59,8 @@ pub struct Acts {
     pub timeout: Option<Duration>,
     rewriter: Option<Rewriter>,
     request: Changes,
+    /// Which answers are kept, if any are.
+    pub kept: Option<Arc<Terms>>,
     /// Which instance takes them, where it is not the usual one.
     pub sharing: Option<Sharing>,
     error_pages: ErrorPages,
@@ -160,6 +163,7 @@ impl Acts {
             timeout: actions.timeout_ms.map(Duration::from_millis),
             rewriter: Rewriter::of(&actions.rewrite)?,
             request: Changes::of(&actions.request_headers)?,
+            kept: Terms::of(app, route),
             sharing: Sharing::of(&actions.balance, tools.seed)?,
             error_pages: ErrorPages::of(&actions.error_pages)?,
             response: Changes::of(&actions.response_headers)?,
@@ -182,6 +186,7 @@ impl Acts {
             timeout: None,
             rewriter: None,
             request: Changes::default(),
+            kept: None,
             sharing: None,
             error_pages: ErrorPages::default(),
             response: Changes::default(),

@@ -19,6 +19,11 @@ impl Budget {
         Arc::new(Self { left: AtomicU64::new(bytes) })
     }
 
+    /// How many bytes are left.
+    pub fn left(&self) -> u64 {
+        self.left.load(Ordering::Relaxed)
+    }
+
     /// Takes `bytes`, or nothing if that many are not left.
     pub fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Reserved> {
         let took = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
@@ -34,6 +39,11 @@ pub struct Reserved {
 }
 
 impl Reserved {
+    /// How many.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Takes `more` besides, `most` in all. False, with nothing taken, if that is too much or not left.
     pub fn grow(&mut self, more: u64, most: u64) -> bool {
         let bytes = self.bytes.saturating_add(more);

@@ -12,6 +12,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use crate::cache::Outcome;
 use crate::instance::Whom;
 use crate::proxy::Proxy;
 
@@ -100,6 +101,24 @@ impl Collector for Exposition {
             rows(|of| of.retries),
         )?;
         gauges(&mut encoder, ("hirsel_lb_route_in_flight", "Requests under way, by route"), rows(|of| of.in_flight))?;
+        let all = self.proxy.seer.meters.all();
+        let cached = all.iter().flat_map(|meter| {
+            let [app, route] = labels(&meter.traffic());
+            let row = move |(outcome, count): (Outcome, u64)| {
+                ([app.clone(), route.clone(), ("outcome", outcome.word().to_owned())], count)
+            };
+            meter.cached().map(row).collect::<Vec<_>>()
+        });
+        counters(&mut encoder, ("hirsel_lb_route_cache", "What the cache did for requests, by route"), cached)?;
+        let (answers, bytes, evicted) = self.proxy.cache.store.counts();
+        for (name, help, count) in [
+            ("hirsel_lb_cache_answers", "Answers that are kept", answers),
+            ("hirsel_lb_cache_bytes", "Bytes of answers that are kept, or on their way from the cache", bytes),
+        ] {
+            gauges(&mut encoder, (name, help), [([], count)].into_iter())?;
+        }
+        let made_room = ("hirsel_lb_cache_evicted", "Answers that made room for others");
+        counters(&mut encoder, made_room, [([], evicted)].into_iter())?;
         let name = "hirsel_lb_route_seconds";
         let help = "Time from the head of a request to the end of its answer, by route";
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;

@@ -25,6 +25,8 @@ pub enum Fault {
     Broken,
     /// The instance did not answer in time.
     Timeout,
+    /// It asks for what is kept, and nothing is.
+    NotKept,
     /// What the instance answered is no HTTP.
     Garbled,
     /// This build does not understand the route.
@@ -52,6 +54,7 @@ impl Fault {
             Fault::Overloaded => "overloaded",
             Fault::Broken => "broken",
             Fault::Timeout => "timeout",
+            Fault::NotKept => "not_kept",
             Fault::Garbled => "garbled",
             Fault::NotUnderstood => "not_understood",
             Fault::AnswerBroken => "answer_broken",

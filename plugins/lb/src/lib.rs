@@ -6,10 +6,11 @@
 //!
 //! Where to start: [`proxy`] is the path of one request. It asks [`table`] (one immutable routing table, swapped whole) where to go,
 //! [`ways`] which route takes it, [`sharing`], [`balance`], [`eject`] and [`replay`] (pure decisions) whom to choose and when to try again, and
-//! [`upstream`] (connections to instances, kept in a [`pool`]) or [`links`] (those that carry many at once) to carry it. [`serve`] takes connections on a [`front`], with a certificate of [`tls`] if it is that
-//! of HTTPS, and [`http3`] the same beside it; [`role`] makes the host match the order.
+//! [`upstream`] (connections to instances, kept in a [`pool`]) or [`links`] (those that carry many at once) to carry it. [`cache`] is asked
+//! before, on routes that say so. [`serve`] takes connections on a [`front`], with a certificate of [`tls`] if it is that of HTTPS, and
+//! [`http3`] the same beside it; [`role`] makes the host match the order.
 //!
-//! Deliberately absent: TLS towards instances, caching, DNS. The plugin knows no other plugin: where instances are it learns
+//! Deliberately absent: TLS towards instances, a cache on disk, DNS. The plugin knows no other plugin: where instances are it learns
 //! from its order, and how they are from the reports of their nodes.
 
 pub mod access;
@@ -18,6 +19,7 @@ pub mod actions;
 pub mod balance;
 mod behind;
 pub mod budget;
+pub mod cache;
 pub mod carrier;
 pub mod challenge;
 mod client;

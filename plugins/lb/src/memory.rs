@@ -12,6 +12,7 @@ use hirsel_role::requests::{KEPT_MAX, RECENT_MAX, Remembered, Tried};
 use http::{HeaderValue, Method};
 
 use crate::account::tries::Tries;
+use crate::cache::Outcome;
 use crate::fault::Fault;
 use crate::meter::Watch;
 use crate::table::Origin;
@@ -74,6 +75,8 @@ pub struct Past {
     pub status: u16,
     /// Why it did not go as it should have.
     pub fault: Option<Fault>,
+    /// What the cache did, where its route has one.
+    pub cached: Option<Outcome>,
     /// How much of a body went out.
     pub bytes_out: u64,
     /// What was tried.
@@ -131,6 +134,7 @@ impl Past {
             origin: self.origin.as_ref().map(|origin| origin.to_string()),
             status: self.status,
             failed: self.fault.map(|fault| fault.word().to_owned()),
+            cached: self.cached.map(|outcome| outcome.word().to_owned()),
             first_byte_ms: self.first_byte_ms,
             took_ms: self.took_ms,
             bytes_out: self.bytes_out,
@@ -169,6 +173,7 @@ mod tests {
             origin: None,
             status: 200,
             fault: None,
+            cached: None,
             bytes_out: 0,
             tries: Tries::default(),
         }

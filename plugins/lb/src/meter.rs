@@ -8,6 +8,8 @@ use hirsel_model::AppName;
 use hirsel_model::spec::{AccessLog, Log, RouteSpec, Trace};
 use hirsel_role::requests::{TIME_BOUNDS_MS, TIMES, Traffic};
 
+use crate::cache::Outcome;
+
 /// Routes that are counted each for itself. Every one is a few dozen lines of an exposition; the others are counted together.
 const METERS_MAX: usize = 500;
 
@@ -25,6 +27,8 @@ pub struct Meter {
     ended: AtomicU64,
     times: [AtomicU64; TIMES],
     sum_ms: AtomicU64,
+    /// What the cache did, in the order of [`Outcome::ALL`].
+    cached: [AtomicU64; Outcome::ALL.len()],
 }
 
 /// How one request ended.
@@ -38,6 +42,8 @@ pub struct Ending {
     pub retries: u32,
     /// How long it took.
     pub took_ms: u64,
+    /// What the cache did.
+    pub cached: Option<Outcome>,
 }
 
 impl Meter {
@@ -66,6 +72,9 @@ impl Meter {
         }
         add(&self.times[TIME_BOUNDS_MS.partition_point(|bound| *bound < ending.took_ms)], 1);
         add(&self.sum_ms, ending.took_ms);
+        if let Some(outcome) = ending.cached {
+            add(&self.cached[outcome as usize], 1);
+        }
     }
 
     /// What was counted so far.
@@ -82,6 +91,12 @@ impl Meter {
             in_flight: read(&self.begun).saturating_sub(ended),
             times: self.times.each_ref().map(read),
         }
+    }
+
+    /// What the cache did, and how often; only what it did.
+    pub fn cached(&self) -> impl Iterator<Item = (Outcome, u64)> {
+        let counts = Outcome::ALL.into_iter().zip(self.cached.each_ref().map(|count| count.load(Ordering::Relaxed)));
+        counts.filter(|(_, count)| *count > 0)
     }
 
     /// The sum of all times, in milliseconds.
@@ -175,7 +190,7 @@ mod tests {
         let meter = Meter::default();
         for took_ms in [0, 1, 2, 3, 30_000, 30_001, u64::from(u32::MAX)] {
             meter.begins();
-            meter.ends(Ending { status: 200, failed: false, retries: 0, took_ms });
+            meter.ends(Ending { status: 200, failed: false, retries: 0, took_ms, cached: None });
         }
         let traffic = meter.traffic();
         assert_eq!(traffic.times, [2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2]);
@@ -187,7 +202,7 @@ mod tests {
         let meter = Meter::default();
         for status in [0, 99, 100, 599, 600, 65_535] {
             meter.begins();
-            meter.ends(Ending { status, failed: true, retries: 2, took_ms: 0 });
+            meter.ends(Ending { status, failed: true, retries: 2, took_ms: 0, cached: None });
         }
         meter.begins();
         let traffic = meter.traffic();

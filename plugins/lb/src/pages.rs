@@ -134,6 +134,15 @@ pub fn timed_out(service: impl Display) -> Response<AnswerBody> {
     )
 }
 
+/// Nothing is kept of what the client wants only if it is (RFC 9111, section 5.2.1.7).
+pub fn not_kept() -> Response<AnswerBody> {
+    page(
+        Fault::NotKept,
+        StatusCode::GATEWAY_TIMEOUT,
+        "nothing that is kept answers this request, and it asks for nothing else",
+    )
+}
+
 /// Takes the body out of an answer to `HEAD`, which only tells how long it would be. (HTTP/1.1 would leave it out by itself; in HTTP/2
 /// it would go out.)
 pub fn withhold(answer: &mut Response<AnswerBody>) {

@@ -6,8 +6,8 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hirsel_mesh::seam::Clock;
@@ -26,6 +26,7 @@ use crate::account::Account;
 use crate::actions::compress::encoder::Room;
 use crate::actions::{Acts, Tools};
 use crate::budget::{Budget, KEPT_BYTES_MAX};
+use crate::cache::Cache;
 use crate::challenge::Challenges;
 use crate::client::Client;
 use crate::grpc;
@@ -43,6 +44,7 @@ use crate::ways::Finding;
 use crate::websocket;
 
 mod acting;
+mod caching;
 mod dial;
 mod exchange;
 mod hedging;
@@ -67,6 +69,10 @@ pub struct Proxy {
     pub metrics: Metrics,
     /// What sees each request.
     pub seer: Arc<Seer>,
+    /// Answers that are kept.
+    pub cache: Arc<Cache>,
+    /// Itself, for what goes on beside a request.
+    me: Weak<Proxy>,
     challenges: Challenges,
     /// Who says by the PROXY protocol whom it connects for.
     accept_proxy: Vec<Block>,
@@ -101,7 +107,11 @@ struct Taken {
 
 impl Proxy {
     /// A proxy that knows no route yet. `seed` comes from the injected chance.
-    pub fn new(context: &hirsel_role::Context, metrics: Metrics) -> Self {
+    pub fn new(context: &hirsel_role::Context, metrics: Metrics) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self::knowing(me, context, metrics))
+    }
+
+    fn knowing(me: &Weak<Self>, context: &hirsel_role::Context, metrics: Metrics) -> Self {
         let tools = Tools::new(context.chance.as_ref(), context.config.https_port);
         let seer = Arc::new(Seer::new(context, tools.meters.clone()));
         Self {
@@ -113,6 +123,8 @@ impl Proxy {
                 context.clock.clone(),
             ),
             seer,
+            cache: Arc::new(Cache::new(context.config.cache_bytes)),
+            me: me.clone(),
             secrets: context.secrets.clone(),
             encoders: Room::default(),
             metrics,

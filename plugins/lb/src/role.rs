@@ -65,12 +65,12 @@ struct LbRole {
     https: Front,
     ports: Ports,
     floating: Floating,
-    background: [JoinHandle<()>; 6],
+    background: [JoinHandle<()>; 7],
 }
 
 impl LbRole {
     fn new(context: Context, metrics: Metrics, of_ports: ports::metrics::Metrics) -> Self {
-        let proxy = Arc::new(Proxy::new(&context, metrics));
+        let proxy = Proxy::new(&context, metrics);
         let shown = Exposition::new(proxy.clone());
         shown.register(&mut context.metrics.lock().unwrap_or_else(PoisonError::into_inner));
         context.requests.open(proxy.seer.clone());
@@ -100,6 +100,7 @@ impl LbRole {
         match &order.work {
             Work::Lb(work) if !order.slots.is_empty() => {
                 self.proxy.seer.adopt(work);
+                self.proxy.cache.adopt(&work.purges);
                 self.proxy.routes.adopt(order.generation, work);
                 self.http.open(&self.proxy).await;
                 self.ports.adopt(&work.ports).await;
@@ -128,6 +129,7 @@ impl LbRole {
                         self.proxy.routes.end();
                     }
                     self.proxy.routes.adopt(order.generation, &Arc::default());
+                    self.proxy.cache.clear();
                 }
             }
         }
@@ -176,6 +178,7 @@ impl LbRole {
             generation: self.proxy.routes.table().generation,
             message,
             facts: RoleFacts::Lb(self.proxy.routes.draining()),
+            purged: self.proxy.cache.purged(),
         }
     }
 }

@@ -18,6 +18,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use crate::account::Account;
 use crate::actions::compress::encoder::{Encoded, Encoder, Room};
 use crate::budget::Reserved;
+use crate::cache::filling::{PIECE_BYTES_MAX, Reader};
 use crate::carrier::Carrier;
 use crate::client::Busy;
 use crate::grpc;
@@ -167,7 +168,11 @@ enum Kind {
     /// And what comes behind it.
     Trailed(Bytes, Option<Box<HeaderMap>>),
     Passing(Box<Passing>),
-    Encoded(Box<(Encoded, Passing)>),
+    /// What is kept: it goes out in pieces.
+    Kept(Bytes),
+    /// What others read too.
+    Filling(Box<Reader>),
+    Encoded(Box<(Encoded, Kind)>),
 }
 
 /// A body that comes from an instance.
@@ -211,6 +216,17 @@ impl AnswerBody {
         Self { kind: Kind::Trailed(bytes, Some(Box::new(trailer))), account: None, busy: None }
     }
 
+    /// A body that is kept: the same, however large it is.
+    pub fn kept(bytes: Bytes) -> Self {
+        let kind = if bytes.len() > PIECE_BYTES_MAX { Kind::Kept(bytes) } else { Kind::Whole(bytes) };
+        Self { kind, account: None, busy: None }
+    }
+
+    /// A body that comes in, and is kept.
+    pub fn filling(reader: Reader) -> Self {
+        Self { kind: Kind::Filling(Box::new(reader)), account: None, busy: None }
+    }
+
     /// A body passed on as it comes, behind these header fields.
     pub fn passing(leg: Leg, headers: &HeaderMap, clock: Arc<dyn Clock>) -> Self {
         leg.upstream.pulse().enter(Stage::Streaming);
@@ -227,9 +243,9 @@ impl AnswerBody {
                 Some(encoded) => Ok(Kind::Whole(encoded)),
                 None => Err(Kind::Whole(bytes)),
             },
-            Kind::Passing(passing) => match Encoder::new(encoding, None, room) {
-                Some(encoder) => Ok(Kind::Encoded(Box::new((Encoded::by(encoder), *passing)))),
-                None => Err(Kind::Passing(passing)),
+            kind @ (Kind::Passing(_) | Kind::Kept(_) | Kind::Filling(_)) => match Encoder::new(encoding, None, room) {
+                Some(encoder) => Ok(Kind::Encoded(Box::new((Encoded::by(encoder), kind)))),
+                None => Err(kind),
             },
             as_it_is @ (Kind::Encoded(_) | Kind::Trailed(..)) => Err(as_it_is),
         };
@@ -243,8 +259,21 @@ impl AnswerBody {
     pub fn at_hand(&self) -> Option<u64> {
         match &self.kind {
             Kind::Whole(bytes) => Some(bytes.len() as u64),
-            Kind::Trailed(..) | Kind::Passing(_) | Kind::Encoded(_) => None,
+            Kind::Trailed(..) | Kind::Passing(_) | Kind::Kept(_) | Kind::Filling(_) | Kind::Encoded(_) => None,
         }
+    }
+
+    /// All of it, if it is at hand and nothing comes behind it; else as it was.
+    pub fn into_whole(self) -> Result<Bytes, Self> {
+        match self.kind {
+            Kind::Whole(bytes) => Ok(bytes),
+            kind => Err(Self { kind, ..self }),
+        }
+    }
+
+    /// Whether it is passed on as it comes, and is no answer to a call.
+    pub fn is_passing(&self) -> bool {
+        matches!(&self.kind, Kind::Passing(passing) if !passing.call)
     }
 
     /// Has `account` go along until it is sent.
@@ -262,17 +291,25 @@ impl AnswerBody {
         self.busy = Some(busy);
         self
     }
+}
 
-    fn poll_kind(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        match &mut self.kind {
+impl Kind {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match self {
             Kind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Kind::Trailed(bytes, _) if !bytes.is_empty() => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Kind::Trailed(_, trailer) => Poll::Ready(trailer.take().map(|trailer| Ok(Frame::trailers(*trailer)))),
             Kind::Passing(passing) => passing.poll_frame(cx),
+            Kind::Kept(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Kind::Kept(bytes) => {
+                let piece = bytes.split_to(bytes.len().min(PIECE_BYTES_MAX));
+                Poll::Ready(Some(Ok(Frame::data(piece))))
+            }
+            Kind::Filling(reader) => reader.poll_frame(cx),
             Kind::Encoded(pair) => {
-                let (encoded, passing) = &mut **pair;
-                encoded.poll_frame(cx, |cx| passing.poll_frame(cx))
+                let (encoded, plain) = &mut **pair;
+                encoded.poll_frame(cx, |cx| plain.poll(cx))
             }
         }
     }
@@ -283,7 +320,7 @@ impl Body for AnswerBody {
     type Error = io::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        let polled = self.poll_kind(cx);
+        let polled = self.kind.poll(cx);
         let ended = polled.is_ready() && self.is_end_stream();
         if ended && let Some(busy) = &mut self.busy {
             busy.answered();
@@ -307,13 +344,18 @@ impl Body for AnswerBody {
             Kind::Whole(bytes) => bytes.is_empty(),
             Kind::Trailed(bytes, trailer) => bytes.is_empty() && trailer.is_none(),
             Kind::Passing(passing) => passing.leg.is_none(),
+            Kind::Kept(bytes) => bytes.is_empty(),
+            Kind::Filling(reader) => reader.is_over(),
             Kind::Encoded(pair) => pair.0.is_done(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Whole(bytes) | Kind::Trailed(bytes, _) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Whole(bytes) | Kind::Trailed(bytes, _) | Kind::Kept(bytes) => {
+                SizeHint::with_exact(bytes.len() as u64)
+            }
+            Kind::Filling(reader) => reader.left(),
             Kind::Encoded(_) => SizeHint::default(),
             Kind::Passing(passing) => match passing.leg.as_ref().map(|leg| leg.upstream.body_left()) {
                 Some(Some(left)) => SizeHint::with_exact(left),

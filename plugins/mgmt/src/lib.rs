@@ -76,7 +76,13 @@ impl Holder {
     }
 
     fn step(&mut self, order: &Order) -> RoleReport {
-        let report = |state| RoleReport { state, generation: order.generation, message: None, facts: RoleFacts::None };
+        let report = |state| RoleReport {
+            state,
+            generation: order.generation,
+            message: None,
+            facts: RoleFacts::None,
+            ..RoleReport::default()
+        };
         if order.is_stop() {
             self.watcher = Watcher::default();
             return report(RoleState::Stopped);

@@ -224,7 +224,8 @@ impl Host {
 
     fn tell(&self, balances: bool, now: Timestamp, bug: Bug) -> NodeReport {
         let generation = self.state.plan.generation;
-        let role = |facts| RoleReport { state: RoleState::Running, generation, message: None, facts };
+        let role =
+            |facts| RoleReport { state: RoleState::Running, generation, message: None, facts, ..RoleReport::default() };
         let runs = self.runs.iter().map(|(id, (revision, healthy_at))| {
             let healthy = now >= *healthy_at;
             let state = if healthy { InstanceState::Running } else { InstanceState::Starting };

@@ -57,8 +57,13 @@ fn told(sight: &Sight, lb: NodeId, past: Remembered, others: &[(NodeId, Remember
         rejected: rejected.collect(),
         chosen: Chosen {
             node: answered.and_then(|tried| tried.node).map(|node| sight.name(node)),
-            text: answered
-                .map_or_else(|| "nobody answered it".to_owned(), |tried| format!("answered by {}", tried.whom)),
+            text: match answered {
+                Some(tried) => format!("answered by {}", tried.whom),
+                None if matches!(past.cached.as_deref(), Some("hit" | "stale")) => {
+                    "answered by what was kept".to_owned()
+                }
+                None => "nobody answered it".to_owned(),
+            },
             generation: None,
         },
         undo: None,
@@ -69,6 +74,7 @@ fn told(sight: &Sight, lb: NodeId, past: Remembered, others: &[(NodeId, Remember
 }
 
 fn outcome(sight: &Sight, lb: NodeId, past: &Remembered) -> String {
+    let cached = past.cached.as_ref().map(|word| format!(", {}", of_cache(word))).unwrap_or_default();
     let failed = past.failed.as_ref().map(|word| format!(" ({word}: {})", words(word))).unwrap_or_default();
     let first = past.first_byte_ms.map(|ms| format!(", the head of the answer after {ms} ms")).unwrap_or_default();
     let (status, lb) = (past.status, sight.name(lb));
@@ -76,7 +82,10 @@ fn outcome(sight: &Sight, lb: NodeId, past: &Remembered) -> String {
         499 => "the client went away before it was answered".to_owned(),
         _ => format!("answered {status}"),
     };
-    format!("{answered}{failed} by the load balancer of {lb}: {} ms{first}, {} bytes", past.took_ms, past.bytes_out)
+    format!(
+        "{answered}{cached}{failed} by the load balancer of {lb}: {} ms{first}, {} bytes",
+        past.took_ms, past.bytes_out
+    )
 }
 
 fn try_of(sight: &Sight, past: &Remembered, at: usize, tried: &Tried) -> String {
@@ -88,6 +97,18 @@ fn try_of(sight: &Sight, past: &Remembered, at: usize, tried: &Tried) -> String 
     format!("try {number} after {} ms, {whom}{node}: {outcome} after {} ms", tried.after_ms, tried.took_ms)
 }
 
+/// What the cache did.
+fn of_cache(word: &str) -> &str {
+    match word {
+        "hit" => "by what was kept",
+        "stale" => "by what was kept, though it was stale",
+        "revalidated" => "by what was kept, once an instance had said that it is still good",
+        "miss" => "for nothing fit was kept",
+        "bypass" => "past what is kept",
+        other => other,
+    }
+}
+
 /// What a word of a log means.
 fn words(word: &str) -> &str {
     match word {
@@ -95,6 +116,7 @@ fn words(word: &str) -> &str {
         "broken" => "the connection broke while it worked on the request",
         "lost" => "its node was not heard any more, or it ended",
         "timeout" => "no answer in time",
+        "not_kept" => "its client wanted only what is kept, and nothing is",
         "garbled" => "what it answered is no HTTP",
         "client_gone" => "the client broke off its body",
         "given_up" => "nobody waited for it any longer",

@@ -11,7 +11,7 @@ fn built() -> Vec<RoleName> {
 }
 
 /// Lines that a manifest is made of, some right, some not.
-const LINES: [&str; 88] = [
+const LINES: [&str; 90] = [
     "app = \"shop\"",
     "[service.web]",
     "[service.worker]",
@@ -73,6 +73,8 @@ const LINES: [&str; 88] = [
     "body_max = \"1KiB\"",
     "compress = true",
     "compress = { with = [\"br\", \"deflate\"], types = [\"text/*\", \"ü\"], min = \"1\" }",
+    "cache = true",
+    "cache = { paths = [\"/a/*\", \"/ü\"], ttl = \"1m\", max_ttl = \"1s\", stale = \"9h\", ignore = [\"utm_*\", \"\"] }",
     "error_pages = { 404 = \"ü\", 5xx = { body = \"<p>\", programs = true } }",
     "error_pages = { 200 = 1, 4xx = { content_type = \"\\r\\n\" } }",
     "timeout = \"1s\"",

@@ -14,6 +14,7 @@ use crate::spec::{Actions, Conditions, PathKind, RouteSpec, Seen, Target, Tls};
 pub(super) mod actions;
 mod answers;
 mod balance;
+mod cache;
 mod matching;
 mod seen;
 mod sticky;
@@ -26,7 +27,6 @@ const KEYS: [&str; 6] = ["to", "redirect", "respond", "method", "header", "query
 const ROUTE_KEYS: [&str; 2] = ["rule", tls::KEY];
 /// What a rule may say besides.
 const RULE_KEYS: [&str; 2] = ["path", "path_regex"];
-const LATER: [(&str, &str); 1] = [("cache", "the lb role of this hirsel keeps no answers")];
 
 /// What a route says, for itself and for its rules.
 #[derive(Clone, Default)]
@@ -101,8 +101,8 @@ fn block_of(
     }
     let rules = table.tables("rule", errors);
     table.check_keys(
-        &[&KEYS[..], &actions::KEYS, &answers::KEYS, &balance::KEYS, &seen::KEYS, &ROUTE_KEYS].concat(),
-        &LATER,
+        &[&KEYS[..], &actions::KEYS, &answers::KEYS, &cache::KEYS, &balance::KEYS, &seen::KEYS, &ROUTE_KEYS].concat(),
+        &[],
         errors,
     );
     let (host, path) = way.unwrap_or_default();
@@ -114,8 +114,9 @@ fn block_of(
     let mut routes = Vec::new();
     for (span, rule) in &rules {
         rule.check_keys(
-            &[&KEYS[..], &actions::KEYS, &answers::KEYS, &balance::KEYS, &seen::KEYS, &RULE_KEYS].concat(),
-            &LATER,
+            &[&KEYS[..], &actions::KEYS, &answers::KEYS, &cache::KEYS, &balance::KEYS, &seen::KEYS, &RULE_KEYS]
+                .concat(),
+            &[],
             errors,
         );
         let (kind, own) = matching::path(rule, &path, errors).unwrap_or((PathKind::Prefix, path.clone()));
@@ -145,6 +146,7 @@ fn say(said: Said, table: &Table<'_>, path: &str, known: Known<'_>, errors: &mut
     matching::conditions(&mut said.when, table, errors);
     actions::read(&mut said.actions, table, path, known.secrets, errors);
     answers::read(&mut said.actions, table, errors);
+    cache::read(&mut said.actions, table, errors);
     balance::read(&mut said.actions.balance, table, errors);
     seen::read(&mut said.seen, table, errors);
     said

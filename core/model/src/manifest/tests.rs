@@ -247,10 +247,6 @@ fn what_is_not_built_yet_is_refused_by_name() {
             "[job.thumbs]",
             "4:6 [job.thumbs] is not built yet: the role compute of this hirsel does not do commands in parallel blocks",
         ),
-        (
-            "[route.\"h\"]\nto = \"web\"\ncache = { paths = [] }",
-            "6:1 cache in [route.h] is not built yet: the lb role of this hirsel keeps no answers",
-        ),
     ];
     for (lines, message) in expected {
         assert_eq!(wrong_service(lines), message);

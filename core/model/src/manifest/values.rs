@@ -10,7 +10,10 @@ pub(super) fn duration(text: &str) -> Result<u64, String> {
 }
 
 /// `512B`, `64KiB`, `256MiB`, `1.5GiB`, `1GB`, in bytes.
-pub(super) fn size(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// What is wrong with it.
+pub fn size(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, u64); 9] = [
         ("B", 1),
         ("KiB", 1 << 10),

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Balance, Compress, ErrorPage, Statuses, is_default};
+use super::{Balance, Cache, Compress, ErrorPage, Statuses, is_default};
 use crate::id::SecretName;
 use crate::secret::references;
 
@@ -64,6 +64,9 @@ pub struct Actions {
     /// Header fields of the request.
     #[serde(default, skip_serializing_if = "is_default")]
     pub request_headers: HeaderChanges,
+    /// Which answers are kept. What comes above is done for every request, what comes below for every answer.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub cache: Option<Cache>,
     /// Which instance takes them.
     #[serde(default, skip_serializing_if = "is_default")]
     pub balance: Balance,

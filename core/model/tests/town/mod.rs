@@ -315,11 +315,20 @@ impl Town {
             let busy = draining.map(|(id, _)| (id.clone(), 1)).collect();
             let facts = RoleFacts::Compute(facts.collect());
             let (state, generation) = (RoleState::Running, plan.generation);
-            let mut roles = BTreeMap::from([(compute.clone(), RoleReport { state, generation, message: None, facts })]);
+            let mut roles = BTreeMap::from([(
+                compute.clone(),
+                RoleReport { state, generation, message: None, facts, ..RoleReport::default() },
+            )]);
             if plan.roles.get(&RoleName::lb()).is_some_and(|slots| slots.values().any(|slot| slot.node == *node)) {
                 roles.insert(
                     RoleName::lb(),
-                    RoleReport { state, generation, message: None, facts: RoleFacts::Lb(busy) },
+                    RoleReport {
+                        state,
+                        generation,
+                        message: None,
+                        facts: RoleFacts::Lb(busy),
+                        ..RoleReport::default()
+                    },
                 );
             }
             let mut wanted = self.state.spec.addresses.keys().peekable();
@@ -333,7 +342,10 @@ impl Town {
                     ..AddressFacts::default()
                 };
                 let facts = RoleFacts::Address(facts);
-                roles.insert(RoleName::address(), RoleReport { state, generation, message: None, facts });
+                roles.insert(
+                    RoleName::address(),
+                    RoleReport { state, generation, message: None, facts, ..RoleReport::default() },
+                );
             }
             if leads {
                 let asked = grantable(&self.state, *node).into_iter().map(|id| (id, self.now));

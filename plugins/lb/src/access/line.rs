@@ -12,6 +12,7 @@ use hirsel_role::host::rfc3339;
 use http::Version;
 use http::uri::PathAndQuery;
 
+use crate::cache::Outcome;
 use crate::fault::Fault;
 use crate::ids::Mark;
 use crate::instance::Whom;
@@ -56,6 +57,8 @@ pub struct Line<'a> {
     pub status: u16,
     /// Why it did not go as it should have.
     pub fault: Option<Fault>,
+    /// What the cache did, where its route has one.
+    pub cached: Option<Outcome>,
     /// Bytes of its body; none where it did not say how many.
     pub bytes_in: Option<u64>,
     /// Bytes of the body of its answer.
@@ -108,6 +111,7 @@ impl Line<'_> {
         fields.maybe("tls", self.encrypted.then_some(self.tls.unwrap_or("TLS")));
         fields.number("status", self.status.into());
         fields.maybe("failed", self.fault.map(Fault::word));
+        fields.maybe("cache", self.cached.map(Outcome::word));
         if let Some(bytes) = self.bytes_in {
             fields.number("bytes_in", bytes);
         }

@@ -10,6 +10,7 @@ use http::header::{EXPECT, SET_COOKIE};
 use http_body_util::BodyExt;
 use hyper::body::Body;
 
+use super::caching::{self, Ask, Trip};
 use super::outbound::Outbound;
 use super::{Proxy, Taken, bad_head};
 use crate::account::Account;
@@ -38,7 +39,7 @@ impl Proxy {
     pub(super) async fn act(
         &self,
         client: &Arc<Client>,
-        acts: &Acts,
+        acts: &Arc<Acts>,
         origin: Option<Arc<Origin>>,
         taken: Taken,
         account: &mut Account,
@@ -63,7 +64,7 @@ impl Proxy {
     async fn acted(
         &self,
         client: &Arc<Client>,
-        acts: &Acts,
+        acts: &Arc<Acts>,
         origin: Option<Arc<Origin>>,
         taken: Taken,
         account: &mut Account,
@@ -74,6 +75,7 @@ impl Proxy {
         if let Some(refusal) = acts.refuse(&head, &host, &client.lines, self.now()) {
             return Err(refusal);
         }
+        let is_known = caching::is_known(&head, acts);
         if let Some(auth) = &acts.auth {
             let secrets = self.secrets.borrow().clone();
             match auth.admit(&mut head.headers, client.lines.ip, self.now(), &secrets).await {
@@ -98,6 +100,8 @@ impl Proxy {
         if let Err(bad) = headers::prepare_request(&mut head, &client.lines, protocol) {
             return Err(bad_head(bad));
         }
+        let is_plain = upgrade.is_none() && incoming.is_end_stream();
+        let ask = acts.kept.as_ref().and_then(|terms| Ask::of(terms, &mut head, client, is_known, is_plain));
         account.tell(&mut head.headers, || self.draw());
         if !acts.prepare(&mut head) {
             return Err(pages::bad_request(ASTRAY));
@@ -109,15 +113,15 @@ impl Proxy {
         }
         let upgrade = upgrade.map(|upgrade| (upgrade, client.clone()));
         let mut outbound = Outbound { head, body, upgrade };
-        let answered = self.exchange(&mut outbound, &origin, choice.as_ref(), account);
-        let answered = match acts.timeout {
-            Some(limit) => match tokio::time::timeout(limit, answered).await {
-                Ok(answered) => answered,
-                Err(_late) => return Err(pages::timed_out(&origin)),
-            },
-            None => answered.await,
+        let mut trip = Trip { acts, client, origin: &origin, choice: choice.as_ref(), account };
+        let answered = match ask {
+            // Apart, so that other requests carry no room for it.
+            Some(ask) => Box::pin(self.through_cache(ask, &mut outbound, &mut trip)).await,
+            None => self.tell(&mut outbound, &mut trip).await,
         };
-        let cookie = choice.as_ref().and_then(|choice| choice.cookie(client.lines.encrypted));
+        // What is kept belongs to no session.
+        let asked = choice.as_ref().filter(|_| trip.account.has_tried());
+        let cookie = asked.and_then(|choice| choice.cookie(client.lines.encrypted));
         let answered = answered.map(|mut answer| {
             answer.headers_mut().extend(cookie.map(|cookie| (SET_COOKIE, cookie)));
             answer

@@ -358,6 +358,14 @@ impl Bed {
         });
     }
 
+    /// Has what is kept be forgotten.
+    pub fn purge(&mut self, what: hirsel_model::purge::Purged) {
+        self.change(|order| {
+            let next = order.purges.last().next();
+            order.purges.record(next, what);
+        });
+    }
+
     /// How requests are written down where a route does not say.
     pub fn usual_log(&mut self, log: hirsel_model::spec::AccessLog) {
         self.change(|order| order.log = Some(log));

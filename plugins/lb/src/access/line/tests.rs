@@ -54,6 +54,7 @@ fn line<'a>(mark: &'a Mark, asked: &'a PathAndQuery) -> Line<'a> {
         agent: Some(b"curl/8"),
         status: 200,
         fault: None,
+        cached: None,
         bytes_in: Some(0),
         bytes_out: 512,
         meter: None,

@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 use utoipa::OpenApi;
 
 use super::handlers::{
-    acme, addresses, backup, certificates, changes, evolve, nodes, people, reads, recover, secrets, seeing, streams,
+    acme, addresses, backup, cache, certificates, changes, evolve, nodes, people, reads, recover, secrets, seeing,
+    streams,
 };
 
 #[derive(OpenApi)]
@@ -66,6 +67,8 @@ use super::handlers::{
         addresses::list,
         addresses::set,
         addresses::remove,
+        cache::show,
+        cache::purge,
     )
 )]
 struct Document;

@@ -27,8 +27,8 @@ use super::agent::Agent;
 use super::auth::{Need, Source, allow, identify};
 use super::fresh;
 use super::handlers::{
-    AgentState, acme, addresses, backup, certificates, changes, evolve, nodes, people, reads, recover, secrets, seeing,
-    streams,
+    AgentState, acme, addresses, backup, cache, certificates, changes, evolve, nodes, people, reads, recover, secrets,
+    seeing, streams,
 };
 
 /// Largest body of a request. A manifest of a thousand services is a tenth of it.
@@ -159,6 +159,7 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/certificates/front/{name}", get(certificates::show))
         .route("/v1/certificates/acme", get(acme::show))
         .route("/v1/addresses", get(addresses::list))
+        .route("/v1/cache", get(cache::show))
         .route("/v1/openapi.json", get(reads::openapi))
         .fallback(reads::nothing);
     let operate = Router::new()
@@ -176,7 +177,8 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/roles/{role}/log", put(seeing::log))
         .route("/v1/secrets/{name}", put(secrets::set).delete(secrets::remove))
         .route("/v1/certificates/front/{name}", put(certificates::set).delete(certificates::remove))
-        .route("/v1/certificates/front/{name}/renew", post(acme::renew));
+        .route("/v1/certificates/front/{name}/renew", post(acme::renew))
+        .route("/v1/cache/purge", post(cache::purge));
     let administer = Router::new()
         .route("/v1/tokens", get(reads::tokens).post(people::new_token))
         .route("/v1/tokens/{id}", delete(people::revoke))

@@ -130,6 +130,8 @@ const PATHS: &[(&str, &str, &str, usize)] = &[
     ("GET", "/v1/certificates/acme", "", 1),
     ("PUT", "/v1/certificates/acme", ACME, 3),
     ("PUT", "/v1/webhook", r#"{"url":"http://127.0.0.1:9/x"}"#, 3),
+    ("GET", "/v1/cache", "", 1),
+    ("POST", "/v1/cache/purge", r#"{"place":"shop.test/a/*"}"#, 2),
     ("GET", "/v1/addresses", "", 1),
     ("PUT", "/v1/addresses/192.0.2.10", r#"{"prefix":24}"#, 3),
 ];
@@ -312,6 +314,11 @@ async fn what_is_asked_wrongly_is_named() {
         ("PUT", "/v1/addresses/192.0.2.300", r#"{"prefix":24}"#, "no IPv4"),
         ("PUT", "/v1/addresses/224.0.0.1", r#"{"prefix":24}"#, "one host"),
         ("PUT", "/v1/addresses/192.0.2.10", r#"{"interface":"a/b"}"#, "no name of an interface"),
+        ("POST", "/v1/cache/purge", "{}", "say what to forget"),
+        ("POST", "/v1/cache/purge", r#"{"tag":"a","all":true}"#, "say what to forget"),
+        ("POST", "/v1/cache/purge", r#"{"place":"http://h/a"}"#, "no host"),
+        ("POST", "/v1/cache/purge", r#"{"place":"h/a*"}"#, "no path"),
+        ("POST", "/v1/cache/purge", r#"{"tag":"a b"}"#, "no tag"),
         ("GET", "/v1/events?after=x", "", "after"),
     ] {
         let (status, answer) = admin(&agent, method, path, body).await;

@@ -51,11 +51,12 @@ pub async fn change(client: &Client, json: bool, request: Request<'_>) -> Result
     if !json {
         print_changed(&answer);
     }
-    let done = if flags.wait {
-        wait_for(client, &request.goal, flags.timeout.unwrap_or(WAIT_USUAL), json).await?
-    } else {
-        Done::Well
+    let goal = match request.goal {
+        Goal::Purged(_) => Goal::Purged(answer.envelope.data.index),
+        goal => goal,
     };
+    let done =
+        if flags.wait { wait_for(client, &goal, flags.timeout.unwrap_or(WAIT_USUAL), json).await? } else { Done::Well };
     if json {
         output::raw(&answer.text);
     }

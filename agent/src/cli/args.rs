@@ -12,9 +12,11 @@ use super::evolve::UpgradeArgs;
 use super::recover::RecoverArgs;
 use crate::args::{DevArgs, JoinArgs, Power, RestoreArgs, UpArgs};
 
+mod cache;
 mod cert;
 mod verbs;
 
+pub use cache::*;
 pub use cert::*;
 pub use verbs::*;
 
@@ -62,7 +64,7 @@ Reason   why          why something is where it is, why it moved, why it waits
 Act      apply        create or update an application
          scale, restart, rollback, stop, start, rm change an application
          drain, cordon, uncordon, forget           change a node
-         role, webhook             prefer a node for a role, or move a slot; whom to tell of losses
+         role, cache, webhook      prefer a node for a role; forget kept answers; whom to tell of losses
          secret, cert, address     values that nobody shall see; certificates; addresses that float
          upgrade, support-bundle   go to another build; all that a helper needs, in one file
          backup, restore, recover  one sealed file, and a cluster from it; go on without the majority
@@ -274,6 +276,11 @@ pub enum Verb {
     /// Addresses that one of the nodes which balance load holds, and another one when it cannot (add, list, rm)
     #[command(after_help = "Example: hirsel address add 192.0.2.10/24 --wait\n         hirsel address list")]
     Address(AddressCommand),
+    /// Answers that load balancers keep (show), and shall forget (purge)
+    #[command(
+        after_help = "Example: hirsel cache purge shop.example.com/static/* --wait\n         hirsel cache purge --tag product-17\n         hirsel cache show"
+    )]
+    Cache(CacheCommand),
     /// Say whom to tell when less can be lost than before
     #[command(after_help = "Example: hirsel webhook set https://example.com/hook")]
     Webhook(WebhookCommand),

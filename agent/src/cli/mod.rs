@@ -16,6 +16,7 @@ pub mod address;
 pub mod args;
 pub mod backup;
 pub mod bundle;
+pub mod cache;
 pub mod cert;
 pub mod client;
 pub mod evolve;
@@ -35,7 +36,7 @@ mod tests;
 pub use args::{Cli, DevCommand, DevVerb, HiddenArgs, Verb};
 
 use crate::api::error::{ApiError, Code};
-use args::{AcmeVerb, AddressVerb, CertVerb, RoleVerb, SecretVerb, TokenVerb};
+use args::{AcmeVerb, AddressVerb, CacheVerb, CertVerb, RoleVerb, SecretVerb, TokenVerb};
 
 /// How a verb ended, when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +153,10 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
             AddressVerb::Add(args) => address::add(&client, json, args).await,
             AddressVerb::List => address::list(&client, json).await,
             AddressVerb::Rm(args) => address::remove(&client, json, args).await,
+        },
+        Verb::Cache(cache) => match &cache.verb {
+            CacheVerb::Purge(args) => cache::purge(&client, json, args).await,
+            CacheVerb::Show => cache::show_all(&client, json).await,
         },
         Verb::Webhook(webhook) => act::webhook(&client, json, &webhook.verb).await,
         Verb::Token(token) => match &token.verb {

@@ -13,6 +13,7 @@ use crate::api::error::{ApiError, Code};
 use crate::api::views::acme::AutomaticHost;
 use crate::api::views::addresses::FloatingAddress;
 use crate::api::views::apps::{App, Instance};
+use crate::api::views::cache::CacheView;
 use crate::api::views::certificates::Certificates;
 use crate::api::views::members::Member;
 use crate::api::views::roles::RoleSlot;
@@ -42,6 +43,8 @@ pub enum Goal {
     AutomaticallyCertified,
     /// The certificate of this host has another version than this, and every node that balances load and is heard has it.
     Renewed(String, u64),
+    /// Every load balancer has carried out the purge with this index.
+    Purged(u64),
     /// One node holds the address.
     AddressHeld(String),
     /// No instance of the application is left.
@@ -182,6 +185,14 @@ async fn look(client: &Client, goal: &Goal) -> Result<Progress, ApiError> {
                 Some(it) if it.state == "held" => Progress::Reached,
                 Some(it) => Progress::Missing(format!("{address} is {}: {}", it.state, it.because)),
                 None => Progress::Missing(format!("{address} is not known yet")),
+            })
+        }
+        Goal::Purged(index) => {
+            let nodes = client.get::<CacheView>("/v1/cache").await?.envelope.data.nodes;
+            let waiting: Vec<String> = nodes.into_iter().filter(|it| it.purged < *index).map(|it| it.node).collect();
+            Ok(match waiting.is_empty() {
+                true => Progress::Reached,
+                false => Progress::Missing(format!("{} did not say that it has forgotten", waiting.join(", "))),
             })
         }
         Goal::AppGone(app) => Ok(match instances(client, app).await?.len() {

@@ -4,6 +4,7 @@
 pub mod acme;
 pub mod addresses;
 pub mod backup;
+pub mod cache;
 pub mod certificates;
 pub mod changes;
 pub mod evolve;

@@ -5,6 +5,7 @@
 pub mod acme;
 pub mod addresses;
 pub mod apps;
+pub mod cache;
 pub mod certificates;
 pub mod events;
 pub mod members;

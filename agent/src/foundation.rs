@@ -56,7 +56,7 @@ pub async fn ask(world: &World, addr: SocketAddr, authority: [u8; 32]) -> Option
 /// Asks whoever is not heard, and says it once when somebody belongs to another foundation. While this node leads it also asks those who
 /// were given up lately: they may have been given up by mistake, and go on as a foundation of their own.
 pub async fn watch(shared: Arc<Shared>) {
-    let mut told: BTreeMap<NodeId, Tag> = BTreeMap::new();
+    let mut told = Told::default();
     let mut before: BTreeSet<NodeId> = BTreeSet::new();
     for round in 0_u64.. {
         tokio::select! {
@@ -79,11 +79,14 @@ pub async fn watch(shared: Arc<Shared>) {
             let asked = timeout(ANSWER_WITHIN, ask(&shared.world, spec.addr, authority));
             asked.map(move |answer| (node, spec, answer.ok().flatten()))
         });
-        for (node, spec, theirs) in join_all(answers).await {
-            let Some(theirs) = theirs.filter(|theirs| *theirs != mine) else { continue };
-            if told.insert(node, theirs.clone()).as_ref() == Some(&theirs) {
-                continue;
-            }
+        let answers = join_all(answers).await;
+        before = unheard;
+        if shared.control.tag() != mine {
+            // It was founded anew, or joined what was, while others were asked: who is strange to it is another question now.
+            continue;
+        }
+        for (node, spec, theirs) in answers {
+            let Some(theirs) = theirs.filter(|theirs| told.is_news(node, &mine, theirs)) else { continue };
             match state.spec.nodes.contains_key(&node) {
                 true => warn!(
                     "{} belongs to the foundation with tag {theirs} of cluster {}, this node to the one with tag {mine}; they do not \
@@ -94,7 +97,18 @@ pub async fn watch(shared: Arc<Shared>) {
                 false => tell_of_lost(&shared, &spec, &theirs, &mine).await,
             }
         }
-        before = unheard;
+    }
+}
+
+/// What was said: of whom, that it belongs to which foundation, and to which this node belonged then.
+#[derive(Default)]
+struct Told(BTreeMap<NodeId, (Tag, Tag)>);
+
+impl Told {
+    /// Whether it is to be said that `node` belongs to `theirs`.
+    fn is_news(&mut self, node: NodeId, mine: &Tag, theirs: &Tag) -> bool {
+        let both = (mine.clone(), theirs.clone());
+        theirs != mine && self.0.insert(node, both.clone()) != Some(both)
     }
 }
 
@@ -137,6 +151,19 @@ mod tests {
 
     use super::*;
     use crate::testing::node_spec;
+
+    #[test]
+    fn who_is_strange_is_told_once_for_each_foundation_that_this_node_is_of() {
+        let (mut told, first) = (Told::default(), Tag::default());
+        let (one, other) = (first.next(1), first.next(2));
+        assert!(!told.is_news(NodeId(1), &first, &first));
+        assert!(told.is_news(NodeId(1), &first, &one));
+        assert!(!told.is_news(NodeId(1), &first, &one));
+        // This side was recovered meanwhile.
+        assert!(told.is_news(NodeId(1), &other, &one));
+        assert!(!told.is_news(NodeId(1), &other, &one));
+        assert!(told.is_news(NodeId(2), &other, &one));
+    }
 
     #[test]
     fn only_who_was_given_up_lately_and_whose_address_is_free_is_asked() {

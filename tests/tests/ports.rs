@@ -114,6 +114,10 @@ fn a_port_is_open_at_every_load_balancer_whichever_instance_dies() {
         0 => Ok(()),
         open => Err(format!("{open} files of it are open")),
     });
+    // What its kernel took just before is lost with it, and is nobody's to try again.
+    for door in &doors {
+        wait_for("somebody answers", SOON, || talk(*door));
+    }
     for round in 0..30 {
         let door = doors[round % doors.len()];
         let pid = talk(door).unwrap_or_else(|error| panic!("round {round} at {door}: {error}"));

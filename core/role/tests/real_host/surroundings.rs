@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 
 use hirsel_role::Host;
 use hirsel_role::host::{OutputFrom, ProcessSpec, ProcessState};
-use tokio::time::timeout;
 
-use crate::fixture::{Fixture, command, pids, script, state_and_parent};
+use crate::fixture::{Fixture, command, eventually, pids, script, state_and_parent};
 
 pub async fn the_environment_is_exactly_the_given_one(on: Fixture) {
     let mut spec = command("shop/web/1", &["env"]);
@@ -55,16 +54,11 @@ pub async fn what_an_operator_has_run_is_waited_for_and_ends_with_all_it_began(o
     // Whoever does not wait for it any longer leaves nothing behind.
     let mark = format!("{}.5", 1_000_000 + std::process::id());
     let sleeps = || procs(&mark);
-    {
-        let abandoned = run(&format!("sleep {mark} & sleep {mark}"), 1_000);
-        let mut abandoned = std::pin::pin!(abandoned);
-        while sleeps() < 2 {
-            assert!(timeout(Duration::from_millis(20), &mut abandoned).await.is_err());
-        }
+    tokio::select! {
+        ended = run(&format!("sleep {mark} & sleep {mark}"), 1_000) => panic!("it ended: {ended:?}"),
+        () = eventually("both to run", async || sleeps() == 2) => {}
     }
-    while sleeps() > 0 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually("both to end", async || sleeps() == 0).await;
 }
 
 /// How many processes of this machine that have not ended have `word` among their words.

@@ -235,7 +235,9 @@ impl Freshness {
             return if left >= least { Use::Fresh } else { Use::Validate };
         }
         let late = age.saturating_sub(self.lifetime);
-        if self.bears_stale && asked.max_stale.is_some_and(|most| late <= seconds(most)) {
+        // Whoever wants it fresh for a while to come bears nothing old, even if it says so too.
+        let max_stale = asked.max_stale.filter(|_| asked.min_fresh.is_none());
+        if self.bears_stale && max_stale.is_some_and(|most| late <= seconds(most)) {
             return Use::Old;
         }
         // Whoever says how old it may be wants it fresh (section 5.2.1.1).

@@ -174,6 +174,8 @@ fn section_5_2_1_a_client_says_what_it_takes() {
         (ask("max-stale", 9_999), ask("max-stale=5", 65), ask("max-stale=5", 66)),
         (Use::Old, Use::Old, Use::Validate)
     );
+    let both = "min-fresh=20, max-stale=5";
+    assert_eq!((ask(both, 40), ask(both, 41), ask(both, 61)), (Use::Fresh, Use::Validate, Use::Validate));
     for strict in ["max-age=60, must-revalidate", "max-age=60, proxy-revalidate", "s-maxage=60"] {
         let it = said(strict).unwrap();
         let asked = Asked { max_stale: Some(100), ..Asked::default() };

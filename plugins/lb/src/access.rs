@@ -69,7 +69,12 @@ impl Queue {
 
     /// Writes what waits now. `fails` is whether the time before some of it was lost: only a change is worth a word.
     async fn flush(&self, host: &dyn Host, fails: &mut bool) {
-        let Waiting { bytes, lines } = std::mem::take(&mut *self.waiting());
+        let Waiting { bytes, lines } = {
+            let mut waiting = self.waiting();
+            // As much room as was needed: growing to it again would copy every line.
+            let next = Waiting { bytes: Vec::with_capacity(waiting.bytes.len()), lines: 0 };
+            std::mem::replace(&mut *waiting, next)
+        };
         if bytes.is_empty() {
             return;
         }

@@ -28,6 +28,7 @@ pub mod exposition;
 pub mod fault;
 pub mod floating;
 pub mod front;
+mod gather;
 pub mod grpc;
 pub mod headers;
 pub mod http3;

@@ -10,9 +10,9 @@ use crate::links::Links;
 use crate::replay::Failure;
 use crate::upstream::{Pulse, Stage, Upstream};
 
-/// Idle connections kept to one instance. More than this many requests at once on one instance are rare; each idle one costs a file
-/// descriptor here and a thread or a slot in many programs.
-const IDLE_MAX: usize = 128;
+/// Idle connections kept to one instance, which had as many requests at once within the last seconds. More than this many are rare; each
+/// costs a file descriptor here and a thread or a slot in many programs.
+const IDLE_MAX: usize = 512;
 
 /// An idle connection is used for this long. Many programs close theirs after five seconds: we shall be first.
 pub const IDLE_FOR_MAX: Duration = Duration::from_secs(4);

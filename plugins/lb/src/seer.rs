@@ -91,8 +91,8 @@ impl Names for Called<'_> {
         self.me.as_str()
     }
 
-    fn of(&self, node: NodeId) -> String {
-        self.told.names.get(&node).map_or_else(|| format!("#{node}"), NodeName::to_string)
+    fn of(&self, node: NodeId) -> Option<&str> {
+        self.told.names.get(&node).map(NodeName::as_str)
     }
 }
 

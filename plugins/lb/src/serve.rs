@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -33,6 +33,7 @@ use tracing::{debug, warn};
 use crate::behind;
 use crate::challenge::ACME_TLS;
 use crate::client::{Client, Seen, Will};
+use crate::gather::{Sender, gathered};
 use crate::headers::ClientLines;
 use crate::http3::Beside;
 use crate::incoming::Incoming;
@@ -346,6 +347,7 @@ async fn serve_http_2(
     shared: &Arc<Shared>,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     client.speaks_in_frames();
+    let (stream, sender) = gathered(stream);
     let connection = http2::Builder::new(On(shared.spawner.clone()))
         .auto_date_header(false)
         // For WebSockets, and nothing else.
@@ -356,8 +358,34 @@ async fn serve_http_2(
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), answering(client.clone(), shared.clone()));
-    drive(connection, client, |connection| connection.graceful_shutdown()).await?;
+    let connection = Sending { connection: pin!(connection), sender };
+    drive(connection, client, |mut it| it.connection.as_mut().graceful_shutdown()).await?;
     Ok(())
+}
+
+/// A connection, and what it says.
+struct Sending<C, S> {
+    connection: C,
+    sender: Sender<S>,
+}
+
+impl<C, S, E> Future for Sending<C, S>
+where
+    C: Future<Output = Result<(), E>> + Unpin,
+    S: AsyncWrite + Unpin,
+    E: Into<Box<dyn Error + Send + Sync>>,
+{
+    type Output = Result<(), Box<dyn Error + Send + Sync>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Poll::Ready(ended) = Pin::new(&mut self.connection).poll(cx) {
+            return Poll::Ready(ended.map_err(Into::into));
+        }
+        if let Err(error) = self.sender.turn(cx) {
+            return Poll::Ready(Err(error.into()));
+        }
+        Poll::Pending
+    }
 }
 
 async fn serve_http_1(

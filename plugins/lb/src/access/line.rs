@@ -3,6 +3,7 @@
 //! Nothing that a client sends ends a line, a string or a field, and nothing of it moves a cursor: control characters are written in
 //! digits, in the combined format all that is not plain ASCII. Passwords and cookies are never looked at. Every line is bounded.
 
+use std::cell::RefCell;
 use std::fmt::Write;
 use std::net::IpAddr;
 
@@ -77,8 +78,8 @@ pub struct Line<'a> {
 pub trait Names {
     /// This node.
     fn me(&self) -> &str;
-    /// Another one.
-    fn of(&self, node: hirsel_model::NodeId) -> String;
+    /// Another one; none for one that nobody told of.
+    fn of(&self, node: hirsel_model::NodeId) -> Option<&str>;
 }
 
 impl Line<'_> {
@@ -129,7 +130,10 @@ impl Line<'_> {
         match self.whom {
             Some(Whom::Instance { id, node }) => {
                 fields.text("instance", &id.to_string());
-                fields.text("node", &names.of(*node));
+                match names.of(*node) {
+                    Some(name) => fields.text("node", name),
+                    None => fields.text("node", &format!("#{node}")),
+                }
             }
             Some(Whom::Outside(addr)) => fields.text("outside", &addr.to_string()),
             None => {}
@@ -149,7 +153,10 @@ impl Line<'_> {
     /// `"HOST" ID APP/SERVICE INSTANCE NODE TRIES FIRST_BYTE_MS TOOK_MS FAILED`.
     fn combined(&self, log: AccessLog, names: &impl Names, out: &mut String) {
         // Writing into a String cannot fail.
-        let _ = write!(out, "{} - - [{}] \"", self.client, date(self.at));
+        let _ = write!(out, "{}", self.client);
+        out.push_str(" - - [");
+        push_date(self.at, out);
+        out.push_str("] \"");
         plain(self.method.as_bytes(), FIELD_BYTES_MAX, out);
         out.push(' ');
         plain(self.path().as_bytes(), PATH_BYTES_MAX, out);
@@ -157,7 +164,11 @@ impl Line<'_> {
             out.push('?');
             plain(query.as_bytes(), PATH_BYTES_MAX, out);
         }
-        let _ = write!(out, " {}\" {} {} \"", version(self.version), self.status, self.bytes_out);
+        out.extend([" ", version(self.version), "\" "]);
+        push_number(self.status.into(), out);
+        out.push(' ');
+        push_number(self.bytes_out, out);
+        out.push_str(" \"");
         plain(self.referer.unwrap_or(b"-"), FIELD_BYTES_MAX, out);
         out.push_str("\" \"");
         plain(self.agent.unwrap_or(b"-"), FIELD_BYTES_MAX, out);
@@ -168,15 +179,29 @@ impl Line<'_> {
             Some(Origin::Outside(app, ..)) => (app.as_str(), "-"),
             None => (self.app().unwrap_or("-"), "-"),
         };
-        let (whom, node) = match self.whom {
-            Some(Whom::Instance { id, node }) => (id.to_string(), names.of(*node)),
-            Some(Whom::Outside(addr)) => (addr.to_string(), "-".into()),
-            None => ("-".into(), "-".into()),
-        };
-        let first_byte = self.first_byte_ms.map_or("-".into(), |ms| ms.to_string());
-        let failed = self.fault.map_or("-", Fault::word);
-        let (id, tries, took) = (self.mark.id(), self.tries, self.took_ms);
-        let _ = write!(out, "\" {id} {app}/{service} {whom} {node} {tries} {first_byte} {took} {failed}");
+        out.extend(["\" ", self.mark.id(), " ", app, "/", service, " "]);
+        match self.whom {
+            Some(Whom::Instance { id, node }) => {
+                out.extend([id.app.as_str(), "/", id.service.as_str(), "/"]);
+                push_number(id.number, out);
+                match names.of(*node) {
+                    Some(name) => out.extend([" ", name]),
+                    None => drop(write!(out, " #{node}")),
+                }
+            }
+            Some(Whom::Outside(addr)) => drop(write!(out, "{addr} -")),
+            None => out.push_str("- -"),
+        }
+        out.push(' ');
+        push_number(self.tries.into(), out);
+        out.push(' ');
+        match self.first_byte_ms {
+            Some(ms) => push_number(ms, out),
+            None => out.push('-'),
+        }
+        out.push(' ');
+        push_number(self.took_ms, out);
+        out.extend([" ", self.fault.map_or("-", Fault::word)]);
     }
 
     fn app(&self) -> Option<&str> {
@@ -201,6 +226,21 @@ fn version(version: Version) -> &'static str {
     }
 }
 
+thread_local! {
+    /// The last second that was written, and how.
+    static LAST: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
+}
+
+fn push_date(at: WallTime, out: &mut String) {
+    LAST.with_borrow_mut(|(second, text)| {
+        let now = at.0 / 1000;
+        if *second != now {
+            (*second, *text) = (now, date(at));
+        }
+        out.push_str(text);
+    });
+}
+
 /// `26/Nov/2026:14:05:09 +0000`.
 fn date(at: WallTime) -> String {
     const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
@@ -211,6 +251,10 @@ fn date(at: WallTime) -> String {
     let month = month.and_then(|month| MONTHS.get(month.parse::<usize>().ok()?.checked_sub(1)?)).unwrap_or(&"-");
     let time = time.get(..8).unwrap_or_default();
     format!("{}/{month}/{}:{time} +0000", day.unwrap_or("-"), year.unwrap_or("-"))
+}
+
+fn push_number(number: u64, out: &mut String) {
+    out.push_str(itoa::Buffer::new().format(number));
 }
 
 /// The fields of an object.
@@ -229,8 +273,7 @@ impl Fields<'_> {
 
     fn number(&mut self, key: &str, number: u64) {
         self.key(key);
-        // Writing into a String cannot fail.
-        let _ = write!(self.out, "{number}");
+        push_number(number, self.out);
     }
 
     fn maybe(&mut self, key: &str, text: Option<&str>) {
@@ -247,7 +290,12 @@ impl Fields<'_> {
     fn bytes(&mut self, key: &str, bytes: &[u8], bytes_max: usize) {
         self.key(key);
         self.out.push('"');
-        for c in String::from_utf8_lossy(&bytes[..bytes.len().min(bytes_max)]).chars() {
+        let bytes = &bytes[..bytes.len().min(bytes_max)];
+        // Nearly always all of it.
+        let begins = bytes.iter().position(|byte| !matches!(byte, b' '..=b'~') || matches!(byte, b'"' | b'\\'));
+        let (begins, rest) = bytes.split_at(begins.unwrap_or(bytes.len()));
+        self.out.push_str(std::str::from_utf8(begins).unwrap_or_default());
+        for c in String::from_utf8_lossy(rest).chars() {
             match c {
                 '"' | '\\' => self.out.extend(['\\', c]),
                 // Those beyond ASCII too: some terminals obey them. And what turns the direction of a text.
@@ -263,13 +311,18 @@ impl Fields<'_> {
 
 /// At most `bytes_max` of what somebody wrote, as nginx writes it into a quoted field: all but plain ASCII in digits.
 fn plain(bytes: &[u8], bytes_max: usize, out: &mut String) {
-    for byte in &bytes[..bytes.len().min(bytes_max)] {
-        match byte {
-            b'"' | b'\\' | 0..=0x1f | 0x7f.. => {
-                // Writing into a String cannot fail.
-                let _ = write!(out, "\\x{byte:02X}");
-            }
-            byte => out.push(char::from(*byte)),
+    let bytes = &bytes[..bytes.len().min(bytes_max)];
+    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+    // Nearly always all of it.
+    let begins = bytes.iter().position(|byte| !is_plain(byte)).unwrap_or(bytes.len());
+    let (begins, rest) = bytes.split_at(begins);
+    out.push_str(std::str::from_utf8(begins).unwrap_or_default());
+    for byte in rest {
+        if is_plain(byte) {
+            out.push(char::from(*byte));
+        } else {
+            // Writing into a String cannot fail.
+            let _ = write!(out, "\\x{byte:02X}");
         }
     }
 }

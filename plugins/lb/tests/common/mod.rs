@@ -50,6 +50,8 @@ pub struct FakeHost {
     pub cut: Mutex<BTreeSet<SocketAddr>>,
     /// What was appended to the journal of requests.
     pub journal: Mutex<Vec<u8>>,
+    /// Where that goes instead, for whoever measures.
+    pub log: Mutex<Option<std::fs::File>>,
     /// What was written into files.
     pub files: Mutex<BTreeMap<String, Vec<u8>>>,
     /// It takes no more.
@@ -123,7 +125,10 @@ impl Host for FakeHost {
         assert_eq!(name, hirsel_role::requests::JOURNAL);
         let takes = !self.is_full.load(Ordering::SeqCst);
         if takes {
-            self.journal.lock().unwrap().extend(lines);
+            match &mut *self.log.lock().unwrap() {
+                Some(file) => std::io::Write::write_all(file, &lines).unwrap(),
+                None => self.journal.lock().unwrap().extend(lines),
+            }
         }
         futures::future::ready(takes).boxed()
     }

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 mod datagrams;
 pub mod real;
+pub mod volume;
 
 pub use datagrams::{Datagrams, Origin, Sender};
 

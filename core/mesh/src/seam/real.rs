@@ -22,8 +22,10 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use super::{BoxStream, Chance, Clock, Gate, Listener, Net, World};
 
 mod disk;
+mod volume;
 
 pub use disk::FolderDisk;
+pub use volume::FolderVolume;
 
 /// A socket of the operating system, which quinn asks its runtime to wrap. Nobody opens one but [`Net::udp`].
 pub(crate) type SystemSocket = std::net::UdpSocket;

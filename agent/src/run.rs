@@ -20,6 +20,7 @@ use hirsel_model::order::{Order, Work};
 use hirsel_model::report::NodeReport;
 use hirsel_model::{Generation, NodeId, RoleName, feature, reconciler};
 use hirsel_role::host::Host;
+use hirsel_role::peers::MeshPeers;
 use hirsel_role::{Context, Live, Me, Plugin, Voice};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -322,6 +323,7 @@ fn contexts(shared: Arc<Shared>, role: RoleName) -> impl Fn(hirsel_role::Spawner
         ending: shared.ending.subscribe(),
         voice: shared.voice.clone(),
         doors: Arc::new(calls::MeshDoors(shared.transport.clone())),
+        peers: Arc::new(MeshPeers::new(shared.transport.clone(), role.clone(), spawner.clone())),
         clock: shared.world.clock.clone(),
         chance: shared.world.chance.clone(),
         spawner,

@@ -56,6 +56,7 @@ pub fn context(spawner: Spawner) -> Context {
         ending: watch::channel(false).1,
         voice: Arc::default(),
         doors: Arc::new(NoDoors),
+        peers: Arc::new(hirsel_role::peers::Nobody),
         clock: world.clock,
         chance: world.chance,
         spawner,

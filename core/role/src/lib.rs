@@ -24,6 +24,7 @@ use tokio::sync::{Notify, watch};
 pub mod certificate;
 pub mod handover;
 pub mod host;
+pub mod peers;
 pub mod requests;
 pub mod secret;
 pub mod voice;
@@ -82,6 +83,8 @@ pub struct Context {
     pub voice: Arc<Voice>,
     /// Ways to instances on other nodes.
     pub doors: Arc<dyn Doors>,
+    /// The same role on other nodes.
+    pub peers: Arc<dyn peers::Peers>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Chance.

@@ -208,6 +208,7 @@ fn start(folder: &Path) -> (Arc<RealHost>, Box<dyn Role>, Arc<Notify>) {
         ending: watch::channel(false).1,
         voice: Arc::default(),
         doors: Arc::new(NoDoors(Mutex::default())),
+        peers: Arc::new(hirsel_role::peers::Nobody),
         clock: Arc::clone(&world.clock),
         chance: Arc::clone(&world.chance),
         spawner: Spawner::new(tokio::runtime::Handle::current()),

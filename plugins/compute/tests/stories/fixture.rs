@@ -217,6 +217,7 @@ fn start(
         ending: watch::channel(false).1,
         voice: Arc::default(),
         doors: Arc::new(doors.clone()),
+        peers: Arc::new(hirsel_role::peers::Nobody),
         clock: Arc::new(VirtualClock(Instant::now())),
         chance: Arc::new(Counted(AtomicU64::new(5))),
         spawner: Spawner::new(tokio::runtime::Handle::current()),

@@ -291,6 +291,7 @@ impl Bed {
             ending: ended,
             voice: Arc::default(),
             doors: doors.clone(),
+            peers: Arc::new(hirsel_role::peers::Nobody),
             clock: clock.clone(),
             chance: Arc::new(Counted::default()),
             spawner: Spawner::new(tokio::runtime::Handle::current()),

@@ -1,0 +1,21 @@
+//! Storage: what the storage role is made of, as far as it is built.
+//!
+//! So far there is the data side of one node and the code that spreads data over many; nothing of it runs in an agent yet (see the README
+//! beside this crate for what is missing).
+//!
+//! Where to start: [`chunk`] is what data is cut into, and how it is known to be what was written. [`disk`] keeps chunks in a folder, with
+//! what a crash, a full disk or a flipped bit may do to it in mind. [`codec`] makes shards of stripes. [`wire`] is how nodes use each other's disks; [`spread`] and [`gather`] decide whom a write is sent to and a
+//! read is asked of, [`drive`] does it, and [`store`] is both for copies and stripes.
+//!
+//! Deliberately absent: deciding which chunks should be where (that is the metadata's and the planner's), and clocks: nothing here is
+//! deleted because time passed.
+
+pub mod chunk;
+pub mod codec;
+pub mod decoders;
+pub mod disk;
+pub mod drive;
+pub mod gather;
+pub mod spread;
+pub mod store;
+pub mod wire;

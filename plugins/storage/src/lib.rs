@@ -7,6 +7,8 @@
 //! what a crash, a full disk or a flipped bit may do to it in mind. [`codec`] makes shards of stripes. [`wire`] is how nodes use each other's disks; [`spread`] and [`gather`] decide whom a write is sent to and a
 //! read is asked of, [`drive`] does it, and [`store`] is both for copies and stripes.
 //!
+//! [`meta`] is what the cluster agrees on about objects: the state machine of a metadata group, which a README of its own describes.
+//!
 //! Deliberately absent: deciding which chunks should be where (that is the metadata's and the planner's), and clocks: nothing here is
 //! deleted because time passed.
 
@@ -16,6 +18,7 @@ pub mod decoders;
 pub mod disk;
 pub mod drive;
 pub mod gather;
+pub mod meta;
 pub mod spread;
 pub mod store;
 pub mod wire;

@@ -1,0 +1,295 @@
+//! Questions about one thing. Asked of rows that are as new as the read point of the group, the answers are linearizable.
+
+use hirsel_model::NodeId;
+use serde::de::DeserializeOwned;
+
+use super::key::{self, BucketId};
+use super::kinds::{
+    Body, Bucket, Chunk, ChunkRef, Class, DocumentKind, Head, List, Manifest, Missed, Object, Part, PartHead, Usage,
+    Version,
+};
+use super::names::{BucketName, ChunkId, ObjectKey, Stamp, VersionRef};
+use super::refusal::Refusal;
+use super::rows::{Rows, RowsError, Step};
+
+/// What is not answered: refused, or the rows cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// As S3 says it.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// The disk, or what is on it.
+    #[error("{0}")]
+    Rows(#[from] RowsError),
+}
+
+pub(super) fn row<T: DeserializeOwned>(rows: &dyn Rows, key: &[u8]) -> Result<Option<T>, RowsError> {
+    rows.get(key)?.map(|bytes| value(key, &bytes)).transpose()
+}
+
+pub(super) fn value<T: DeserializeOwned>(key: &[u8], bytes: &[u8]) -> Result<T, RowsError> {
+    let kind = key.first().map_or('?', |kind| char::from(*kind));
+    hirsel_model::codec::decode(bytes).map_err(|error| RowsError(format!("a row of kind {kind}: {error}")))
+}
+
+/// What the group knows of itself.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn head(rows: &dyn Rows) -> Result<Head, RowsError> {
+    Ok(row(rows, &key::head())?.unwrap_or_default())
+}
+
+/// A bucket.
+///
+/// # Errors
+/// [`Refusal::NoSuchBucket`], or when the rows cannot be read.
+pub fn bucket(rows: &dyn Rows, name: &BucketName) -> Result<Bucket, ReadError> {
+    Ok(row(rows, &key::bucket(name))?.ok_or(Refusal::NoSuchBucket)?)
+}
+
+/// What is counted of a bucket.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn usage(rows: &dyn Rows, bucket: BucketId) -> Result<Usage, RowsError> {
+    Ok(row(rows, &key::usage(bucket))?.unwrap_or_default())
+}
+
+/// A document of a bucket, as it was given.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn document(rows: &dyn Rows, bucket: BucketId, kind: DocumentKind) -> Result<Option<String>, RowsError> {
+    row(rows, &key::document(bucket, kind))
+}
+
+/// The newest version of a key, marker or object.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn newest(rows: &dyn Rows, bucket: BucketId, key: &ObjectKey) -> Result<Option<Version>, RowsError> {
+    if let Some(current) = row(rows, &key::current(bucket, key))? {
+        return Ok(Some(current));
+    }
+    let (from, to) = (key::version(bucket, key, u64::MAX), key::after(&key::version(bucket, key, 0)));
+    rows.first(&from, &to)?.map(|(row, bytes)| value(&row, &bytes)).transpose()
+}
+
+/// A certain version of a key, marker or object.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn version(
+    rows: &dyn Rows,
+    bucket: BucketId,
+    key: &ObjectKey,
+    wanted: VersionRef,
+) -> Result<Option<Version>, RowsError> {
+    let is = |version: &Version| version.name() == wanted;
+    if let Some(current) = row(rows, &key::current(bucket, key))?.filter(is) {
+        return Ok(Some(current));
+    }
+    let number = match wanted {
+        VersionRef::Id(stamp) => Some(stamp.number),
+        VersionRef::Null => row(rows, &key::null(bucket, key))?,
+    };
+    let Some(number) = number else { return Ok(None) };
+    Ok(row(rows, &key::version(bucket, key, number))?.filter(is))
+}
+
+/// A piece of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Where in the body it begins.
+    pub offset: u64,
+    /// The chunk.
+    pub chunk: ChunkRef,
+    /// How it is kept safe.
+    pub class: Class,
+}
+
+/// The chunks of an object from the one that holds byte `from` on, at most `max`; none of a body that is in its row.
+///
+/// # Errors
+/// When the rows cannot be read: what is named and not there counts as damage.
+pub fn layout(rows: &dyn Rows, object: &Object, from: u64, max: usize) -> Result<Vec<Piece>, RowsError> {
+    let mut pieces = Pieces { from, max, found: Vec::new() };
+    pieces.body(rows, &object.body, 0)?;
+    Ok(pieces.found)
+}
+
+struct Pieces {
+    from: u64,
+    max: usize,
+    found: Vec<Piece>,
+}
+
+impl Pieces {
+    fn body(&mut self, rows: &dyn Rows, body: &Body, offset: u64) -> Result<(), RowsError> {
+        match body {
+            Body::Inline(_) => Ok(()),
+            Body::Chunks(class, chunks) => self.chunks(*class, chunks, offset),
+            Body::Manifest(id) => match manifest(rows, *id)?.list {
+                List::Chunks(class, chunks) => self.chunks(class, &chunks, offset),
+                List::Parts { upload, parts, .. } => {
+                    let mut begins = offset;
+                    for PartHead { number, bytes } in parts {
+                        if self.found.len() == self.max {
+                            break;
+                        }
+                        if begins + bytes > self.from {
+                            let key = key::part(upload, number);
+                            let part: Option<Part> = row(rows, &key)?;
+                            let lost = || RowsError(format!("part {number} of {upload} is named and not there"));
+                            self.body(rows, &part.ok_or_else(lost)?.body, begins)?;
+                        }
+                        begins += bytes;
+                    }
+                    Ok(())
+                }
+            },
+        }
+    }
+
+    fn chunks(&mut self, class: Class, chunks: &[ChunkRef], offset: u64) -> Result<(), RowsError> {
+        let mut begins = offset;
+        for chunk in chunks {
+            if self.found.len() == self.max {
+                break;
+            }
+            if begins + u64::from(chunk.bytes) > self.from {
+                self.found.push(Piece { offset: begins, chunk: *chunk, class });
+            }
+            begins += u64::from(chunk.bytes);
+        }
+        Ok(())
+    }
+}
+
+fn manifest(rows: &dyn Rows, id: Stamp) -> Result<Manifest, RowsError> {
+    row(rows, &key::manifest(id))?.ok_or_else(|| RowsError(format!("list {id} is named and not there")))
+}
+
+/// The parts of an object that was uploaded in parts, in order; none of one that was put whole.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn parts(rows: &dyn Rows, object: &Object) -> Result<Vec<PartHead>, RowsError> {
+    match &object.body {
+        Body::Manifest(id) if object.parts > 0 => match manifest(rows, *id)?.list {
+            List::Parts { parts, .. } => Ok(parts),
+            List::Chunks(..) => Ok(Vec::new()),
+        },
+        Body::Manifest(_) | Body::Inline(_) | Body::Chunks(..) => Ok(Vec::new()),
+    }
+}
+
+/// What is known of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Somebody can read it.
+    Named(Chunk),
+    /// It may be unlinked.
+    Condemned,
+    /// Its write is open.
+    Open,
+    /// Nobody can name it any more, and nobody has condemned it yet.
+    Unknown,
+}
+
+/// What is known of a chunk.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn chunk(rows: &dyn Rows, id: ChunkId) -> Result<Known, RowsError> {
+    if let Some(chunk) = row(rows, &key::chunk(id))? {
+        return Ok(Known::Named(chunk));
+    }
+    if rows.get(&key::condemned(id))?.is_some() {
+        return Ok(Known::Condemned);
+    }
+    Ok(if rows.get(&key::write(id.write()))?.is_some() { Known::Open } else { Known::Unknown })
+}
+
+/// Chunks of a partition that somebody can read, in order, after this one; at most `max`.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn chunks(
+    rows: &dyn Rows,
+    partition: u16,
+    after: Option<ChunkId>,
+    max: usize,
+) -> Result<Vec<(ChunkId, Chunk)>, RowsError> {
+    in_partition(rows, b'k', partition, after, max, |key, bytes| Ok((chunk_in(key)?, value(key, bytes)?)))
+}
+
+/// Condemned chunks of a partition, in order, after this one; at most `max`.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn condemned(
+    rows: &dyn Rows,
+    partition: u16,
+    after: Option<ChunkId>,
+    max: usize,
+) -> Result<Vec<ChunkId>, RowsError> {
+    in_partition(rows, b'e', partition, after, max, |key, _| chunk_in(key))
+}
+
+/// What is missing where, of the chunks of a partition, in order, after this one; at most `max`.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn repairs(rows: &dyn Rows, partition: u16, after: Option<ChunkId>, max: usize) -> Result<Vec<Missed>, RowsError> {
+    in_partition(rows, b'r', partition, after, max, |key, _| {
+        let short = || RowsError("a row of kind r is short".into());
+        let node = key::number_in(key, 18).ok_or_else(short)?;
+        Ok(Missed { chunk: chunk_in(key)?, shard: *key.get(17).ok_or_else(short)?, node: NodeId(node) })
+    })
+}
+
+fn chunk_in(key: &[u8]) -> Result<ChunkId, RowsError> {
+    key::chunk_in(key).ok_or_else(|| RowsError("the row of a chunk is short".into()))
+}
+
+fn in_partition<T>(
+    rows: &dyn Rows,
+    kind: u8,
+    partition: u16,
+    after: Option<ChunkId>,
+    max: usize,
+    mut take: impl FnMut(&[u8], &[u8]) -> Result<T, RowsError>,
+) -> Result<Vec<T>, RowsError> {
+    let (mut from, to) = key::all_of([[kind].as_slice(), &partition.to_be_bytes()].concat());
+    if let Some(after) = after {
+        from = from.max(key::after(&[[kind].as_slice(), &after.0].concat()));
+    }
+    let mut found = Vec::new();
+    rows.scan(&from, &to, &mut |key, bytes| {
+        if found.len() == max {
+            return Ok(Step::Stop);
+        }
+        found.push(take(key, bytes)?);
+        Ok(Step::On)
+    })?;
+    Ok(found)
+}
+
+/// The least version of the placement table that a commit in this partition may be made by.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn least_table(rows: &dyn Rows, partition: u16) -> Result<u64, RowsError> {
+    Ok(row(rows, &key::table(partition))?.unwrap_or_default())
+}
+
+/// Whether something is in the queue of what dies.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn is_dying(rows: &dyn Rows) -> Result<bool, RowsError> {
+    let (from, to) = key::all_of(b"x".to_vec());
+    Ok(rows.first(&from, &to)?.is_some())
+}

@@ -19,6 +19,7 @@
 mod calls;
 mod engine;
 mod group;
+mod kept;
 mod log;
 mod machine;
 mod network;
@@ -79,6 +80,52 @@ pub trait StateMachine: Send + Sync + 'static {
     /// # Errors
     /// Only when the bytes cannot be understood; the replica then stops.
     fn restore(&mut self, bytes: &[u8]) -> Result<(), StateMachineError>;
+    /// Itself, if it keeps its state on disk. Then neither [`StateMachine::snapshot`] nor [`StateMachine::restore`] is ever called.
+    fn on_disk(&mut self) -> Option<&mut dyn OnDisk> {
+        None
+    }
+}
+
+/// A state machine whose state is on disk, and need not fit into memory. It is never applied twice: a restarted replica goes on from
+/// where the state is, and snapshots are made and taken a frame at a time.
+///
+/// What these methods do blocks for as long as a disk takes; those that sync are called where that stalls nobody.
+pub trait OnDisk {
+    /// What [`OnDisk::keep`] or [`OnDisk::install`] kept last, as far as it is still there. It is as old as the state, to the entry.
+    ///
+    /// # Errors
+    /// When the disk does not give it.
+    fn kept(&self) -> Result<Option<Vec<u8>>, StateMachineError>;
+    /// Ends a batch of applied commands and keeps `beside` with it, in one step: a crash leaves both or neither. Only if `durable` must
+    /// it outlive one.
+    ///
+    /// # Errors
+    /// When the disk does not take it; the replica then stops.
+    fn keep(&mut self, beside: &[u8], durable: bool) -> Result<(), StateMachineError>;
+    /// The state as it was last kept, in frames, each no larger than a message should be. What is applied later is not in them.
+    ///
+    /// # Errors
+    /// When the disk does not give it.
+    fn frames(&self) -> Result<Box<dyn Frames>, StateMachineError>;
+    /// Takes the next frame of a snapshot of another replica; the first one begins anew. The state stays as it is.
+    ///
+    /// # Errors
+    /// When it is not the next frame, or the disk does not take it.
+    fn arrive(&mut self, frame: &[u8], first: bool) -> Result<(), StateMachineError>;
+    /// Makes the snapshot that has arrived the state, and keeps `beside` with it, durably and in one step.
+    ///
+    /// # Errors
+    /// When it has not arrived whole, or the disk does not take it.
+    fn install(&mut self, beside: &[u8]) -> Result<(), StateMachineError>;
+}
+
+/// The frames of a snapshot.
+pub trait Frames: Send {
+    /// The next one; none after the last.
+    ///
+    /// # Errors
+    /// When the disk does not give it.
+    fn next(&mut self) -> Result<Option<Vec<u8>>, StateMachineError>;
 }
 
 /// Why a replica must stop: it was handed something that it does not understand, most likely written by a newer hirsel.

@@ -43,7 +43,13 @@ pub(super) async fn engine(
     log: &Log,
     machine: &Machine,
 ) -> Result<Raft, StoreError> {
-    let network = Network { calls: calls.clone(), kind: names.raft, tag: tag.clone(), alone: alone.clone() };
+    let network = Network {
+        calls: calls.clone(),
+        kind: names.raft,
+        tag: tag.clone(),
+        alone: alone.clone(),
+        machine: machine.clone(),
+    };
     let refused = |error: &dyn std::fmt::Display| log.damaged(format!("{} does not start: {error}", names.group));
     let config = engine_config(names.group).map_err(|error| refused(&error))?;
     let raft = Raft::new(me.0, Arc::new(config), network, log.clone(), machine.clone()).await;

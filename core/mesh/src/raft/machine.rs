@@ -1,7 +1,7 @@
 //! Between the engine and a [`StateMachine`]: applying, snapshots, and who already got which answer.
 //!
 //! The state is in memory. A restarted replica takes its last snapshot and applies the committed part of its log again; so a
-//! snapshot is durable before the log that it covers may be forgotten.
+//! snapshot is durable before the log that it covers may be forgotten. Or it is on disk, and what is different then is in `kept`.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,6 +15,7 @@ use openraft::{EntryPayload, OptionalSend};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::kept::Arriving;
 use super::log::Log;
 use super::sessions::Sessions;
 use super::store::{StoreError, lock};
@@ -59,23 +60,24 @@ struct Saved {
 /// A handle; all copies are the same machine.
 #[derive(Clone)]
 pub(super) struct Machine {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
-struct Shared {
-    world: World,
+pub(super) struct Shared {
+    pub(super) world: World,
     log: Log,
-    inner: Mutex<Inner>,
+    pub(super) inner: Mutex<Inner>,
+    pub(super) arriving: Mutex<Option<Arriving>>,
     applied: watch::Sender<Applied>,
     stopped: watch::Sender<Option<String>>,
 }
 
-struct Inner {
-    last: Option<LogId>,
-    command: u64,
-    membership: StoredMembership,
-    sessions: Sessions,
-    machine: Box<dyn StateMachine>,
+pub(super) struct Inner {
+    pub(super) last: Option<LogId>,
+    pub(super) command: u64,
+    pub(super) membership: StoredMembership,
+    pub(super) sessions: Sessions,
+    pub(super) machine: Box<dyn StateMachine>,
 }
 
 impl Machine {
@@ -97,10 +99,15 @@ impl Machine {
             world: world.clone(),
             log: log.clone(),
             inner: Mutex::new(inner),
+            arriving: Mutex::default(),
             applied: watch::Sender::default(),
             stopped,
         };
         let machine = Self { shared: Arc::new(shared) };
+        if machine.is_on_disk() {
+            machine.resume().map_err(|reason| log.damaged(reason))?;
+            return Ok(machine);
+        }
         if let Some(packed) = log.store().fact(&log.key("snapshot"))? {
             let saved = unpack(&packed).map_err(|error| log.damaged(format!("snapshot: {error}")))?;
             machine
@@ -127,7 +134,7 @@ impl Machine {
         Ok(())
     }
 
-    fn publish(&self, inner: &mut Inner) {
+    pub(super) fn publish(&self, inner: &mut Inner) {
         let at = inner.last.map_or_else(Applied::default, |last| Applied {
             index: last.index,
             term: *last.leader_id,
@@ -143,10 +150,7 @@ impl Machine {
     pub fn reset(&self) {
         let mut inner = lock(&self.shared.inner);
         inner.machine.reset();
-        inner.last = None;
-        inner.command = 0;
-        inner.membership = StoredMembership::default();
-        inner.sessions = Sessions::default();
+        inner.forget();
         self.shared.applied.send_replace(Applied::default());
     }
 
@@ -156,7 +160,7 @@ impl Machine {
     }
 
     /// Says why this replica stops, and gives the engine the reason to.
-    fn stop(&self, index: u64, error: &StateMachineError) -> io::Error {
+    pub(super) fn stop(&self, index: u64, error: &StateMachineError) -> io::Error {
         let words = format!("cannot apply entry {index}: {error}");
         self.shared.stopped.send_if_modified(|stopped| match stopped {
             None => {
@@ -170,6 +174,13 @@ impl Machine {
 }
 
 impl Inner {
+    pub(super) fn forget(&mut self) {
+        self.last = None;
+        self.command = 0;
+        self.membership = StoredMembership::default();
+        self.sessions = Sessions::default();
+    }
+
     fn apply(
         &mut self,
         id: LogId,
@@ -237,6 +248,7 @@ impl RaftStateMachine<Types> for Machine {
                 let reply = inner.apply(entry.log_id, entry.payload).map_err(|error| self.stop(index, &error))?;
                 answers.extend(responder.map(|responder| (responder, reply)));
             }
+            inner.keep(false).map_err(|error| self.stop(inner.last.map_or(0, |last| last.index), &error))?;
             // Whoever is answered finds the result in what was published.
             self.publish(&mut inner);
             drop(inner);
@@ -252,6 +264,10 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
+        if self.is_on_disk() {
+            let index = meta.last_log_id.map_or(0, |last| last.index);
+            return self.take_arrived(meta).await.map_err(|error| self.stop(index, &error));
+        }
         let saved = unpack(&data).map_err(io_error)?;
         if saved.head != Head::from(meta) {
             return Err(io::Error::other("the snapshot is not the one that was announced"));
@@ -262,6 +278,9 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        if self.is_on_disk() {
+            return self.as_it_is().await;
+        }
         let log = &self.shared.log;
         let Some(packed) = log.store().fact(&log.key("snapshot")).map_err(io_error)? else { return Ok(None) };
         let saved = unpack(&packed).map_err(io_error)?;
@@ -273,6 +292,9 @@ impl RaftSnapshotBuilder<Types> for Machine {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        if self.is_on_disk() {
+            return self.as_it_is().await?.ok_or_else(|| io::Error::other("nothing is applied yet"));
+        }
         let (meta, saved) = lock(&self.shared.inner).save();
         let slot = Arc::new(Mutex::new(Bytes::new()));
         let packed = slot.clone();
@@ -293,7 +315,7 @@ impl RaftSnapshotBuilder<Types> for Machine {
 
 /// A machine that panics on an entry has not applied it, and is not asked again: the replica stops with the words, and nothing else of
 /// the agent does.
-fn sound<T>(step: impl FnOnce() -> Result<T, StateMachineError>) -> Result<T, StateMachineError> {
+pub(super) fn sound<T>(step: impl FnOnce() -> Result<T, StateMachineError>) -> Result<T, StateMachineError> {
     let caught = catch_unwind(AssertUnwindSafe(step));
     caught.unwrap_or_else(|caught| Err(StateMachineError(format!("it panicked: {}", panic::words(caught.as_ref())))))
 }
@@ -303,6 +325,7 @@ pub(super) fn decode(bytes: &[u8]) {
     if let Ok(saved) = unpack(bytes) {
         drop(SnapshotMeta::from(saved.head));
     }
+    super::kept::decode(bytes);
 }
 
 /// Snapshots of a group of which nothing is known but its state.

@@ -16,6 +16,8 @@ use openraft::raft::{
 };
 
 use super::calls::Calls;
+use super::kept::Sending;
+use super::machine::Machine;
 use super::tagged::tagged;
 use super::wire::{Answer, Ask, Head, Request, Row};
 use super::{APPEND_BYTES_MAX, LogId, Snapshot, SnapshotData, Types, Vote};
@@ -33,6 +35,8 @@ pub(super) struct Network {
     pub tag: Tag,
     /// This replica leads, and no majority obeys it any more.
     pub alone: Arc<AtomicBool>,
+    /// Where snapshots come from that are not held in memory.
+    pub machine: Machine,
 }
 
 impl RaftNetworkFactory<Types> for Network {
@@ -44,6 +48,7 @@ impl RaftNetworkFactory<Types> for Network {
             kind: self.kind,
             tag: self.tag.clone(),
             alone: self.alone.clone(),
+            machine: self.machine.clone(),
             to: NodeId(to),
         }
     }
@@ -55,6 +60,7 @@ pub(super) struct Link {
     kind: &'static str,
     tag: Tag,
     alone: Arc<AtomicBool>,
+    machine: Machine,
     to: NodeId,
 }
 
@@ -75,11 +81,38 @@ impl Link {
         )))
     }
 
+    /// The state as it is now, which is no older than the snapshot that the engine asked to send, a frame at a time.
+    async fn send_frames(
+        &self,
+        vote: Vote,
+        mut sending: Sending,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let mut number = 0;
+        while let Some((bytes, last)) = self.machine.next_frame(&mut sending).await.map_err(broken)? {
+            let head = sending.head().clone();
+            let request = Request::Frame { ballot: vote.into(), head, number, last, bytes: bytes.into() };
+            match self.ask(&request, CHUNK_WITHIN).await {
+                Ok(Answer::ChunkTaken) if !last => number += 1,
+                Ok(Answer::Installed(ballot) | Answer::Higher(ballot)) => {
+                    return Ok(SnapshotResponse { vote: ballot.into() });
+                }
+                Ok(answer) => {
+                    return Err(broken(format!("node {} answered with something else: {answer:?}", self.to)));
+                }
+                Err(error) => return Err(StreamingError::Unreachable(Unreachable::from_string(error))),
+            }
+        }
+        Err(broken("the snapshot has no end".into()))
+    }
+
     async fn send_snapshot(
         &self,
         vote: Vote,
         snapshot: Snapshot,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        if let Some(sending) = self.machine.sending().await.map_err(broken)? {
+            return self.send_frames(vote, sending).await;
+        }
         let head = Head::from(&snapshot.meta);
         let total = snapshot.snapshot.len();
         let mut offset = 0;
@@ -105,6 +138,10 @@ impl Link {
             }
         }
     }
+}
+
+fn broken(error: String) -> StreamingError<Types> {
+    StreamingError::Network(NetworkError::from_string(error))
 }
 
 // The engine waits before it speaks again to an unreachable node; a call that ran out of time is tried again at once.

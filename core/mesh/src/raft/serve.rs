@@ -14,7 +14,7 @@ use super::group::Inner;
 use super::machine::SNAPSHOT_BYTES_MAX;
 use super::store::lock;
 use super::wire::{Answer, Ask, Ballot, Head, Request};
-use super::{Snapshot, Types};
+use super::{Raft, Snapshot, Types};
 
 /// A snapshot that is arriving.
 struct Arriving {
@@ -144,7 +144,25 @@ async fn answer(group: &Inner, from: NodeId, body: &[u8]) -> Result<Vec<u8>, Str
             group.heard();
             match group.arrivals.take(from, &head, offset, total, &bytes)? {
                 None => Answer::ChunkTaken,
-                Some(whole) => install(group, ballot, head, whole).await?,
+                Some(whole) => install(&group.raft(), ballot, head, whole).await?,
+            }
+        }
+        Request::Frame { ballot, head, number, last, bytes } => {
+            group.heard();
+            match group.machine.arrive(from, &head, (number, last), bytes).await? {
+                false => Answer::ChunkTaken,
+                true => {
+                    // To its end, whether the sender waits for it or not: the engine must find what has arrived.
+                    let (raft, machine) = (group.raft(), group.machine.clone());
+                    let installing = tokio::spawn(async move {
+                        let installed = install(&raft, ballot, head, BytesMut::new()).await;
+                        if !matches!(&installed, Ok(Answer::Installed(now)) if *now == ballot) {
+                            machine.refuse_arrived();
+                        }
+                        installed
+                    });
+                    installing.await.map_err(|error| error.to_string())??
+                }
             }
         }
         Request::Transfer { ballot, to, last } => {
@@ -177,9 +195,9 @@ async fn append(group: &Inner, alone: bool, request: AppendEntriesRequest<Types>
     })
 }
 
-async fn install(group: &Inner, ballot: Ballot, head: Head, whole: BytesMut) -> Result<Answer, String> {
+async fn install(raft: &Raft, ballot: Ballot, head: Head, whole: BytesMut) -> Result<Answer, String> {
     let snapshot = Snapshot { meta: head.into(), snapshot: whole.freeze() };
-    let installed = group.raft().install_full_snapshot(ballot.into(), snapshot).await;
+    let installed = raft.install_full_snapshot(ballot.into(), snapshot).await;
     Ok(Answer::Installed(installed.map_err(|error| error.to_string())?.vote.into()))
 }
 

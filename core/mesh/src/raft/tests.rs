@@ -17,6 +17,7 @@ use super::{Group, GroupConfig, GroupNames, ProposeError, StateMachine, StateMac
 
 mod crash;
 mod damage;
+mod kept;
 mod refound;
 
 const NAMES: GroupNames =
@@ -69,6 +70,8 @@ struct Cluster {
     platters: BTreeMap<NodeId, Platter>,
     members: BTreeMap<NodeId, Member>,
     lives: u64,
+    /// Its machines keep their state on disk.
+    on_disk: bool,
 }
 
 impl Cluster {
@@ -90,8 +93,12 @@ impl Cluster {
         let world = world(platter.mount(), node.0 << 32 | self.lives);
         let store = Store::open(&world, FILE).await?;
         let lines = Shown::default();
+        let machine: Box<dyn StateMachine> = match self.on_disk {
+            true => kept::machine(&*world.disk, &lines),
+            false => Box::new(Ledger(lines.clone())),
+        };
         let config = GroupConfig { names: NAMES, me: node, world, store: store.clone(), calls: self.wires.plug(node) };
-        let group = Group::start(config, Box::new(Ledger(lines.clone()))).await?;
+        let group = Group::start(config, machine).await?;
         self.members.insert(node, Member { group, store, lines });
         Ok(())
     }

@@ -171,6 +171,15 @@ pub(super) enum Request {
         to: u64,
         last: Option<Position>,
     },
+    /// A piece of a snapshot of a machine that keeps its state on disk.
+    Frame {
+        ballot: Ballot,
+        head: Head,
+        /// From 0, which is what is kept beside the state.
+        number: u64,
+        last: bool,
+        bytes: Bytes,
+    },
 }
 
 /// A candidate's question.
@@ -186,9 +195,10 @@ impl Request {
     /// Which node says this.
     pub fn sender(&self) -> u64 {
         match self {
-            Request::Append { ballot, .. } | Request::Chunk { ballot, .. } | Request::Transfer { ballot, .. } => {
-                ballot.node
-            }
+            Request::Append { ballot, .. }
+            | Request::Chunk { ballot, .. }
+            | Request::Frame { ballot, .. }
+            | Request::Transfer { ballot, .. } => ballot.node,
             Request::Vote(ask) | Request::PreVote(ask) => ask.ballot.node,
         }
     }
@@ -217,7 +227,7 @@ pub(crate) fn decode(bytes: &[u8]) {
             Request::Append { ballot, rows, .. } => {
                 drop((Vote::from(ballot), rows.into_iter().map(Entry::from).collect::<Vec<_>>()));
             }
-            Request::Chunk { head, .. } => drop(SnapshotMeta::from(head)),
+            Request::Chunk { head, .. } | Request::Frame { head, .. } => drop(SnapshotMeta::from(head)),
             Request::Vote(ask) | Request::PreVote(ask) => drop(Vote::from(ask.ballot)),
             Request::Transfer { ballot, .. } => drop(Vote::from(ballot)),
         }
@@ -242,7 +252,8 @@ pub(crate) fn samples() -> Vec<Vec<u8>> {
             Request::Append { ballot, previous: Some(at), rows: rows.to_vec(), committed: Some(at), alone: true },
             Request::Vote(ask()),
             Request::PreVote(ask()),
-            Request::Chunk { ballot, head, offset: 0, total: 4, bytes: Bytes::from_static(b"body") },
+            Request::Chunk { ballot, head: head.clone(), offset: 0, total: 4, bytes: Bytes::from_static(b"body") },
+            Request::Frame { ballot, head, number: 0, last: false, bytes: Bytes::from_static(b"body") },
             Request::Transfer { ballot, to: 2, last: None },
         ]
         .iter()

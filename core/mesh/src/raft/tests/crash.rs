@@ -9,13 +9,12 @@ const SEEDS: u64 = 120;
 fn power_failures_lose_nothing_that_was_acknowledged() {
     for seed in 0..SEEDS {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        runtime.block_on(story(seed));
+        runtime.block_on(async { story(seed, Cluster::founded(3).await).await });
     }
 }
 
-async fn story(seed: u64) {
+pub(super) async fn story(seed: u64, mut cluster: Cluster) {
     let mut chance = SmallRng::seed_from_u64(seed);
-    let mut cluster = Cluster::founded(3).await;
     let mut acknowledged: Vec<(u64, String)> = Vec::new();
     let mut number = 0;
     for _ in 0..3 {

@@ -102,7 +102,8 @@ fn write_role(role: &RoleReport) -> String {
     let mut text = format!("{state} {}", role.generation);
     let mut group = None;
     match &role.facts {
-        RoleFacts::None | RoleFacts::Unknown => {}
+        // What only a leader asks for is not in the digest: it has the whole report.
+        RoleFacts::None | RoleFacts::Storage(_) | RoleFacts::Unknown => {}
         // Who may hold what only a leader asks, and it has the whole report.
         RoleFacts::Address(facts) => {
             for address in &facts.held {

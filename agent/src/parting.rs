@@ -91,7 +91,7 @@ fn stays(shared: &Shared, state: &ControlState) -> bool {
 fn facts<'a>(report: &'a NodeReport, id: &InstanceId) -> Option<&'a InstanceFacts> {
     match &report.roles.get(&RoleName::compute())?.facts {
         RoleFacts::Compute(all) => all.get(id),
-        RoleFacts::None | RoleFacts::Lb(_) | RoleFacts::Address(_) | RoleFacts::Unknown => None,
+        RoleFacts::None | RoleFacts::Lb(_) | RoleFacts::Address(_) | RoleFacts::Storage(_) | RoleFacts::Unknown => None,
     }
 }
 

@@ -132,7 +132,9 @@ fn can_lose_now(state: &ControlState, live: &Live) -> CanLose {
         RoleFacts::Compute(instances) => {
             instances.iter().filter(|(_, facts)| facts.healthy).map(|(id, _)| id.clone()).collect()
         }
-        RoleFacts::None | RoleFacts::Lb(_) | RoleFacts::Address(_) | RoleFacts::Unknown => Vec::new(),
+        RoleFacts::None | RoleFacts::Lb(_) | RoleFacts::Address(_) | RoleFacts::Storage(_) | RoleFacts::Unknown => {
+            Vec::new()
+        }
     });
     let liveness = live.nodes.iter().map(|(id, node)| (*id, node.liveness)).collect();
     can_lose(state, &liveness, &healthy.collect())

@@ -118,7 +118,9 @@ impl Sight {
     pub fn instances_on(&self, node: NodeId) -> Option<&BTreeMap<InstanceId, InstanceFacts>> {
         match &self.role_report(node, &RoleName::compute())?.facts {
             RoleFacts::Compute(instances) => Some(instances),
-            RoleFacts::None | RoleFacts::Lb(_) | RoleFacts::Address(_) | RoleFacts::Unknown => None,
+            RoleFacts::None | RoleFacts::Lb(_) | RoleFacts::Address(_) | RoleFacts::Storage(_) | RoleFacts::Unknown => {
+                None
+            }
         }
     }
 

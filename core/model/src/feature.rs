@@ -20,6 +20,7 @@ use crate::control::{Command, Refusal};
 use crate::id::{Incarnation, NodeId};
 use crate::planner::change::PlanChange;
 use crate::spec::{AppProtocol, AppSpec, Check, RoleSpec, RouteSpec, ServiceSpec, Spec};
+use crate::storage::STORAGE;
 
 /// The highest level that this build understands.
 pub const BUILT: u32 = 2;
@@ -160,6 +161,7 @@ fn plan_change(change: &PlanChange) -> Need {
         letting_go: _,
         candidates,
         addresses,
+        storage,
         voters: _,
         spares: _,
         verdicts: _,
@@ -170,7 +172,9 @@ fn plan_change(change: &PlanChange) -> Need {
         unmet: _,
         next_instance: _,
     } = change;
-    CANDIDATES.when(!candidates.is_empty()).and(ADDRESS.when(!addresses.is_empty()))
+    let parts =
+        [CANDIDATES.when(!candidates.is_empty()), ADDRESS.when(!addresses.is_empty()), STORAGE.when(storage.is_some())];
+    most(parts)
 }
 
 /// Refuses a command that a cluster at `level` must not write yet.

@@ -215,6 +215,7 @@ fn report(plan: &Plan, node: NodeId, spec: &NodeSpec) -> NodeReport {
         } else if *role == RoleName::lb() {
             RoleFacts::Lb(BTreeMap::new())
         } else {
+            // What nodes store is not forecast yet: without facts the table stays as it is.
             RoleFacts::None
         };
         RoleReport {

@@ -189,6 +189,10 @@ impl RoleName {
     pub fn compute() -> Self {
         Self("compute".into())
     }
+    /// Keeps objects.
+    pub fn storage() -> Self {
+        Self("storage".into())
+    }
     /// Answers names.
     pub fn dns() -> Self {
         Self("dns".into())

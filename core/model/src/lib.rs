@@ -31,6 +31,7 @@ pub mod resilience;
 pub mod sealing;
 pub mod secret;
 pub mod spec;
+pub mod storage;
 pub mod tag;
 pub mod time;
 pub mod view;

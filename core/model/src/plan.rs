@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::duty::Duty;
 use crate::id::*;
+use crate::storage::StorageTable;
 
 /// The whole target of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +37,9 @@ pub struct Plan {
     /// Who may hold each floating address.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub addresses: BTreeMap<IpAddr, AddressPlan>,
+    /// Where data of the storage role is, and who votes in its metadata groups.
+    #[serde(default, skip_serializing_if = "crate::spec::is_default")]
+    pub storage: StorageTable,
     /// Who votes in the control group.
     pub voters: BTreeSet<NodeId>,
     /// Who follows the log closely, to replace a voter.

@@ -12,6 +12,7 @@ pub mod long;
 mod narrate;
 mod place;
 mod roles;
+mod storage;
 pub(crate) mod verdicts;
 mod voters;
 
@@ -53,6 +54,7 @@ pub fn plan(view: &View) -> Plan {
         voters::settle(&ground, &mut draft);
         roles::settle(&ground, &mut draft);
         instances::settle(&ground, &mut draft);
+        storage::settle(&ground, &mut draft);
         if !draft.touched {
             break;
         }

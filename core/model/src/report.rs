@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::id::*;
 use crate::spec::Network;
+use crate::storage::StorageFacts;
 
 /// A node's full report. The version rises with each change, so that a reader knows whether its copy is current.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +79,8 @@ pub enum RoleFacts {
     Lb(BTreeMap<InstanceId, u32>),
     /// Of address: what this host has, and what it holds for the cluster.
     Address(AddressFacts),
+    /// Of storage: its disks, and what it knows of moves and metadata groups.
+    Storage(StorageFacts),
     /// Written by a newer agent.
     Unknown,
 }
@@ -101,7 +104,7 @@ impl<'de> Visitor<'de> for FactsVisitor {
     fn visit_str<E: de::Error>(self, name: &str) -> Result<RoleFacts, E> {
         match name {
             "none" => Ok(RoleFacts::None),
-            "compute" | "lb" | "address" => Err(E::custom(format_args!("facts of {name} say nothing"))),
+            "compute" | "lb" | "address" | "storage" => Err(E::custom(format_args!("facts of {name} say nothing"))),
             _ => Ok(RoleFacts::Unknown),
         }
     }
@@ -112,6 +115,7 @@ impl<'de> Visitor<'de> for FactsVisitor {
             "compute" => RoleFacts::Compute(map.next_value()?),
             "lb" => RoleFacts::Lb(map.next_value()?),
             "address" => RoleFacts::Address(map.next_value()?),
+            "storage" => RoleFacts::Storage(map.next_value()?),
             _ => {
                 map.next_value::<IgnoredAny>()?;
                 RoleFacts::Unknown

@@ -151,7 +151,7 @@ pub fn liveness_of(live: &Live, node: NodeId, me: NodeId) -> Liveness {
 fn facts_of<'a>(live: &'a Live, node: NodeId, id: &InstanceId) -> Option<&'a InstanceFacts> {
     match live.nodes.get(&node)?.facts.get(&RoleName::compute())? {
         RoleFacts::Compute(instances) => instances.get(id),
-        RoleFacts::None | RoleFacts::Lb(_) | RoleFacts::Address(_) | RoleFacts::Unknown => None,
+        RoleFacts::None | RoleFacts::Lb(_) | RoleFacts::Address(_) | RoleFacts::Storage(_) | RoleFacts::Unknown => None,
     }
 }
 

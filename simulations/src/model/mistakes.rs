@@ -169,7 +169,7 @@ impl Host {
 fn take_for_told(report: &mut NodeReport) {
     let facts = report.roles.values_mut().filter_map(|role| match &mut role.facts {
         RoleFacts::Compute(all) => Some(all.values_mut()),
-        RoleFacts::None | RoleFacts::Lb(_) | RoleFacts::Address(_) | RoleFacts::Unknown => None,
+        RoleFacts::None | RoleFacts::Lb(_) | RoleFacts::Address(_) | RoleFacts::Storage(_) | RoleFacts::Unknown => None,
     });
     facts.flatten().for_each(|facts| facts.bound = Bound::Grant);
 }

@@ -92,7 +92,10 @@ pub fn holders(sight: &Sight, address: IpAddr) -> Vec<NodeId> {
 pub fn held_by(sight: &Sight, node: NodeId) -> Vec<IpAddr> {
     match sight.role_report(node, &RoleName::address()).map(|report| &report.facts) {
         Some(RoleFacts::Address(facts)) => facts.held.iter().copied().collect(),
-        Some(RoleFacts::None | RoleFacts::Compute(_) | RoleFacts::Lb(_) | RoleFacts::Unknown) | None => Vec::new(),
+        Some(
+            RoleFacts::None | RoleFacts::Compute(_) | RoleFacts::Lb(_) | RoleFacts::Storage(_) | RoleFacts::Unknown,
+        )
+        | None => Vec::new(),
     }
 }
 

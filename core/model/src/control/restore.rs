@@ -12,6 +12,7 @@ use super::{ControlState, LeftNode, record};
 use crate::feature;
 use crate::id::{Generation, Incarnation, NodeId};
 use crate::spec::{Availability, NodeSpec};
+use crate::storage::StorageTable;
 use crate::tag::Tag;
 use crate::time::WallTime;
 
@@ -65,6 +66,8 @@ pub fn restored(mut state: ControlState, founder: Founder) -> ControlState {
     plan.verdicts.clear();
     plan.flaps.clear();
     plan.brake = false;
+    // What was stored is on the nodes of the past. The version goes on, for they may come back with what they know.
+    plan.storage = StorageTable { version: plan.storage.version, ..StorageTable::default() };
     plan.generation = Generation(plan.generation.0.saturating_add(PLANS_LEFT_OUT));
     estrange(plan, &state.spec, past);
     // Nothing exclusive starts before a person has said that those of the past are off.

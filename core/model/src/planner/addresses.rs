@@ -74,7 +74,7 @@ fn balances(plan: &Plan, node: NodeId) -> bool {
 fn facts<'a>(row: &Row<'a>) -> Option<&'a AddressFacts> {
     match &row.facts?.report.as_deref()?.roles.get(&RoleName::address())?.facts {
         RoleFacts::Address(facts) => Some(facts).filter(|facts| facts.unable.is_some() || !facts.interfaces.is_empty()),
-        RoleFacts::None | RoleFacts::Compute(_) | RoleFacts::Lb(_) | RoleFacts::Unknown => None,
+        RoleFacts::None | RoleFacts::Compute(_) | RoleFacts::Lb(_) | RoleFacts::Storage(_) | RoleFacts::Unknown => None,
     }
 }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::*;
 use crate::plan::{AddressPlan, Assignment, Candidates, InstanceAssignment, LettingGo, Plan, Unmet, Verdict};
+use crate::storage::StorageChange;
 
 /// What turns one plan into the next. `None` under a key means removal; fields that are `None` as a whole did not change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +29,9 @@ pub struct PlanChange {
     /// Who may hold floating addresses.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub addresses: BTreeMap<IpAddr, Option<AddressPlan>>,
+    /// Where data of the storage role is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<StorageChange>,
     /// Voters.
     pub voters: Option<BTreeSet<NodeId>>,
     /// Spares.
@@ -58,6 +62,7 @@ impl PlanChange {
             letting_go,
             candidates,
             addresses,
+            storage,
             voters,
             spares,
             verdicts,
@@ -73,6 +78,7 @@ impl PlanChange {
             && letting_go.is_empty()
             && candidates.is_empty()
             && addresses.is_empty()
+            && storage.is_none()
             && voters.is_none()
             && spares.is_none()
             && verdicts.is_empty()
@@ -103,6 +109,12 @@ pub fn change(old: &Plan, new: &Plan) -> PlanChange {
         letting_go: keyed(&old.letting_go, &new.letting_go),
         candidates: keyed(&old.candidates, &new.candidates),
         addresses: keyed(&old.addresses, &new.addresses),
+        storage: (old.storage != new.storage).then(|| StorageChange {
+            version: new.storage.version,
+            partitions: keyed(&old.storage.partitions, &new.storage.partitions),
+            voters: whole(&old.storage.voters, &new.storage.voters),
+            founder: new.storage.founder,
+        }),
         voters: whole(&old.voters, &new.voters),
         spares: whole(&old.spares, &new.spares),
         verdicts: keyed(&old.verdicts, &new.verdicts),
@@ -125,6 +137,7 @@ impl Plan {
             letting_go,
             candidates,
             addresses,
+            storage,
             voters,
             spares,
             verdicts,
@@ -144,6 +157,12 @@ impl Plan {
         patch(&mut self.letting_go, letting_go);
         patch(&mut self.candidates, candidates);
         patch(&mut self.addresses, addresses);
+        if let Some(StorageChange { version, partitions, voters, founder }) = storage {
+            self.storage.version = version;
+            patch(&mut self.storage.partitions, partitions);
+            replace(&mut self.storage.voters, voters);
+            self.storage.founder = founder;
+        }
         replace(&mut self.voters, voters);
         replace(&mut self.spares, spares);
         patch(&mut self.verdicts, verdicts);

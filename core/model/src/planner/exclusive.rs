@@ -62,7 +62,7 @@ fn has_confirmed(view: &View, id: &InstanceId, letting: &LettingGo) -> bool {
     let ended = match &compute.facts {
         RoleFacts::Compute(all) => all.get(id).is_none_or(|facts| facts.state == InstanceState::Ended),
         RoleFacts::None => compute.state == RoleState::Stopped,
-        RoleFacts::Lb(_) | RoleFacts::Address(_) | RoleFacts::Unknown => false,
+        RoleFacts::Lb(_) | RoleFacts::Address(_) | RoleFacts::Storage(_) | RoleFacts::Unknown => false,
     };
     compute.generation >= letting.since && ended
 }

@@ -85,7 +85,11 @@ impl<'a> Ground<'a> {
                     && (*id == view.leader || reachable.get(id).copied().unwrap_or(false)),
                 compute: compute.and_then(|role| match &role.facts {
                     RoleFacts::Compute(instances) => Some(instances),
-                    RoleFacts::None | RoleFacts::Lb(_) | RoleFacts::Address(_) | RoleFacts::Unknown => None,
+                    RoleFacts::None
+                    | RoleFacts::Lb(_)
+                    | RoleFacts::Address(_)
+                    | RoleFacts::Storage(_)
+                    | RoleFacts::Unknown => None,
                 }),
                 compute_reported: compute.map(|role| role.generation),
             });

@@ -33,6 +33,7 @@ pub fn narrate(view: &View, new: &Plan) -> Vec<NewEvent> {
     tale.voters(&change);
     tale.roles(&change);
     tale.addresses(&change);
+    tale.storage(&change);
     tale.reverts();
     tale.let_go(&change);
     tale.instances(&change);
@@ -116,6 +117,24 @@ impl Tale<'_> {
             "enough nodes are back: balancing again"
         };
         self.decided("brake".into(), message.into(), cause, Vec::new());
+    }
+
+    /// That data begins to move, and that all of it is where it should be; not each of hundreds of partitions.
+    fn storage(&mut self, change: &PlanChange) {
+        let Some(storage) = &change.storage else { return };
+        let moving = |plan: &Plan| plan.storage.partitions.values().filter(|it| !it.next.is_empty()).count();
+        let starts = storage.partitions.values().flatten().filter(|it| !it.next.is_empty()).count();
+        if self.view.plan.storage.partitions.is_empty() && !self.new.storage.partitions.is_empty() {
+            let nodes = self.new.storage.nodes().len();
+            self.decided("storage".into(), format!("objects are kept on {nodes} nodes"), Cause::None, Vec::new());
+        } else if starts > 0 && moving(&self.view.plan) == 0 {
+            let cause = self.fallen().next().map_or(Cause::None, |node| Cause::Subject(self.name(node)));
+            let message = format!("{starts} partitions of the storage move to other nodes");
+            self.decided("storage".into(), message, cause, Vec::new());
+        } else if moving(self.new) == 0 && moving(&self.view.plan) > 0 {
+            let message = "all partitions of the storage are where they should be".into();
+            self.happened("storage".into(), message, Cause::None);
+        }
     }
 
     fn voters(&mut self, change: &PlanChange) {

@@ -40,7 +40,9 @@ pub(super) fn settle(ground: &Ground, draft: &mut Draft) {
     for role in names {
         let wishes = ground.view.spec.roles.get(&role).cloned().unwrap_or_default();
         let before = draft.plan.roles.remove(&role).unwrap_or_default();
-        let mut cast = Cast::new(ground, &role, &wishes, before.clone(), draft.generation, &held);
+        // Data moves before the node that has it may let go of it.
+        let bound = if role == RoleName::storage() { draft.plan.storage.nodes() } else { BTreeSet::new() };
+        let mut cast = Cast::new(ground, &role, &wishes, before.clone(), draft.generation, &held, bound);
         cast.vacate();
         cast.shed();
         cast.fill();
@@ -103,6 +105,8 @@ struct Cast<'a> {
     full_below: u16,
     generation: Generation,
     held: &'a [i64],
+    /// Nodes that keep their slot although they drain.
+    bound: BTreeSet<NodeId>,
 }
 
 impl<'a> Cast<'a> {
@@ -113,13 +117,15 @@ impl<'a> Cast<'a> {
         slots: BTreeMap<Slot, Assignment>,
         generation: Generation,
         held: &'a [i64],
+        bound: BTreeSet<NodeId>,
     ) -> Self {
         let holding: BTreeSet<NodeId> = slots.values().map(|slot| slot.node).collect();
-        let fit = |row: &&Row| row.takes(role) || (row.keeps(role) && holding.contains(&row.id));
+        let keeps = |row: &Row| row.keeps(role) || (!row.lost && bound.contains(&row.id));
+        let fit = |row: &&Row| row.takes(role) || (keeps(row) && holding.contains(&row.id));
         let fit = ground.rows.iter().filter(fit).count();
         let want = wishes.count.map_or_else(|| default_count(role, fit), usize::from);
         let (vacant, counts, holders) = (BTreeMap::new(), vec![0; ground.zones.len()], BTreeSet::new());
-        Self { ground, role, wishes, want, slots, vacant, holders, counts, full_below: 0, generation, held }
+        Self { ground, role, wishes, want, slots, vacant, holders, counts, full_below: 0, generation, held, bound }
     }
 
     /// Takes slots from nodes that can't keep them.
@@ -128,7 +134,7 @@ impl<'a> Cast<'a> {
             let node = assignment.node;
             let row = self.ground.row(node).map(|row| &self.ground.rows[row]);
             if let Some(row) = row
-                && row.keeps(self.role)
+                && (row.keeps(self.role) || (!row.lost && self.bound.contains(&node)))
                 && self.holders.insert(node)
             {
                 self.counts[row.zone] += 1;

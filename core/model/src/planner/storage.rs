@@ -1,0 +1,108 @@
+//! Where data of the storage role goes: partitions to ordered nodes, and who votes in the metadata groups.
+//!
+//! Here the view is read: who may be given data, who keeps what he has, what is reported complete. What follows from that is decided in
+//! [`table`], which knows of no view.
+//!
+//! - A node that is lost keeps its place for [`MOVE_DATA_AFTER`]: copying what a node has costs hours of a network, and most come back.
+//! - While the brake is on (more than half of the nodes fell at once) no data moves at all.
+//! - A node that drains or leaves keeps its slot until nothing of it is in the table any more ([`super::roles`]).
+//!
+//! Nothing is planned before the feature level allows it, and before some node reports that it stores.
+
+mod score;
+pub(super) mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::Draft;
+use super::ground::{Ground, Row};
+use crate::id::*;
+use crate::report::RoleFacts;
+use crate::spec::Availability;
+use crate::storage::{STORAGE, StorageFacts};
+
+use table::{Host, SHAPE, arrange};
+
+/// A node must be lost this long before its data moves: a server takes one to two minutes to start again. Twice as long leaves what it
+/// had a copy short for two minutes more.
+const MOVE_DATA_AFTER: Duration = Duration::from_secs(120);
+/// A node with less of its disks free, in tenths, is given nothing more.
+const FREE_MIN: u8 = 1;
+
+/// Changes the table as the view asks for. The slots of the draft are given already.
+pub(super) fn settle(ground: &Ground, draft: &mut Draft) {
+    if ground.view.level < STORAGE.level {
+        return;
+    }
+    let stores = |row: &&Row| facts(row).is_some();
+    if draft.plan.storage.is_empty() && !ground.rows.iter().any(|row| stores(&row)) {
+        return;
+    }
+    let role = RoleName::storage();
+    let slots = draft.plan.roles.get(&role).into_iter().flat_map(BTreeMap::values);
+    let held: BTreeSet<NodeId> = slots.map(|slot| slot.node).collect();
+    let hosts: Vec<Host> = ground.rows.iter().map(|row| host(ground, row, held.contains(&row.id))).collect();
+    let brake = draft.plan.brake;
+    let moved = moved(ground);
+    let before = draft.plan.storage.clone();
+    let mut table = arrange(&before, &hosts, SHAPE, &moved, brake);
+    let reported = reported_voters(ground);
+    table.voters = table::voters(&before.voters, &reported, &hosts);
+    // Named once. Should it never come to found the group, nobody else may: it might have, with nobody to tell.
+    table.founder = match before.voters.is_empty() {
+        true => table.voters.first().copied(),
+        false => before.founder.filter(|_| reported.is_empty()),
+    };
+    for (width, missing) in table::missing(&table, SHAPE) {
+        let text =
+            format!("{missing} of {width} nodes are missing for each partition of {width}: no further node takes data");
+        draft.unmet(format!("storage/{width}"), text);
+    }
+    draft.touched |= table != before;
+    draft.plan.storage = table;
+}
+
+fn facts<'a>(row: &Row<'a>) -> Option<&'a StorageFacts> {
+    match &row.facts?.report.as_deref()?.roles.get(&RoleName::storage())?.facts {
+        RoleFacts::Storage(facts) => Some(facts),
+        RoleFacts::None | RoleFacts::Compute(_) | RoleFacts::Lb(_) | RoleFacts::Address(_) | RoleFacts::Unknown => None,
+    }
+}
+
+fn host(ground: &Ground, row: &Row, held: bool) -> Host {
+    let facts = facts(row);
+    let gone_for = row.facts.map_or(Duration::ZERO, |facts| facts.steady_for);
+    let lost = row.lost && gone_for >= MOVE_DATA_AFTER;
+    let goes = matches!(row.spec.availability, Availability::Draining | Availability::Leaving);
+    let able = facts.is_none_or(|facts| facts.unable.is_none());
+    let keeps = !lost && !goes && able && row.spec.built.contains(&RoleName::storage());
+    let takes = keeps && held && row.open && facts.is_some_and(|facts| facts.bytes > 0 && facts.free >= FREE_MIN);
+    Host {
+        id: row.id,
+        weight: facts.map_or(0, |facts| table::weight(facts.bytes)),
+        zone: row.zone,
+        machine: ground.view.spec.nodes.get(&row.id).map(|node| node.addr.ip()),
+        takes,
+        keeps,
+        lives: !row.lost,
+    }
+}
+
+/// Moves that are reported complete. What a metadata group has committed is true whoever says it, and for ever.
+fn moved(ground: &Ground) -> BTreeMap<u16, u64> {
+    let mut moved: BTreeMap<u16, u64> = BTreeMap::new();
+    for (partition, table) in ground.rows.iter().filter_map(facts).flat_map(|facts| &facts.moved) {
+        let known = moved.entry(*partition).or_default();
+        *known = (*known).max(*table);
+    }
+    moved
+}
+
+/// The voters that live members of the metadata groups report, each once.
+fn reported_voters(ground: &Ground) -> BTreeSet<BTreeSet<NodeId>> {
+    let live = ground.rows.iter().filter(|row| !row.lost).filter_map(facts);
+    live.map(|facts| facts.voters.clone()).filter(|voters| !voters.is_empty()).collect()
+}

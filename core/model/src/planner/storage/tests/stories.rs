@@ -1,0 +1,220 @@
+//! A small cluster whose nodes store: what the whole planner makes of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::MOVE_DATA_AFTER;
+use crate::control::samples::node;
+use crate::feature::FIRST;
+use crate::id::*;
+use crate::plan::{Verdict, VerdictKind};
+use crate::planner::change::change;
+use crate::planner::plan;
+use crate::report::{NodeReport, RoleFacts, RoleReport, RoleState};
+use crate::spec::{Availability, Former, Spec};
+use crate::storage::{StorageFacts, StorageTable, WIDTHS};
+use crate::time::Timestamp;
+use crate::view::{Liveness, NodeFacts, RaftFacts, View};
+
+struct Town {
+    view: View,
+    facts: BTreeMap<NodeId, StorageFacts>,
+    silent: BTreeSet<NodeId>,
+}
+
+impl Town {
+    /// Nodes in zones of their own, which store if `stores`.
+    fn new(nodes: u8, stores: bool) -> Self {
+        let mut spec = Spec::default();
+        for number in 1..=nodes {
+            let mut node = node(&format!("n{number}"), number);
+            node.zone = format!("z{number}").parse().expect("a zone");
+            node.built.insert(RoleName::storage());
+            spec.nodes.insert(NodeId(u64::from(number)), node);
+        }
+        let view = View {
+            now: Timestamp(1_000_000),
+            leading_since: Timestamp(0),
+            leader: NodeId(1),
+            level: 2,
+            spec: Arc::new(spec),
+            spec_index: LogIndex(1),
+            plan: Arc::default(),
+            former: Arc::new(Former::default()),
+            nodes: BTreeMap::new(),
+            draining_for: BTreeMap::new(),
+            unhealthy_for: BTreeMap::new(),
+            granted: BTreeMap::new(),
+            long: BTreeMap::new(),
+            refused_for: BTreeMap::new(),
+            losses: Vec::new(),
+        };
+        let facts = |number: u8| {
+            (NodeId(u64::from(number)), StorageFacts { bytes: 1 << 40, free: 9, ..StorageFacts::default() })
+        };
+        let facts = if stores { (1..=nodes).map(facts).collect() } else { BTreeMap::new() };
+        Self { view, facts, silent: BTreeSet::new() }
+    }
+
+    fn look(&mut self, steady_for: Duration) {
+        let plan = self.view.plan.clone();
+        let spec = self.view.spec.clone();
+        self.view.nodes = spec.nodes.keys().map(|id| (*id, self.seen(*id, &plan, steady_for))).collect();
+    }
+
+    fn seen(&self, id: NodeId, plan: &crate::plan::Plan, steady_for: Duration) -> NodeFacts {
+        let silent = self.silent.contains(&id);
+        let facts = self.facts.get(&id).cloned().map_or(RoleFacts::None, RoleFacts::Storage);
+        let role =
+            RoleReport { state: RoleState::Running, generation: plan.generation, facts, ..RoleReport::default() };
+        let report = NodeReport {
+            incarnation: Incarnation(1),
+            generation: plan.generation,
+            roles: [(RoleName::storage(), role)].into(),
+            level: 2,
+            ..NodeReport::default()
+        };
+        let others = self.view.spec.nodes.keys().copied().filter(|other| *other != id && !self.silent.contains(other));
+        NodeFacts {
+            liveness: if silent { Liveness::Suspect } else { Liveness::Alive },
+            leased: !silent,
+            unheard_by: if silent { others.collect() } else { BTreeSet::new() },
+            steady_for,
+            incarnation: Incarnation(1),
+            released: plan.generation,
+            raft: if plan.voters.contains(&id) { RaftFacts::Voter } else { RaftFacts::Learner { caught_up: true } },
+            report: Some(Arc::new(report)),
+        }
+    }
+
+    /// Plans until nothing changes, and adopts each as a change of the one before.
+    fn plan(&mut self, steady_for: Duration) -> StorageTable {
+        for _ in 0..20 {
+            self.look(steady_for);
+            let next = plan(&self.view);
+            if next == *self.view.plan {
+                return next.storage;
+            }
+            let change = change(&self.view.plan, &next);
+            let mut adopted = (*self.view.plan).clone();
+            adopted.apply(change);
+            adopted.spec_index = next.spec_index;
+            assert_eq!(adopted, next, "a change leads to what was planned");
+            self.view.plan = Arc::new(next);
+        }
+        panic!("planning does not come to an end");
+    }
+
+    /// Plans, and reports everything complete, until nothing changes.
+    fn settle(&mut self, steady_for: Duration) -> StorageTable {
+        for _ in 0..100 {
+            let before = self.plan(steady_for);
+            let moved: BTreeMap<u16, u64> = before.partitions.iter().map(|(number, it)| (*number, it.table)).collect();
+            for facts in self.facts.values_mut() {
+                facts.moved.clone_from(&moved);
+                facts.voters.clone_from(&before.voters);
+            }
+            if self.plan(steady_for) == before {
+                return before;
+            }
+        }
+        panic!("moving does not come to an end");
+    }
+
+    fn set(&mut self, node: u64, availability: Availability) {
+        let spec = Arc::make_mut(&mut self.view.spec);
+        spec.nodes.get_mut(&NodeId(node)).expect("it is there").availability = availability;
+        self.view.spec_index = self.view.spec_index.next();
+    }
+
+    fn has_slot(&self, node: u64) -> bool {
+        let slots = self.view.plan.roles.get(&RoleName::storage());
+        slots.is_some_and(|slots| slots.values().any(|slot| slot.node == NodeId(node)))
+    }
+}
+
+const STEADY: Duration = Duration::from_secs(3_600);
+
+#[test]
+fn nothing_is_planned_before_a_node_stores_and_the_level_allows_it() {
+    assert!(Town::new(5, false).plan(STEADY).is_empty());
+    let mut old = Town::new(5, true);
+    old.view.level = FIRST;
+    assert!(old.plan(STEADY).is_empty());
+    old.view.level = 2;
+    let table = old.plan(STEADY);
+    assert_eq!((table.version, table.partitions.len()), (1, 512));
+    assert_eq!((table.voters.len(), table.founder), (5, Some(NodeId(1))));
+    assert_eq!(old.settle(STEADY).founder, None, "somebody says that there is a group");
+    let unmet: Vec<&str> = old.view.plan.unmet.iter().map(|unmet| unmet.reason.as_str()).collect();
+    assert!(
+        unmet.contains(&"1 of 6 nodes are missing for each partition of 6: no further node takes data"),
+        "{unmet:?}"
+    );
+}
+
+#[test]
+fn data_waits_before_it_moves_away_from_a_node_that_is_lost() {
+    let mut town = Town::new(7, true);
+    let before = town.settle(STEADY);
+    town.silent.insert(NodeId(3));
+    // The node under judgement is the only one for which this counts.
+    let early = town.plan(MOVE_DATA_AFTER - Duration::from_secs(1));
+    assert!(town.view.plan.verdicts.contains_key(&NodeId(3)));
+    assert_eq!(early.partitions, before.partitions, "it may come back");
+    assert!(!early.voters.contains(&NodeId(3)) && early.voters.len() == 5, "its vote does not wait");
+    let late = town.plan(MOVE_DATA_AFTER);
+    assert!(late.partitions.values().all(|it| !it.target().contains(&NodeId(3))));
+    assert!(late.partitions.values().any(|it| it.nodes.contains(&NodeId(3))));
+    let rest = town.settle(STEADY);
+    assert!(!rest.nodes().contains(&NodeId(3)));
+    for width in WIDTHS {
+        let lists = rest.partitions.iter().filter(|(number, _)| crate::storage::width(**number) == width);
+        assert!(lists.clone().count() == 256 && lists.clone().all(|(_, it)| it.nodes.len() == usize::from(width)));
+    }
+}
+
+#[test]
+fn a_node_that_drains_keeps_its_slot_until_its_data_has_moved() {
+    let mut town = Town::new(7, true);
+    town.settle(STEADY);
+    town.set(2, Availability::Leaving);
+    let moving = town.plan(STEADY);
+    assert!(moving.holds(NodeId(2)) && moving.partitions.values().all(|it| !it.target().contains(&NodeId(2))));
+    assert!(town.has_slot(2), "what it has is read from it until it is elsewhere");
+    let rest = town.settle(STEADY);
+    assert!(!rest.holds(NodeId(2)) && !town.has_slot(2));
+}
+
+#[test]
+fn when_most_fall_at_once_no_data_moves() {
+    let mut town = Town::new(9, true);
+    let before = town.settle(STEADY);
+    town.silent = (4..=9).map(NodeId).collect();
+    town.view.losses = town.silent.iter().map(|node| (town.view.now, *node)).collect();
+    let verdict = Verdict {
+        kind: VerdictKind::Down,
+        incarnation: Incarnation(1),
+        since: town.view.plan.generation,
+        evidence: "not heard by n1".into(),
+    };
+    let plan = Arc::make_mut(&mut town.view.plan);
+    plan.verdicts = town.silent.iter().map(|node| (*node, verdict.clone())).collect();
+    plan.brake = true;
+    assert_eq!(town.plan(STEADY).partitions, before.partitions);
+}
+
+#[test]
+fn a_node_whose_disk_has_failed_has_lost_its_data_and_one_that_is_full_gets_no_more() {
+    let mut town = Town::new(7, true);
+    town.settle(STEADY);
+    town.facts.get_mut(&NodeId(5)).expect("it stores").unable = Some("its disk has failed".into());
+    let rest = town.settle(STEADY);
+    assert!(rest.partitions.values().all(|it| !it.nodes.contains(&NodeId(5))));
+    town.facts.get_mut(&NodeId(5)).expect("it stores").unable = None;
+    town.facts.get_mut(&NodeId(5)).expect("it stores").free = 0;
+    assert_eq!(town.settle(STEADY).partitions, rest.partitions);
+    town.facts.get_mut(&NodeId(5)).expect("it stores").free = 9;
+    assert!(town.settle(STEADY).partitions.values().any(|it| it.nodes.contains(&NodeId(5))));
+}

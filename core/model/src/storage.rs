@@ -1,0 +1,122 @@
+//! Where data of the storage role is: the table of partitions, which is part of the plan, and what nodes report of it.
+//!
+//! A chunk is in a partition, and a partition is on as many nodes as the class of its chunk asks for: on three for three copies, on six
+//! for 4+2. So there are partitions of each *width*, and the number of a partition says which it has. The order of the nodes counts: the
+//! shard with number i is on the node with number i. [`crate::planner`] fills the table, storage nodes and gateways go by it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::feature::Need;
+use crate::id::NodeId;
+use crate::spec::is_default;
+
+/// What a table of partitions needs.
+pub const STORAGE: Need = Need::of(2, "storage");
+
+/// Partitions of each width. With a hundred nodes a node has seven of three nodes each; the table of one width is some 10 KB.
+pub const PARTITIONS: u16 = 256;
+/// Widths that there are partitions of: three copies, and 4+2.
+pub const WIDTHS: [u8; 2] = [3, 6];
+/// Nodes that may be lost at once without losing anything, in each of [`WIDTHS`]; the metadata groups have voters for the same.
+pub const LOSSES: usize = 2;
+
+/// A partition, by its width and its number among those of that width.
+pub fn partition(width: u8, number: u16) -> u16 {
+    u16::from(width) * PARTITIONS + number % PARTITIONS
+}
+
+/// On how many nodes a partition should be.
+pub fn width(partition: u16) -> u8 {
+    (partition / PARTITIONS) as u8
+}
+
+/// The placement table, and who votes in the metadata groups.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StorageTable {
+    /// Rises with each change of a partition.
+    pub version: u64,
+    /// By number.
+    pub partitions: BTreeMap<u16, Partition>,
+    /// Who should vote in the metadata group.
+    pub voters: BTreeSet<NodeId>,
+    /// Who founds it; none once somebody reports that there is one, and for ever after: a node whose disk is new must not begin another.
+    /// Nothing may be acknowledged before that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub founder: Option<NodeId>,
+}
+
+impl StorageTable {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.partitions.is_empty() && self.voters.is_empty()
+    }
+
+    /// Every node that has, or gets, something.
+    pub fn nodes(&self) -> BTreeSet<NodeId> {
+        let listed = self.partitions.values().flat_map(|partition| partition.nodes.iter().chain(&partition.next));
+        listed.chain(&self.voters).copied().collect()
+    }
+
+    /// Whether `node` has, or gets, something.
+    pub fn holds(&self, node: NodeId) -> bool {
+        let lists = |partition: &Partition| partition.nodes.contains(&node) || partition.next.contains(&node);
+        self.voters.contains(&node) || self.partitions.values().any(lists)
+    }
+}
+
+/// A partition: where it is, and where it moves to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Partition {
+    /// Nodes that have its chunks. What is lost is still listed: its place is kept until the move is complete.
+    pub nodes: Vec<NodeId>,
+    /// Nodes that get its chunks, and all that is written from now on; empty when it does not move. Until the move is reported complete
+    /// nothing else changes of it, except that a node that is lost meanwhile is replaced in here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub next: Vec<NodeId>,
+    /// The version of the table that decided this. A move is complete when somebody reports it complete for this version.
+    pub table: u64,
+}
+
+impl Partition {
+    /// Where writes go.
+    pub fn target(&self) -> &[NodeId] {
+        if self.next.is_empty() { &self.nodes } else { &self.next }
+    }
+}
+
+/// What leads from one table to the next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StorageChange {
+    /// The new version.
+    pub version: u64,
+    /// Partitions that changed; none for those that are gone.
+    pub partitions: BTreeMap<u16, Option<Partition>>,
+    /// Voters of the metadata group, if they changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub voters: Option<BTreeSet<NodeId>>,
+    /// Who founds the metadata group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub founder: Option<NodeId>,
+}
+
+/// What a node with the storage role says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StorageFacts {
+    /// Why it can keep nothing, for people: its disk has failed, or is not the one it should be. What it had counts as lost.
+    pub unable: Option<String>,
+    /// Size of its disks in bytes, without what is reserved.
+    pub bytes: u64,
+    /// What is free of that in tenths, rounded down, with hysteresis.
+    #[serde(skip_serializing_if = "is_default")]
+    pub free: u8,
+    /// Moves that every metadata group has committed as complete: the partition, and the version of the table that decided the move.
+    pub moved: BTreeMap<u16, u64>,
+    /// Who votes in the metadata groups, as far as it knows.
+    pub voters: BTreeSet<NodeId>,
+}

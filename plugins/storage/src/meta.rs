@@ -23,6 +23,7 @@
 mod apply;
 pub mod command;
 pub mod decoders;
+pub mod group;
 pub mod key;
 pub mod kinds;
 pub mod limits;

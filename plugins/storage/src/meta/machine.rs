@@ -9,6 +9,7 @@
 use std::io;
 use std::sync::Arc;
 
+use hirsel_mesh::raft::{self, OnDisk, StateMachine, StateMachineError};
 use hirsel_mesh::seam::Disk;
 use hirsel_model::codec;
 use redb::{
@@ -20,7 +21,7 @@ use super::apply::{self, Changes};
 use super::command::{Answer, Entry};
 use super::refusal::Refusal;
 use super::rows::{Rows, RowsError, Show, Step};
-use super::snapshot::{SnapshotError, Taken, Taking};
+use super::snapshot::{Frames, SnapshotError, Taken, Taking};
 
 const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows");
 /// Rows of a snapshot that is on its way, and does not count yet.
@@ -36,6 +37,10 @@ pub struct Machine {
     db: Arc<Database>,
     /// What was applied and not committed yet.
     batch: Option<WriteTransaction>,
+    /// A snapshot that is on its way, and whether all of it has come.
+    arriving: (Taking, bool),
+    /// Why it cannot go on, if something failed that has no answer.
+    failed: Option<RowsError>,
 }
 
 /// Reads the state of a metadata group on one node. All copies read the same.
@@ -64,7 +69,7 @@ impl Machine {
         tx.open_table(ROWS).map_err(broken)?;
         tx.open_table(FACTS).map_err(broken)?;
         tx.commit().map_err(broken)?;
-        Ok(Self { db: Arc::new(db), batch: None })
+        Ok(Self { db: Arc::new(db), batch: None, arriving: (Taking::default(), false), failed: None })
     }
 
     /// Reads what is committed.
@@ -82,6 +87,9 @@ impl Machine {
     }
 
     fn batch(&mut self) -> Result<&mut WriteTransaction, RowsError> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
+        }
         let batch = match self.batch.take() {
             Some(batch) => batch,
             None => {
@@ -138,12 +146,15 @@ impl Machine {
     }
 
     /// Takes the next frame of a snapshot into a place beside the state; `first` begins a new one. The state is as it was until
-    /// [`Machine::install`].
+    /// [`Machine::install`]. Says whether it was the last one.
     ///
     /// # Errors
     /// When the frame is not the next one of a snapshot, or the disk does not take it.
-    pub fn arrive(&mut self, taking: &mut Taking, frame: &[u8], first: bool) -> Result<bool, SnapshotError> {
-        let taken = taking.take(frame)?;
+    pub fn arrive(&mut self, frame: &[u8], first: bool) -> Result<bool, SnapshotError> {
+        if first {
+            self.arriving = (Taking::default(), false);
+        }
+        let taken = self.arriving.0.take(frame)?;
         self.abandon()?;
         let mut tx = self.db.begin_write().map_err(broken)?;
         tx.set_durability(Durability::None).map_err(broken)?;
@@ -158,14 +169,18 @@ impl Machine {
             }
         }
         tx.commit().map_err(broken)?;
+        self.arriving.1 = all;
         Ok(all)
     }
 
     /// Makes the snapshot that has arrived the state, in one durable step.
     ///
     /// # Errors
-    /// When the disk does not take it.
+    /// When not all of it has arrived, or the disk does not take it.
     pub fn install(&mut self, kept: &[u8]) -> Result<(), RowsError> {
+        if !std::mem::take(&mut self.arriving).1 {
+            return Err(RowsError("a snapshot has not arrived whole".into()));
+        }
         self.abandon()?;
         let tx = self.db.begin_write().map_err(broken)?;
         tx.delete_table(ROWS).map_err(broken)?;
@@ -173,6 +188,70 @@ impl Machine {
         tx.rename_table(ARRIVING, ROWS).map_err(broken)?;
         tx.open_table(FACTS).map_err(broken)?.insert(KEPT, kept).map_err(broken)?;
         tx.commit().map_err(broken)
+    }
+}
+
+impl From<RowsError> for StateMachineError {
+    fn from(error: RowsError) -> Self {
+        StateMachineError(error.to_string())
+    }
+}
+
+impl StateMachine for Machine {
+    fn apply(&mut self, _: u64, command: &[u8]) -> Result<Vec<u8>, StateMachineError> {
+        Machine::apply(self, command).map_err(|error| StateMachineError(error.to_string()))
+    }
+
+    fn reset(&mut self) {
+        // There is nobody to tell; but nothing is applied on top of what could not be forgotten.
+        self.failed = Machine::reset(self).err();
+    }
+
+    // Never called: the state is on disk.
+    fn snapshot(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn restore(&mut self, _: &[u8]) -> Result<(), StateMachineError> {
+        Err(StateMachineError("metadata are not kept in memory".into()))
+    }
+
+    fn on_disk(&mut self) -> Option<&mut dyn OnDisk> {
+        Some(self)
+    }
+}
+
+impl OnDisk for Machine {
+    fn kept(&self) -> Result<Option<Vec<u8>>, StateMachineError> {
+        Ok(Machine::kept(self)?)
+    }
+
+    fn keep(&mut self, beside: &[u8], durable: bool) -> Result<(), StateMachineError> {
+        Ok(self.commit(beside, durable)?)
+    }
+
+    fn frames(&self) -> Result<Box<dyn raft::Frames>, StateMachineError> {
+        Ok(Box::new(Sent { moment: self.reader().moment()?, frames: Frames::default() }))
+    }
+
+    fn arrive(&mut self, frame: &[u8], first: bool) -> Result<(), StateMachineError> {
+        Machine::arrive(self, frame, first).map(drop).map_err(|error| StateMachineError(error.to_string()))
+    }
+
+    fn install(&mut self, beside: &[u8]) -> Result<(), StateMachineError> {
+        Ok(Machine::install(self, beside)?)
+    }
+}
+
+/// The frames of one moment.
+struct Sent {
+    moment: Moment,
+    frames: Frames,
+}
+
+impl raft::Frames for Sent {
+    fn next(&mut self) -> Result<Option<Vec<u8>>, StateMachineError> {
+        Ok(self.frames.next(&self.moment)?)
     }
 }
 

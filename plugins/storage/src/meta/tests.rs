@@ -12,6 +12,7 @@ use super::refusal::Refusal;
 use super::rows::Memory;
 
 mod crash;
+mod group;
 mod model;
 mod random;
 mod stories;

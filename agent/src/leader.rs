@@ -338,6 +338,7 @@ mod tests {
                 routes: Vec::new(),
                 stopped: false,
                 ports: BTreeMap::new(),
+                zones: BTreeMap::new(),
             };
             state.spec.apps.insert(app.parse().unwrap(), spec);
         }

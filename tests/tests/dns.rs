@@ -230,3 +230,109 @@ fn routes_of_a_zone_that_was_handed_over_are_answered_and_a_taken_port_harms_nob
     dig(node, &["api.shop.example"]).says(&["NXDOMAIN", "SOA"]);
     dig(node, &["www.other.example"]).says(&["REFUSED"]);
 }
+
+/// An application that is a zone and nothing else, but for `more` records.
+fn zone(more: &str) -> String {
+    format!(
+        "app = \"names\"\n[zone.\"example.com\"]\nttl = \"1m\"\n[zone.\"example.com\".records]\n\
+         \"@\" = {{ MX = [\"10 mail\", \"20 MX.Example.net.\"], TXT = \"v=spf1 mx -all\", CAA = '0 issue \"letsencrypt.org\"' }}\n\
+         mail = {{ A = [\"192.0.2.7\", \"192.0.2.8\"], AAAA = \"2001:db8::7\", ttl = \"1h\" }}\n\
+         docs = {{ CNAME = \"www.example.net.\" }}\nalias = {{ CNAME = \"mail\" }}\n\"*.dev\" = {{ A = \"192.0.2.9\" }}\n\
+         \"_sip._tcp\" = {{ SRV = \"0 5 5060 mail\" }}\nsub = {{ NS = \"ns1.sub.example.com.\" }}\n\
+         \"ns1.sub\" = {{ A = \"192.0.2.53\" }}\n{more}"
+    )
+}
+
+#[test]
+fn records_of_a_zone_are_answered_on_every_node_and_change_without_a_restart() {
+    if no_dig() {
+        return;
+    }
+    let cluster = Cluster::start(3);
+    cluster.apply(&zone(""));
+    let one = |text: &str| BTreeSet::from([text.to_owned()]);
+    for node in &cluster.nodes {
+        wait_for("the zone is answered", Duration::from_secs(10), || {
+            let told = dig(node, &["example.com", "TXT"]);
+            if told.data() == one("\"v=spf1 mx -all\"") { Ok(()) } else { Err(told.0) }
+        });
+        let mx = dig(node, &["example.com", "MX"]);
+        assert_eq!(mx.data(), ["10 mail.example.com.".to_owned(), "20 MX.Example.net.".into()].into());
+        mx.says(&["flags: qr aa", "ADDITIONAL: 4", "192.0.2.7"]);
+        assert_eq!(dig(node, &["example.com", "CAA"]).data(), one("0 issue \"letsencrypt.org\""));
+        assert_eq!(dig(node, &["_sip._tcp.example.com", "SRV"]).data(), one("0 5 5060 mail.example.com."));
+        let mail = dig(node, &["MAIL.example.com"]);
+        assert_eq!(mail.data(), ["192.0.2.7".to_owned(), "192.0.2.8".into()].into());
+        assert!(
+            mail.answer().iter().all(|line| line.starts_with("MAIL.example.com.") && line.contains("3600")),
+            "{}",
+            mail.0
+        );
+        let alias = dig(node, &["alias.example.com", "AAAA"]);
+        assert_eq!(alias.data(), ["mail.example.com.".to_owned(), "2001:db8::7".into()].into(), "{}", alias.0);
+        dig(node, &["docs.example.com"]).says(&["NOERROR", "ANSWER: 1", "www.example.net.", "flags: qr aa"]);
+        dig(node, &["x.y.dev.example.com"]).says(&["NOERROR", "x.y.dev.example.com.", "192.0.2.9"]);
+        dig(node, &["x.dev.example.com", "MX"]).says(&["NOERROR", "ANSWER: 0", "SOA"]);
+        dig(node, &["dev.example.com"]).says(&["NOERROR", "ANSWER: 0", "SOA"]);
+        dig(node, &["none.example.com"]).says(&["NXDOMAIN", "flags: qr aa", "SOA"]);
+        let sub = dig(node, &["a.b.sub.example.com", "+norecurse"]);
+        sub.says(&["NOERROR", "flags: qr;", "ANSWER: 0", "AUTHORITY: 1", "ns1.sub.example.com.", "192.0.2.53"]);
+        dig(node, &["sub.example.com", "DS"]).says(&["NOERROR", "flags: qr aa", "SOA"]);
+        assert_eq!(dig(node, &["example.com", "NS"]).answer().len(), 3);
+        assert_eq!(dig(node, &["n2.ns.example.com"]).data(), one(&cluster.node("n2").ip.to_string()));
+    }
+
+    // What will change is told by its name, before and after.
+    let file = cluster.folder.path().join("zone.toml");
+    let node = &cluster.nodes[0];
+    std::fs::write(&file, zone("new = { A = \"192.0.2.11\" }\n").replace("192.0.2.9", "192.0.2.10")).unwrap();
+    let plan = node.ask(["plan", file.to_str().unwrap()]);
+    for says in ["zones.example.com.records.*.dev", "A 192.0.2.9", "A 192.0.2.10", "zones.example.com.records.new"] {
+        assert!(plan.stdout.contains(says), "no {says:?} in:\n{}", plan.stdout);
+    }
+    assert!(!plan.stdout.contains("records.mail"), "{}", plan.stdout);
+    let serial = |node: &Node| {
+        let soa = dig(node, &["example.com", "SOA"]).data().into_iter().next().unwrap_or_default();
+        soa.split(' ').nth(2).and_then(|serial| serial.parse::<u64>().ok()).unwrap_or_default()
+    };
+    let before = serial(node);
+    cluster.apply_only(&std::fs::read_to_string(&file).unwrap());
+    for node in &cluster.nodes {
+        let ((), took) = wait_for("the change is answered", Duration::from_secs(10), || {
+            let told = dig(node, &["x.dev.example.com"]);
+            if told.data() == one("192.0.2.10") { Ok(()) } else { Err(told.0) }
+        });
+        eprintln!("a changed record was answered on {} after {} ms", node.name, took.as_millis());
+        assert_eq!(dig(node, &["new.example.com"]).data(), one("192.0.2.11"));
+        assert!(serial(node) > before, "whoever compares sees that it is new");
+    }
+
+    // Another application may have routes in it, but not where addresses are said.
+    let executable = hirsel_tests::executable::hirsel().display();
+    let routed = |host: &str| {
+        format!(
+            "app = \"shop\"\n[service.web]\ncommand = [\"{executable}\", \"sample\"]\n[route.\"{host}\"]\nto = \"web\"\n"
+        )
+    };
+    let file = cluster.folder.path().join("shop.toml");
+    std::fs::write(&file, routed("mail.example.com")).unwrap();
+    let refused = node.ask(["apply", file.to_str().unwrap()]);
+    assert!(refused.stderr.contains("says other addresses for it"), "{}", refused.stderr);
+    std::fs::write(&file, "app = \"two\"\n[zone.\"example.com\"]\n").unwrap();
+    let refused = node.ask(["apply", file.to_str().unwrap()]);
+    assert!(refused.stderr.contains("zone example.com belongs to application names"), "{}", refused.stderr);
+    std::fs::write(&file, "app = \"two\"\n[zone.\"b.test\".records]\nwww = { CNAME = \"a\", A = \"192.0.2.1\" }\n")
+        .unwrap();
+    let refused = node.ask(["apply", file.to_str().unwrap()]);
+    assert!(refused.stderr.contains("3:9: CNAME of ") && refused.stderr.contains("is another name"), "{}", refused.stderr);
+    cluster.apply(&routed("www.example.com"));
+    let lbs: BTreeSet<String> = cluster.lbs().iter().map(|(_, addr)| addr.ip().to_string()).collect();
+    for node in &cluster.nodes {
+        wait_for("the route is answered", Duration::from_secs(10), || {
+            let told = dig(node, &["www.example.com"]);
+            if told.data() == lbs { Ok(()) } else { Err(told.0) }
+        });
+    }
+    let log = std::fs::read_to_string(node.log()).unwrap();
+    assert!(!log.contains("panicked"), "{log}");
+}

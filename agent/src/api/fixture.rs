@@ -101,6 +101,7 @@ pub fn state() -> ControlState {
         routes: vec![RouteSpec::plain("*", "/", web)],
         stopped: false,
         ports: BTreeMap::new(),
+        zones: BTreeMap::new(),
     };
     let shop: AppName = "shop".parse().unwrap();
     state.spec.apps.insert(shop.clone(), app);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use hirsel_model::control::{Command, ControlState, Entry, Outcome};
 use hirsel_model::forecast::{Ahead, Start};
 use hirsel_model::plan::{Assignment, Plan};
-use hirsel_model::spec::{PathKind, RouteSpec};
+use hirsel_model::spec::{NameSpec, PathKind, RouteSpec, ZoneSpec};
 use hirsel_model::{InstanceId, NodeId, RoleName};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -226,6 +226,10 @@ fn differences(before: &ControlState, after: &ControlState) -> Vec<Difference> {
         let mut apps = serde_json::to_value(&state.spec.apps).unwrap_or_default();
         for (name, app) in &state.spec.apps {
             apps[name.as_str()]["routes"] = Value::Object(by_name(&app.routes));
+            if !app.zones.is_empty() {
+                apps[name.as_str()]["zones"] =
+                    app.zones.iter().map(|(name, zone)| (name.clone(), zone_value(zone))).collect();
+            }
         }
         flatten("apps", &apps, &mut values);
         for node in state.spec.nodes.values() {
@@ -276,6 +280,18 @@ fn differences(before: &ControlState, after: &ControlState) -> Vec<Difference> {
             after: after.get(path).cloned(),
         })
         .collect()
+}
+
+/// A zone with one line for each name.
+fn zone_value(zone: &ZoneSpec) -> Value {
+    let ttl = |ttl: Option<u32>| ttl.map(|ttl| format!("ttl {ttl} s"));
+    let line = |name: &NameSpec| {
+        let data = name.data.iter().map(ToString::to_string).chain(ttl(name.ttl_s));
+        data.collect::<Vec<_>>().join(", ")
+    };
+    let records: Map<String, Value> =
+        zone.records.iter().map(|(owner, name)| (owner.clone(), line(name).into())).collect();
+    serde_json::json!({ "is": "handed over", "ttl": ttl(zone.ttl_s), "records": records })
 }
 
 /// Each route under the host and path it is for, so that a change of one is not one of all; those for the same path by their place.
@@ -378,6 +394,25 @@ mod tests {
         swapped.routes.swap(1, 2);
         let flat = |spec: &AppSpec| serde_json::to_string(&by_name(&spec.routes)).unwrap();
         assert_ne!(flat(&conditional), flat(&swapped));
+    }
+
+    #[tokio::test]
+    async fn a_record_that_changes_is_told_by_its_name_and_replaces_nothing() {
+        let sight = sight();
+        let mut spec = shop(&sight);
+        let mut zone = hirsel_model::spec::ZoneSpec { ttl_s: Some(60), ..Default::default() };
+        let mail = zone.records.entry("mail".into()).or_default();
+        mail.data.extend(["A 192.0.2.7".parse().unwrap(), "TXT one, two".parse().unwrap()]);
+        spec.zones.insert("example.com".into(), zone.into());
+        let told = of(&sight, Command::ApplyApp { app: "shop".parse().unwrap(), spec: spec.clone() }).await;
+        let shown: Vec<_> = told.spec.iter().map(|it| (it.path.as_str(), it.after.as_deref())).collect();
+        let expected = [
+            ("apps.shop.zones.example.com.is", Some("handed over")),
+            ("apps.shop.zones.example.com.records.mail", Some("A 192.0.2.7, TXT one, two")),
+            ("apps.shop.zones.example.com.ttl", Some("ttl 60 s")),
+        ];
+        assert_eq!(shown, expected);
+        assert!(told.complete && told.start.is_empty() && told.stop.is_empty(), "{told:?}");
     }
 
     #[tokio::test]

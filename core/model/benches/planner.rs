@@ -239,8 +239,14 @@ fn empty(nodes: usize, instances: usize) -> View {
             };
             services.insert(format!("service-{service}").parse().unwrap(), described);
         }
-        let app_spec =
-            AppSpec { revision: Revision(1), services, routes: Vec::new(), stopped: false, ports: BTreeMap::new() };
+        let app_spec = AppSpec {
+            revision: Revision(1),
+            services,
+            routes: Vec::new(),
+            stopped: false,
+            ports: BTreeMap::new(),
+            zones: BTreeMap::new(),
+        };
         spec.apps.insert(format!("app-{app}").parse().unwrap(), app_spec);
     }
     let facts = NodeFacts {

@@ -45,6 +45,7 @@ pub mod secrets;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod zones;
 
 pub use authority::{FORMER_AUTHORITIES_MAX, FormerAuthority, NewAuthority};
 pub use secrets::{Resealed, SEALING_KEY, Sealing};

@@ -111,9 +111,10 @@ pub fn needed(command: &Command) -> Need {
 }
 
 fn app(app: &AppSpec) -> Need {
-    let AppSpec { revision: _, services, routes, stopped: _, ports } = app;
+    let AppSpec { revision: _, services, routes, stopped: _, ports, zones } = app;
     let port = Need::of(2, "a port that load balancers open").when(!ports.is_empty());
-    most(services.values().map(service).chain(routes.iter().map(route)).chain([port]))
+    let zone = Need::of(2, "a zone of names").when(!zones.is_empty());
+    most(services.values().map(service).chain(routes.iter().map(route)).chain([port, zone]))
 }
 
 /// What a route may say is a pattern of [`RouteSpec::is_plain`].

@@ -24,6 +24,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod values;
+mod zone;
 
 pub use values::size;
 
@@ -110,7 +111,7 @@ fn read(
     if blocks.len() > SERVICES_PER_APP_MAX {
         let number = blocks.len();
         errors.at(blocks[SERVICES_PER_APP_MAX].key.clone(), format!("{number} services exceed {SERVICES_PER_APP_MAX}"));
-    } else if blocks.is_empty() && top.get("service").is_none() {
+    } else if blocks.is_empty() && top.get("service").is_none() && top.get("zone").is_none() {
         errors.absent(0..0, "an application needs at least one program: [service.NAME]");
     }
     for block in &blocks {
@@ -124,5 +125,6 @@ fn read(
     let known = route::Known { services: &named, secrets: known.as_ref() };
     let routes = route::read(&top, known, errors);
     let ports = port::read(&top, &named, errors);
-    Some((name?, AppSpec { revision: Revision(0), services, routes, stopped: false, ports }))
+    let zones = zone::read(&top, &routes, errors);
+    Some((name?, AppSpec { revision: Revision(0), services, routes, stopped: false, ports, zones }))
 }

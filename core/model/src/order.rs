@@ -8,7 +8,7 @@ use crate::duty::Duty;
 use crate::id::*;
 use crate::plan::{AddressCandidate, Phase};
 use crate::purge::Purges;
-use crate::spec::{AccessLog, AppProtocol, PortId, PortSpec, RouteSpec, ServiceSpec};
+use crate::spec::{AccessLog, AppProtocol, PortId, PortSpec, RouteSpec, ServiceSpec, ZoneSpec};
 
 /// What this node shall make true for one role. An order without slots and work means: stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,6 +140,10 @@ pub struct DnsOrder {
     pub apps: BTreeMap<AppName, NamedApp>,
     /// Hosts of all routes, in lower case, of applications that are not stopped. Without `*`, which names no host.
     pub hosts: BTreeSet<String>,
+    /// Zones that applications hand over, each of one of them.
+    pub zones: BTreeMap<String, Arc<ZoneSpec>>,
+    /// Rises with everything that may alter a zone: what its record says of how new it is.
+    pub serial: u64,
 }
 
 /// A node as names know it.

@@ -125,10 +125,14 @@ fn dns(state: &ControlState) -> DnsOrder {
     let nodes = state.spec.nodes.iter().map(|(id, node)| (*id, named(node))).collect();
     let lbs = state.plan.roles.get(&RoleName::lb());
     let lbs = lbs.into_iter().flatten().map(|(_, slot)| slot.node).collect();
-    let (mut apps, mut hosts) = (BTreeMap::new(), BTreeSet::new());
+    let (mut apps, mut hosts, mut zones) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
     for (name, app) in &state.spec.apps {
         if !app.stopped {
             hosts.extend(app.routes.iter().map(|route| route.host.to_ascii_lowercase()).filter(|host| host != "*"));
+        }
+        // Should two have one, which `apply` refuses, it stays with the first by name.
+        for (zone, spec) in &app.zones {
+            zones.entry(zone.clone()).or_insert_with(|| spec.clone());
         }
         let services = app.services.keys().map(|service| (service.clone(), Vec::new())).collect();
         let leads = !app.routes.is_empty() || !app.ports.is_empty();
@@ -145,7 +149,9 @@ fn dns(state: &ControlState) -> DnsOrder {
             *listed = instances;
         }
     }
-    DnsOrder { nodes, lbs, apps, hosts }
+    // Both only rise: what applications say counts by the one, where their instances are by the other.
+    let serial = state.plan.generation.0.wrapping_add(state.spec_index.0);
+    DnsOrder { nodes, lbs, apps, hosts, zones, serial }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,7 @@ mod cache;
 mod port;
 mod route;
 mod seen;
+mod zone;
 
 pub use action::*;
 pub use address::*;
@@ -24,6 +26,7 @@ pub use cache::*;
 pub use port::*;
 pub use route::*;
 pub use seen::*;
+pub use zone::*;
 
 /// Everything the operator wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,6 +168,9 @@ pub struct AppSpec {
     /// Ports that load balancers open for it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ports: BTreeMap<PortId, PortSpec>,
+    /// Zones that it hands over to the cluster, in lower case and without a final dot. They are answered also while it is stopped.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub zones: BTreeMap<String, Arc<ZoneSpec>>,
 }
 
 impl AppSpec {

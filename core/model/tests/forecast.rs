@@ -70,7 +70,14 @@ fn any_app(rng: &mut SmallRng) -> AppSpec {
         };
         services.insert(name.parse().unwrap(), service);
     }
-    AppSpec { revision: Revision(1), services, routes: vec![], stopped: false, ports: BTreeMap::new() }
+    AppSpec {
+        revision: Revision(1),
+        services,
+        routes: vec![],
+        stopped: false,
+        ports: BTreeMap::new(),
+        zones: BTreeMap::new(),
+    }
 }
 
 /// What would be decided in `town` without the nodes of `gone`.

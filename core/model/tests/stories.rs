@@ -187,6 +187,7 @@ fn app_described(name: &str, services: &[&str]) -> AppSpec {
         routes: Vec::new(),
         stopped: false,
         ports: BTreeMap::new(),
+        zones: BTreeMap::new(),
     };
     let host = format!("{name}.example.com");
     for text in services {

@@ -31,6 +31,29 @@ fn main() {
     let (order, zones) = (Arc::new(order), ["example.com".to_owned()]);
     let each = mean(RUNS, || drop(black_box(Names::new(Generation(1), order.clone(), &zones))));
     println!("names of {APPS} services with {INSTANCES} instances and a route each, made anew: {:.2} ms", ms(each));
+    let mut changed = DnsOrder::clone(&order);
+    changed.hosts.insert("new.example.com".into());
+    let (changed, before) = (Arc::new(changed), Names::new(Generation(1), order.clone(), &zones));
+    let each = mean(RUNS, || drop(black_box(before.next(Generation(2), changed.clone(), &zones))));
+    println!(
+        "the same with one route more: {:.3} ms, {} name made",
+        ms(each),
+        before.next(Generation(2), changed.clone(), &zones).made
+    );
+    let mut moved = DnsOrder::clone(&order);
+    moved
+        .apps
+        .values_mut()
+        .take(1)
+        .flat_map(|app| app.services.values_mut())
+        .for_each(|instances| drop(instances.pop()));
+    let moved = Arc::new(moved);
+    let each = mean(RUNS, || drop(black_box(before.next(Generation(2), moved.clone(), &zones))));
+    println!(
+        "the same with an instance less: {:.3} ms, {} names made",
+        ms(each),
+        before.next(Generation(2), moved.clone(), &zones).made
+    );
     let copy = Arc::new(DnsOrder::clone(&order));
     let each = mean(RUNS, || assert!(black_box(&copy) == black_box(&order)));
     println!("two orders compared: {:.2} ms", ms(each));

@@ -10,12 +10,13 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::{A, AAAA, HINFO, NS, SOA, SRV, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hirsel_model::report::{InstanceState, RoleFacts, RoleState};
+use hirsel_model::spec::CHAIN_MAX;
 use hirsel_model::view::Liveness;
 use hirsel_model::{InstanceId, NodeId, RoleName};
 use hirsel_role::{INTERNAL_ZONE, Live, LiveNode, Me};
 
 use crate::metrics::Class;
-use crate::names::{Names, Place, SERVERS, Service, Zone, name, text};
+use crate::names::{Held, Names, Own, Place, SERVERS, Service, Zone, name, text};
 
 /// How long an answer about services and nodes of the cluster may be kept: a second, because that is how fast news travels here. Zero
 /// would make programs that ask before every connection ask over the network each time.
@@ -77,26 +78,39 @@ pub struct Answer {
     pub is_cut: bool,
     /// For the metrics.
     pub class: Class,
+    /// In which order the answers may be told.
+    pub order: Order,
+    /// Whether the same question has the same answer, order aside, as long as nothing changes, and is worth being remembered.
+    pub is_kept: bool,
+}
+
+/// In which order answers are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// As they are.
+    Fixed,
+    /// All are addresses of the name asked for. The first ones come first, beginning with any of them; then the others, beginning with
+    /// any of those.
+    Turned {
+        /// How many of the answers are first ones.
+        near: usize,
+    },
 }
 
 /// Answers a question.
 pub fn answer(question: Question<'_>, known: Knowledge<'_>) -> Answer {
-    let asked = text(question.name);
-    let transfer = matches!(question.kind, RecordType::AXFR | RecordType::IXFR);
-    let zone = known.names.zone(&asked).filter(|_| question.class == DNSClass::IN && !transfer);
-    let Some((zone, rest)) = zone else {
-        return Answer::empty(ResponseCode::Refused, false, Class::Refused);
-    };
-    let Some(place) = known.names.place(zone, &asked, rest) else {
-        let mut answer = Answer::empty(ResponseCode::NXDomain, true, Class::NxDomain);
-        answer.authorities.push(known.soa(zone, name(format_args!("{}", zone.name))));
+    let mut answer = Answer::empty(ResponseCode::Refused, false, Class::Refused);
+    if question.class != DNSClass::IN || matches!(question.kind, RecordType::AXFR | RecordType::IXFR) {
         return answer;
-    };
-    let mut answer = Answer::empty(ResponseCode::NoError, true, Class::Answered);
-    known.fill(&mut answer, question, zone, place);
-    if answer.answers.is_empty() && answer.code == ResponseCode::NoError {
-        answer.class = Class::NoData;
-        answer.authorities.push(known.soa(zone, name(format_args!("{}", zone.name))));
+    }
+    // The name that is meant by the one asked for, and the one meant by that (RFC 1034, section 3.6.2), as long as they are ours.
+    let mut meant: Option<Name> = None;
+    for _ in 0..=CHAIN_MAX {
+        let question = Question { name: meant.as_ref().unwrap_or(question.name), ..question };
+        match known.step(&mut answer, question) {
+            Some(next) => meant = Some(next),
+            None => break,
+        }
     }
     answer
 }
@@ -104,7 +118,8 @@ pub fn answer(question: Question<'_>, known: Knowledge<'_>) -> Answer {
 impl Answer {
     fn empty(code: ResponseCode, is_authoritative: bool, class: Class) -> Self {
         let (answers, authorities, additionals) = (Vec::new(), Vec::new(), Vec::new());
-        Self { code, is_authoritative, answers, authorities, additionals, is_cut: false, class }
+        let order = Order::Fixed;
+        Self { code, is_authoritative, answers, authorities, additionals, is_cut: false, class, order, is_kept: false }
     }
 }
 
@@ -118,6 +133,91 @@ struct Ready {
 }
 
 impl Knowledge<'_> {
+    /// Adds what there is to say of one name, and returns the one that is meant by it.
+    fn step(&self, answer: &mut Answer, question: Question<'_>) -> Option<Name> {
+        let asked = text(question.name);
+        // Of names of others nothing is said; who asks knows where to go on.
+        let (zone, rest) = self.names.zone(&asked)?;
+        if answer.answers.is_empty() {
+            (answer.is_authoritative, answer.is_kept) = (true, true);
+        }
+        (answer.code, answer.class) = (ResponseCode::NoError, Class::Answered);
+        // What is said of a delegation itself is ours to say (RFC 4035, section 3.1.4.1): there is nothing.
+        let cut = zone.cut(&asked).filter(|(name, _)| question.kind != RecordType::DS || *name != asked);
+        if let Some((cut, own)) = cut {
+            self.delegated(answer, zone, cut, own);
+            return None;
+        }
+        let before = answer.answers.len();
+        let Some(place) = self.names.place(zone, &asked, rest) else {
+            (answer.code, answer.class) = (ResponseCode::NXDomain, Class::NxDomain);
+            // There is no end of names that do not exist.
+            answer.is_kept = false;
+            answer.authorities.push(self.soa(zone, zone.apex.clone()));
+            return None;
+        };
+        if let Place::Held(held) | Place::Wild(held) = place
+            && let Some(own) = &held.own
+            && let Some(alias) = &own.alias
+            && !matches!(question.kind, RecordType::CNAME | RecordType::ANY)
+        {
+            answer.is_kept &= matches!(place, Place::Held(_));
+            answer.answers.extend(
+                own.of(RecordType::CNAME)
+                    .map(|data| Record::from_rdata(question.name.clone(), own.ttl_s, data.clone())),
+            );
+            return Some(alias.clone());
+        }
+        self.fill(answer, question, zone, place);
+        if answer.answers.len() == before && answer.code == ResponseCode::NoError {
+            answer.class = if before == 0 { Class::NoData } else { Class::Answered };
+            answer.authorities.push(self.soa(zone, zone.apex.clone()));
+        }
+        None
+    }
+
+    /// Names who answers instead (RFC 1034, section 4.3.2, step 3b).
+    fn delegated(&self, answer: &mut Answer, zone: &Zone, cut: &str, own: &Own) {
+        answer.is_authoritative &= !answer.answers.is_empty();
+        answer.is_kept = false;
+        let owner = name(format_args!("{cut}"));
+        let servers = own.of(RecordType::NS).map(|data| Record::from_rdata(owner.clone(), own.ttl_s, data.clone()));
+        answer.authorities.extend(servers);
+        self.hosts(answer, zone, own);
+    }
+
+    /// Addresses of the hosts that records lead to, as far as they are in the same zone.
+    fn hosts(&self, answer: &mut Answer, zone: &Zone, own: &Own) {
+        for host in &own.hosts {
+            let key = text(host);
+            let Some(own) = zone.rest(&key).and_then(|_| zone.held(&key)?.own.as_ref()) else { continue };
+            let addrs = own.of(RecordType::A).chain(own.of(RecordType::AAAA));
+            answer.additionals.extend(addrs.map(|data| Record::from_rdata(host.clone(), own.ttl_s, data.clone())));
+        }
+    }
+
+    /// What is held at a name.
+    fn held(&self, answer: &mut Answer, question: Question<'_>, zone: &Zone, held: &Held) {
+        if held.is_host {
+            self.ways_in(answer, question, ttl(zone));
+        }
+        let Some(own) = &held.own else { return };
+        match question.kind {
+            RecordType::A | RecordType::AAAA => {
+                let addrs = own.of(question.kind).filter_map(RData::ip_addr).collect();
+                self.addresses(answer, question, own.ttl_s, addrs, Vec::new());
+            }
+            kind => {
+                let say = |data: &RData| Record::from_rdata(question.name.clone(), own.ttl_s, data.clone());
+                let before = answer.answers.len();
+                answer.answers.extend(own.of(kind).map(say));
+                if answer.answers.len() > before && matches!(kind, RecordType::MX | RecordType::SRV) {
+                    self.hosts(answer, zone, own);
+                }
+            }
+        }
+    }
+
     fn fill(&self, answer: &mut Answer, question: Question<'_>, zone: &Zone, place: Place<'_>) {
         let ttl = ttl(zone);
         let say = |data| Record::from_rdata(question.name.clone(), ttl, data);
@@ -126,16 +226,21 @@ impl Knowledge<'_> {
             return answer.answers.push(say(RData::HINFO(HINFO::new("RFC8482".into(), String::new()))));
         }
         match place {
-            Place::Apex { is_host } => match question.kind {
-                RecordType::SOA => answer.answers.push(self.soa(zone, question.name.clone())),
-                RecordType::NS => self.servers(answer, question, zone),
-                _ if is_host => self.ways_in(answer, question, ttl),
-                _ => {}
+            Place::Apex(held) => match (question.kind, held) {
+                (RecordType::SOA, _) => answer.answers.push(self.soa(zone, question.name.clone())),
+                (RecordType::NS, _) => self.servers(answer, question, zone),
+                (_, Some(held)) => self.held(answer, question, zone, held),
+                (_, None) => {}
             },
             Place::Between => {}
             Place::App(app) if app.is_routed => self.ways_in(answer, question, ttl),
             Place::App(_) => {}
-            Place::Host => self.ways_in(answer, question, ttl),
+            Place::Held(held) => self.held(answer, question, zone, held),
+            Place::Wild(held) => {
+                // So many names may be asked for that one stands for all of them.
+                answer.is_kept = false;
+                self.held(answer, question, zone, held);
+            }
             Place::Service(service) => self.service(answer, question, ttl, service),
             Place::ByProtocol(service) if question.kind == RecordType::SRV => {
                 self.service(answer, question, ttl, service);
@@ -187,6 +292,8 @@ impl Knowledge<'_> {
             let addrs = |list: &[Ready]| list.iter().map(|ready| ready.addr).collect();
             return self.addresses(answer, question, ttl, addrs(&near), addrs(&far));
         }
+        // Each is as long as its name, so they are turned when they are written only.
+        answer.is_kept = near.len() + far.len() <= 1;
         rotate(&mut near, question.draw);
         rotate(&mut far, question.draw);
         answer.is_cut = near.len() + far.len() > question.records_max;
@@ -239,6 +346,11 @@ impl Knowledge<'_> {
             rotate(list, question.draw);
         }
         answer.is_cut = near.len() + far.len() > question.records_max;
+        if answer.answers.is_empty() {
+            answer.order = Order::Turned { near: near.len() };
+        } else {
+            answer.is_kept &= near.len() + far.len() <= 1;
+        }
         let all = near.into_iter().chain(far).take(question.records_max);
         answer.answers.extend(all.map(|addr| Record::from_rdata(question.name.clone(), ttl, address(addr))));
     }
@@ -278,8 +390,8 @@ impl Knowledge<'_> {
     fn soa(&self, zone: &Zone, owner: Name) -> Record {
         let first = self.serving().into_iter().next().unwrap_or(self.me.id);
         let person = name(format_args!("hostmaster.{}", zone.name));
-        // Rises with every change of the plan; RFC 1982 lets it begin again after four thousand million.
-        let serial = (self.names.generation.0 & u64::from(u32::MAX)) as u32;
+        // RFC 1982 lets it begin again after four thousand million.
+        let serial = (self.names.order.serial & u64::from(u32::MAX)) as u32;
         let soa = SOA::new(self.server_name(zone, first), person, serial, 60, 10, 86_400, ttl(zone));
         Record::from_rdata(owner, ttl(zone), RData::SOA(soa))
     }

@@ -12,6 +12,7 @@
 //! updates. The plugin knows no other plugin.
 
 pub mod answer;
+pub mod kept;
 pub mod limit;
 pub mod message;
 pub mod metrics;

@@ -11,14 +11,14 @@ use hickory_proto::op::{Edns, EmitAndCount, Message, Metadata, OpCode, Query, Re
 use hickory_proto::rr::Record;
 use hickory_proto::serialize::binary::BinEncoder;
 
-use crate::answer::{Answer, Knowledge, Question, answer};
+use crate::answer::{Answer, Knowledge, Order, Question, answer};
 use crate::metrics::Class;
 
 /// Longest answer over UDP. It passes every path unfragmented that carries IPv6 (1,280 bytes less headers), as the operators of the
 /// world's servers agreed on in 2020 ("DNS flag day"): fragments get lost, and can be forged.
 pub const UDP_BYTES_MAX: u16 = 1_232;
 /// What everybody can take over UDP who does not say more (RFC 1035).
-const PLAIN_BYTES_MAX: u16 = 512;
+pub const PLAIN_BYTES_MAX: u16 = 512;
 /// Longest question that is read. A name takes 255 bytes at most; what else may be there is small.
 pub const QUESTION_BYTES_MAX: usize = 4_096;
 /// Most records in an answer. Over UDP 72 addresses fit; over TCP so many services with their addresses fit into 64 KiB.
@@ -46,6 +46,10 @@ pub struct Reply {
     pub class: Class,
     /// Not everything fitted.
     pub is_cut: bool,
+    /// In which order the answers may be told.
+    pub order: Order,
+    /// Whether the same question has the same answer as long as nothing changes.
+    pub is_kept: bool,
 }
 
 /// Whoever asks.
@@ -152,7 +156,9 @@ impl Read {
         metadata.checking_disabled = false;
         let mut bytes = Vec::with_capacity(usize::from(PLAIN_BYTES_MAX));
         match self.write(&mut bytes, &metadata, answer, edns, limit) {
-            Ok(is_cut) => Reply { bytes: Some(bytes), class: answer.class, is_cut },
+            Ok(is_cut) => {
+                Reply { bytes: Some(bytes), class: answer.class, is_cut, order: answer.order, is_kept: answer.is_kept }
+            }
             // The question alone always fits; it is not known how this could come.
             Err(_) => Reply::bare_of(&metadata, ResponseCode::ServFail, Class::ServFail),
         }
@@ -205,20 +211,32 @@ impl EmitAndCount for Extra<'_> {
 impl Answer {
     fn of(code: ResponseCode, class: Class) -> Self {
         let (answers, authorities, additionals) = (Vec::new(), Vec::new(), Vec::new());
-        Self { code, is_authoritative: false, answers, authorities, additionals, is_cut: false, class }
+        let order = Order::Fixed;
+        Self {
+            code,
+            is_authoritative: false,
+            answers,
+            authorities,
+            additionals,
+            is_cut: false,
+            class,
+            order,
+            is_kept: false,
+        }
     }
 }
 
 impl Reply {
-    fn nothing() -> Self {
-        Self { bytes: None, class: Class::Dropped, is_cut: false }
+    /// No answer at all.
+    pub fn nothing() -> Self {
+        Self { bytes: None, class: Class::Dropped, is_cut: false, order: Order::Fixed, is_kept: false }
     }
 
     /// A header alone, for a question that was not understood: its number, its kind, whether it wanted recursion.
     fn bare(header: &[u8; HEADER_BYTES], code: ResponseCode, class: Class) -> Self {
         let mut bytes = vec![header[0], header[1], 0x80 | header[2] & 0x79, code.low()];
         bytes.resize(HEADER_BYTES, 0);
-        Self { bytes: Some(bytes), class, is_cut: false }
+        Self { bytes: Some(bytes), class, is_cut: false, order: Order::Fixed, is_kept: false }
     }
 
     fn bare_of(metadata: &Metadata, code: ResponseCode, class: Class) -> Self {

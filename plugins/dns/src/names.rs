@@ -1,9 +1,10 @@
-//! What there is to be asked for: zones, and the names in them. Immutable, made anew with each order and swapped whole.
+//! What there is to be asked for: zones, and the names in them. Immutable, and swapped whole; what one order has in common with the
+//! one before is shared, so that a change of one name touches that name and those above it.
 //!
 //! Only what the plan says is in here. How instances and nodes are at the moment is looked up with each question, so that nothing has
-//! to be made anew when a node falls silent.
+//! to be made anew when a node falls silent; services are looked up in the order itself.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,10 +14,15 @@ use hirsel_model::order::{DnsOrder, NamedApp};
 use hirsel_model::{AppName, Generation, NodeId, ServiceName};
 use hirsel_role::INTERNAL_ZONE;
 
+mod shared;
+mod zone;
+
+pub use zone::{Held, Own, Zone};
+
 /// Below the internal zone: nodes by their name. An application of this name has no names of its own.
 const NODES: &str = "node";
 /// Below any other zone: its name servers by the names of their nodes.
-pub const SERVERS: &str = "ns";
+pub const SERVERS: &str = hirsel_model::spec::SERVERS;
 /// How services are asked for by protocol (RFC 2782).
 const TCP: &str = "_tcp";
 
@@ -27,31 +33,26 @@ pub struct Names {
     pub generation: Generation,
     /// The order they are from.
     pub order: Arc<DnsOrder>,
-    zones: Vec<Zone>,
-    nodes: HashMap<String, NodeId>,
-    hosts: HashSet<String>,
-    /// Names that hold nothing and exist because of a host below them (RFC 8020).
-    between: HashSet<String>,
+    /// How many names were made for it; all others are those of the names before.
+    pub made: usize,
+    zones: BTreeMap<String, Arc<Zone>>,
+    /// Most labels of the name of a zone.
+    labels_max: usize,
+    nodes: Arc<Nodes>,
+}
+
+/// What nodes are called, and their addresses.
+#[derive(Debug, Default)]
+struct Nodes {
+    by_name: HashMap<String, NodeId>,
     members: HashSet<IpAddr>,
 }
 
-/// A zone that is answered for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Zone {
-    /// In lower case, without a final dot.
-    pub name: String,
-    /// Whether it is the cluster's own.
-    pub is_internal: bool,
-}
-
 /// What a name is.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Place<'a> {
-    /// The zone itself.
-    Apex {
-        /// Whether it is the host of a route too.
-        is_host: bool,
-    },
+    /// The zone itself, and what else there is at its name.
+    Apex(Option<&'a Held>),
     /// Nothing, with something below.
     Between,
     /// An application.
@@ -66,8 +67,10 @@ pub enum Place<'a> {
     Node(NodeId),
     /// A node as name server of a zone.
     Server(NodeId),
-    /// The host of a route.
-    Host,
+    /// The host of a route, or records of an application.
+    Held(&'a Held),
+    /// The same, by a wildcard that stands for this name (RFC 4592).
+    Wild(&'a Held),
 }
 
 /// A service of an application, or one instance of it.
@@ -82,33 +85,84 @@ pub struct Service<'a> {
 }
 
 impl Names {
-    /// The names of `order`, and of the hosts of its routes in `zones` besides the internal one.
+    /// The names of `order`, and of the hosts of its routes in its zones and in `zones`, besides the internal one.
     pub fn new(generation: Generation, order: Arc<DnsOrder>, zones: &[String]) -> Self {
-        let zone = |name: &String| Zone { name: name.clone(), is_internal: false };
-        let internal = Zone { name: INTERNAL_ZONE.into(), is_internal: true };
-        let zones: Vec<Zone> =
-            [internal].into_iter().chain(zones.iter().filter(|name| *name != INTERNAL_ZONE).map(zone)).collect();
-        let nodes = order.nodes.iter().map(|(id, node)| (node.name.to_string(), *id)).collect();
-        let members = order.nodes.values().map(|node| node.addr.ip()).collect();
-        let inside = |host: &&String| zones.iter().any(|zone| zone.rest(host).is_some());
-        let hosts: HashSet<String> = order.hosts.iter().filter(inside).cloned().collect();
-        let between = hosts.iter().flat_map(|host| parents(host)).map(str::to_owned).collect();
-        Self { generation, order, zones, nodes, hosts, between, members }
+        let none = Arc::default();
+        let empty =
+            Self { generation, order: none, made: 0, zones: BTreeMap::new(), labels_max: 0, nodes: Arc::default() };
+        empty.next(generation, order, zones)
+    }
+
+    /// These names as `order` alters them: what stays as it is, is shared. Only where zones come or go all are made anew, for then
+    /// hosts may belong to another one.
+    pub fn next(&self, generation: Generation, order: Arc<DnsOrder>, zones: &[String]) -> Self {
+        let told = zones.iter().map(String::as_str).chain(order.zones.keys().map(String::as_str));
+        let wanted: BTreeMap<&str, bool> = told.map(|zone| (zone, false)).chain([(INTERNAL_ZONE, true)]).collect();
+        let is_alike =
+            self.zones.len() == wanted.len() && self.zones.keys().all(|zone| wanted.contains_key(zone.as_str()));
+        let fresh = || {
+            wanted.iter().map(|(zone, internal)| ((*zone).to_owned(), Arc::new(Zone::new(zone, *internal)))).collect()
+        };
+        let mut next = Self {
+            generation,
+            made: 0,
+            zones: if is_alike { self.zones.clone() } else { fresh() },
+            labels_max: wanted.keys().map(|zone| zone.split('.').count()).max().unwrap_or(0),
+            nodes: if self.order.nodes == order.nodes { self.nodes.clone() } else { Arc::new(Nodes::new(&order)) },
+            order: order.clone(),
+        };
+        let none = Arc::default();
+        let names: Vec<String> = next.zones.keys().cloned().collect();
+        for zone in names {
+            let spec = order.zones.get(&zone).unwrap_or(&none);
+            if next.zones.get(&zone).is_some_and(|zone| !zone.follows(spec)) {
+                next.made += next.alter(&zone, |zone| zone.follow(spec));
+            }
+        }
+        let gone = self.order.hosts.difference(&order.hosts).filter(|_| is_alike).map(|host| (host, false));
+        let come =
+            order.hosts.iter().filter(|host| !is_alike || !self.order.hosts.contains(*host)).map(|host| (host, true));
+        for (host, is_host) in gone.chain(come) {
+            let Some(zone) = next.zone(host).map(|(zone, _)| zone.name.clone()) else { continue };
+            next.made += next.alter(&zone, |zone| {
+                zone.set_host(host, is_host);
+                1
+            });
+        }
+        next
+    }
+
+    fn alter(&mut self, zone: &str, alter: impl FnOnce(&mut Zone) -> usize) -> usize {
+        self.zones.get_mut(zone).map_or(0, |zone| alter(Arc::make_mut(zone)))
     }
 
     /// The zone that a name (see [`text`]) is in, the longest one of several, and the part of the name below it.
     pub fn zone<'n>(&self, name: &'n str) -> Option<(&Zone, &'n str)> {
-        let all = self.zones.iter().filter_map(|zone| Some((zone, zone.rest(name)?)));
-        all.max_by_key(|(zone, _)| zone.name.len())
+        // However many labels are asked for, no more are looked up than the longest zone has.
+        let labels = 1 + name.bytes().filter(|byte| *byte == b'.').count();
+        let all = std::iter::once(name).chain(parents(name)).skip(labels.saturating_sub(self.labels_max));
+        let zone = all.filter_map(|name| self.zones.get(name)).next()?;
+        Some((zone, zone.rest(name)?))
     }
 
-    /// What `name` is, whose part below `zone` is `rest`. None where there is no such name.
-    pub fn place(&self, zone: &Zone, name: &str, rest: &str) -> Option<Place<'_>> {
+    /// What `name` is, whose part below `zone` is `rest`. None where there is no such name. Names that others answer for
+    /// ([`Zone::cut`]) are no matter of this.
+    pub fn place<'a>(&'a self, zone: &'a Zone, name: &str, rest: &str) -> Option<Place<'a>> {
         if rest.is_empty() {
-            return Some(Place::Apex { is_host: self.hosts.contains(name) });
+            return Some(Place::Apex(zone.held(name)));
         }
         let own = if zone.is_internal { self.internal(rest) } else { None };
-        own.or_else(|| self.host(zone, name)).or_else(|| if zone.is_internal { None } else { self.server(rest) })
+        let own = own.or_else(|| zone.held(name).map(Place::Held));
+        let server = |rest: &str| if zone.is_internal { None } else { self.server(rest) };
+        own.or_else(|| server(rest)).or_else(|| {
+            // RFC 4592: a wildcard directly below the nearest name that exists stands for what is not there.
+            let exists = |above: &&str| {
+                let rest = zone.rest(above).unwrap_or_default();
+                rest.is_empty() || zone.held(above).is_some() || server(rest).is_some()
+            };
+            let nearest = parents(name).find(exists)?;
+            zone.held(&format!("*.{nearest}")).map(Place::Wild)
+        })
     }
 
     /// The node of this number, as names know it.
@@ -118,7 +172,7 @@ impl Names {
 
     /// Whether a node of the cluster has this address.
     pub fn is_member(&self, addr: IpAddr) -> bool {
-        self.members.contains(&addr)
+        self.nodes.members.contains(&addr)
     }
 
     fn internal(&self, rest: &str) -> Option<Place<'_>> {
@@ -127,7 +181,7 @@ impl Names {
         if labels.0 == NODES {
             return match labels {
                 (_, None, ..) => Some(Place::Between),
-                (_, Some(node), None, _) => self.nodes.get(node).copied().map(Place::Node),
+                (_, Some(node), None, _) => self.nodes.by_name.get(node).copied().map(Place::Node),
                 _ => None,
             };
         }
@@ -155,30 +209,17 @@ impl Names {
     fn server(&self, rest: &str) -> Option<Place<'_>> {
         match rest.strip_suffix(SERVERS)? {
             "" => Some(Place::Between),
-            node => self.nodes.get(node.strip_suffix('.')?).copied().map(Place::Server),
+            node => self.nodes.by_name.get(node.strip_suffix('.')?).copied().map(Place::Server),
         }
-    }
-
-    /// A host itself, or one that a wildcard stands for (RFC 4592): the one directly below the nearest name that exists.
-    fn host(&self, zone: &Zone, name: &str) -> Option<Place<'_>> {
-        if self.hosts.contains(name) {
-            return Some(Place::Host);
-        }
-        if self.between.contains(name) {
-            return Some(Place::Between);
-        }
-        let nearest = parents(name).find(|parent| {
-            parent.len() <= zone.name.len() || self.hosts.contains(*parent) || self.between.contains(*parent)
-        })?;
-        self.hosts.contains(&format!("*.{nearest}")).then_some(Place::Host)
     }
 }
 
-impl Zone {
-    /// The part of `name` below this zone, without the dot between; none when it is not in it.
-    fn rest<'n>(&self, name: &'n str) -> Option<&'n str> {
-        let above = name.strip_suffix(self.name.as_str())?;
-        if above.is_empty() { Some(above) } else { above.strip_suffix('.') }
+impl Nodes {
+    fn new(order: &DnsOrder) -> Self {
+        Self {
+            by_name: order.nodes.iter().map(|(id, node)| (node.name.to_string(), *id)).collect(),
+            members: order.nodes.values().map(|node| node.addr.ip()).collect(),
+        }
     }
 }
 

@@ -83,7 +83,7 @@ impl DnsRole {
         let before = self.desk.names.load();
         if before.generation != generation || before.order != *order {
             let zones = &self.context.config.dns_zones;
-            self.desk.names.store(Arc::new(Names::new(generation, order.clone(), zones)));
+            self.desk.names.store(Arc::new(before.next(generation, order.clone(), zones)));
         }
     }
 

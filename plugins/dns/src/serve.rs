@@ -20,6 +20,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::answer::Knowledge;
+use crate::kept::{Kept, Key};
 use crate::limit::{Limiter, Verdict};
 use crate::message::{Asker, QUESTION_BYTES_MAX, Reply, Transport, reply, slip};
 use crate::metrics::{Class, Metrics};
@@ -62,16 +63,50 @@ impl Desk {
         Self { names: ArcSwap::from_pointee(names), live, me, clock, metrics, draws, limiter }
     }
 
-    fn answer(&self, bytes: &[u8], peer: IpAddr, transport: Transport) -> Reply {
+    /// Answers what came on a connection.
+    fn answer(&self, bytes: &[u8], peer: IpAddr) -> Reply {
         let (names, live) = (self.names.load(), self.live.borrow().clone());
         let known = Knowledge { names: &names, live: &live, me: &self.me };
+        let asker = Asker { transport: Transport::Tcp, is_local: self.is_local(&names, peer) };
+        reply(bytes, asker, known, self.draw())
+    }
+
+    /// Nothing is kept yet.
+    fn kept(&self) -> Kept {
+        Kept::new(self.names.load_full(), self.live.borrow().clone())
+    }
+
+    /// Answers a datagram into `out`. False where there is nothing to say.
+    fn answer_datagram(&self, bytes: &[u8], peer: IpAddr, kept: &mut Kept, out: &mut Vec<u8>) -> bool {
+        let (names, live) = (self.names.load(), self.live.borrow());
+        kept.follow(&names, &live);
         let is_local = self.is_local(&names, peer);
-        let is_counted = transport == Transport::Udp && !is_local && !names.is_member(peer);
-        match if is_counted { self.limit(peer) } else { Verdict::Answer } {
-            Verdict::Answer => reply(bytes, Asker { transport, is_local }, known, self.draw()),
+        let is_counted = !is_local && !names.is_member(peer);
+        let draw = self.draw();
+        let reply = match if is_counted { self.limit(peer) } else { Verdict::Answer } {
+            Verdict::Answer => {
+                let key = Key::of(bytes, is_local);
+                if let Some(class) = key.as_ref().and_then(|key| kept.answer(key, bytes, draw, out)) {
+                    self.metrics.over_udp(class);
+                    return true;
+                }
+                let known = Knowledge { names: &names, live: &live, me: &self.me };
+                let reply = reply(bytes, Asker { transport: Transport::Udp, is_local }, known, draw);
+                if let Some(key) = &key {
+                    kept.keep(key, &reply);
+                }
+                reply
+            }
             Verdict::Slip => slip(bytes),
-            Verdict::Drop => Reply { bytes: None, class: Class::Dropped, is_cut: false },
+            Verdict::Drop => Reply::nothing(),
+        };
+        self.metrics.over_udp(reply.class);
+        if reply.is_cut && reply.class != Class::Slipped {
+            self.metrics.cut.inc();
         }
+        let Some(bytes) = reply.bytes else { return false };
+        *out = bytes;
+        true
     }
 
     /// Whether who asks is on this host.
@@ -121,10 +156,12 @@ impl Drop for Server {
 }
 
 async fn serve_datagrams(mut datagrams: Datagrams, desk: Arc<Desk>) {
-    let mut failures = 0;
+    let (mut failures, mut kept, mut out) = (0, desk.kept(), Vec::new());
     while failures < FAILURES_MAX {
-        let (reply, origin) = match datagrams.receive().await {
-            Ok((bytes, origin)) => (desk.answer(bytes, origin.peer.ip().to_canonical(), Transport::Udp), origin),
+        let (is_answered, origin) = match datagrams.receive().await {
+            Ok((bytes, origin)) => {
+                (desk.answer_datagram(bytes, origin.peer.ip().to_canonical(), &mut kept, &mut out), origin)
+            }
             Err(error) => {
                 debug!(%error, "could not read a datagram");
                 failures += 1;
@@ -133,13 +170,7 @@ async fn serve_datagrams(mut datagrams: Datagrams, desk: Arc<Desk>) {
             }
         };
         failures = 0;
-        desk.metrics.over_udp(reply.class);
-        if reply.is_cut && reply.class != Class::Slipped {
-            desk.metrics.cut.inc();
-        }
-        if let Some(bytes) = reply.bytes
-            && let Err(error) = datagrams.send(&bytes, origin).await
-        {
+        if is_answered && let Err(error) = datagrams.send(&out, origin).await {
             // Who asked asks again.
             debug!(%error, peer = %origin.peer, "could not answer");
         }
@@ -193,7 +224,7 @@ async fn converse(mut stream: BoxStream, peer: IpAddr, desk: &Desk) -> io::Resul
         }
         bytes.resize(length, 0);
         timeout(IDLE_MAX, stream.read_exact(&mut bytes)).await??;
-        let reply = desk.answer(&bytes, peer, Transport::Tcp);
+        let reply = desk.answer(&bytes, peer);
         desk.metrics.over_tcp(reply.class);
         // What gets no answer is no question; and nothing is longer than its length can say.
         let Some(answer) = reply.bytes else { return Ok(()) };

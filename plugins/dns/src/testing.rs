@@ -7,6 +7,7 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{DNSClass, RecordType};
 use hirsel_model::order::{DnsOrder, NamedApp, NamedNode};
 use hirsel_model::report::{InstanceFacts, InstanceState, RoleFacts, RoleReport, RoleState};
+use hirsel_model::spec::RecordData;
 use hirsel_model::view::Liveness;
 use hirsel_model::{AppName, Generation, InstanceId, NodeId, RoleName};
 use hirsel_role::{Addresses, Live, LiveNode, Me};
@@ -32,7 +33,7 @@ pub fn mesh(node: u64) -> IpAddr {
 /// `n1`, and `example.com` and `sub.example.com` are ours.
 pub fn town(count: u64) -> Town {
     let mut town = Town {
-        order: DnsOrder::default(),
+        order: DnsOrder { serial: 7, ..DnsOrder::default() },
         live: Live::default(),
         me: Me {
             id: NodeId(1),
@@ -105,6 +106,17 @@ impl Town {
         let compute = facts.entry(RoleName::compute()).or_insert_with(|| RoleFacts::Compute(Default::default()));
         let RoleFacts::Compute(all) = compute else { panic!("facts of compute") };
         how(all);
+    }
+
+    /// A record that an application says, of a zone that is there already; its name below the zone.
+    pub fn record(&mut self, zone: &str, owner: &str, data: &str) {
+        let spec = Arc::make_mut(self.order.zones.entry(zone.into()).or_default());
+        let data: RecordData = data.parse().unwrap();
+        let name = spec.records.entry(owner.into()).or_default();
+        if !matches!(data, RecordData::Mx { .. } | RecordData::Txt(_) | RecordData::Ns(_)) {
+            name.data.retain(|other| other.kind() != data.kind());
+        }
+        name.data.insert(data);
     }
 
     pub fn lose(&mut self, node: u64) {

@@ -209,6 +209,7 @@ fn app(name: &str, service: &str, count: u32, command: &str) -> AppSpec {
         routes,
         stopped: false,
         ports: BTreeMap::new(),
+        zones: BTreeMap::new(),
     }
 }
 

@@ -5,16 +5,20 @@ use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::task::{Poll, ready};
 
 use quinn::AsyncUdpSocket;
 use quinn::udp::{RecvMeta, Transmit};
 
 /// The kernel may hand over several datagrams of one sender at once, as much as the longest datagram holds.
 const BUFFER_BYTES: usize = 65_536;
+/// So many such may come with one call of the kernel: whoever is asked often pays for one call, not for one each.
+const BATCH: usize = 16;
 
 thread_local! {
-    /// Where datagrams are put first: sockets may be many, and what waits in one is mostly short.
-    static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER_BYTES].into());
+    /// Where datagrams are put first: sockets may be many, and what waits in one is mostly short. What no datagram reached takes no
+    /// memory.
+    static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER_BYTES * BATCH].into());
 }
 
 /// A UDP socket.
@@ -22,10 +26,13 @@ pub struct Datagrams {
     socket: Arc<dyn AsyncUdpSocket>,
     /// What has come, no more.
     buffer: Vec<u8>,
-    /// Of what is in the buffer.
+    /// Of what is in the buffer, the last one first.
+    metas: Vec<RecvMeta>,
+    /// Of what is handed out now.
     meta: RecvMeta,
-    /// Where the next datagram begins in it.
+    /// Where the next datagram begins in the buffer, and where what came with it ends.
     next: usize,
+    end: usize,
 }
 
 /// Where a datagram came from, and so where its answer goes.
@@ -41,7 +48,7 @@ impl Datagrams {
     /// Over a socket of [`super::Net::udp`].
     pub fn new(socket: Arc<dyn AsyncUdpSocket>) -> Self {
         let meta = RecvMeta { len: 0, ..RecvMeta::default() };
-        Self { socket, buffer: Vec::new(), meta, next: 0 }
+        Self { socket, buffer: Vec::new(), metas: Vec::new(), meta, next: 0, end: 0 }
     }
 
     /// The socket itself, for whoever speaks QUIC over it. What was received and not asked for is lost.
@@ -51,32 +58,41 @@ impl Datagrams {
 
     /// The next datagram. Cancel-safe.
     pub async fn receive(&mut self) -> io::Result<(&[u8], Origin)> {
-        while self.next >= self.meta.len {
-            let mut meta = [RecvMeta::default()];
-            let (socket, buffer) = (&self.socket, &mut self.buffer);
-            let received = poll_fn(|context| {
-                ROOM.with_borrow_mut(|room| {
-                    let received = socket.poll_recv(context, &mut [IoSliceMut::new(room)], &mut meta);
-                    if received.is_ready() {
-                        buffer.clear();
-                        buffer.extend_from_slice(&room[..meta[0].len.min(room.len())]);
-                    }
-                    received
-                })
-            });
-            if received.await? > 0 {
-                [self.meta] = meta;
-                self.meta.len = self.meta.len.min(self.buffer.len());
-                self.next = 0;
-                if self.meta.len == 0 {
+        while self.next >= self.end {
+            if let Some(meta) = self.metas.pop() {
+                self.meta = meta;
+                self.end = (self.next + meta.len).min(self.buffer.len());
+                if meta.len == 0 {
                     // An empty datagram is one too.
                     return Ok((&[], self.origin()));
                 }
+                continue;
             }
+            let (socket, buffer, metas) = (&self.socket, &mut self.buffer, &mut self.metas);
+            let received = poll_fn(|context| {
+                ROOM.with_borrow_mut(|room| {
+                    let mut told = [RecvMeta::default(); BATCH];
+                    let mut parts = room.chunks_mut(BUFFER_BYTES).map(IoSliceMut::new);
+                    let mut slices: [IoSliceMut<'_>; BATCH] =
+                        std::array::from_fn(|_| parts.next().unwrap_or_else(|| IoSliceMut::new(&mut [])));
+                    let received = ready!(socket.poll_recv(context, &mut slices, &mut told))?.min(BATCH);
+                    buffer.clear();
+                    // What once came in a flood is not kept for ever.
+                    buffer.shrink_to(BUFFER_BYTES);
+                    for (meta, part) in told.iter_mut().zip(room.chunks(BUFFER_BYTES)).take(received) {
+                        meta.len = meta.len.min(part.len());
+                        buffer.extend_from_slice(&part[..meta.len]);
+                    }
+                    metas.extend(told.iter().take(received).rev());
+                    Poll::Ready(io::Result::Ok(()))
+                })
+            });
+            received.await?;
+            (self.next, self.end) = (0, 0);
         }
         let begin = self.next;
         // Of a stride of zero there would be no end.
-        self.next = (begin + self.meta.stride.max(1)).min(self.meta.len);
+        self.next = (begin + self.meta.stride.max(1)).min(self.end);
         Ok((&self.buffer[begin..self.next], self.origin()))
     }
 
@@ -116,10 +132,12 @@ impl Sender {
 
 async fn send(socket: &Arc<dyn AsyncUdpSocket>, bytes: &[u8], to: Origin) -> io::Result<()> {
     let transmit = Transmit { destination: to.peer, ecn: None, contents: bytes, segment_size: None, src_ip: to.local };
-    let mut poller = socket.clone().create_io_poller();
+    // Mostly there is room, and nobody has to wait for it.
+    let mut poller = None;
     loop {
         match socket.try_send(&transmit) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let poller = poller.get_or_insert_with(|| socket.clone().create_io_poller());
                 poll_fn(|context| poller.as_mut().poll_writable(context)).await?;
             }
             sent => return sent,

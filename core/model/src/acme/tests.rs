@@ -32,8 +32,14 @@ fn ask(state: &mut ControlState, hosts: &[&str]) {
         RouteSpec { to, tls: Tls::Auto, ..RouteSpec::plain(*host, "/", named("web")) }
     };
     let routes = hosts.iter().map(route).collect();
-    let spec =
-        AppSpec { revision: Revision(0), services: BTreeMap::new(), routes, stopped: false, ports: BTreeMap::new() };
+    let spec = AppSpec {
+        revision: Revision(0),
+        services: BTreeMap::new(),
+        routes,
+        stopped: false,
+        ports: BTreeMap::new(),
+        zones: BTreeMap::new(),
+    };
     run(state, NOON, Command::ApplyApp { app: named("shop"), spec }).expect("routes");
 }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::limits::{APPS_MAX, FORMER_MAX, NODES_MAX, at_most, check_app, check_replicas};
-use super::{Context, ControlState, Outcome, Refusal, not_found, ports, routes, secrets};
+use super::{Context, ControlState, Outcome, Refusal, not_found, ports, routes, secrets, zones};
 use crate::id::*;
 use crate::spec::{AccessLog, AppSpec, Availability, LogFormat, Replicas, RoleSpec, ServiceSpec};
 
@@ -19,6 +19,7 @@ pub(super) fn apply_app(
     check_app(&new)?;
     routes::check_owners(state, &app, &new)?;
     ports::check_owners(state, &app, &new)?;
+    zones::check_owners(state, &app, &new)?;
     routes::check_secrets(state, &app, &new)?;
     secrets::fill_in(state, &app, &mut new)?;
     let old = state.spec.apps.get(&app);

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Refusal, ports, routes};
+use super::{Refusal, ports, routes, zones};
 use crate::spec::{AppProtocol, AppSpec, Check, NodeSpec, Replicas, ServiceSpec};
 
 /// Nodes of a cluster: what the planner is measured with.
@@ -39,6 +39,14 @@ pub const PORTS_PER_APP_MAX: usize = 64;
 pub const PORT_CONNECTIONS_MAX: u32 = 100_000;
 /// Any wait that is set for a port, in milliseconds.
 pub const PORT_WAIT_MS: std::ops::RangeInclusive<u64> = 1..=WAIT_MS_MAX;
+/// Zones of an application. Who has more of them has an application for some of them.
+pub const ZONES_PER_APP_MAX: usize = 32;
+/// Records of a zone: a manifest of the longest kind holds about so many.
+pub const RECORDS_PER_ZONE_MAX: usize = 4_000;
+/// Records of one kind at one name: more addresses than fit into an answer over UDP help nobody.
+pub const RECORDS_PER_SET_MAX: usize = 64;
+/// Bytes of the text of a record: a key of 4,096 bits for mail takes 800.
+pub const TEXT_BYTES_MAX: usize = 2_048;
 /// Instances of a service: one on each node of the largest cluster.
 pub const REPLICAS_MAX: u32 = 10_000;
 /// Words of a command.
@@ -106,7 +114,8 @@ pub(super) fn check_app(app: &AppSpec) -> Result<(), Refusal> {
         check_service(name.as_str(), service)?;
     }
     routes::check(app)?;
-    ports::check(app)
+    ports::check(app)?;
+    zones::check(app)
 }
 
 fn check_service(name: &str, service: &ServiceSpec) -> Result<(), Refusal> {

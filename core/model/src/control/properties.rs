@@ -69,7 +69,14 @@ fn app_spec() -> impl Strategy<Value = AppSpec> {
                 let port = PortId { number, protocol: Protocol::Tcp };
                 (port, PortSpec::to(Target::Service(to)))
             });
-            AppSpec { revision: Revision(u64::MAX), services, routes, stopped, ports: ports.collect() }
+            AppSpec {
+                revision: Revision(u64::MAX),
+                services,
+                routes,
+                stopped,
+                ports: ports.collect(),
+                zones: BTreeMap::new(),
+            }
         },
     )
 }

@@ -79,7 +79,14 @@ pub(crate) fn service(command: &str) -> ServiceSpec {
 
 pub(crate) fn app(services: &[(&str, ServiceSpec)]) -> AppSpec {
     let services = services.iter().map(|(name, service)| (named(name), service.clone())).collect();
-    AppSpec { revision: Revision(0), services, routes: vec![], stopped: false, ports: BTreeMap::new() }
+    AppSpec {
+        revision: Revision(0),
+        services,
+        routes: vec![],
+        stopped: false,
+        ports: BTreeMap::new(),
+        zones: BTreeMap::new(),
+    }
 }
 
 /// An active instance on a node.

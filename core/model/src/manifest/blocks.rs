@@ -7,15 +7,18 @@ use toml::de::DeValue;
 
 struct Kind {
     word: &'static str,
+    /// Empty where every agent has what it takes.
     role: &'static str,
     /// Whether it is carried out by this build when it has the role; else what it is for.
     later: Option<&'static str>,
 }
 
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 8] = [
     Kind { word: "service", role: "compute", later: None },
     Kind { word: "route", role: "lb", later: None },
     Kind { word: "port", role: "lb", later: None },
+    // Every agent answers for names.
+    Kind { word: "zone", role: "", later: None },
     Kind { word: "db", role: "db", later: Some("databases") },
     Kind { word: "bucket", role: "storage", later: Some("asset stores") },
     Kind { word: "cron", role: "mgmt", later: Some("commands that run by the clock") },
@@ -50,7 +53,7 @@ pub(super) fn check(top: &Table<'_>, built: &[RoleName], errors: &mut Errors) {
 
 fn refusal(kind: &Kind, built: &[RoleName]) -> Option<String> {
     let role = kind.role;
-    if !built.iter().any(|built| built.as_str() == role) {
+    if !role.is_empty() && !built.iter().any(|built| built.as_str() == role) {
         let has: Vec<&str> = built.iter().map(RoleName::as_str).collect();
         return Some(format!("needs the role {role}, which this hirsel does not have (it has {})", has.join(", ")));
     }

@@ -232,3 +232,151 @@ proptest! {
         }
     }
 }
+
+/// [`market`] with records of all kinds in `example.com`.
+fn registry() -> Town {
+    let mut town = market();
+    for (owner, data) in [
+        ("@", "MX 10 mail.example.com."),
+        ("@", "MX 20 mx.example.net."),
+        ("@", "TXT v=spf1 mx -all"),
+        ("@", "CAA 0 issue \"letsencrypt.org\""),
+        ("mail", "A 192.0.2.7"),
+        ("mail", "AAAA 2001:db8::7"),
+        ("shop", "TXT beside the route"),
+        ("alias", "CNAME Mail.Example.com."),
+        ("away", "CNAME www.example.net."),
+        ("nowhere", "CNAME none.example.com."),
+        ("front", "CNAME shop.example.com."),
+        ("first", "CNAME alias.example.com."),
+        ("*.dev", "A 192.0.2.9"),
+        ("x.y.dev", "TXT deep"),
+        ("*.any", "CNAME mail.example.com."),
+        ("_sip._tcp", "SRV 0 5 5060 mail.example.com."),
+        ("sub2", "NS ns1.sub2.example.com."),
+        ("sub2", "NS ns.example.net."),
+        ("ns1.sub2", "A 192.0.2.53"),
+    ] {
+        town.record("example.com", owner, data);
+    }
+    town
+}
+
+/// Everything that is said: code, whether with authority, and each section in words.
+fn said(town: &Town, name: &str, kind: RecordType) -> String {
+    let answer = town.answer(name, kind, 0, false);
+    let words = |list: &[Record]| {
+        list.iter()
+            .map(|it| format!("{} {} {} {}", it.name, it.ttl, it.record_type(), it.data))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let flag = if answer.is_authoritative { " aa" } else { "" };
+    let sections = [&answer.answers, &answer.authorities, &answer.additionals].map(|list| words(list));
+    format!("{}{flag} | {}", answer.code, sections.join(" | "))
+}
+
+#[test]
+fn records_are_answered_beside_routes_and_names_of_others_are_followed_as_far_as_they_are_ours() {
+    use RecordType::{CAA, CNAME, DS};
+    let town = registry();
+    let soa = "example.com. 10 SOA n1.ns.example.com. hostmaster.example.com. 7 60 10 86400 10";
+    let mail = "mail.example.com. 300 A 192.0.2.7";
+    for (name, kind, expected) in [
+        ("mail.example.com", A, "No Error aa | mail.example.com. 300 A 192.0.2.7 |  | ".into()),
+        (
+            "example.com",
+            MX,
+            format!(
+                "No Error aa | example.com. 300 MX 10 mail.example.com., example.com. 300 MX 20 mx.example.net. |  | {mail}, \
+                 mail.example.com. 300 AAAA 2001:db8::7"
+            ),
+        ),
+        ("example.com", TXT, "No Error aa | example.com. 300 TXT v=spf1 mx -all |  | ".into()),
+        ("shop.example.com", TXT, "No Error aa | shop.example.com. 300 TXT beside the route |  | ".into()),
+        (
+            "shop.example.com",
+            A,
+            "No Error aa | shop.example.com. 10 A 203.0.113.1, shop.example.com. 10 A 203.0.113.2 |  | ".into(),
+        ),
+        (
+            "_sip._tcp.example.com",
+            SRV,
+            format!(
+                "No Error aa | _sip._tcp.example.com. 300 SRV 0 5 5060 mail.example.com. |  | {mail}, \
+                 mail.example.com. 300 AAAA 2001:db8::7"
+            ),
+        ),
+        // Another name is told with what it means; the case is that of the question, and of who wrote the record.
+        (
+            "ALIAS.example.com",
+            A,
+            "No Error aa | ALIAS.example.com. 300 CNAME Mail.Example.com., Mail.Example.com. 300 A 192.0.2.7 |  | ".into(),
+        ),
+        (
+            "first.example.com",
+            A,
+            "No Error aa | first.example.com. 300 CNAME alias.example.com., alias.example.com. 300 CNAME Mail.Example.com., \
+             Mail.Example.com. 300 A 192.0.2.7 |  | "
+                .into(),
+        ),
+        ("alias.example.com", CNAME, "No Error aa | alias.example.com. 300 CNAME Mail.Example.com. |  | ".into()),
+        ("alias.example.com", MX, format!("No Error aa | alias.example.com. 300 CNAME Mail.Example.com. | {soa} | ")),
+        ("away.example.com", A, "No Error aa | away.example.com. 300 CNAME www.example.net. |  | ".into()),
+        (
+            "nowhere.example.com",
+            A,
+            format!("Non-Existent Domain aa | nowhere.example.com. 300 CNAME none.example.com. | {soa} | "),
+        ),
+        (
+            "front.example.com",
+            A,
+            "No Error aa | front.example.com. 300 CNAME shop.example.com., shop.example.com. 10 A 203.0.113.1, \
+             shop.example.com. 10 A 203.0.113.2 |  | "
+                .into(),
+        ),
+        // RFC 4592.
+        ("q.dev.example.com", A, "No Error aa | q.dev.example.com. 300 A 192.0.2.9 |  | ".into()),
+        ("p.q.dev.example.com", A, "No Error aa | p.q.dev.example.com. 300 A 192.0.2.9 |  | ".into()),
+        ("q.dev.example.com", MX, format!("No Error aa |  | {soa} | ")),
+        ("y.dev.example.com", A, format!("No Error aa |  | {soa} | ")),
+        ("z.y.dev.example.com", A, format!("Non-Existent Domain aa |  | {soa} | ")),
+        ("dev.example.com", A, format!("No Error aa |  | {soa} | ")),
+        ("*.dev.example.com", A, "No Error aa | *.dev.example.com. 300 A 192.0.2.9 |  | ".into()),
+        (
+            "q.any.example.com",
+            A,
+            format!("No Error aa | q.any.example.com. 300 CNAME mail.example.com., {mail} |  | "),
+        ),
+        // Others answer, and their addresses are told; what is said of the delegation itself is ours.
+        (
+            "sub2.example.com",
+            A,
+            "No Error |  | sub2.example.com. 300 NS ns.example.net., sub2.example.com. 300 NS ns1.sub2.example.com. | \
+             ns1.sub2.example.com. 300 A 192.0.2.53"
+                .into(),
+        ),
+        (
+            "deep.in.Sub2.example.com",
+            NS,
+            "No Error |  | sub2.example.com. 300 NS ns.example.net., sub2.example.com. 300 NS ns1.sub2.example.com. | \
+             ns1.sub2.example.com. 300 A 192.0.2.53"
+                .into(),
+        ),
+        ("sub2.example.com", DS, format!("No Error aa |  | {soa} | ")),
+    ] {
+        assert_eq!(said(&town, name, kind), expected, "{name} {kind}");
+    }
+    let caa = town.answer("example.com", CAA, 0, false);
+    let RData::Unknown { rdata, .. } = &caa.answers[0].data else { panic!("{caa:?}") };
+    assert_eq!(rdata.anything, b"\0\x05issueletsencrypt.org");
+}
+
+#[test]
+fn a_circle_of_names_has_an_end() {
+    let mut town = registry();
+    town.record("example.com", "a", "CNAME b.sub.example.com.");
+    town.record("sub.example.com", "b", "CNAME a.example.com.");
+    let answer = town.answer("a.example.com", A, 0, false);
+    assert_eq!((answer.code, answer.answers.len()), (OK, hirsel_model::spec::CHAIN_MAX + 1));
+}

@@ -1,7 +1,7 @@
 use hickory_proto::rr::Name;
 
 use super::*;
-use crate::testing::market;
+use crate::testing::{Town, market};
 
 /// What a name is, in a word, with its zone.
 fn place(name: &str) -> String {
@@ -10,7 +10,7 @@ fn place(name: &str) -> String {
     let Some((zone, rest)) = names.zone(&asked) else { return "not ours".into() };
     let place = match names.place(zone, &asked, rest) {
         None => "nothing".to_owned(),
-        Some(Place::Apex { is_host }) => format!("apex {is_host}"),
+        Some(Place::Apex(held)) => format!("apex {}", held.is_some_and(|held| held.is_host)),
         Some(Place::Between) => "between".into(),
         Some(Place::App(app)) => format!("app of {}", app.services.len()),
         Some(Place::Service(it)) => format!("{}/{} of {}", it.app, it.service, it.instances.len()),
@@ -18,7 +18,9 @@ fn place(name: &str) -> String {
         Some(Place::Instance(it)) => format!("{}/{}/{}", it.app, it.service, it.instances[0].0),
         Some(Place::Node(node)) => format!("node {node}"),
         Some(Place::Server(node)) => format!("server {node}"),
-        Some(Place::Host) => "host".into(),
+        Some(Place::Held(held) | Place::Wild(held)) if held.is_host => "host".into(),
+        Some(Place::Held(held) | Place::Wild(held)) if held.own.is_some() => "records".into(),
+        Some(Place::Held(_) | Place::Wild(_)) => "between".into(),
     };
     format!("{place} in {}", zone.name)
 }
@@ -100,7 +102,64 @@ fn a_zone_may_itself_be_the_host_of_a_route_and_an_application_called_node_has_n
     town.run("node", "n2", 7, 3);
     let names = town.names();
     let (zone, rest) = names.zone("example.com").unwrap();
-    assert_eq!(names.place(zone, "example.com", rest), Some(Place::Apex { is_host: true }));
+    assert!(matches!(names.place(zone, "example.com", rest), Some(Place::Apex(Some(held))) if held.is_host));
     let (zone, rest) = names.zone("n2.node.hirsel").unwrap();
-    assert_eq!(names.place(zone, "n2.node.hirsel", rest), Some(Place::Node(NodeId(2))));
+    assert!(matches!(names.place(zone, "n2.node.hirsel", rest), Some(Place::Node(NodeId(2)))));
+}
+
+#[test]
+fn the_servers_of_a_zone_are_names_that_no_wildcard_stands_for() {
+    let mut town = market();
+    town.order.hosts.insert("*.example.com".into());
+    let names = town.names();
+    let place = |name: &str| {
+        let (zone, rest) = names.zone(name).unwrap();
+        names.place(zone, name, rest)
+    };
+    assert!(matches!(place("n3.ns.example.com"), Some(Place::Server(NodeId(3)))));
+    assert!(matches!(place("ns.example.com"), Some(Place::Between)));
+    assert!(place("n9.ns.example.com").is_none() && place("x.n3.ns.example.com").is_none());
+    assert!(matches!(place("n3.other.example.com"), Some(Place::Wild(_))));
+}
+
+#[test]
+fn a_change_makes_the_names_it_touches_and_no_others() {
+    let mut town = market();
+    for number in 0..1_000 {
+        town.order.hosts.insert(format!("www{number}.example.com"));
+        town.run(&format!("app{number}"), "web", 1, 1);
+    }
+    town.record("example.com", "mail", "A 192.0.2.7");
+    let mut names = town.names();
+    assert!(names.made > 1_000);
+    let mut next = |town: &Town, made: usize, what: &str| {
+        names = names.next(Generation(names.generation.0 + 1), Arc::new(town.order.clone()), &town.zones);
+        assert_eq!(names.made, made, "{what}");
+        // It is the same as if all had been made anew.
+        let anew = town.names();
+        for name in ["www7.example.com", "new.example.com", "mail.example.com", "a.b.example.com", "b.example.com"] {
+            let (zone, rest) = names.zone(name).unwrap();
+            let shown = |place: Option<Place<'_>>| match place {
+                Some(Place::Held(held) | Place::Wild(held)) => format!("{} {:?}", held.is_host, held.own),
+                other => format!("{other:?}"),
+            };
+            let (old, rest_) = anew.zone(name).unwrap();
+            assert_eq!(shown(names.place(zone, name, rest)), shown(anew.place(old, name, rest_)), "{what}: {name}");
+        }
+    };
+    for number in 0..1_000 {
+        town.run(&format!("app{number}"), "web", 2, 2);
+        next(&town, 0, "an instance more: services are looked up in the order");
+    }
+    next(&town, 0, "nothing");
+    town.order.hosts.insert("new.example.com".into());
+    next(&town, 1, "a host more");
+    town.order.hosts.remove("deep.a.b.example.com");
+    next(&town, 1, "a host less, and nothing is left between");
+    town.record("example.com", "mail", "A 192.0.2.8");
+    next(&town, 1, "a record of a name");
+    town.record("example.com", "*.b", "TXT x");
+    next(&town, 1, "a name more");
+    town.order.zones.clear();
+    next(&town, 2, "no records");
 }

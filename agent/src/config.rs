@@ -100,6 +100,8 @@ struct DnsFile {
     listen: Option<String>,
     zones: Vec<String>,
     public: Vec<IpAddr>,
+    forward: Vec<String>,
+    forward_for: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -155,6 +157,7 @@ impl Config {
         if instance_host.is_unspecified() {
             bail!("compute.host = \"{instance_host}\" is no address that others can be told; name one of this host");
         }
+        let dns_at = dns::listen(args.dns.as_deref().or(file.dns.listen.as_deref()), public)?;
         Ok(Self {
             zone: zone.parse().with_context(|| format!("zone {zone:?}"))?,
             site: site.parse().with_context(|| format!("site {site:?}"))?,
@@ -177,8 +180,10 @@ impl Config {
                 port_first,
                 port_last,
                 run_as: run_as(args.run_as.clone().or(file.compute.run_as)),
-                dns: dns::listen(args.dns.as_deref().or(file.dns.listen.as_deref()), public)?,
+                dns: dns_at,
                 dns_zones: dns::zones(&file.dns.zones)?,
+                dns_forward: dns::forward(&file.dns.forward, dns_at)?,
+                dns_forward_for: dns::forward_for(&file.dns.forward_for, &file.dns.forward)?,
                 address_hook: file.address.hook.map(hook).transpose()?,
             },
         })

@@ -324,7 +324,11 @@ fn records_of_a_zone_are_answered_on_every_node_and_change_without_a_restart() {
     std::fs::write(&file, "app = \"two\"\n[zone.\"b.test\".records]\nwww = { CNAME = \"a\", A = \"192.0.2.1\" }\n")
         .unwrap();
     let refused = node.ask(["apply", file.to_str().unwrap()]);
-    assert!(refused.stderr.contains("3:9: CNAME of ") && refused.stderr.contains("is another name"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("3:9: CNAME of ") && refused.stderr.contains("is another name"),
+        "{}",
+        refused.stderr
+    );
     cluster.apply(&routed("www.example.com"));
     let lbs: BTreeSet<String> = cluster.lbs().iter().map(|(_, addr)| addr.ip().to_string()).collect();
     for node in &cluster.nodes {

@@ -145,6 +145,10 @@ pub struct RoleConfig {
     pub dns: Option<SocketAddr>,
     /// dns: zones besides the internal one that were handed to the cluster, in lower case, without a final dot.
     pub dns_zones: Vec<String>,
+    /// dns: resolvers that questions about names of others are passed on to, for this host itself; none where such are refused.
+    pub dns_forward: Vec<SocketAddr>,
+    /// dns: who else may have questions passed on.
+    pub dns_forward_for: Vec<Block>,
     /// address: a program that is run when this node takes a floating address; its absolute path.
     pub address_hook: Option<String>,
 }
@@ -163,6 +167,8 @@ impl Default for RoleConfig {
             run_as: None,
             dns: None,
             dns_zones: Vec::new(),
+            dns_forward: Vec::new(),
+            dns_forward_for: Vec::new(),
             address_hook: None,
         }
     }

@@ -46,7 +46,7 @@ fn main() {
         .values_mut()
         .take(1)
         .flat_map(|app| app.services.values_mut())
-        .for_each(|instances| drop(instances.pop()));
+        .for_each(|instances| instances.truncate(1));
     let moved = Arc::new(moved);
     let each = mean(RUNS, || drop(black_box(before.next(Generation(2), moved.clone(), &zones))));
     println!(

@@ -76,6 +76,8 @@ pub struct Answer {
     pub additionals: Vec<Record>,
     /// Not everything is listed.
     pub is_cut: bool,
+    /// Somebody else was asked.
+    pub is_recursive: bool,
     /// For the metrics.
     pub class: Class,
     /// In which order the answers may be told.
@@ -119,7 +121,18 @@ impl Answer {
     fn empty(code: ResponseCode, is_authoritative: bool, class: Class) -> Self {
         let (answers, authorities, additionals) = (Vec::new(), Vec::new(), Vec::new());
         let order = Order::Fixed;
-        Self { code, is_authoritative, answers, authorities, additionals, is_cut: false, class, order, is_kept: false }
+        Self {
+            code,
+            is_authoritative,
+            answers,
+            authorities,
+            additionals,
+            is_cut: false,
+            is_recursive: false,
+            class,
+            order,
+            is_kept: false,
+        }
     }
 }
 

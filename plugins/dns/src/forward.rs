@@ -46,8 +46,6 @@ const ROUNDS: usize = 2;
 const FLIGHT_MAX: Duration = Duration::from_millis(4_800);
 /// Datagrams that are no answer to what was asked, after which somebody is guessing: TCP cannot be guessed into.
 const STRAYS_MAX: usize = 16;
-/// Resolvers that are named.
-pub const RESOLVERS_MAX: usize = 8;
 
 /// What was found.
 #[derive(Debug)]
@@ -92,7 +90,11 @@ pub struct Counters {
 impl Counters {
     /// Makes them readable.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("hirsel_dns_forward_remembered", "Questions about names of others answered from memory", self.remembered.clone());
+        registry.register(
+            "hirsel_dns_forward_remembered",
+            "Questions about names of others answered from memory",
+            self.remembered.clone(),
+        );
         registry.register("hirsel_dns_forward_asked", "Questions that were passed on", self.asked.clone());
         registry.register("hirsel_dns_forward_failed", "Questions that no resolver answered", self.failed.clone());
         registry.register("hirsel_dns_forward_tcp", "Questions that were passed on over TCP", self.over_tcp.clone());
@@ -236,7 +238,8 @@ impl Forward {
         socket.send(question, Origin { peer: resolver, local: None }).await?;
         for _ in 0..STRAYS_MAX {
             let (bytes, origin) = socket.receive().await?;
-            let is_from = origin.peer.port() == resolver.port() && origin.peer.ip().to_canonical() == resolver.ip().to_canonical();
+            let is_from = origin.peer.port() == resolver.port()
+                && origin.peer.ip().to_canonical() == resolver.ip().to_canonical();
             match read(bytes, question) {
                 Told::Stray => {}
                 told if is_from => return Ok(told),

@@ -6,12 +6,13 @@
 //!
 //! Where to start: [`answer`] decides what is said, from a question and [`answer::Knowledge`]; [`names`] is what there is to be asked
 //! for. [`message`] puts that on the wire, within its size. [`limit`] decides whom to answer less. [`serve`] listens, [`role`] keeps it
-//! listening.
+//! listening. [`forward`] asks others about names of others, for the hosts themselves, where the operator says whom.
 //!
-//! Deliberately absent: recursion and forwarding (whatever is asked of other zones is refused), DNSSEC, zone transfers, dynamic
-//! updates. The plugin knows no other plugin.
+//! Deliberately absent: recursion (whoever asks about other zones is refused, or passed on), DNSSEC, zone transfers, dynamic updates. The
+//! plugin knows no other plugin.
 
 pub mod answer;
+pub mod forward;
 pub mod kept;
 pub mod limit;
 pub mod message;

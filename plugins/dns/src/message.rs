@@ -8,10 +8,12 @@ use std::fmt;
 
 use hickory_proto::ProtoError;
 use hickory_proto::op::{Edns, EmitAndCount, Message, Metadata, OpCode, Query, ResponseCode, emit_message_parts};
-use hickory_proto::rr::Record;
+use hickory_proto::rr::{DNSClass, Record, RecordType};
 use hickory_proto::serialize::binary::BinEncoder;
+use hirsel_model::Timestamp;
 
 use crate::answer::{Answer, Knowledge, Order, Question, answer};
+use crate::forward::{Asked, Found};
 use crate::metrics::Class;
 
 /// Longest answer over UDP. It passes every path unfragmented that carries IPv6 (1,280 bytes less headers), as the operators of the
@@ -87,6 +89,55 @@ pub fn reply(bytes: &[u8], asker: Asker, known: Knowledge<'_>, draw: u64) -> Rep
     read.emit(&answer(question, known), edns.as_ref(), limit)
 }
 
+/// What a question asks of others, if it is one that can be passed on: it wants that, and is no transfer.
+pub fn abroad(bytes: &[u8]) -> Option<Asked> {
+    let Read { message, query } = read(bytes).ok()?;
+    let (edns, metadata) = (message.edns.as_ref(), message.metadata);
+    let is_odd = matches!(query.query_type, RecordType::AXFR | RecordType::IXFR | RecordType::ANY | RecordType::OPT);
+    let is_plain = query.query_class == DNSClass::IN && !is_odd && edns.is_none_or(|edns| edns.version() == 0);
+    (metadata.recursion_desired && is_plain).then(|| Asked {
+        name: query.name.to_lowercase(),
+        kind: query.query_type,
+        wants_signatures: edns.is_some_and(|edns| edns.flags().dnssec_ok),
+        is_unchecked: metadata.checking_disabled,
+    })
+}
+
+/// What others said to a question, or, where nobody did, that.
+pub fn relay(bytes: &[u8], transport: Transport, found: Option<&Found>, now: Timestamp) -> Reply {
+    let read = match read(bytes) {
+        Ok(read) => read,
+        Err(reply) => return reply,
+    };
+    let mut answer = Answer::of(ResponseCode::ServFail, Class::ServFail);
+    answer.is_recursive = true;
+    if let Some(found) = found
+        && let Ok(said) = Message::from_vec(&found.bytes)
+    {
+        let age = u32::try_from(now.since(found.at).as_secs()).unwrap_or(u32::MAX);
+        let fresh = |mut records: Vec<Record>| {
+            for record in &mut records {
+                record.ttl = record.ttl.saturating_sub(age);
+                // In the case in which it was asked for, not in the one that was drawn.
+                if record.name == read.query.name {
+                    record.name = read.query.name.clone();
+                }
+            }
+            records
+        };
+        answer.code = said.metadata.response_code;
+        answer.class = match answer.code {
+            ResponseCode::NXDomain => Class::NxDomain,
+            _ if said.answers.is_empty() => Class::NoData,
+            _ => Class::Answered,
+        };
+        answer.answers = fresh(said.answers);
+        answer.authorities = fresh(said.authorities);
+        answer.additionals = fresh(said.additionals);
+    }
+    read.emit(&answer, read.edns().as_ref(), read.limit(transport))
+}
+
 /// The word to ask again over TCP, and nothing else.
 pub fn slip(bytes: &[u8]) -> Reply {
     match read(bytes) {
@@ -152,8 +203,9 @@ impl Read {
         metadata.authoritative = answer.is_authoritative;
         metadata.response_code = answer.code;
         metadata.truncation = answer.is_cut;
-        // Nothing here is signed or checked.
-        metadata.checking_disabled = false;
+        metadata.recursion_available = answer.is_recursive;
+        // Nothing here is checked.
+        metadata.checking_disabled &= answer.is_recursive;
         let mut bytes = Vec::with_capacity(usize::from(PLAIN_BYTES_MAX));
         match self.write(&mut bytes, &metadata, answer, edns, limit) {
             Ok(is_cut) => {
@@ -219,6 +271,7 @@ impl Answer {
             authorities,
             additionals,
             is_cut: false,
+            is_recursive: false,
             class,
             order,
             is_kept: false,

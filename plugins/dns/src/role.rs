@@ -16,6 +16,7 @@ use hirsel_model::{Generation, RoleName, Timestamp};
 use hirsel_role::{Context, Plugin, Role};
 use tracing::{info, warn};
 
+use crate::forward::{Counters, Forward, Outside};
 use crate::metrics::Metrics;
 use crate::names::Names;
 use crate::serve::{Desk, Server};
@@ -43,9 +44,27 @@ impl Plugin for Dns {
         metrics.register(&mut context.metrics.lock().unwrap_or_else(PoisonError::into_inner));
         let names = Names::new(Generation(0), Arc::default(), &[]);
         let (live, me, clock) = (context.live.clone(), context.me.clone(), context.clock.clone());
-        let desk = Arc::new(Desk::new(names, live, me, clock, context.chance.as_ref(), metrics));
+        let desk = Desk::new(names, live, me, clock, context.chance.as_ref(), metrics);
+        let desk = match forward(&context) {
+            Some(forward) => desk.with_forward(forward),
+            None => desk,
+        };
+        let desk = Arc::new(desk);
         Box::new(DnsRole { context, desk, generation: Generation(0), ear: Ear::Closed })
     }
+}
+
+/// Who asks others, where the operator says whom.
+fn forward(context: &Context) -> Option<Forward> {
+    let (resolvers, allowed) = (context.config.dns_forward.clone(), context.config.dns_forward_for.clone());
+    let counters = Counters::default();
+    if resolvers.is_empty() {
+        return None;
+    }
+    counters.register(&mut context.metrics.lock().unwrap_or_else(PoisonError::into_inner));
+    let (host, clock, chance) = (context.host.clone(), context.clock.clone(), context.chance.clone());
+    let outside = Outside { host, clock, chance, spawner: context.spawner.clone() };
+    Some(Forward::new(resolvers, allowed, outside, counters))
 }
 
 struct DnsRole {

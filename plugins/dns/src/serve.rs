@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use hirsel_mesh::seam::{BoxStream, Chance, Clock, Datagrams, Listener};
+use hirsel_mesh::seam::{BoxStream, Chance, Clock, Datagrams, Listener, Origin, Sender};
 use hirsel_role::{Live, Me, Spawner};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -20,9 +20,10 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::answer::Knowledge;
+use crate::forward::{Asked, Forward};
 use crate::kept::{Kept, Key};
 use crate::limit::{Limiter, Verdict};
-use crate::message::{Asker, QUESTION_BYTES_MAX, Reply, Transport, reply, slip};
+use crate::message::{Asker, QUESTION_BYTES_MAX, Reply, Transport, abroad, relay, reply, slip};
 use crate::metrics::{Class, Metrics};
 use crate::names::Names;
 
@@ -47,6 +48,17 @@ pub struct Desk {
     metrics: Metrics,
     draws: AtomicU64,
     limiter: Mutex<Limiter>,
+    forward: Option<Arc<Forward>>,
+}
+
+/// What became of a datagram.
+enum Said {
+    /// It has its answer.
+    Answer,
+    /// It gets none.
+    Nothing,
+    /// Others have to be asked.
+    Abroad(Asked),
 }
 
 impl Desk {
@@ -60,15 +72,43 @@ impl Desk {
         metrics: Metrics,
     ) -> Self {
         let (draws, limiter) = (AtomicU64::new(chance.number()), Mutex::new(Limiter::new(chance.number())));
-        Self { names: ArcSwap::from_pointee(names), live, me, clock, metrics, draws, limiter }
+        Self { names: ArcSwap::from_pointee(names), live, me, clock, metrics, draws, limiter, forward: None }
+    }
+
+    /// Asks others about names of others.
+    pub fn with_forward(self, forward: Forward) -> Self {
+        Self { forward: Some(Arc::new(forward)), ..self }
+    }
+
+    /// What others have to be asked, for who may have that.
+    fn abroad(&self, bytes: &[u8], reply: &Reply, peer: IpAddr, is_local: bool) -> Option<(&Arc<Forward>, Asked)> {
+        let forward = self.forward.as_ref().filter(|_| reply.class == Class::Refused)?;
+        Some((forward, abroad(bytes).filter(|_| forward.serves(peer, is_local))?))
+    }
+
+    /// What others say.
+    async fn fetch(&self, bytes: &[u8], asked: &Asked, transport: Transport) -> Reply {
+        let Some(forward) = &self.forward else { return Reply::nothing() };
+        let found = forward.resolve(asked).await;
+        relay(bytes, transport, found.as_deref(), forward.now())
     }
 
     /// Answers what came on a connection.
-    fn answer(&self, bytes: &[u8], peer: IpAddr) -> Reply {
+    async fn answer(&self, bytes: &[u8], peer: IpAddr) -> Reply {
+        let (reply, asked) = self.answer_alone(bytes, peer);
+        match asked {
+            Some(asked) => self.fetch(bytes, &asked, Transport::Tcp).await,
+            None => reply,
+        }
+    }
+
+    fn answer_alone(&self, bytes: &[u8], peer: IpAddr) -> (Reply, Option<Asked>) {
         let (names, live) = (self.names.load(), self.live.borrow().clone());
         let known = Knowledge { names: &names, live: &live, me: &self.me };
         let asker = Asker { transport: Transport::Tcp, is_local: self.is_local(&names, peer) };
-        reply(bytes, asker, known, self.draw())
+        let reply = reply(bytes, asker, known, self.draw());
+        let asked = self.abroad(bytes, &reply, peer, asker.is_local).map(|(_, asked)| asked);
+        (reply, asked)
     }
 
     /// Nothing is kept yet.
@@ -76,8 +116,8 @@ impl Desk {
         Kept::new(self.names.load_full(), self.live.borrow().clone())
     }
 
-    /// Answers a datagram into `out`. False where there is nothing to say.
-    fn answer_datagram(&self, bytes: &[u8], peer: IpAddr, kept: &mut Kept, out: &mut Vec<u8>) -> bool {
+    /// Answers a datagram into `out`.
+    fn answer_datagram(&self, bytes: &[u8], peer: IpAddr, kept: &mut Kept, out: &mut Vec<u8>) -> Said {
         let (names, live) = (self.names.load(), self.live.borrow());
         kept.follow(&names, &live);
         let is_local = self.is_local(&names, peer);
@@ -88,25 +128,35 @@ impl Desk {
                 let key = Key::of(bytes, is_local);
                 if let Some(class) = key.as_ref().and_then(|key| kept.answer(key, bytes, draw, out)) {
                     self.metrics.over_udp(class);
-                    return true;
+                    return Said::Answer;
                 }
                 let known = Knowledge { names: &names, live: &live, me: &self.me };
                 let reply = reply(bytes, Asker { transport: Transport::Udp, is_local }, known, draw);
                 if let Some(key) = &key {
                     kept.keep(key, &reply);
                 }
-                reply
+                match self.abroad(bytes, &reply, peer, is_local) {
+                    None => reply,
+                    Some((forward, asked)) => match forward.remembered(&asked) {
+                        None => return Said::Abroad(asked),
+                        Some(found) => relay(bytes, Transport::Udp, Some(&found), forward.now()),
+                    },
+                }
             }
             Verdict::Slip => slip(bytes),
             Verdict::Drop => Reply::nothing(),
         };
+        self.count(&reply);
+        let Some(bytes) = reply.bytes else { return Said::Nothing };
+        *out = bytes;
+        Said::Answer
+    }
+
+    fn count(&self, reply: &Reply) {
         self.metrics.over_udp(reply.class);
         if reply.is_cut && reply.class != Class::Slipped {
             self.metrics.cut.inc();
         }
-        let Some(bytes) = reply.bytes else { return false };
-        *out = bytes;
-        true
     }
 
     /// Whether who asks is on this host.
@@ -138,7 +188,7 @@ impl Server {
     /// Answers what comes.
     pub fn start(datagrams: Datagrams, listener: Box<dyn Listener>, desk: &Arc<Desk>, spawner: &Spawner) -> Self {
         let connections = Connections { desk: desk.clone(), spawner: spawner.clone(), by_addr: Arc::default() };
-        let udp = spawner.spawn(serve_datagrams(datagrams, desk.clone()));
+        let udp = spawner.spawn(serve_datagrams(datagrams, desk.clone(), spawner.clone()));
         let tcp = spawner.spawn(accept(listener, connections));
         Self { tasks: [udp, tcp] }
     }
@@ -155,12 +205,19 @@ impl Drop for Server {
     }
 }
 
-async fn serve_datagrams(mut datagrams: Datagrams, desk: Arc<Desk>) {
+async fn serve_datagrams(mut datagrams: Datagrams, desk: Arc<Desk>, spawner: Spawner) {
+    let sender = datagrams.sender();
     let (mut failures, mut kept, mut out) = (0, desk.kept(), Vec::new());
     while failures < FAILURES_MAX {
-        let (is_answered, origin) = match datagrams.receive().await {
+        let (said, origin) = match datagrams.receive().await {
             Ok((bytes, origin)) => {
-                (desk.answer_datagram(bytes, origin.peer.ip().to_canonical(), &mut kept, &mut out), origin)
+                let peer = origin.peer.ip().to_canonical();
+                let said = desk.answer_datagram(bytes, peer, &mut kept, &mut out);
+                if let Said::Abroad(asked) = &said {
+                    let (desk, sender, bytes, asked) = (desk.clone(), sender.clone(), bytes.to_vec(), asked.clone());
+                    drop(spawner.spawn(async move { fetch(&desk, &bytes, &asked, &sender, origin).await }));
+                }
+                (said, origin)
             }
             Err(error) => {
                 debug!(%error, "could not read a datagram");
@@ -170,10 +227,23 @@ async fn serve_datagrams(mut datagrams: Datagrams, desk: Arc<Desk>) {
             }
         };
         failures = 0;
-        if is_answered && let Err(error) = datagrams.send(&out, origin).await {
+        if matches!(said, Said::Answer)
+            && let Err(error) = datagrams.send(&out, origin).await
+        {
             // Who asked asks again.
             debug!(%error, peer = %origin.peer, "could not answer");
         }
+    }
+}
+
+/// Answers a datagram with what others say, when they have.
+async fn fetch(desk: &Desk, bytes: &[u8], asked: &Asked, sender: &Sender, to: Origin) {
+    let reply = desk.fetch(bytes, asked, Transport::Udp).await;
+    desk.count(&reply);
+    if let Some(bytes) = reply.bytes
+        && let Err(error) = sender.send(&bytes, to).await
+    {
+        debug!(%error, peer = %to.peer, "could not answer");
     }
 }
 
@@ -224,7 +294,7 @@ async fn converse(mut stream: BoxStream, peer: IpAddr, desk: &Desk) -> io::Resul
         }
         bytes.resize(length, 0);
         timeout(IDLE_MAX, stream.read_exact(&mut bytes)).await??;
-        let reply = desk.answer(&bytes, peer);
+        let reply = desk.answer(&bytes, peer).await;
         desk.metrics.over_tcp(reply.class);
         // What gets no answer is no question; and nothing is longer than its length can say.
         let Some(answer) = reply.bytes else { return Ok(()) };

@@ -86,9 +86,11 @@ fn zone(block: &Block<'_>, name: &str, routes: &[RouteSpec], errors: &mut Errors
         let whole = owner_name(owner, name);
         if routes.iter().any(|route| route.host.eq_ignore_ascii_case(&whole)) {
             let place = places.owners.get(owner).unwrap_or(&block.key).clone();
-            let kinds = spec.data.iter().map(|data| data.kind());
-            let kind =
-                kinds.into_iter().find(|kind| *kind != RecordKind::Txt).map_or(String::new(), |kind| kind.to_string());
+            let takes = |kind: &RecordKind| {
+                matches!(kind, RecordKind::A | RecordKind::Aaaa | RecordKind::Cname | RecordKind::Ns)
+            };
+            let kind = spec.data.iter().map(RecordData::kind).find(takes);
+            let kind = kind.map_or_else(String::new, |kind| kind.to_string());
             errors.at(
                 place,
                 format!(

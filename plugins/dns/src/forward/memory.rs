@@ -70,7 +70,12 @@ mod tests {
     use super::*;
 
     fn asked(name: &str) -> Asked {
-        Asked { name: Name::from_ascii(name).unwrap(), kind: RecordType::A, wants_signatures: false, is_unchecked: false }
+        Asked {
+            name: Name::from_ascii(name).unwrap(),
+            kind: RecordType::A,
+            wants_signatures: false,
+            is_unchecked: false,
+        }
     }
 
     fn found(bytes: usize) -> Arc<Found> {
@@ -93,9 +98,9 @@ mod tests {
     fn memory_has_an_end_and_what_is_asked_for_stays() {
         let (mut memory, now) = (Memory::default(), Timestamp(0));
         memory.keep(asked("stays."), found(100), 3_600, now);
-        for number in 0..100_000 {
+        for number in 0..100_000_u32 {
             memory.keep(asked(&format!("n{number}.")), found(400), 3_600, now);
-            if number % 1_000 == 0 {
+            if number.is_multiple_of(1_000) {
                 assert!(memory.get(&asked("stays."), now).is_some());
             }
             assert!(memory.bytes <= HALF_BYTES);

@@ -76,9 +76,12 @@ fn name_end(bytes: &[u8]) -> Option<usize> {
 /// What `bytes` is to who asked `question`.
 pub fn read(bytes: &[u8], question: &[u8]) -> Told {
     let Some(end) = name_end(question).map(|end| end + 4) else { return Told::Stray };
-    let (Some(header), Some(asked)) = (bytes.first_chunk::<HEADER_BYTES>(), question.get(..end)) else { return Told::Stray };
+    let (Some(header), Some(asked)) = (bytes.first_chunk::<HEADER_BYTES>(), question.get(..end)) else {
+        return Told::Stray;
+    };
     let is_answer = header[2] & 0xf8 == 0x80;
-    let repeats = bytes.get(HEADER_BYTES..end).filter(|_| header[..2] == asked[..2] && header[4..6] == [0, 1] && is_answer);
+    let repeats =
+        bytes.get(HEADER_BYTES..end).filter(|_| header[..2] == asked[..2] && header[4..6] == [0, 1] && is_answer);
     let Some(repeats) = repeats else { return Told::Stray };
     if repeats != &asked[HEADER_BYTES..] {
         return if repeats.eq_ignore_ascii_case(&asked[HEADER_BYTES..]) { Told::OtherCase } else { Told::Stray };
@@ -87,7 +90,9 @@ pub fn read(bytes: &[u8], question: &[u8]) -> Told {
         return Told::Cut;
     }
     match ResponseCode::from(0, header[3] & 0x0f) {
-        ResponseCode::NoError | ResponseCode::NXDomain if Message::from_vec(bytes).is_ok() => Told::Answer(bytes.to_vec()),
+        ResponseCode::NoError | ResponseCode::NXDomain if Message::from_vec(bytes).is_ok() => {
+            Told::Answer(bytes.to_vec())
+        }
         ResponseCode::NoError | ResponseCode::NXDomain => Told::Failed(ResponseCode::FormErr),
         code => Told::Failed(code),
     }

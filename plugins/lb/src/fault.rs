@@ -29,6 +29,8 @@ pub enum Fault {
     NotKept,
     /// What the instance answered is no HTTP.
     Garbled,
+    /// Its route leads back to where it comes from.
+    Loop,
     /// This build does not understand the route.
     NotUnderstood,
     /// The instance went away, or stood still, while its answer went out.
@@ -56,6 +58,7 @@ impl Fault {
             Fault::Timeout => "timeout",
             Fault::NotKept => "not_kept",
             Fault::Garbled => "garbled",
+            Fault::Loop => "loop",
             Fault::NotUnderstood => "not_understood",
             Fault::AnswerBroken => "answer_broken",
             Fault::CutOff => "cut_off",

@@ -37,6 +37,13 @@ const HOST_BYTES_MAX: usize = 260;
 /// What a client says that takes fields behind an answer.
 const TRAILERS: &str = "trailers";
 
+/// How we name ourselves in `Via`.
+const VIA_US: HeaderValue = HeaderValue::from_static("1.1 hirsel");
+
+/// A request passes load balancers of ours so often at most: a route that leads to one of them, as one to the front door of another
+/// cluster does, is no mistake, but one that leads back to itself would go on until no connection is left.
+pub(crate) const PASSES_MAX: usize = 8;
+
 /// How many lines a head gains on its way at most.
 const LINES_ADDED: usize = 10;
 
@@ -66,13 +73,15 @@ impl ClientLines {
     }
 }
 
-/// Why a head is refused with 400.
+/// Why a head is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadHead {
     /// HTTP/1.1 asks for exactly one `Host`.
     Host,
     /// `CONNECT`, or a target that is no path.
     Target,
+    /// It has come through here too often.
+    Loop,
 }
 
 /// The host a request is for, in lower case, without port and final dot; empty when an HTTP/1.0 client named none.
@@ -125,6 +134,9 @@ pub fn prepare_request(parts: &mut Parts, client: &ClientLines, upgrade: Option<
         join_cookies(&mut parts.headers);
     }
     parts.version = Version::HTTP_11;
+    if passes(&parts.headers) >= PASSES_MAX {
+        return Err(BadHead::Loop);
+    }
     // Once for all that is put in below, and not at each doubling.
     parts.headers.reserve(LINES_ADDED);
     let takes_trailers = strip(&mut parts.headers);
@@ -134,7 +146,7 @@ pub fn prepare_request(parts: &mut Parts, client: &ClientLines, upgrade: Option<
     if headers.contains_key(FORWARDED) {
         append(headers, FORWARDED, &client.forwarded);
     }
-    append(headers, VIA, &HeaderValue::from_static("1.1 hirsel"));
+    append(headers, VIA, &VIA_US);
     headers.insert(X_FORWARDED_PROTO, client.proto.clone());
     match headers.get(HOST).cloned() {
         Some(host) => drop(headers.insert(X_FORWARDED_HOST, host)),
@@ -149,6 +161,11 @@ pub fn prepare_request(parts: &mut Parts, client: &ClientLines, upgrade: Option<
         headers.insert(TE, HeaderValue::from_static(TRAILERS));
     }
     Ok(())
+}
+
+/// How often a request has passed a load balancer of ours.
+fn passes(headers: &HeaderMap) -> usize {
+    headers.get_all(VIA).iter().flat_map(tokens).filter(|token| *token == VIA_US).count()
 }
 
 /// HTTP/2 and HTTP/3 let a client send its cookies in pieces; HTTP/1.1 knows one line of them (RFC 9113, section 8.2.3).
@@ -321,6 +338,17 @@ mod tests {
         assert_eq!(parts.headers["x-forwarded-host"], "a:81");
         assert!(!parts.headers.contains_key("forwarded"), "nobody began with it");
         assert_eq!(parts.headers["via"], "1.0 old, 1.1 hirsel");
+    }
+
+    #[test]
+    fn a_request_that_comes_again_and_again_is_given_up() {
+        let client = ClientLines::new("10.0.0.9:5".parse().unwrap(), false);
+        let mut parts = head("/", &[("host", "a"), ("via", "1.1 other"), ("via", "2 hirsel.example, 1.1 hirsel")]);
+        for pass in 2..=PASSES_MAX {
+            prepare_request(&mut parts, &client, None).unwrap();
+            assert_eq!(passes(&parts.headers), pass);
+        }
+        assert_eq!(prepare_request(&mut parts, &client, None), Err(BadHead::Loop));
     }
 
     #[test]

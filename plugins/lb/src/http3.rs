@@ -177,6 +177,9 @@ impl Drop for Beside {
 /// The end of a connection that has nothing to complain of (`H3_NO_ERROR`).
 const NO_ERROR: u32 = 0x100;
 
+/// The end of one whose client wants too much (`H3_EXCESSIVE_LOAD`).
+const EXCESSIVE_LOAD: u32 = 0x107;
+
 /// Accepts connections for as long as the endpoint lives.
 async fn accept(endpoint: Endpoint, shared: Arc<Shared>, closed: Arc<AtomicBool>) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));

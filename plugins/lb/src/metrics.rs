@@ -17,6 +17,10 @@ pub struct Metrics {
     by_class: Family<Class, Counter>,
     /// Members of the family, by the first digit of the status less one.
     answers: [Counter; 5],
+    /// Connections of clients that had as many as they may.
+    pub refused_connections: Counter,
+    /// What was taken for a request, and was none: over HTTP/1.1 each, over HTTP/2 and HTTP/3 each connection that ended for it.
+    pub refused_requests: Counter,
     /// Tries after the first one.
     pub retries: Counter,
     /// Requests that were written more than once.
@@ -49,6 +53,8 @@ impl Metrics {
         Self {
             by_class,
             answers,
+            refused_connections: Counter::default(),
+            refused_requests: Counter::default(),
             retries: Counter::default(),
             replays: Counter::default(),
             ejections: Counter::default(),
@@ -66,6 +72,16 @@ impl Metrics {
     /// Makes them readable.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("hirsel_lb_answers", "Answers sent to clients", self.by_class.clone());
+        registry.register(
+            "hirsel_lb_refused_connections",
+            "Connections refused because their client had as many as it may",
+            self.refused_connections.clone(),
+        );
+        registry.register(
+            "hirsel_lb_refused_requests",
+            "Requests that could not be understood",
+            self.refused_requests.clone(),
+        );
         registry.register("hirsel_lb_retries", "Tries after the first one", self.retries.clone());
         registry.register("hirsel_lb_replays", "Requests written more than once", self.replays.clone());
         registry.register("hirsel_lb_ejections", "Instances left alone after a failure", self.ejections.clone());

@@ -10,6 +10,7 @@ use hyper::body::Body;
 
 use crate::fault::Fault;
 use crate::grpc::{self, Code};
+use crate::headers::PASSES_MAX;
 use crate::stream::AnswerBody;
 
 /// After how many seconds a client may ask again when no instance was there. Replacing one takes about this long.
@@ -123,6 +124,17 @@ pub fn garbled(service: impl Display) -> Response<AnswerBody> {
 /// The client did not send all of its request.
 pub fn cut_short() -> Response<AnswerBody> {
     page(Fault::CutShort, StatusCode::BAD_REQUEST, "the body of the request broke off")
+}
+
+/// The route leads back to where it comes from.
+pub fn going_round() -> Response<AnswerBody> {
+    page(
+        Fault::Loop,
+        StatusCode::LOOP_DETECTED,
+        format_args!(
+            "the request has passed load balancers of this kind {PASSES_MAX} times (Via): its route leads back to one of them"
+        ),
+    )
 }
 
 /// No answer within the time limit.

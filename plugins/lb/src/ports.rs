@@ -23,6 +23,7 @@ use crate::proxy::Proxy;
 use crate::serve::STOP_WITHIN;
 use metrics::Metrics;
 use settings::Settings;
+pub(crate) use tcp::one_client;
 use tcp::{Door, Shared};
 
 pub mod metrics;

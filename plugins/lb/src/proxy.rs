@@ -268,10 +268,11 @@ impl Proxy {
 }
 
 fn bad_head(bad: BadHead) -> Response<AnswerBody> {
-    pages::bad_request(match bad {
-        BadHead::Host => "the request names no valid host: exactly one Host header is expected",
-        BadHead::Target => "the target of the request is no path",
-    })
+    match bad {
+        BadHead::Host => pages::bad_request("the request names no valid host: exactly one Host header is expected"),
+        BadHead::Target => pages::bad_request("the target of the request is no path"),
+        BadHead::Loop => pages::going_round(),
+    }
 }
 
 impl fmt::Debug for Proxy {

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,14 +39,20 @@ use crate::http3::Beside;
 use crate::incoming::Incoming;
 use crate::io::Gauged;
 use crate::passthrough::{self, Looked, Rewound};
+use crate::ports::one_client;
 use crate::proxy::Proxy;
 use crate::proxy_protocol::Header;
 use crate::stream::AnswerBody;
 use crate::tls::HTTP_2;
 
-/// Connections served at once; more wait in the kernel's queue. One of HTTP/1.1 may hold a hundred kilobytes at worst, one of HTTP/2 some
+/// Connections of one port served at once, twice as many as the ten thousand that a front door is asked for; more wait in the kernel's queue.
+/// One of HTTP/1.1 may hold a hundred kilobytes at worst, one of HTTP/2 some
 /// megabytes: as many answers, held whole, as it may have requests under way, and none of them taken by its client.
-pub const CLIENTS_MAX: usize = 10_000;
+pub const CLIENTS_MAX: usize = 20_000;
+
+/// Of these, one client may have so many (IPv6: a /64): whoever takes all that it may leaves as many to others. A balancer before us that
+/// does not say whom it connects for is one client, and half is enough for it; a host that is passed on to ourselves ends there.
+pub const CLIENT_CONNECTIONS_MAX: usize = CLIENTS_MAX / 2;
 
 /// Most that is read ahead of one client: the longest head, and the largest piece of a body.
 const READ_BUFFER_BYTES_MAX: usize = 64 * 1024;
@@ -104,6 +110,8 @@ pub(crate) struct Shared {
 struct Clients {
     next: u64,
     open: BTreeMap<u64, (Arc<Client>, Seen)>,
+    /// How many each client has of them.
+    of_each: BTreeMap<IpAddr, usize>,
 }
 
 impl Server {
@@ -270,7 +278,9 @@ async fn serve(mut stream: BoxStream, remote: SocketAddr, shared: Arc<Shared>, s
     let mut client = Client::new(ClientLines::new(from, shared.tls.is_some()), Some(slot));
     client.direct = !trusted;
     let client = Arc::new(client);
-    let _registered = Registered::new(&shared, &client);
+    let Some(_registered) = Registered::new(&shared, &client) else {
+        return debug!(%remote, "connection of a client that has as many as it may");
+    };
     let stream = Gauged::new(stream, client.gauge.clone());
     let ended = match &shared.tls {
         None => serve_clear(stream, &client, &shared).await,
@@ -359,8 +369,18 @@ async fn serve_http_2(
         .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), answering(client.clone(), shared.clone()));
     let connection = Sending { connection: pin!(connection), sender };
-    drive(connection, client, |mut it| it.connection.as_mut().graceful_shutdown()).await?;
+    let ended = drive(connection, client, |mut it| it.connection.as_mut().graceful_shutdown()).await;
+    if ended.as_ref().is_err_and(|error| is_ours(error.as_ref())) {
+        shared.proxy.metrics.refused_requests.inc();
+    }
+    ended?;
     Ok(())
+}
+
+/// Whether a connection of HTTP/2 ended because we could not go on with what its client said.
+fn is_ours(error: &(dyn Error + Send + Sync + 'static)) -> bool {
+    let cause = error.downcast_ref::<hyper::Error>().and_then(|error| error.source()?.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| cause.is_go_away() && cause.is_library())
 }
 
 /// A connection, and what it says.
@@ -400,7 +420,12 @@ async fn serve_http_1(
         .max_header_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), answering(client.clone(), shared.clone()))
         .with_upgrades();
-    drive(connection, client, |connection| connection.graceful_shutdown()).await?;
+    let ended = drive(connection, client, |connection| connection.graceful_shutdown()).await;
+    // It was answered all the same, by hyper.
+    if ended.as_ref().is_err_and(hyper::Error::is_parse) {
+        shared.proxy.metrics.refused_requests.inc();
+    }
+    ended?;
     Ok(())
 }
 
@@ -468,12 +493,22 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for On {
 pub(crate) struct Registered {
     shared: Arc<Shared>,
     number: u64,
+    /// Whose it is.
+    of: IpAddr,
 }
 
 impl Registered {
-    pub(crate) fn new(shared: &Arc<Shared>, client: &Arc<Client>) -> Self {
+    /// None if the client has as many as it may.
+    pub(crate) fn new(shared: &Arc<Shared>, client: &Arc<Client>) -> Option<Self> {
+        let of = one_client(client.lines.ip);
         let number = {
             let mut clients = shared.clients();
+            let open = clients.of_each.entry(of).or_default();
+            if *open >= CLIENT_CONNECTIONS_MAX {
+                shared.proxy.metrics.refused_connections.inc();
+                return None;
+            }
+            *open += 1;
             clients.next += 1;
             let number = clients.next;
             clients.open.insert(number, (client.clone(), Seen::default()));
@@ -484,7 +519,7 @@ impl Registered {
         if shared.stopping.load(Ordering::SeqCst) {
             client.tell(Will::Finish);
         }
-        Self { shared: shared.clone(), number }
+        Some(Self { shared: shared.clone(), number, of })
     }
 }
 
@@ -493,6 +528,10 @@ impl Drop for Registered {
         self.shared.proxy.metrics.clients.dec();
         let mut clients = self.shared.clients();
         clients.open.remove(&self.number);
+        match clients.of_each.get_mut(&self.of) {
+            Some(open) if *open > 1 => *open -= 1,
+            Some(_) | None => drop(clients.of_each.remove(&self.of)),
+        }
         if clients.open.is_empty() && self.shared.stopping.load(Ordering::SeqCst) {
             self.shared.idle.notify_one();
         }

@@ -264,6 +264,22 @@ async fn what_is_ambiguous_or_too_large_is_refused() {
         assert_eq!(bed.ask(&request).await.status(), status, "{shown}");
     }
     assert_eq!(backend.count(), 0);
+    // What hyper refuses by itself, and what we do.
+    let refused = bed.counted("hirsel_lb_refused_requests_total");
+    assert_eq!((refused, bed.counted("hirsel_lb_answers_total{class=\"4xx\"}")), (6, 4));
+}
+
+#[tokio::test]
+async fn a_route_that_leads_back_to_its_load_balancer_ends() {
+    let mut bed = Bed::new().await;
+    let addr = bed.addr;
+    bed.routes(&format!("[route.round]\nto = \"http://{addr}\"\n[route.framed]\nto = \"h2c://{addr}\"\n"));
+    bed.converge().await;
+    for host in ["round", "framed"] {
+        let answer = bed.ask(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        assert_eq!(answer.status(), 508, "{host}: {}", answer.text());
+    }
+    assert!(bed.counted("hirsel_lb_connects_total") <= 16 + 2);
 }
 
 #[tokio::test]

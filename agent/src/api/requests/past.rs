@@ -132,6 +132,7 @@ fn words(word: &str) -> &str {
         "rate_limited" => "too many came before it",
         "too_large" => "its body is too large",
         "cut_short" => "its body broke off",
+        "loop" => "its route leads back to a load balancer that it came from",
         "not_understood" => "that node is too old for the route",
         "answer_broken" => "the instance went away while its answer went out",
         "reset_by_client" => "the client went away first",

@@ -22,7 +22,7 @@ use tracing::debug;
 use super::body::Body;
 use super::head;
 use super::transport::{Accepted, Both, Desk, Quic, Sending};
-use super::{HANDSHAKE_WITHIN, HEAD_BYTES_MAX, NO_ERROR};
+use super::{EXCESSIVE_LOAD, HANDSHAKE_WITHIN, HEAD_BYTES_MAX, NO_ERROR};
 use crate::client::{Client, Will};
 use crate::headers::ClientLines;
 use crate::incoming::Incoming;
@@ -65,7 +65,9 @@ pub(super) async fn serve(
     let client = Client::new(ClientLines::new(quic.remote_address(), true), Some(slot)).over_quic();
     client.shook(Some(rustls::ProtocolVersion::TLSv1_3));
     let client = Arc::new(client);
-    let _registered = Registered::new(&shared, &client);
+    let Some(_registered) = Registered::new(&shared, &client) else {
+        return quic.close(VarInt::from_u32(EXCESSIVE_LOAD), b"this client has as many connections as it may");
+    };
     let desk = Desk::new();
     let mut builder = h3::server::builder();
     builder.max_field_section_size(HEAD_BYTES_MAX).send_grease(false);
@@ -73,8 +75,12 @@ pub(super) async fn serve(
     let Ok(Ok(connection)) = timeout(HANDSHAKE_WITHIN, built).await else {
         return debug!(%from, "no connection of HTTP/3");
     };
+    let metrics = shared.proxy.metrics.clone();
     let serving = Serving { quic, desk, current: client.clone(), client, shared, ongoing: Arc::default() };
     if let Err(error) = serving.requests(connection).await {
+        if matches!(error, ConnectionError::Local { .. }) && !error.is_h3_no_error() {
+            metrics.refused_requests.inc();
+        }
         debug!(%error, %from, "connection ended");
     }
 }

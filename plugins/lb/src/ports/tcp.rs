@@ -221,7 +221,7 @@ impl Drop for Mine<'_> {
 }
 
 /// An IPv4 address, or the network of an IPv6 address, of which one client has 2^64.
-fn one_client(ip: IpAddr) -> IpAddr {
+pub(crate) fn one_client(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) => ip.into(),
         IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() & !u128::from(u64::MAX)).into()),

@@ -5,12 +5,17 @@
 
 use std::time::{Duration, Instant};
 
+pub mod api;
+pub mod authority;
+pub mod callers;
 pub mod cli;
 pub mod cluster;
+pub mod echo;
 pub mod executable;
 pub mod http;
 pub mod journal;
 pub mod load;
+pub mod many;
 pub mod netns;
 pub mod pebble;
 pub mod power;

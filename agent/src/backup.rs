@@ -1,6 +1,6 @@
 //! The control state in one sealed file, and a cluster founded anew from it.
 //!
-//! In the file is everything that is strong (what is wanted, what was decided, the last events, sealed secrets and certificates, the authority) and the
+//! In the file is everything that is strong (what is wanted, what was decided, the last events, sealed secrets and certificates, the authority; no keys of TLS tickets) and the
 //! key that opens what is sealed. The agent gets only the key of the file, made by whoever asks of a passphrase that never leaves
 //! their host, and what leaves the agent is sealed with it: no answer holds anything in the clear. Only a node that holds the sealing
 //! key itself can make one; it is not told to others for it, however they ask.
@@ -88,7 +88,9 @@ pub async fn make(shared: &Shared, lock: Lock, key: &FileKey, by: String) -> Res
     }
     let at = shared.world.clock.wall();
     let confirmed = note(shared, at, &by).await;
-    let state = ControlState::clone(&shared.control.state().borrow().clone());
+    let mut state = ControlState::clone(&shared.control.state().borrow().clone());
+    // They shall be forgotten everywhere, and nobody misses them: clients shake hands in full once.
+    state.tickets.forget();
     let failed = |words: String| ApiError::new(Code::Failed, words).next("hirsel secret list").next("hirsel status");
     let sealing_key = sealing::key(shared, &state).map_err(failed)?;
     check(&state, &sealing_key).map_err(failed)?;

@@ -38,3 +38,4 @@ pub mod senses;
 pub mod shared;
 #[cfg(test)]
 mod testing;
+pub mod tickets;

@@ -39,7 +39,7 @@ use crate::senses::{self, Senses};
 use crate::shared::Shared;
 use crate::{
     acme, admission, authority, calls, certificates, digest, foundation, metrics, parting, plugins, promise, recovery,
-    rejoin, renewal, sealing, secrets,
+    rejoin, renewal, sealing, secrets, tickets,
 };
 
 /// Handing leadership over and saying goodbye may take so long; then the agent stops anyway.
@@ -136,6 +136,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     let (values, values_seen) = watch::channel(Arc::default());
     let (bundles, bundles_seen) = watch::channel(Arc::default());
     let (challenges, challenges_seen) = watch::channel(Arc::default());
+    let (tickets, tickets_seen) = watch::channel(Arc::default());
     let voice = Voice::new(identity.cluster.clone(), identity.incarnation, NodeKey::from_pkcs8(&identity.key)?);
     let hosts = plugins.iter().map(|plugin| Ok((plugin.role(), host(&plugin.role())?))).collect::<Result<_>>()?;
     let shared = Arc::new(Shared {
@@ -158,6 +159,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
         secrets: values_seen,
         certificates: bundles_seen,
         challenges: challenges_seen,
+        tickets: tickets_seen,
         floating: Arc::default(),
         ending: watch::Sender::new(false),
         voice: Arc::new(voice),
@@ -205,6 +207,8 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     tasks.spawn(certificates::keep(shared.clone(), bundles, secrets::own_key(&identity)));
     tasks.spawn(acme::answers::keep(shared.clone(), challenges));
     tasks.spawn(acme::tend(shared.clone()));
+    tasks.spawn(tickets::keep(shared.clone(), tickets));
+    tasks.spawn(tickets::tend(shared.clone()));
     tasks.spawn(foundation::watch(shared.clone()));
     tasks.spawn(renewal::keep(shared.clone(), identity.clone()));
     tasks.spawn(metrics::keep(shared.clone()));
@@ -319,6 +323,7 @@ fn contexts(shared: Arc<Shared>, role: RoleName) -> impl Fn(hirsel_role::Spawner
         secrets: shared.secrets.clone(),
         certificates: shared.certificates.clone(),
         challenges: shared.challenges.clone(),
+        tickets: shared.tickets.clone(),
         floating: shared.floating.clone(),
         ending: shared.ending.subscribe(),
         voice: shared.voice.clone(),

@@ -17,6 +17,7 @@ use hirsel_model::codec::{decode, encode};
 use hirsel_model::control::{Command, ControlState, Entry, Outcome, Resealed};
 use hirsel_model::sealing::{Haste, due, recipients};
 use hirsel_model::secret::Sealed;
+use hirsel_model::tickets::PURPOSE;
 use hirsel_model::{NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
@@ -286,6 +287,11 @@ fn reseal(
         let plain = old.open(purpose, &sealed.0).ok_or_else(|| format!("the key of the {purpose} cannot be opened"))?;
         certificates.insert(version, Sealed(new.seal(purpose, &plain, chance)));
     }
+    let mut tickets = BTreeMap::new();
+    for it in &state.tickets.keys {
+        let plain = old.open(PURPOSE, &it.key.0).ok_or("a key of TLS tickets cannot be opened")?;
+        tickets.insert(it.version, Sealed(new.seal(PURPOSE, &plain, chance)));
+    }
     Ok(Resealed {
         base: cluster.sealing.key.clone(),
         key: new.id(),
@@ -294,5 +300,6 @@ fn reseal(
         ca_key: Sealed(authority.seal(new, chance)),
         values,
         certificates,
+        tickets,
     })
 }

@@ -10,7 +10,7 @@ use hirsel_mesh::transport::Transport;
 use hirsel_model::grant::Holdings;
 use hirsel_model::report::NodeReport;
 use hirsel_model::{ClusterId, Incarnation, NodeId, RoleName, Timestamp};
-use hirsel_role::certificate::{Bundles, Challenges};
+use hirsel_role::certificate::{Bundles, Challenges, TicketKeys};
 use hirsel_role::host::Host;
 use hirsel_role::requests::Window;
 use hirsel_role::secret::Values;
@@ -47,6 +47,8 @@ pub struct Shared {
     pub certificates: watch::Receiver<Arc<Bundles>>,
     /// What the load balancer of this node answers for hosts that get a certificate.
     pub challenges: watch::Receiver<Arc<Challenges>>,
+    /// With what the load balancer of this node lets clients resume sessions.
+    pub tickets: watch::Receiver<Arc<TicketKeys>>,
     /// Floating addresses on this host.
     pub floating: Arc<Handover>,
     /// Whether this agent is about to end.

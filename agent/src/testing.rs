@@ -52,6 +52,7 @@ pub fn context(spawner: Spawner) -> Context {
         secrets: watch::channel(Arc::default()).1,
         certificates: watch::channel(Arc::default()).1,
         challenges: watch::channel(Arc::default()).1,
+        tickets: watch::channel(Arc::default()).1,
         floating: Arc::default(),
         ending: watch::channel(false).1,
         voice: Arc::default(),

@@ -136,6 +136,13 @@ impl Platter {
         crate::lock(&self.0).power = Power::On;
     }
 
+    /// A file that holds these bytes as they are, if there is one.
+    pub fn holding(&self, bytes: &[u8]) -> Option<String> {
+        let inner = crate::lock(&self.0);
+        let holds = |file: &File| file.bytes.windows(bytes.len()).any(|part| part == bytes);
+        inner.files.iter().find(|(_, file)| holds(file)).map(|(path, _)| path.clone())
+    }
+
     /// Whether that has happened. The host must lose its power before it acts on it.
     pub fn has_failed(&self) -> bool {
         crate::lock(&self.0).power == Power::Failed

@@ -23,6 +23,7 @@ use hirsel_model::report::NodeReport;
 use hirsel_model::secret::{Sealed, SecretId};
 use hirsel_model::spec::{Availability, Capacity};
 use hirsel_model::{CertificateName, RoleName, WallTime};
+use hirsel_role::certificate::TicketKey;
 use hirsel_role::{Host, Plugin, RoleConfig};
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -137,7 +138,22 @@ impl Eyes {
                 return Err(format!("the key of certificate {name} does not open"));
             }
         }
-        Ok(())
+        match state.tickets.keys.iter().all(|it| key.open(hirsel_model::tickets::PURPOSE, &it.key.0).is_some()) {
+            true => Ok(()),
+            false => Err("a key of TLS tickets does not open".into()),
+        }
+    }
+
+    /// Whether the agent has the keys of TLS tickets that the plan gives it, and no others; and those in the clear.
+    pub fn tickets(&self) -> Result<BTreeMap<u64, TicketKey>, String> {
+        let agent = self.agent.upgrade().ok_or("it ends")?;
+        let state = self.state.borrow().clone();
+        let has = agent.tickets.borrow().clone();
+        let needed = hirsel_model::tickets::needed(&state, agent.node);
+        if !has.keys.keys().eq(&needed) {
+            return Err(format!("it has keys {:?} of {needed:?}", has.keys.keys().collect::<Vec<_>>()));
+        }
+        Ok(has.keys.clone())
     }
 
     /// A command that sets a secret of the cluster to `value`, if this agent can seal it now.

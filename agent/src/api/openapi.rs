@@ -60,6 +60,7 @@ use super::handlers::{
         certificates::set,
         certificates::remove,
         certificates::rotate,
+        certificates::tickets,
         acme::show,
         acme::set,
         acme::off,

@@ -190,6 +190,7 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/addresses/{address}", put(addresses::set).delete(addresses::remove))
         .route("/v1/sealing/rotate", post(secrets::rotate))
         .route("/v1/certificates/acme", put(acme::set).delete(acme::off))
+        .route("/v1/certificates/tickets", post(certificates::tickets))
         .route("/v1/certificates/rotate", post(certificates::rotate));
     let guarded =
         |router: Router<AgentState>, need: Need| router.layer(from_fn_with_state((agent.clone(), need), guard));

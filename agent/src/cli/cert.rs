@@ -1,13 +1,14 @@
-//! `cert add|list|show|rm|rotate`. A key comes from a file or from standard input, never from an argument, which anybody on the host
+//! `cert add|list|show|rm|tickets|rotate`. A key comes from a file or from standard input, never from an argument, which anybody on the host
 //! could see; and it is printed nowhere.
 
 use std::path::Path;
 
 use http::Method;
+use serde_json::json;
 
 use super::acme;
 use super::act::{Request, change};
-use super::args::{CertAddArgs, CertArgs, ChangeArgs};
+use super::args::{CertAddArgs, CertArgs, CertTicketsArgs, ChangeArgs};
 use super::client::Client;
 use super::look::{escape, show};
 use super::output::{line, since, table};
@@ -15,7 +16,7 @@ use super::wait::Goal;
 use super::{Done, read_file, wall};
 use crate::api::envelope::Envelope;
 use crate::api::error::{ApiError, Code};
-use crate::api::views::certificates::{Authority, Certificates, FrontCertificate, NodeCertificate, Shower};
+use crate::api::views::certificates::{Authority, Certificates, FrontCertificate, NodeCertificate, Shower, TicketKey};
 
 /// `cert add`
 pub async fn add(client: &Client, json: bool, args: &CertAddArgs) -> Result<Done, ApiError> {
@@ -98,6 +99,13 @@ pub async fn list(client: &Client, json: bool) -> Result<Done, ApiError> {
             let rows: Vec<_> = all.front.iter().map(row).collect();
             line(table(&["CERTIFICATE", "STATE", "SOURCE", "ENDS", "RENEWS", "VERSION", "ISSUER", "DOMAINS"], &rows));
             line(format!("shown by: {}\n", shown_by(&all.shown_by)));
+            if let Some(key) = all.tickets.iter().find(|key| key.state == "seals") {
+                let count = all.tickets.len();
+                line(format!(
+                    "sessions are resumed at all of them: {count} keys of tickets, key {} seals\n",
+                    key.version
+                ));
+            }
         }
         if !all.automatic.iter().all(acme::is_well) {
             acme::hosts(&all.automatic);
@@ -134,6 +142,25 @@ fn shown_by(nodes: &[Shower]) -> String {
         [] => "no node, for none balances load".into(),
         nodes => nodes.iter().map(word).collect::<Vec<_>>().join(", "),
     }
+}
+
+/// `cert tickets`
+pub async fn tickets(client: &Client, json: bool, args: &CertTicketsArgs) -> Result<Done, ApiError> {
+    let newest = |all: Certificates| all.tickets.first().map_or(0, |key: &TicketKey| key.version);
+    let before = match args.change.wait {
+        true => newest(client.get::<Certificates>("/v1/certificates").await?.envelope.data),
+        false => 0,
+    };
+    let request = Request {
+        method: Method::POST,
+        path: "/v1/certificates/tickets".into(),
+        body: serde_json::to_vec(&json!({ "forget": args.forget })).unwrap_or_default(),
+        goal: Goal::TicketKeyDrawn(before),
+        // It costs each client one handshake in full, and nothing is lost.
+        confirm: None,
+        change: &args.change,
+    };
+    change(client, json, request).await
 }
 
 /// `cert rotate`

@@ -147,6 +147,7 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
                 AcmeVerb::Show => acme::show_all(&client, json).await,
                 AcmeVerb::Off(change) => acme::off(&client, json, change).await,
             },
+            CertVerb::Tickets(args) => cert::tickets(&client, json, args).await,
             CertVerb::Rotate(change) => cert::rotate(&client, json, change).await,
         },
         Verb::Address(address) => match &address.verb {

@@ -113,6 +113,8 @@ fn every_verb_of_the_contract_parses() {
         "cert show shop --json",
         "cert rm shop --yes --wait",
         "cert rotate --wait --plan",
+        "cert tickets --wait",
+        "cert tickets --forget --plan --if-index 4",
         "members --all",
         "completions bash",
         "man",

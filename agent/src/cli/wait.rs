@@ -39,6 +39,8 @@ pub enum Goal {
     Certified(Option<String>),
     /// Every node that balances load and is heard has the certificates of the front door in their newest versions.
     CertificateShown,
+    /// There is a key of TLS tickets that is newer than this, and one that seals.
+    TicketKeyDrawn(u64),
     /// Every host that asks for a certificate has one.
     AutomaticallyCertified,
     /// The certificate of this host has another version than this, and every node that balances load and is heard has it.
@@ -185,6 +187,14 @@ async fn look(client: &Client, goal: &Goal) -> Result<Progress, ApiError> {
                 Some(it) if it.state == "held" => Progress::Reached,
                 Some(it) => Progress::Missing(format!("{address} is {}: {}", it.state, it.because)),
                 None => Progress::Missing(format!("{address} is not known yet")),
+            })
+        }
+        Goal::TicketKeyDrawn(before) => {
+            let keys = client.get::<Certificates>("/v1/certificates").await?.envelope.data.tickets;
+            let drawn = keys.len() > 1 && keys.first().is_some_and(|key| key.version > *before);
+            Ok(match drawn {
+                true => Progress::Reached,
+                false => Progress::Missing("the leader draws a key".into()),
             })
         }
         Goal::Purged(index) => {

@@ -20,6 +20,7 @@ use crate::purge::{Purged, Purges};
 use crate::secret::{Sealed, SecretId, Secrets};
 use crate::spec::{AddressSpec, AppSpec, Availability, Former, NodeSpec, Replicas, RoleSpec, ServiceSpec, Spec};
 use crate::tag::Tag;
+use crate::tickets::{Change as TicketChange, Tickets};
 use crate::time::WallTime;
 
 mod acme;
@@ -44,6 +45,7 @@ pub(crate) mod samples;
 pub mod secrets;
 #[cfg(test)]
 mod tests;
+mod tickets;
 mod tokens;
 mod zones;
 
@@ -90,6 +92,9 @@ pub struct ControlState {
     /// Answers that load balancers shall forget.
     #[serde(default, skip_serializing_if = "crate::spec::is_default")]
     pub purges: Purges,
+    /// Keys of TLS tickets, sealed.
+    #[serde(default, skip_serializing_if = "crate::spec::is_default")]
+    pub tickets: Tickets,
 }
 
 /// A node that is no member any more.
@@ -354,6 +359,11 @@ pub enum Command {
     Purge {
         /// Which.
         what: Purged,
+    },
+    /// Keys of TLS tickets.
+    Tickets {
+        /// What changes.
+        change: TicketChange,
     },
     /// Asks the leader for a new sealing key.
     RotateSealing,

@@ -98,6 +98,7 @@ pub fn needed(command: &Command) -> Need {
         Command::Acme { .. } => Need::of(crate::acme::LEVEL, "a certificate that the cluster gets by itself"),
         Command::SetAddress { .. } | Command::RemoveAddress { .. } => ADDRESS,
         Command::Purge { .. } => Need::of(2, "a purge of answers that load balancers keep"),
+        Command::Tickets { .. } => Need::of(crate::tickets::LEVEL, "a key of TLS tickets"),
         Command::Recover { .. } | Command::ConfirmOff { .. } => Need::of(2, "a new foundation of the control group"),
         Command::Rejoin { .. } => Need::of(2, "a node that joins again as another one"),
         Command::RotateAuthority | Command::ReplaceAuthority { .. } | Command::DropAuthority { .. } => {

@@ -33,6 +33,7 @@ pub mod secret;
 pub mod spec;
 pub mod storage;
 pub mod tag;
+pub mod tickets;
 pub mod time;
 pub mod view;
 

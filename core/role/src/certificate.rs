@@ -2,8 +2,10 @@
 //! while another one is on its way.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use hirsel_model::CertificateName;
+use hirsel_model::tickets::KEY_BYTES;
 
 use crate::secret::Plain;
 
@@ -31,4 +33,23 @@ pub struct Challenges {
     pub tls: BTreeMap<String, Bundle>,
     /// Hosts ask for certificates, so that the port of HTTPS is needed before the first one is there.
     pub expected: bool,
+}
+
+/// A key of TLS tickets: by what they name it, and what they are sealed with. Nothing prints it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TicketKey(pub [u8; KEY_BYTES]);
+
+impl fmt::Debug for TicketKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TicketKey(…)")
+    }
+}
+
+/// The keys of TLS tickets that the load balancer of this node has, as far as they have come: the same as all others have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TicketKeys {
+    /// Version of the one that seals; none while none that others have, too, is there.
+    pub sealing: Option<u64>,
+    /// All of them open, by version.
+    pub keys: BTreeMap<u64, TicketKey>,
 }

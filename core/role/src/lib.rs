@@ -75,6 +75,8 @@ pub struct Context {
     pub certificates: watch::Receiver<Arc<certificate::Bundles>>,
     /// What the load balancer of this node answers for hosts that get a certificate.
     pub challenges: watch::Receiver<Arc<certificate::Challenges>>,
+    /// With what the load balancer of this node lets clients resume sessions.
+    pub tickets: watch::Receiver<Arc<certificate::TicketKeys>>,
     /// Floating addresses on this host.
     pub floating: Arc<Handover>,
     /// Whether this agent is about to end: whoever can hand something over does so now.

@@ -73,7 +73,7 @@ fn endpoint(socket: Datagrams, tls: &ServerConfig, chance: &dyn Chance, reset_se
     tls.alpn_protocols = vec![HTTP_3.to_vec()];
     // Without early data.
     tls.max_early_data_size = 0;
-    // Sessions of TCP are not those of QUIC.
+    // What is remembered of sessions over TCP is not for QUIC. Tickets are for both: without early data they hold nothing of either.
     tls.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
     let tls = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));

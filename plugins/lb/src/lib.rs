@@ -57,6 +57,7 @@ pub mod serve;
 pub mod sharing;
 pub mod stream;
 pub mod table;
+pub mod tickets;
 pub mod tls;
 pub mod trace;
 pub mod trailers;

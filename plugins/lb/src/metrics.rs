@@ -5,10 +5,16 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use rustls::HandshakeKind;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Class {
     class: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Kind {
+    kind: &'static str,
 }
 
 /// Counters, each found once so that a request pays one addition.
@@ -35,6 +41,9 @@ pub struct Metrics {
     pub overflows: Counter,
     /// Connections made to instances.
     pub connects: Counter,
+    by_kind: Family<Kind, Counter>,
+    /// TLS handshakes over TCP: in full, and of sessions that were resumed.
+    handshakes: [Counter; 2],
     /// TLS handshakes that failed, for want of a certificate or of a common tongue.
     pub refused_handshakes: Counter,
     /// Connections of those who have to say whom they connect for, and did not.
@@ -50,6 +59,8 @@ impl Metrics {
     pub fn new() -> Self {
         let by_class = Family::<Class, Counter>::default();
         let answers = ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|class| by_class.get_or_create(&Class { class }).clone());
+        let by_kind = Family::<Kind, Counter>::default();
+        let handshakes = ["full", "resumed"].map(|kind| by_kind.get_or_create(&Kind { kind }).clone());
         Self {
             by_class,
             answers,
@@ -62,6 +73,8 @@ impl Metrics {
             queued: Counter::default(),
             overflows: Counter::default(),
             connects: Counter::default(),
+            by_kind,
+            handshakes,
             refused_handshakes: Counter::default(),
             passed_through: Counter::default(),
             refused_headers: Counter::default(),
@@ -89,6 +102,7 @@ impl Metrics {
         registry.register("hirsel_lb_queued", "Requests that waited for an instance with room", self.queued.clone());
         registry.register("hirsel_lb_overflows", "Requests refused for want of room", self.overflows.clone());
         registry.register("hirsel_lb_connects", "Connections made to instances", self.connects.clone());
+        registry.register("hirsel_lb_handshakes", "TLS handshakes over TCP that were done", self.by_kind.clone());
         registry.register(
             "hirsel_lb_refused_handshakes",
             "TLS handshakes that failed",
@@ -105,6 +119,15 @@ impl Metrics {
             self.passed_through.clone(),
         );
         registry.register("hirsel_lb_clients", "Client connections open", self.clients.clone());
+    }
+
+    /// Counts a handshake.
+    pub fn shook(&self, kind: Option<HandshakeKind>) {
+        let [full, resumed] = &self.handshakes;
+        match kind {
+            Some(HandshakeKind::Resumed) => resumed.inc(),
+            Some(_) | None => full.inc(),
+        };
     }
 
     /// Counts an answer.

@@ -341,6 +341,7 @@ async fn serve_tls(
     let Some(stream) = agreed? else { return Ok(()) };
     let protocol = stream.get_ref().1.alpn_protocol();
     client.shook(stream.get_ref().1.protocol_version());
+    shared.proxy.metrics.shook(stream.get_ref().1.handshake_kind());
     if protocol == Some(ACME_TLS) {
         // The certificate was all there is to say (RFC 8737, section 3).
         return Ok(());

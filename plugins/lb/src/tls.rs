@@ -22,6 +22,7 @@ use tracing::{info, warn};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::challenge::{self, ACME_TLS, Challenges};
+use crate::tickets::Tickets;
 
 /// What is spoken over TLS, the best first (RFC 7301). The last one is nobody's second choice: who speaks it offers nothing else.
 const PROTOCOLS: [&[u8]; 3] = [HTTP_2, b"http/1.1", ACME_TLS];
@@ -29,7 +30,7 @@ const PROTOCOLS: [&[u8]; 3] = [HTTP_2, b"http/1.1", ACME_TLS];
 /// HTTP/2, as it is named in the handshake (RFC 9113, section 3.2).
 pub const HTTP_2: &[u8] = b"h2";
 
-/// Sessions that a client may resume after it closed its connection; each holds some hundred bytes.
+/// Sessions that are remembered here alone, for clients that take no tickets; each holds some hundred bytes.
 pub const SESSIONS_MAX: usize = 10_000;
 
 /// The certificates of this load balancer.
@@ -37,6 +38,8 @@ pub struct Certificates {
     provider: Arc<CryptoProvider>,
     shown: ArcSwap<Shown>,
     challenges: Challenges,
+    /// With what clients resume sessions; the same at all load balancers.
+    pub tickets: Arc<Tickets>,
 }
 
 /// One set of certificates.
@@ -61,7 +64,8 @@ struct Certificate {
 impl Certificates {
     /// None yet.
     pub fn new(challenges: Challenges) -> Self {
-        Self { provider: Arc::new(rustls::crypto::ring::default_provider()), shown: ArcSwap::default(), challenges }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        Self { provider, shown: ArcSwap::default(), challenges, tickets: Arc::default() }
     }
 
     /// Shows these from now on. What cannot be used is left out, with a word in the log when it is new.
@@ -109,6 +113,8 @@ impl Certificates {
         let mut config = builder.with_cert_resolver(self.clone());
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
         config.ignore_client_order = true;
+        config.ticketer = self.tickets.clone();
+        // For clients that take no tickets, and while there is no key for them.
         config.session_storage = rustls::server::ServerSessionMemoryCache::new(SESSIONS_MAX);
         Arc::new(config)
     }

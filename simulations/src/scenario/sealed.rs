@@ -61,6 +61,8 @@ impl Play<'_> {
         self.world.require(Rule::Opens, settled.map(drop));
         let shown = self.world.until(SHOWN_WITHIN, |world| all_show(world, &front))?;
         self.world.require(Rule::Opens, shown.map(drop));
+        let told = self.world.until(SHOWN_WITHIN, all_resume)?;
+        self.world.require(Rule::Opens, told.map(drop));
         Ok(())
     }
 }
@@ -83,6 +85,28 @@ fn all_show(world: &World, front: &Front) -> Result<(), String> {
         shows.map_err(|error| format!("{}: {error}", node.name))?;
     }
     Ok(())
+}
+
+/// Whoever balances load has the same keys of TLS tickets, one that seals and one that is next, and nobody else has any.
+fn all_resume(world: &World) -> Result<(), String> {
+    let mut same = None;
+    for node in &world.nodes {
+        let has = node.look(|eyes| eyes.tickets()).unwrap_or(Err("it does not run".into()));
+        let has = has.map_err(|error| format!("{}: {error}", node.name))?;
+        if !has.is_empty() && same.get_or_insert_with(|| has.clone()) != &has {
+            return Err(format!("{} has other keys than another one", node.name));
+        }
+    }
+    let keys = same.unwrap_or_default();
+    if keys.len() < 2 {
+        return Err("fewer keys than two".into());
+    }
+    let all = || world.nodes.iter().flat_map(|node| keys.values().map(move |key| (node, &key.0)));
+    // Half of a key would be too much.
+    match all().find_map(|(node, key)| Some((node, node.platter.holding(&key[24..])?))) {
+        Some((node, path)) => Err(format!("a key of TLS tickets is in {path} of {}", node.name)),
+        None => Ok(()),
+    }
 }
 
 /// Some running agent opens all that it knows.

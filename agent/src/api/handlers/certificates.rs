@@ -8,10 +8,13 @@ use hirsel_model::CertificateName;
 use hirsel_model::certificate::{Age, NewCertificate};
 use hirsel_model::control::{Command, SEALING_KEY};
 use hirsel_model::secret::Sealed;
+use hirsel_model::tickets::Change as TicketChange;
+use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::changes::{CATCH_UP, Change, ChangeParams, Changed, carry_out};
 use super::secrets::TRIES_MAX;
-use super::{AgentState, Params, Part, Raw, answer, json};
+use super::{AgentState, Fields, Params, Part, Raw, answer, json};
 use crate::api::auth::Caller;
 use crate::api::envelope::Envelope;
 use crate::api::error::{ApiError, Code, ErrorBody};
@@ -149,6 +152,31 @@ pub async fn list(State(agent): State<AgentState>) -> Response {
     let mut envelope = Envelope::new(&sight, certificates::certificates(&sight));
     envelope.warnings.extend(certificates::warnings(&sight));
     json(http::StatusCode::OK, &envelope)
+}
+
+/// What shall become of tickets that are out.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TicketFields {
+    /// None of them is opened any more.
+    forget: bool,
+}
+
+/// Has another key of TLS tickets drawn now.
+#[utoipa::path(post, path = "/v1/certificates/tickets", request_body = TicketFields,
+    responses((status = 200, body = Envelope<Changed>), (status = 422, body = ErrorBody)))]
+pub async fn tickets(
+    State(agent): State<AgentState>,
+    Extension(caller): Extension<Caller>,
+    Params(params): Params<ChangeParams>,
+    Fields(TicketFields { forget }): Fields<TicketFields>,
+) -> Result<Response, ApiError> {
+    let did = match forget {
+        true => "all keys of TLS tickets are forgotten, and the leader draws others",
+        false => "the leader draws another key of TLS tickets; those that are out are still good",
+    };
+    let command = Command::Tickets { change: TicketChange::Want { forget } };
+    carry_out(&agent, &caller, &params, Change { did: did.into(), undo: None, command }).await
 }
 
 /// Replaces the authority, and every certificate.

@@ -1,6 +1,8 @@
 //! Certificates of the front door, as a client brings them.
 
 use hirsel_model::control::ControlState;
+use hirsel_model::secret::Sealed;
+use hirsel_model::tickets::TicketKey;
 use hirsel_model::{CertificateName, WallTime};
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519, date_time_ymd};
 
@@ -176,4 +178,31 @@ async fn nodes_that_balance_load_have_it_once_they_say_so() {
     assert_eq!(shown(), ["n1 ok", "n2 waiting", "n3 unknown"]);
     assert_eq!(admin(&agent, "PUT", SHOP, &pem(&["shop.example.com"], -1, 60)).await.0, StatusCode::OK);
     assert_eq!(shown()[0], "n1 waiting", "another one took its place");
+}
+
+#[tokio::test]
+async fn keys_of_tickets_are_replaced_by_whoever_administers_and_told_without_what_they_are() {
+    let agent = sealing();
+    let path = "/v1/certificates/tickets";
+    let (status, answer) = admin(&agent, "POST", path, "{}").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+    assert!(answer["error"]["message"].as_str().unwrap().contains("nothing to resume"), "{answer}");
+    let body = pem(&["shop.example.com"], -1, 60);
+    assert_eq!(admin(&agent, "PUT", SHOP, &body).await.0, StatusCode::OK);
+    assert_eq!(ask(&agent, STRANGER, "POST", path, Some("tok-oper"), "{}").await.0, StatusCode::FORBIDDEN);
+    assert_eq!(admin(&agent, "POST", path, r#"{"forgetful":true}"#).await.0, StatusCode::BAD_REQUEST);
+    let (_, did) = admin(&agent, "POST", path, "{}").await;
+    assert!(did["data"]["did"].as_str().unwrap().contains("still good"), "{did}");
+    assert!(state(&agent).tickets.wanted);
+    agent.alter(|sight| {
+        let keys = &mut Arc::make_mut(&mut sight.state).tickets.keys;
+        let drawn = |version| TicketKey { version, at: hirsel_model::WallTime(0), key: Sealed(vec![7; 9]) };
+        keys.extend([3, 2, 1].map(drawn));
+    });
+    let (_, listed) = admin(&agent, "GET", "/v1/certificates", "").await;
+    let states: Vec<_> = listed["data"]["tickets"].as_array().unwrap().iter().map(|key| key["state"].clone()).collect();
+    assert_eq!(states, ["next", "seals", "opens"]);
+    let (_, did) = admin(&agent, "POST", path, r#"{"forget":true}"#).await;
+    assert!(did["data"]["did"].as_str().unwrap().contains("forgotten"), "{did}");
+    assert!(state(&agent).tickets.keys.is_empty() && state(&agent).tickets.wanted);
 }

@@ -1,6 +1,8 @@
 //! `cert list`: the certificates of the front door and how far they have come; the authorities of the cluster, and how long the
 //! certificate of each node is good. There is no way from here to a key.
 
+use std::cmp::Ordering;
+
 use hirsel_mesh::identity::fingerprint;
 use hirsel_model::acme::renew_at;
 use hirsel_model::certificate::{Age, Certificate, Facts, age};
@@ -34,6 +36,21 @@ pub struct Certificates {
     /// Nodes that balance load, and so show them; none while there is nothing to show.
     #[serde(default)]
     pub shown_by: Vec<Shower>,
+    /// With what clients resume sessions at any load balancer, the newest key first.
+    #[serde(default)]
+    pub tickets: Vec<TicketKey>,
+}
+
+/// A key of TLS tickets, as far as anybody may know of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct TicketKey {
+    /// Number that no other one ever has.
+    pub version: u64,
+    /// When it was drawn.
+    pub drawn_at: String,
+    /// `next`: told to load balancers, and not used yet; `seals`: tickets are made with it; `opens`: those that were are still opened.
+    pub state: String,
 }
 
 /// A certificate of the front door.
@@ -142,7 +159,24 @@ pub fn certificates(sight: &Sight) -> Certificates {
         front: front.collect(),
         automatic: automatic(sight),
         shown_by: shown_by(sight),
+        tickets: tickets(sight),
     }
+}
+
+fn tickets(sight: &Sight) -> Vec<TicketKey> {
+    let tickets = &sight.state.tickets;
+    let sealing = tickets.sealing();
+    let told = tickets.keys.iter().map(|key| TicketKey {
+        version: key.version,
+        drawn_at: rfc3339(key.at),
+        state: match Some(key.version).cmp(&sealing) {
+            Ordering::Greater => "next",
+            Ordering::Equal => "seals",
+            Ordering::Less => "opens",
+        }
+        .into(),
+    });
+    told.collect()
 }
 
 /// A certificate of the front door, without its chain.

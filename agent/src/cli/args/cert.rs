@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::ChangeArgs;
 
-/// `cert add|list|show|rm|renew|acme|rotate`
+/// `cert add|list|show|rm|renew|acme|tickets|rotate`
 #[derive(Args, Clone, Debug)]
 pub struct CertCommand {
     /// What to do.
@@ -47,6 +47,12 @@ pub enum CertVerb {
         after_help = "Example: hirsel cert acme set --directory https://acme-v02.api.letsencrypt.org/directory --contact me@example.com --agree-tos\n         hirsel cert acme show"
     )]
     Acme(AcmeCommand),
+    /// Replace the key of TLS tickets now: with one, a client resumes its session at any load balancer
+    #[command(after_help = "Example: hirsel cert tickets --wait\n         hirsel cert tickets --forget --wait\n\n\
+        It is replaced twice a day by itself, and what was sealed with the ones before is opened for a day. Whoever\n\
+        may have got the keys (a load balancer that was broken into) makes --forget worth its price: each client\n\
+        shakes hands in full once. hirsel cert list shows how old they are.")]
+    Tickets(CertTicketsArgs),
     /// Replace the cluster's own authority: every node gets a new certificate, and nothing stops
     #[command(after_help = "Example: hirsel cert rotate --wait\n\n\
         This is about the certificates that nodes show each other, not about those that clients are shown.\n\
@@ -98,6 +104,17 @@ pub struct CertRenewArgs {
     /// Which
     #[arg(value_name = "HOST")]
     pub host: String,
+    /// As for every change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `cert tickets`
+#[derive(Args, Clone, Debug)]
+pub struct CertTicketsArgs {
+    /// Forget all keys at once: no ticket that is out is opened any more
+    #[arg(long)]
+    pub forget: bool,
     /// As for every change.
     #[command(flatten)]
     pub change: ChangeArgs,

@@ -244,6 +244,7 @@ mod tests {
             ca_key: Sealed(vec![9]),
             values: BTreeMap::new(),
             certificates: state.certificates.named.values().map(|it| (it.version, Sealed(vec![9]))).collect(),
+            tickets: BTreeMap::new(),
         };
         let early = resealed(&state);
         set(&mut state, "shop", new("shop.example.org")).unwrap();

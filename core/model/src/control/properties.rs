@@ -14,6 +14,7 @@ use crate::event::{Cause, EVENTS_MAX, EventKind, Rejected};
 use crate::grant::long::HowOver;
 use crate::plan::{Assignment, Because, InstanceAssignment, Phase, Reason, Unmet, Verdict, VerdictKind};
 use crate::spec::{AccessLog, Capacity, Check, HealthSpec, LogFormat, PortId, PortSpec, Protocol, RouteSpec, Target};
+use crate::tickets::KEYS_MAX;
 
 fn node_id() -> impl Strategy<Value = NodeId> {
     prop_oneof![9 => 0..6u64, 1 => Just(u64::MAX)].prop_map(NodeId)
@@ -158,6 +159,16 @@ fn certificate() -> impl Strategy<Value = NewCertificate> {
     })
 }
 
+fn ticket_change() -> impl Strategy<Value = TicketChange> {
+    let key = prop_oneof![9 => Just(KEY.to_owned()), 1 => Just("another".to_owned())];
+    prop_oneof![
+        6 => (0..6u64, vec(any::<u8>(), 0..3).prop_map(Sealed), key)
+            .prop_map(|(base, sealed, key)| TicketChange::Draw { base, sealed, key }),
+        2 => any::<bool>().prop_map(|forget| TicketChange::Want { forget }),
+        1 => Just(TicketChange::Forget),
+    ]
+}
+
 fn acme_change() -> impl Strategy<Value = AcmeChange> {
     let host = || prop_oneof![9 => word(), 1 => text()];
     let sealed = || {
@@ -259,6 +270,7 @@ fn command() -> impl Strategy<Value = Command> {
         3 => (name(), certificate()).prop_map(|(name, new)| Command::SetCertificate { name, new }),
         1 => name().prop_map(|name| Command::RemoveCertificate { name }),
         4 => acme_change().prop_map(|change| Command::Acme { change }),
+        3 => ticket_change().prop_map(|change| Command::Tickets { change }),
         2 => (node_id(), node_id()).prop_map(|(from, to)| Command::MoveRole { role: RoleName::lb(), from, to }),
         1 => (0..3u64, node_id(), btree_set(node_id(), 0..3), any::<bool>()).prop_map(|(epochs, survivor, lost, off)| {
             Command::Recover { tag: (0..epochs).fold(Tag::default(), |tag, epoch| tag.next(epoch)), survivor, lost, off }
@@ -364,6 +376,10 @@ fn check(before: &ControlState, after: &ControlState) {
     let named = after.certificates.named.values().map(|it| it.version);
     assert!(named.chain(versions.iter().copied()).all(|version| version <= after.certificates.last));
     assert!(versions.iter().all(|version| after.certificates.named.values().all(|it| it.version != *version)));
+
+    let tickets: Vec<u64> = after.tickets.keys.iter().map(|key| key.version).collect();
+    assert!(tickets.len() <= KEYS_MAX && tickets.windows(2).all(|pair| pair[0] > pair[1]), "the newest one first");
+    assert!(tickets.iter().all(|version| *version <= after.tickets.last) && after.tickets.last >= before.tickets.last);
 
     let (old, new) = (&before.certificates, &after.certificates);
     assert!(new.last >= old.last);

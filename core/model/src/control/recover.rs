@@ -68,6 +68,7 @@ pub(super) fn recover(
     // Whoever was told a value or a key by those who are lost must not take it for another of the same number.
     state.secrets.last = state.secrets.last.saturating_add(NUMBERS_LEFT_OUT);
     state.certificates.last = state.certificates.last.saturating_add(NUMBERS_LEFT_OUT);
+    state.tickets.last = state.tickets.last.saturating_add(NUMBERS_LEFT_OUT);
     // The other foundation knows them too: here they let nobody in any more.
     state.tokens.clear();
     if state.spec != before {

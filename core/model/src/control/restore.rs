@@ -75,6 +75,8 @@ pub fn restored(mut state: ControlState, founder: Founder) -> ControlState {
     plan.next_instance = plan.next_instance.saturating_add(INSTANCES_LEFT_OUT);
     state.next_node = me.next();
     state.tokens.clear();
+    // Whoever has the backup must not read what clients say here.
+    state.tickets.forget();
     let before = std::mem::replace(&mut state.cluster.tag, tag.clone());
     // The only member understands all of it, and whoever joins is asked.
     state.cluster.feature_level = state.cluster.feature_level.max(feature::BUILT);

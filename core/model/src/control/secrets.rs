@@ -14,6 +14,7 @@ use crate::event::{Cause, EventKind, NewEvent};
 use crate::id::*;
 use crate::secret::{SEAL_BYTES_MAX, SECRET_BYTES_MAX, SECRETS_BYTES_MAX, SECRETS_MAX, Sealed, SecretId, Secrets};
 use crate::spec::AppSpec;
+use crate::tickets::KEYS_BYTES_MAX as TICKET_KEYS_BYTES_MAX;
 
 /// The key that seals the secrets, the authority's key and those of certificates. The key itself is in no control state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -47,6 +48,9 @@ pub struct Resealed {
     /// The keys of all certificates of the front door, and of the account where more of them come from, by version.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub certificates: BTreeMap<u64, Sealed>,
+    /// The keys of TLS tickets, by version.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tickets: BTreeMap<u64, Sealed>,
 }
 
 /// Where the newest value of a secret is kept.
@@ -231,11 +235,16 @@ pub(super) fn reseal(state: &mut ControlState, context: &Context, new: Resealed)
     if state.acme.keys().any(|(version, ..)| !certificates.contains_key(&version)) {
         return stale("the account where certificates come from");
     }
+    if state.tickets.keys.iter().any(|it| !new.tickets.contains_key(&it.version)) {
+        return stale("a key of TLS tickets");
+    }
     at_most(
         || "keys of all certificates in bytes".into(),
         certificates.values().map(|it| it.0.len()).sum(),
         KEYS_BYTES_MAX,
     )?;
+    let tickets = new.tickets.values().map(|it| it.0.len()).sum();
+    at_most(|| "keys of TLS tickets in bytes".into(), tickets, TICKET_KEYS_BYTES_MAX)?;
     at_most(
         || "all secrets together in bytes".into(),
         new.values.values().map(|it| it.0.len()).sum(),
@@ -259,6 +268,12 @@ pub(super) fn reseal(state: &mut ControlState, context: &Context, new: Resealed)
     for (version, key) in state.acme.keys_mut() {
         if let Some(again) = certificates.remove(&version) {
             *key = again;
+        }
+    }
+    let mut tickets = new.tickets;
+    for ticket in &mut state.tickets.keys {
+        if let Some(again) = tickets.remove(&ticket.version) {
+            ticket.key = again;
         }
     }
     let first = new.base.is_empty();
@@ -414,6 +429,7 @@ mod tests {
             ca_key: Sealed(vec![9]),
             values: versions.map(|version| (version, Sealed(vec![9]))).collect(),
             certificates: BTreeMap::new(),
+            tickets: BTreeMap::new(),
         }
     }
 

@@ -204,6 +204,7 @@ fn start(folder: &Path) -> (Arc<RealHost>, Box<dyn Role>, Arc<Notify>) {
         secrets: watch::channel(Arc::default()).1,
         certificates: watch::channel(Arc::default()).1,
         challenges: watch::channel(Arc::default()).1,
+        tickets: watch::channel(Arc::default()).1,
         floating: Arc::default(),
         ending: watch::channel(false).1,
         voice: Arc::default(),

@@ -213,6 +213,7 @@ fn start(
         secrets: secrets.subscribe(),
         certificates: watch::channel(Arc::default()).1,
         challenges: watch::channel(Arc::default()).1,
+        tickets: watch::channel(Arc::default()).1,
         floating: Arc::default(),
         ending: watch::channel(false).1,
         voice: Arc::default(),

@@ -6,7 +6,7 @@ use hirsel_role::certificate::{Bundle, Bundles};
 use hirsel_role::secret::Plain;
 use rcgen::{CertifiedIssuer, KeyPair};
 use rustls::crypto::CryptoProvider;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, SupportedProtocolVersion, WantsVerifier};
 use tokio_rustls::TlsConnector;
 
 /// Who certifies everything here.
@@ -44,11 +44,23 @@ impl Authority {
         self.config(rustls::crypto::ring::default_provider(), protocols)
     }
 
+    /// The same, which speaks this version of TLS alone.
+    pub fn client_speaking(&self, version: &'static SupportedProtocolVersion, protocols: &[&str]) -> ClientConfig {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        self.finish(
+            ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap(),
+            protocols,
+        )
+    }
+
     fn config(&self, provider: CryptoProvider, protocols: &[&str]) -> ClientConfig {
+        let config = ClientConfig::builder_with_provider(Arc::new(provider));
+        self.finish(config.with_safe_default_protocol_versions().unwrap(), protocols)
+    }
+
+    fn finish(&self, config: ConfigBuilder<ClientConfig, WantsVerifier>, protocols: &[&str]) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
-        let config =
-            ClientConfig::builder_with_provider(Arc::new(provider)).with_safe_default_protocol_versions().unwrap();
         let mut config = config.with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         config

@@ -23,7 +23,7 @@ use hirsel_model::spec::{AppProtocol, RouteSpec};
 use hirsel_model::time::{Timestamp, WallTime};
 use hirsel_model::view::Liveness;
 use hirsel_model::{Generation, InstanceId, NodeId, RoleName, Slot};
-use hirsel_role::certificate::{Bundles, Challenges};
+use hirsel_role::certificate::{Bundles, Challenges, TicketKeys};
 use hirsel_role::host::{Host, Output, OutputFrom, Process, ProcessSpec};
 use hirsel_role::requests::Window;
 use hirsel_role::{Context, Doors, Live, LiveNode, Me, Plugin, Role, RoleConfig, Spawner};
@@ -225,6 +225,7 @@ pub struct Bed {
     pub ending: watch::Sender<bool>,
     pub certificates: watch::Sender<Arc<Bundles>>,
     pub challenges: watch::Sender<Arc<Challenges>>,
+    pub tickets: watch::Sender<Arc<TicketKeys>>,
     pub host: Arc<FakeHost>,
     pub doors: Arc<FakeDoors>,
     pub wake: Arc<Notify>,
@@ -264,6 +265,7 @@ impl Bed {
         let (certificates, shown) = watch::channel(Arc::default());
         let (ending, ended) = watch::channel(false);
         let (challenges, asked) = watch::channel(Arc::default());
+        let (tickets, resumed) = watch::channel(Arc::default());
         let mut live = Live::default();
         for node in [ME, OTHER] {
             live.nodes.insert(node, LiveNode { liveness: Liveness::Alive, ..LiveNode::default() });
@@ -287,6 +289,7 @@ impl Bed {
             secrets: watch::channel(Arc::default()).1,
             certificates: shown,
             challenges: asked,
+            tickets: resumed,
             floating: Arc::default(),
             ending: ended,
             voice: Arc::default(),
@@ -315,6 +318,7 @@ impl Bed {
             ending,
             certificates,
             challenges,
+            tickets,
             host,
             doors,
             wake,

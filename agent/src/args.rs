@@ -56,6 +56,9 @@ pub struct NodeArgs {
     /// Memory for answers that routes keep, on nodes that balance load; 0B for none [default: 64MiB]
     #[arg(long, env = "HIRSEL_CACHE", value_name = "SIZE")]
     pub cache: Option<String>,
+    /// Disk for such answers that memory has no room for, in the data folder [default: none]
+    #[arg(long, env = "HIRSEL_CACHE_DISK", value_name = "SIZE")]
+    pub cache_disk: Option<String>,
     /// User that programs run as when the agent is root, or `self` for the agent's own [default: nobody]
     #[arg(long, env = "HIRSEL_RUN_AS", value_name = "USER")]
     pub run_as: Option<String>,

@@ -26,6 +26,8 @@ pub const CONFIG_FILE: &str = "/etc/hirsel/hirsel.toml";
 pub const DATA_FOLDER: &str = "/var/lib/hirsel";
 /// More memory than this no host has.
 const CACHE_BYTES_MAX: u64 = 1 << 40;
+/// Disk for the same: more than a node has.
+const CACHE_DISK_BYTES_MAX: u64 = 1 << 46;
 /// A node carries few labels; each travels in the control state.
 const LABELS_MAX: usize = 32;
 
@@ -84,6 +86,7 @@ struct LbFile {
     http3: Option<bool>,
     accept_proxy: Vec<String>,
     cache: Option<String>,
+    cache_disk: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -177,6 +180,7 @@ impl Config {
                 http3: args.http3.or(file.lb.http3).unwrap_or(defaults.http3),
                 accept_proxy: blocks(args.accept_proxy.iter().chain(&file.lb.accept_proxy))?,
                 cache_bytes: cache(args.cache.as_ref().or(file.lb.cache.as_ref()))?,
+                cache_disk_bytes: cache_disk(args.cache_disk.as_ref().or(file.lb.cache_disk.as_ref()))?,
                 port_first,
                 port_last,
                 run_as: run_as(args.run_as.clone().or(file.compute.run_as)),
@@ -233,6 +237,16 @@ fn cache(text: Option<&String>) -> Result<u64> {
     let bytes = size(text).map_err(|why| anyhow!("cache: {why}"))?;
     if bytes > CACHE_BYTES_MAX {
         bail!("cache: {text:?} is more than 1TiB");
+    }
+    Ok(bytes)
+}
+
+/// Disk for answers that are kept.
+fn cache_disk(text: Option<&String>) -> Result<u64> {
+    let Some(text) = text else { return Ok(0) };
+    let bytes = size(text).map_err(|why| anyhow!("cache_disk: {why}"))?;
+    if bytes > CACHE_DISK_BYTES_MAX {
+        bail!("cache_disk: {text:?} is more than 64TiB");
     }
     Ok(bytes)
 }
@@ -346,11 +360,15 @@ mod tests {
     fn memory_for_answers_that_are_kept_is_named_by_a_flag_or_in_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("hirsel.toml");
-        std::fs::write(&path, "name = \"a\"\n[lb]\ncache = \"1GiB\"\n").unwrap();
+        std::fs::write(&path, "name = \"a\"\n[lb]\ncache = \"1GiB\"\ncache_disk = \"10GiB\"\n").unwrap();
         let args = NodeArgs { config: Some(path), addr: Some("127.0.0.3".into()), ..NodeArgs::default() };
         assert_eq!(Config::load(&args, None).unwrap().roles.cache_bytes, 1 << 30);
         let with = |text: &str| Config::load(&NodeArgs { cache: Some(text.into()), ..args.clone() }, None);
         assert_eq!(with("0B").unwrap().roles.cache_bytes, 0);
+        assert_eq!(with("0B").unwrap().roles.cache_disk_bytes, 10 << 30);
+        let disk = |text: &str| Config::load(&NodeArgs { cache_disk: Some(text.into()), ..args.clone() }, None);
+        assert_eq!(disk("1GiB").unwrap().roles.cache_disk_bytes, 1 << 30);
+        assert!(format!("{:#}", disk("65TiB").unwrap_err()).starts_with("cache_disk: \"65TiB\" is more than 64TiB"));
         for (text, says) in [("64", "cache: \"64\" has no unit"), ("2TiB", "cache: \"2TiB\" is more than 1TiB")] {
             assert!(format!("{:#}", with(text).unwrap_err()).starts_with(says), "{text}");
         }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::secret::Plain;
 use floating::{Floating, HostNetwork};
+use scratch::Scratch;
 
 mod announce;
 mod deadline;
@@ -26,6 +27,7 @@ mod orphan;
 mod output;
 mod procfs;
 pub mod real;
+pub mod scratch;
 pub mod shim;
 
 pub use output::rfc3339;
@@ -135,6 +137,11 @@ pub trait Host: Send + Sync {
     fn write(&self, path: &str, bytes: &[u8]) -> io::Result<()>;
     /// Removes a file under the role's data folder.
     fn remove(&self, path: &str) -> io::Result<()>;
+
+    /// Files that the role can do without; none where there are none, as in a simulation.
+    fn scratch(&self) -> Option<std::sync::Arc<dyn Scratch>> {
+        None
+    }
 
     /// Appends whole lines to the journal `name` of the role, which takes a bounded room of the disk: the oldest lines give way. False if
     /// not all of them arrived, as on a full disk.

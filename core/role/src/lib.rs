@@ -137,6 +137,8 @@ pub struct RoleConfig {
     pub accept_proxy: Vec<Block>,
     /// lb: bytes of memory for answers that are kept, of routes that say so; zero for none. Nothing is taken before there are any.
     pub cache_bytes: u64,
+    /// lb: bytes of disk for such answers that memory has no room for; zero for none.
+    pub cache_disk_bytes: u64,
     /// compute: first port given to instances.
     pub port_first: u16,
     /// compute: last port given to instances.
@@ -164,6 +166,7 @@ impl Default for RoleConfig {
             http3: true,
             accept_proxy: Vec::new(),
             cache_bytes: CACHE_BYTES,
+            cache_disk_bytes: 0,
             port_first: 20_000,
             port_last: 29_999,
             run_as: None,

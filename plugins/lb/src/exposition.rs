@@ -117,6 +117,21 @@ impl Collector for Exposition {
         ] {
             gauges(&mut encoder, (name, help), [([], count)].into_iter())?;
         }
+        if let Some(disk) = self.proxy.cache.on_disk() {
+            for (name, help, count) in [
+                ("hirsel_lb_cache_disk_answers", "Answers that are kept on disk", disk.answers),
+                ("hirsel_lb_cache_disk_bytes", "Bytes of answers that are kept on disk", disk.bytes),
+            ] {
+                gauges(&mut encoder, (name, help), [([], count)].into_iter())?;
+            }
+            for (name, help, count) in [
+                ("hirsel_lb_cache_disk_evicted", "Answers on disk that made room for others", disk.evicted),
+                ("hirsel_lb_cache_disk_refused", "Answers that the disk did not take", disk.refused),
+                ("hirsel_lb_cache_disk_damaged", "Answers on disk that were not as they were written", disk.damaged),
+            ] {
+                counters(&mut encoder, (name, help), [([], count)].into_iter())?;
+            }
+        }
         let made_room = ("hirsel_lb_cache_evicted", "Answers that made room for others");
         counters(&mut encoder, made_room, [([], evicted)].into_iter())?;
         let name = "hirsel_lb_route_seconds";

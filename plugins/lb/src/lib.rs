@@ -10,7 +10,7 @@
 //! before, on routes that say so. [`serve`] takes connections on a [`front`], with a certificate of [`tls`] if it is that of HTTPS, and
 //! [`http3`] the same beside it; [`role`] makes the host match the order.
 //!
-//! Deliberately absent: TLS towards instances, a cache on disk, DNS. The plugin knows no other plugin: where instances are it learns
+//! Deliberately absent: TLS towards instances, DNS. The plugin knows no other plugin: where instances are it learns
 //! from its order, and how they are from the reports of their nodes.
 
 pub mod access;

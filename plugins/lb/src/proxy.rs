@@ -112,6 +112,9 @@ impl Proxy {
     }
 
     fn knowing(me: &Weak<Self>, context: &hirsel_role::Context, metrics: Metrics) -> Self {
+        let disk_bytes = context.config.cache_disk_bytes;
+        let scratch = context.host.scratch().filter(|_| disk_bytes > 0);
+        let disk = scratch.map(|scratch| (disk_bytes, scratch, context.chance.number() >> 1));
         let tools = Tools::new(context.chance.as_ref(), context.config.https_port);
         let seer = Arc::new(Seer::new(context, tools.meters.clone()));
         Self {
@@ -123,7 +126,7 @@ impl Proxy {
                 context.clock.clone(),
             ),
             seer,
-            cache: Arc::new(Cache::new(context.config.cache_bytes)),
+            cache: Arc::new(Cache::new(context.config.cache_bytes, disk)),
             me: me.clone(),
             secrets: context.secrets.clone(),
             encoders: Room::default(),

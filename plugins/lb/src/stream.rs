@@ -19,6 +19,7 @@ use crate::account::Account;
 use crate::actions::compress::encoder::{Encoded, Encoder, Room};
 use crate::budget::Reserved;
 use crate::cache::filling::{PIECE_BYTES_MAX, Reader};
+use crate::cache::reading::Reading;
 use crate::carrier::Carrier;
 use crate::client::Busy;
 use crate::grpc;
@@ -172,6 +173,8 @@ enum Kind {
     Kept(Bytes),
     /// What others read too.
     Filling(Box<Reader>),
+    /// What is kept on disk.
+    Stored(Box<Reading>),
     Encoded(Box<(Encoded, Kind)>),
 }
 
@@ -227,6 +230,11 @@ impl AnswerBody {
         Self { kind: Kind::Filling(Box::new(reader)), account: None, busy: None }
     }
 
+    /// A body that is kept on disk.
+    pub fn stored(reading: Reading) -> Self {
+        Self { kind: Kind::Stored(Box::new(reading)), account: None, busy: None }
+    }
+
     /// A body passed on as it comes, behind these header fields.
     pub fn passing(leg: Leg, headers: &HeaderMap, clock: Arc<dyn Clock>) -> Self {
         leg.upstream.pulse().enter(Stage::Streaming);
@@ -243,10 +251,12 @@ impl AnswerBody {
                 Some(encoded) => Ok(Kind::Whole(encoded)),
                 None => Err(Kind::Whole(bytes)),
             },
-            kind @ (Kind::Passing(_) | Kind::Kept(_) | Kind::Filling(_)) => match Encoder::new(encoding, None, room) {
-                Some(encoder) => Ok(Kind::Encoded(Box::new((Encoded::by(encoder), kind)))),
-                None => Err(kind),
-            },
+            kind @ (Kind::Passing(_) | Kind::Kept(_) | Kind::Filling(_) | Kind::Stored(_)) => {
+                match Encoder::new(encoding, None, room) {
+                    Some(encoder) => Ok(Kind::Encoded(Box::new((Encoded::by(encoder), kind)))),
+                    None => Err(kind),
+                }
+            }
             as_it_is @ (Kind::Encoded(_) | Kind::Trailed(..)) => Err(as_it_is),
         };
         match encoded {
@@ -259,7 +269,12 @@ impl AnswerBody {
     pub fn at_hand(&self) -> Option<u64> {
         match &self.kind {
             Kind::Whole(bytes) => Some(bytes.len() as u64),
-            Kind::Trailed(..) | Kind::Passing(_) | Kind::Kept(_) | Kind::Filling(_) | Kind::Encoded(_) => None,
+            Kind::Trailed(..)
+            | Kind::Passing(_)
+            | Kind::Kept(_)
+            | Kind::Filling(_)
+            | Kind::Stored(_)
+            | Kind::Encoded(_) => None,
         }
     }
 
@@ -307,6 +322,7 @@ impl Kind {
                 Poll::Ready(Some(Ok(Frame::data(piece))))
             }
             Kind::Filling(reader) => reader.poll_frame(cx),
+            Kind::Stored(reading) => reading.poll_frame(cx),
             Kind::Encoded(pair) => {
                 let (encoded, plain) = &mut **pair;
                 encoded.poll_frame(cx, |cx| plain.poll(cx))
@@ -346,6 +362,7 @@ impl Body for AnswerBody {
             Kind::Passing(passing) => passing.leg.is_none(),
             Kind::Kept(bytes) => bytes.is_empty(),
             Kind::Filling(reader) => reader.is_over(),
+            Kind::Stored(reading) => reading.is_over(),
             Kind::Encoded(pair) => pair.0.is_done(),
         }
     }
@@ -356,6 +373,7 @@ impl Body for AnswerBody {
                 SizeHint::with_exact(bytes.len() as u64)
             }
             Kind::Filling(reader) => reader.left(),
+            Kind::Stored(reading) => reading.left(),
             Kind::Encoded(_) => SizeHint::default(),
             Kind::Passing(passing) => match passing.leg.as_ref().map(|leg| leg.upstream.body_left()) {
                 Some(Some(left)) => SizeHint::with_exact(left),

@@ -27,6 +27,7 @@ use tokio::sync::Notify;
 use super::floating::{Floating, HostNetwork};
 use super::folder::{Durability, absent_is_fine, passable_folder, replace};
 use super::journal::Journals;
+use super::scratch::{Folders, Scratch};
 use super::{GuardState, Host, Output, OutputFrom, Process, ProcessSpec};
 use addresses::Addresses;
 use guardian::Guardian;
@@ -86,6 +87,7 @@ pub struct RealHost {
     addresses: Arc<Addresses>,
     files: PathBuf,
     journals: Arc<Journals>,
+    scratch: Arc<Folders>,
     executable: Option<String>,
     net: Arc<dyn Net>,
     /// A process ended, was started or forgotten.
@@ -108,7 +110,17 @@ impl RealHost {
         let processes =
             Arc::new(Processes::open(config.folder.join("processes"), config.shim, guardian, config.groups)?);
         let journals = Arc::new(Journals::new(config.folder.join("journals")));
-        Ok(RealHost { processes, addresses, files, journals, executable, net: config.net, moved: Notify::new() })
+        let scratch = Arc::new(Folders::new(config.folder.join("scratch")));
+        Ok(RealHost {
+            processes,
+            addresses,
+            files,
+            journals,
+            scratch,
+            executable,
+            net: config.net,
+            moved: Notify::new(),
+        })
     }
 
     async fn blocking<T, F>(&self, work: F) -> io::Result<T>
@@ -308,6 +320,10 @@ impl Host for RealHost {
 
     fn remove(&self, path: &str) -> io::Result<()> {
         absent_is_fine(fs::remove_file(self.file(path)?))
+    }
+
+    fn scratch(&self) -> Option<Arc<dyn Scratch>> {
+        Some(self.scratch.clone())
     }
 
     fn append<'a>(&'a self, name: &'a str, lines: Vec<u8>) -> BoxFuture<'a, bool> {

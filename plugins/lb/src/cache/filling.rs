@@ -2,16 +2,19 @@
 //!
 //! It is taken from its instance as fast as that sends it, and each client reads what has come so far at its own pace. Memory for it is
 //! reserved before: for all of it where its length is known, else piece by piece. Where there is no more to be had, or the body is too
-//! long to be kept, the rest is handed to the client that asked for it, who reads it from the instance at its own pace; there is no
+//! long to be kept, it goes to disk on its way, and those who are behind read it there; else the rest is handed to the client that asked for it, who reads it from the instance at its own pace; there is no
 //! other one then.
 
 use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use hirsel_role::host::scratch::Scrap;
 use http::HeaderMap;
 use hyper::body::{Body, Frame, SizeHint};
 
@@ -31,6 +34,8 @@ struct State {
     end: Option<End>,
     waiting: Vec<Waker>,
     reserved: Option<Reserved>,
+    /// What came first is read there, up to this.
+    written: Option<(Arc<dyn Scrap>, u64)>,
 }
 
 enum End {
@@ -60,6 +65,20 @@ impl Filling {
         }
         state.wake();
         has_room
+    }
+
+    /// What has come so far, as far as it is in memory.
+    pub fn so_far(&self) -> Vec<Bytes> {
+        self.state().pieces.iter().map(|(_, piece)| piece.clone()).collect()
+    }
+
+    /// What came first is on disk, up to here: memory lets go of it.
+    pub fn is_written(&self, file: &Arc<dyn Scrap>, until: u64) {
+        let mut state = self.state();
+        if until > 0 {
+            state.written = Some((file.clone(), until));
+            state.pieces.retain(|(start, piece)| start + piece.len() as u64 > until);
+        }
     }
 
     /// All of it has come: what is reserved for it, and the whole of it.
@@ -113,6 +132,8 @@ pub struct Reader {
     length: Option<u64>,
     /// What is read behind it.
     rest: Option<Box<AnswerBody>>,
+    /// What is read from disk.
+    reading: Option<BoxFuture<'static, io::Result<Vec<u8>>>>,
     /// It asked for it.
     owns: bool,
     is_over: bool,
@@ -121,7 +142,7 @@ pub struct Reader {
 impl Reader {
     /// The one who asked for it. `length` is that of the whole, if it is known.
     pub fn first(filling: Arc<Filling>, length: Option<u64>) -> Self {
-        Self { filling, at: 0, length, rest: None, owns: true, is_over: length == Some(0) }
+        Self { filling, at: 0, length, rest: None, reading: None, owns: true, is_over: length == Some(0) }
     }
 
     /// One who came later.
@@ -153,7 +174,30 @@ impl Reader {
             self.is_over = matches!(polled, Poll::Ready(None | Some(Err(_))));
             return polled;
         }
+        if let Some(reading) = &mut self.reading {
+            let read = ready!(reading.poll_unpin(cx));
+            self.reading = None;
+            return match read {
+                Ok(read) if !read.is_empty() => {
+                    self.at += read.len() as u64;
+                    self.is_over = self.length == Some(self.at);
+                    Poll::Ready(Some(Ok(Frame::data(read.into()))))
+                }
+                read => {
+                    self.is_over = true;
+                    Poll::Ready(Some(Err(read.err().unwrap_or(io::ErrorKind::UnexpectedEof.into()))))
+                }
+            };
+        }
         let mut state = self.filling.state();
+        if let Some((file, until)) = &state.written
+            && self.at < *until
+        {
+            let bytes = usize::try_from(until - self.at).unwrap_or(PIECE_BYTES_MAX).min(PIECE_BYTES_MAX);
+            self.reading = Some(file.read(self.at, bytes));
+            drop(state);
+            return self.poll_frame(cx);
+        }
         let found = state.pieces.partition_point(|(start, _)| *start <= self.at);
         if let Some((start, piece)) = found.checked_sub(1).and_then(|at| state.pieces.get(at))
             && let Ok(skip) = usize::try_from(self.at - start)

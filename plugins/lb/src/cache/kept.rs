@@ -10,6 +10,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::dates;
 use super::directives::Members;
+use super::disk::{Opened, Stored};
 use super::key::{Key, Selected, Way, selecting};
 use super::policy::{self, Freshness, Times};
 use crate::budget::Reserved;
@@ -53,8 +54,52 @@ pub struct Kept {
     /// Its head.
     pub head: Arc<Head>,
     /// Its body, which gives back what it takes of what may be kept when the last one lets go of it.
-    pub body: Bytes,
+    pub body: Content,
     _reserved: Reserved,
+}
+
+/// The body of an answer that is kept.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// It is in memory.
+    Memory(Bytes),
+    /// It is on disk.
+    Disk(Arc<Stored>),
+}
+
+impl Content {
+    /// How long it is.
+    pub fn length(&self) -> u64 {
+        match self {
+            Content::Memory(bytes) => bytes.len() as u64,
+            Content::Disk(stored) => stored.length(),
+        }
+    }
+}
+
+/// The body of an answer that is kept, where it can be given at once.
+#[derive(Clone, Debug)]
+pub enum AtHand {
+    /// All of it.
+    Memory(Bytes),
+    /// It can be read.
+    File(Opened),
+}
+
+/// An answer that is kept, and can be given at once.
+#[derive(Clone, Debug)]
+pub struct Hand {
+    /// The answer.
+    pub kept: Arc<Kept>,
+    /// Its body.
+    pub body: AtHand,
+}
+
+impl Hand {
+    /// Its head.
+    pub fn head(&self) -> &Head {
+        &self.kept.head
+    }
 }
 
 /// Bytes that give back what they take when the last one lets go of them.
@@ -122,6 +167,11 @@ impl Head {
         self.way == way && self.selected.iter().all(|(name, value)| selecting(asked, name) == *value)
     }
 
+    /// Whether it answers the same requests as another one of its key.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.key == other.key && self.way == other.way && self.selected == other.selected
+    }
+
     /// What it takes of what may be kept.
     pub fn weight(&self) -> u64 {
         let fields = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
@@ -144,7 +194,7 @@ impl Head {
 
 impl Kept {
     /// An answer that is kept; `reserved` is what its head takes.
-    pub fn new(head: Arc<Head>, body: Bytes, reserved: Reserved) -> Self {
+    pub fn new(head: Arc<Head>, body: Content, reserved: Reserved) -> Self {
         Self { head, body, _reserved: reserved }
     }
 }

@@ -114,6 +114,19 @@ impl<T> Sieve<T> {
         }
     }
 
+    /// The one that goes next, which stays.
+    pub fn next_to_go(&mut self) -> Option<&T> {
+        loop {
+            let number = self.hand.or(self.tail)?;
+            let place = &mut self.places[number];
+            if !std::mem::take(&mut place.is_marked) {
+                self.hand = Some(number);
+                return self.get(number);
+            }
+            self.hand = place.newer;
+        }
+    }
+
     /// All numbers that are in use.
     pub fn numbers(&self) -> Vec<usize> {
         (0..self.places.len()).filter(|number| self.places[*number].thing.is_some()).collect()
@@ -204,7 +217,9 @@ mod tests {
                         plain.remove(which);
                     },
                     _ => {
+                        let next = sieve.next_to_go().copied();
                         let gone = sieve.evict();
+                        prop_assert_eq!(next, gone);
                         prop_assert_eq!(gone, plain.evict());
                         gone.map(|gone| numbers.remove(&gone));
                     }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use hirsel_model::Timestamp;
 use http::HeaderMap;
 use http::header::HeaderName;
+use tokio::sync::Notify;
 
 use super::kept::{Head, Kept};
 use super::key::{Key, Way};
@@ -44,7 +45,13 @@ pub struct Store {
     /// Which shard makes room next.
     turn: AtomicUsize,
     evicted: AtomicU64,
+    /// Somebody should move something elsewhere.
+    crowded: Notify,
 }
+
+/// Beyond this share of all bytes, in sixteenths, something should move elsewhere; until no more than that is left.
+const CROWDED: u64 = 15;
+const CALM: u64 = 14;
 
 #[derive(Debug, Default)]
 struct Shard {
@@ -83,6 +90,7 @@ impl Store {
             bytes_max,
             turn: AtomicUsize::new(0),
             evicted: AtomicU64::new(0),
+            crowded: Notify::new(),
         }
     }
 
@@ -94,7 +102,7 @@ impl Store {
     /// How many answers there are, how many bytes they take with those that are on their way, and how many made room for others.
     pub fn counts(&self) -> (u64, u64, u64) {
         let answers = (0..SHARDS).map(|number| self.shard(number).sieve.len() as u64).sum();
-        (answers, self.bytes_max.saturating_sub(self.budget.left()), self.evicted.load(Ordering::Relaxed))
+        (answers, self.used(), self.evicted.load(Ordering::Relaxed))
     }
 
     /// What there is for a request with these fields that came by this way.
@@ -137,8 +145,7 @@ impl Store {
         let Shard { keys, sieve, unfit, .. } = &mut *shard;
         unfit.remove(&hash);
         let numbers = keys.entry(key.clone()).or_default();
-        let alike = |it: &Head| it.way == kept.head.way && it.selected == kept.head.selected;
-        let same = |number: &usize| sieve.get(*number).is_none_or(|it| alike(&it.head));
+        let same = |number: &usize| sieve.get(*number).is_none_or(|it| it.head.is_like(&kept.head));
         let (mut gone, mut stays): (Vec<usize>, Vec<usize>) = numbers.iter().partition(|number| same(number));
         if stays.len() >= VARIANTS_MAX {
             gone.push(stays.remove(0));
@@ -149,6 +156,49 @@ impl Store {
         stays.push(sieve.insert(kept.clone()));
         *numbers = stays;
         true
+    }
+
+    /// Lets go of answers to the same requests: another one is elsewhere.
+    pub fn yield_to(&self, head: &Head) {
+        let mut shard = self.shard_of(&head.key);
+        let numbers = shard.keys.get(&head.key).cloned().unwrap_or_default();
+        for number in numbers {
+            if shard.sieve.get(number).is_some_and(|it| it.head.is_like(head)) {
+                shard.take_out(number);
+            }
+        }
+    }
+
+    /// Lets go of this answer. False if it is not there any more.
+    pub fn take(&self, kept: &Arc<Kept>) -> bool {
+        let mut shard = self.shard_of(&kept.head.key);
+        let numbers = shard.keys.get(&kept.head.key).cloned().unwrap_or_default();
+        let is_it = |number: &usize| shard.sieve.get(*number).is_some_and(|it| Arc::ptr_eq(it, kept));
+        let found = numbers.into_iter().find(is_it);
+        if let Some(number) = found {
+            shard.take_out(number);
+        }
+        found.is_some()
+    }
+
+    /// The next one that would make room, while there is little.
+    pub fn next_to_go(&self) -> Option<Arc<Kept>> {
+        if self.used() <= self.bytes_max / 16 * CALM {
+            return None;
+        }
+        (0..SHARDS).find_map(|_| {
+            let number = self.turn.fetch_add(1, Ordering::Relaxed) % SHARDS;
+            self.shard(number).sieve.next_to_go().cloned()
+        })
+    }
+
+    /// Completes when there is little room.
+    pub async fn crowded(&self) {
+        self.crowded.notified().await;
+    }
+
+    fn used(&self) -> u64 {
+        self.bytes_max.saturating_sub(self.budget.left())
     }
 
     /// Forgets all answers of a key.
@@ -206,13 +256,17 @@ impl Store {
             && self.make_room(more, || reserved.grow(more, most).then_some(())).is_some()
     }
 
-    fn make_room<T>(&self, bytes: u64, mut take: impl FnMut() -> Option<T>) -> Option<T> {
+    /// Evicts until `take` takes, or too much for `bytes` has gone.
+    pub(super) fn make_room<T>(&self, bytes: u64, mut take: impl FnMut() -> Option<T>) -> Option<T> {
         if bytes > self.bytes_max {
             return None;
         }
         let (mut freed, mut empty) = (0, 0);
         loop {
             if let Some(took) = take() {
+                if self.used() > self.bytes_max / 16 * CROWDED {
+                    self.crowded.notify_one();
+                }
                 return Some(took);
             }
             // What others send still frees nothing: twice as much as is needed is enough.
@@ -224,7 +278,7 @@ impl Store {
             match gone {
                 Some(kept) => {
                     empty = 0;
-                    freed += kept.head.weight() + kept.body.len() as u64;
+                    freed += kept.head.weight() + kept.body.length();
                     self.evicted.fetch_add(1, Ordering::Relaxed);
                 }
                 None => empty += 1,

@@ -22,9 +22,10 @@ use crate::cache::directives::Asked;
 use crate::cache::filling::Reader;
 use crate::cache::flights::{Kind, Landing, Turn};
 use crate::cache::give::{self, Give, Said};
-use crate::cache::kept::{Head, Kept};
+use crate::cache::kept::{AtHand, Hand, Head};
 use crate::cache::key::{self, Key, Way, selecting};
 use crate::cache::policy::{Asker, Use};
+use crate::cache::reading::Reading;
 use crate::cache::store::Found;
 use crate::cache::{Outcome, Terms, strip};
 use crate::client::Client;
@@ -182,10 +183,12 @@ impl Proxy {
             let now = self.now();
             // What nobody said may be kept is not for those who are known to the program by a cookie.
             let suits = |head: &Head| !(head.freshness.is_implicit && ask.asker.has_cookies);
-            let found = self.cache.store.find(&ask.key, ask.way, &outbound.head.headers, suits);
+            let found = self.cache.find(&ask.key, ask.way, &outbound.head.headers, suits);
             let (kept, names, why) = match found {
                 Found::Answer(kept) => {
-                    let names = kept.head.selected.iter().map(|(name, _)| name.clone()).collect();
+                    // It is found again in memory, or not at all.
+                    let Some(kept) = self.cache.at_hand(kept).await else { continue };
+                    let names = kept.head().selected.iter().map(|(name, _)| name.clone()).collect();
                     (Some(kept), names, "stale")
                 }
                 Found::Others(names) => (None, names, "vary-miss"),
@@ -194,7 +197,7 @@ impl Proxy {
             let mut why = why;
             if let Some(kept) = &kept {
                 let said = Said { hit: true, collapsed: rounds > 0, ..Said::default() };
-                match kept.head.freshness.usable(&asked, now) {
+                match kept.head().freshness.usable(&asked, now) {
                     Use::Fresh => return Ok(self.give_kept(kept, outbound, trip, (Outcome::Hit, said), now)),
                     Use::Old => return Ok(self.give_kept(kept, outbound, trip, (Outcome::Stale, said), now)),
                     Use::Stale => {
@@ -204,16 +207,16 @@ impl Proxy {
                     // Just now no other one was to be had.
                     Use::Validate
                         if !asked.no_cache
-                            && kept.head.freshness.stands_in(now)
+                            && kept.head().freshness.stands_in(now)
                             && self.cache.store.is_unfit(&ask.key, now) =>
                     {
                         return Ok(self.stand_in(kept, None, outbound, trip, now));
                     }
                     // It would have done for somebody else.
-                    Use::Validate if kept.head.freshness.is_fresh(now) => why = "request",
+                    Use::Validate if kept.head().freshness.is_fresh(now) => why = "request",
                     Use::Validate => {}
                 }
-                alone |= kept.head.freshness.is_never_fresh();
+                alone |= kept.head().freshness.is_never_fresh();
             }
             if asked.only_if_cached {
                 return Err(pages::not_kept());
@@ -256,19 +259,19 @@ impl Proxy {
     /// Gives what is kept.
     fn give_kept(
         &self,
-        kept: &Kept,
+        kept: &Hand,
         outbound: &Outbound,
         trip: &mut Trip<'_>,
         done: (Outcome, Said),
         now: Timestamp,
     ) -> Response<AnswerBody> {
-        self.give(&kept.head, Body::Kept(kept.body.clone()), outbound, trip, done, now)
+        self.give(kept.head(), Body::Kept(kept.body.clone()), outbound, trip, done, now)
     }
 
     /// Gives what is stale, for no other answer is to be had; `status` is that of the one that there was.
     fn stand_in(
         &self,
-        kept: &Kept,
+        kept: &Hand,
         status: Option<StatusCode>,
         outbound: &Outbound,
         trip: &mut Trip<'_>,
@@ -306,7 +309,7 @@ impl Proxy {
     }
 
     /// Asks anew for what is stale, beside the request that is given it.
-    fn renew(&self, ask: &Ask, kept: &Arc<Kept>, names: &[HeaderName], outbound: &Outbound, trip: &Trip<'_>) {
+    fn renew(&self, ask: &Ask, kept: &Hand, names: &[HeaderName], outbound: &Outbound, trip: &Trip<'_>) {
         let Some(proxy) = self.me.upgrade() else { return };
         if self.cache.store.is_unfit(&ask.key, self.now()) {
             return;
@@ -351,7 +354,7 @@ impl Proxy {
 
 /// Where a body comes from.
 enum Body {
-    Kept(bytes::Bytes),
+    Kept(AtHand),
     /// It comes in; the length is said if it is known.
     Filling(Reader, Option<u64>),
 }
@@ -359,7 +362,8 @@ enum Body {
 impl Body {
     fn length(&self) -> Option<u64> {
         match self {
-            Body::Kept(bytes) => Some(bytes.len() as u64),
+            Body::Kept(AtHand::Memory(bytes)) => Some(bytes.len() as u64),
+            Body::Kept(AtHand::File(opened)) => Some(opened.stored.length()),
             Body::Filling(_, length) => *length,
         }
     }
@@ -367,8 +371,12 @@ impl Body {
     fn given(self, give: &Give) -> AnswerBody {
         match (give, self) {
             (Give::NotModified | Give::Beyond, _) => AnswerBody::whole(bytes::Bytes::new()),
-            (Give::Whole, Body::Kept(bytes)) => AnswerBody::kept(bytes),
-            (Give::Part(range), Body::Kept(bytes)) => {
+            (Give::Whole, Body::Kept(AtHand::File(opened))) => AnswerBody::stored(Reading::new(opened, 0..u64::MAX)),
+            (Give::Part(range), Body::Kept(AtHand::File(opened))) => {
+                AnswerBody::stored(Reading::new(opened, range.clone()))
+            }
+            (Give::Whole, Body::Kept(AtHand::Memory(bytes))) => AnswerBody::kept(bytes),
+            (Give::Part(range), Body::Kept(AtHand::Memory(bytes))) => {
                 let place = |at: u64| usize::try_from(at).unwrap_or(bytes.len()).min(bytes.len());
                 AnswerBody::kept(bytes.slice(place(range.start)..place(range.end)))
             }

@@ -36,6 +36,7 @@ pub mod backend;
 pub mod frames;
 pub mod haproxy;
 pub mod quic;
+pub mod scratch;
 pub mod wire;
 
 /// Nothing in these tests takes this long unless it hangs.
@@ -54,6 +55,8 @@ pub struct FakeHost {
     pub log: Mutex<Option<std::fs::File>>,
     /// What was written into files.
     pub files: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// Where answers are kept that memory has no room for.
+    pub scratch: Option<scratch::FakeScratch>,
     /// It takes no more.
     pub is_full: std::sync::atomic::AtomicBool,
 }
@@ -120,6 +123,9 @@ impl Host for FakeHost {
     }
     fn remove(&self, _: &str) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+    fn scratch(&self) -> Option<Arc<dyn hirsel_role::host::scratch::Scratch>> {
+        self.scratch.clone().map(|scratch| Arc::new(scratch) as Arc<dyn hirsel_role::host::scratch::Scratch>)
     }
     fn append<'a>(&'a self, name: &'a str, lines: Vec<u8>) -> BoxFuture<'a, bool> {
         assert_eq!(name, hirsel_role::requests::JOURNAL);

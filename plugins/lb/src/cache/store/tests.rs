@@ -1,5 +1,5 @@
 use super::*;
-use crate::cache::kept::held;
+use crate::cache::kept::{Content, held};
 use crate::cache::policy::{Asker, Rules, Times, keep};
 use hirsel_model::spec::Cache;
 use hirsel_model::{LogIndex, WallTime};
@@ -35,7 +35,7 @@ fn put(store: &Store, path: &str, language: &str, vary: bool, bytes: usize) -> O
     let begun = store.begin(&head.key);
     let reserved = store.reserve(head.weight())?;
     let body = held(vec![b'x'; bytes], store.reserve(bytes as u64)?);
-    let kept = Arc::new(Kept::new(Arc::new(head), body, reserved));
+    let kept = Arc::new(Kept::new(Arc::new(head), Content::Memory(body), reserved));
     store.put(&kept, begun, |_| false).then_some(kept)
 }
 
@@ -82,7 +82,8 @@ fn what_was_forgotten_while_it_was_on_its_way_is_not_put_in() {
         let begun = store.begin(&head.key);
         forget();
         let reserved = store.reserve(head.weight()).unwrap();
-        store.put(&Arc::new(Kept::new(Arc::new(head), bytes::Bytes::new(), reserved)), begun, |_| false)
+        store
+            .put(&Arc::new(Kept::new(Arc::new(head), Content::Memory(bytes::Bytes::new()), reserved)), begun, |_| false)
     };
     assert!(late(&|| {}) && late(&|| store.forget(&key("/b"))));
     assert!(!late(&|| store.forget(&key("/a"))));
@@ -92,7 +93,8 @@ fn what_was_forgotten_while_it_was_on_its_way_is_not_put_in() {
     let head = head("/a", &asked, false);
     let (begun, reserved) = (store.begin(&head.key), store.reserve(head.weight()).unwrap());
     assert!(
-        !store.put(&Arc::new(Kept::new(Arc::new(head), bytes::Bytes::new(), reserved)), begun, |_| true),
+        !store
+            .put(&Arc::new(Kept::new(Arc::new(head), Content::Memory(bytes::Bytes::new()), reserved)), begun, |_| true),
         "by a purge"
     );
 }

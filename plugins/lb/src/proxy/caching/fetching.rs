@@ -11,13 +11,13 @@ use http_body_util::BodyExt;
 use hyper::body::Body as _;
 
 use super::{Answer, Ask, Body, Trip};
+use crate::cache::disk::{Draft, SPOOL_BYTES};
 use crate::cache::filling::{Filling, Reader};
 use crate::cache::flights::{Landing, Lead};
 use crate::cache::give::{self, Give, Said};
-use crate::cache::kept::{Head, Kept, held};
+use crate::cache::kept::{AtHand, Content, Hand, Head, Kept, held};
 use crate::cache::policy::{Asker, Times, keep};
-use crate::cache::store::Begun;
-use crate::cache::{Cache, Outcome, strip};
+use crate::cache::{Cache, Moment, Outcome, strip};
 use crate::proxy::Proxy;
 use crate::proxy::outbound::Outbound;
 use crate::stream::AnswerBody;
@@ -40,7 +40,7 @@ pub(super) struct Errand<'a> {
 /// The moment before it went.
 #[derive(Clone, Copy)]
 struct Before {
-    begun: Begun,
+    begun: Moment,
     purged: LogIndex,
 }
 
@@ -49,7 +49,7 @@ impl Proxy {
     pub(super) async fn fetch(
         &self,
         mut errand: Errand<'_>,
-        mut kept: Option<Arc<Kept>>,
+        mut kept: Option<Hand>,
         outbound: &mut Outbound,
         trip: &mut Trip<'_>,
     ) -> Answer {
@@ -61,8 +61,8 @@ impl Proxy {
             false => Some(take_conditions(&mut outbound.head.headers)),
         };
         let (before, told, times) = loop {
-            let before = Before { begun: self.cache.store.begin(&ask.key), purged: self.cache.purged() };
-            let validates = kept.as_ref().filter(|kept| ask_whether(&kept.head, &mut outbound.head.headers));
+            let before = Before { begun: self.cache.begin(&ask.key), purged: self.cache.purged() };
+            let validates = kept.as_ref().filter(|kept| ask_whether(kept.head(), &mut outbound.head.headers));
             let asked = self.now();
             let told = self.tell(outbound, trip).await;
             let times = Times { asked, came: self.now(), wall: self.clock.wall() };
@@ -70,7 +70,7 @@ impl Proxy {
                 take_conditions(&mut outbound.head.headers);
             }
             match (validates, &told) {
-                (Some(kept), Ok(answer)) if is_about_another(answer, &kept.head) => {}
+                (Some(kept), Ok(answer)) if is_about_another(answer, kept.head()) => {}
                 (None, Ok(_)) | (_, Err(_)) | (Some(_), Ok(_)) => break (before, told, times),
             }
             // What it says is still good is not what is kept here: asked for without that, it has to say what it is.
@@ -81,7 +81,7 @@ impl Proxy {
         if let Some(kept) = kept.as_ref().filter(|_| is_failure(status)) {
             // It is left in peace for a moment.
             self.cache.store.is_unfit_until(&ask.key, now + FAILING_FOR, now);
-            if kept.head.freshness.stands_in(now) {
+            if kept.head().freshness.stands_in(now) {
                 if let Some(lead) = errand.lead.take() {
                     lead.land(Landing::Kept);
                 }
@@ -97,7 +97,7 @@ impl Proxy {
         })?;
         match kept.filter(|_| status == StatusCode::NOT_MODIFIED) {
             Some(kept) => Ok(self.freshen(&mut errand, &kept, answer, (before, times), outbound, trip)),
-            None => Ok(self.take_in(errand, answer, (before, times), outbound, trip)),
+            None => Ok(self.take_in(errand, answer, (before, times), outbound, trip).await),
         }
     }
 
@@ -105,35 +105,37 @@ impl Proxy {
     fn freshen(
         &self,
         errand: &mut Errand<'_>,
-        kept: &Arc<Kept>,
+        kept: &Hand,
         answer: Response<AnswerBody>,
         (before, times): (Before, Times),
         outbound: &Outbound,
         trip: &mut Trip<'_>,
     ) -> Response<AnswerBody> {
         let ask = errand.ask;
-        let merged = kept.head.freshened(answer.headers());
+        let merged = kept.head().freshened(answer.headers());
         let said = Said { fwd: Some(errand.why), fwd_status: Some(answer.status().as_u16()), ..Said::default() };
-        let freshness = keep(ask.asker, kept.head.status, &merged, &ask.terms.rules, times);
+        let freshness = keep(ask.asker, kept.head().status, &merged, &ask.terms.rules, times);
         let head = freshness.and_then(|freshness| {
             let whose = (ask.key.clone(), ask.way, ask.terms.app.clone());
-            Head::of(whose, &outbound.head.headers, (kept.head.status, merged), freshness, (times, before.purged))
+            Head::of(whose, &outbound.head.headers, (kept.head().status, merged), freshness, (times, before.purged))
         });
-        let reserved = head.as_ref().and_then(|head| self.cache.store.reserve(head.weight()));
+        let content = kept.kept.body.clone();
+        let reserved = head.as_ref().and_then(|head| self.cache.head(&content, head));
         let (Some(head), Some(reserved)) = (head, reserved) else {
             // It says now that nobody shall keep it, or it was asked for by somebody who is known, or there is no room.
             return self.give_kept(kept, outbound, trip, (Outcome::Revalidated, said), times.came);
         };
-        let fresh = Arc::new(Kept::new(Arc::new(head), kept.body.clone(), reserved));
+        let fresh = Arc::new(Kept::new(Arc::new(head), content, reserved));
         let stored = self.cache.put(&fresh, before.begun);
+        let fresh = Hand { kept: fresh, body: kept.body.clone() };
         if let Some(lead) = errand.lead.take() {
-            lead.land(landing(stored && fresh.head.freshness.is_fresh(times.came)));
+            lead.land(landing(stored && fresh.head().freshness.is_fresh(times.came)));
         }
         self.give_kept(&fresh, outbound, trip, (Outcome::Revalidated, Said { stored, ..said }), times.came)
     }
 
     /// An instance answered: keeps that if it may be kept.
-    fn take_in(
+    async fn take_in(
         &self,
         mut errand: Errand<'_>,
         answer: Response<AnswerBody>,
@@ -174,10 +176,12 @@ impl Proxy {
                     return pass_on(errand, parts, AnswerBody::kept(bytes), said, outbound);
                 };
                 // A copy of its own: the piece may hold on to a buffer much larger than itself.
-                let kept = Arc::new(Kept::new(head, held(bytes.to_vec(), of_body), of_head));
+                let bytes = held(bytes.to_vec(), of_body);
+                let kept = Arc::new(Kept::new(head, Content::Memory(bytes.clone()), of_head));
                 let stored = cache.put(&kept, before.begun);
+                let kept = Hand { kept, body: AtHand::Memory(bytes) };
                 if let Some(lead) = errand.lead.take() {
-                    lead.land(landing(stored && kept.head.freshness.is_fresh(now)));
+                    lead.land(landing(stored && kept.head().freshness.is_fresh(now)));
                 }
                 return self.give_kept(&kept, outbound, trip, (Outcome::Miss, Said { stored, ..said }), now);
             }
@@ -185,21 +189,31 @@ impl Proxy {
             Err(body) => body,
         };
         let length = body.size_hint().exact();
-        let room = (length.unwrap_or(0) <= cache.one_bytes_max()).then(|| cache.store.reserve(length.unwrap_or(0)));
-        let Some(room) = room else {
-            // It always will be.
+        let draft = match length.filter(|length| cache.is_for_disk(*length)) {
+            Some(_) => cache.draft(length, now).await,
+            None => None,
+        };
+        let in_memory = match draft.is_some() {
+            true => SPOOL_BYTES.min(cache.one_bytes_max()),
+            false => length.unwrap_or(0),
+        };
+        if draft.is_none() && in_memory > cache.one_bytes_max() {
+            // It will be the next time, too.
             cache.is_unfit(&ask.key, now);
             return pass_on(errand, parts, body, said, outbound);
+        }
+        let Some(reserved) = cache.store.reserve(in_memory) else {
+            return pass_on(errand, parts, body, said, outbound);
         };
-        let Some(reserved) = room else { return pass_on(errand, parts, body, said, outbound) };
         let filling = Filling::new(reserved);
         if let (Some(lead), Some(length)) = (&errand.lead, length)
+            && draft.as_ref().is_none_or(|draft| draft.is_sure)
             && head.freshness.is_fresh(now)
         {
             lead.land(Landing::Filling(head.clone(), filling.clone(), length));
         }
-        let fill =
-            Fill { cache: cache.clone(), lead: errand.lead.take(), head: head.clone(), begun: before.begun, length };
+        let (lead, begun) = (errand.lead.take(), before.begun);
+        let fill = Fill { cache: cache.clone(), lead, head: head.clone(), begun, length, draft };
         let reader = Reader::first(filling.clone(), length);
         let clock = self.clock.clone();
         self.spawner.spawn(async move { fill.run(&filling, body, || clock.now()).await });
@@ -219,13 +233,15 @@ struct Fill {
     cache: Arc<Cache>,
     lead: Option<Lead>,
     head: Arc<Head>,
-    begun: Begun,
+    begun: Moment,
     length: Option<u64>,
+    /// Where it goes, if that is not memory.
+    draft: Option<Draft>,
 }
 
 impl Fill {
     /// Takes all of it in, and keeps it if it is whole.
-    async fn run(self, filling: &Filling, mut body: AnswerBody, now: impl Fn() -> hirsel_model::Timestamp) {
+    async fn run(mut self, filling: &Filling, mut body: AnswerBody, now: impl Fn() -> hirsel_model::Timestamp) {
         let (mut came, mut trailer) = (0, None);
         while !body.is_end_stream() {
             let frame = match body.frame().await {
@@ -239,9 +255,18 @@ impl Fill {
                     came += more;
                     let most = self.cache.one_bytes_max();
                     // Room for one of known length was made before.
-                    let has_room = filling
-                        .push(&bytes, |reserved| self.length.is_some() || self.cache.store.grow(reserved, more, most));
-                    if !has_room {
+                    let has_room = self.length.is_some() || self.draft.is_some();
+                    let fits = filling.push(&bytes, |reserved| has_room || self.cache.store.grow(reserved, more, most));
+                    let fits = match &mut self.draft {
+                        Some(draft) => {
+                            let written = self.cache.write(draft, &bytes, now()).await;
+                            let (file, until) = draft.written();
+                            filling.is_written(file, until);
+                            written
+                        }
+                        None => fits || self.sinks(filling, now()).await,
+                    };
+                    if !fits {
                         self.cache.is_unfit(&self.head.key, now());
                         self.land(Landing::Unfit);
                         return filling.hand_over(body);
@@ -254,11 +279,16 @@ impl Fill {
             return filling.break_off(&io::ErrorKind::UnexpectedEof.into());
         }
         // Fields behind a body are for the one who asked.
+        if let Some(draft) = self.draft.take().filter(|_| trailer.is_none()) {
+            let stored = self.cache.settle(&self.head, draft, self.begun, now()).await;
+            self.land(landing(stored && self.head.freshness.is_fresh(now())));
+            return filling.finish(None, None);
+        }
         let room = if trailer.is_none() { self.cache.store.reserve(self.head.weight()) } else { None };
         let whole = room.and_then(|of_head| {
             let (of_body, whole) = filling.take()?;
             let body = held(whole, of_body);
-            let kept = Arc::new(Kept::new(self.head.clone(), body.clone(), of_head));
+            let kept = Arc::new(Kept::new(self.head.clone(), Content::Memory(body.clone()), of_head));
             let stored = self.cache.put(&kept, self.begun);
             self.land(landing(stored && kept.head.freshness.is_fresh(now())));
             Some(body)
@@ -267,6 +297,20 @@ impl Fill {
             self.land(Landing::Unfit);
         }
         filling.finish(whole, trailer);
+    }
+
+    /// It is more than memory takes: has it go to disk from here on, with all that has come. False where it does not.
+    async fn sinks(&mut self, filling: &Filling, now: hirsel_model::Timestamp) -> bool {
+        let Some(mut draft) = self.cache.draft(None, now).await else { return false };
+        for piece in filling.so_far() {
+            if !self.cache.write(&mut draft, &piece, now).await {
+                return false;
+            }
+            let (file, until) = draft.written();
+            filling.is_written(file, until);
+        }
+        self.draft = Some(draft);
+        true
     }
 
     fn land(&self, landing: Landing) {

@@ -43,15 +43,19 @@ pub trait Scratch: Send + Sync {
 
 /// Files below a folder, which is made with the first one.
 #[derive(Debug)]
-pub(super) struct Folders(PathBuf);
+pub(super) struct Folders {
+    folder: PathBuf,
+    /// One part of so many of the file system is left to others.
+    left_share: u64,
+}
 
 impl Folders {
     pub(super) fn new(folder: PathBuf) -> Self {
-        Self(folder)
+        Self { folder, left_share: LEFT_SHARE }
     }
 
     fn path(&self, number: u64) -> PathBuf {
-        self.0.join(format!("{:02x}", number % FOLDERS)).join(format!("{number:016x}"))
+        self.folder.join(format!("{:02x}", number % FOLDERS)).join(format!("{number:016x}"))
     }
 }
 
@@ -67,12 +71,13 @@ struct Opened {
     file: Arc<File>,
     /// There is room for all that will be written.
     has_room: bool,
+    left_share: u64,
 }
 
 /// Fails where `more` bytes would leave too little to others.
-fn leaves_enough(file: &File, more: u64) -> io::Result<()> {
+fn leaves_enough(file: &File, more: u64, left_share: u64) -> io::Result<()> {
     let stat = fstatvfs(file)?;
-    let (free, left) = (stat.f_bavail, stat.f_blocks / LEFT_SHARE);
+    let (free, left) = (stat.f_bavail, stat.f_blocks / left_share);
     let enough = free.saturating_sub(left).saturating_mul(stat.f_frsize) >= more;
     if enough { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
 }
@@ -96,10 +101,10 @@ impl Scrap for Opened {
     }
 
     fn write(&self, at: u64, bytes: Vec<u8>) -> BoxFuture<'static, io::Result<()>> {
-        let (file, has_room) = (self.file.clone(), self.has_room);
+        let (file, has_room, left_share) = (self.file.clone(), self.has_room, self.left_share);
         apart(move || {
             if !has_room {
-                leaves_enough(&file, bytes.len() as u64)?;
+                leaves_enough(&file, bytes.len() as u64, left_share)?;
             }
             file.write_all_at(&bytes, at)
         })
@@ -108,7 +113,7 @@ impl Scrap for Opened {
 
 impl Scratch for Folders {
     fn clear(&self) -> BoxFuture<'static, io::Result<()>> {
-        let folder = self.0.clone();
+        let folder = self.folder.clone();
         apart(move || {
             // A disk of its own may be mounted there: the folder itself stays.
             let entries = match fs::read_dir(&folder) {
@@ -127,7 +132,7 @@ impl Scratch for Folders {
     }
 
     fn create(&self, number: u64, bytes: u64) -> BoxFuture<'static, io::Result<Arc<dyn Scrap>>> {
-        let path = self.path(number);
+        let (path, left_share) = (self.path(number), self.left_share);
         apart(move || {
             let open = || OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
             let file = match (open(), path.parent()) {
@@ -139,19 +144,22 @@ impl Scratch for Folders {
             };
             let allocate = || Ok(fallocate(&file, FallocateFlags::empty(), 0, bytes)?);
             let has_room = bytes > 0;
-            let made = leaves_enough(&file, bytes).and_then(|()| if has_room { allocate() } else { Ok(()) });
+            let made =
+                leaves_enough(&file, bytes, left_share).and_then(|()| if has_room { allocate() } else { Ok(()) });
             if let Err(error) = made {
                 // It is of no use to anybody.
                 let _ = fs::remove_file(&path);
                 return Err(error);
             }
-            Ok(Arc::new(Opened { file: Arc::new(file), has_room }) as Arc<dyn Scrap>)
+            Ok(Arc::new(Opened { file: Arc::new(file), has_room, left_share }) as Arc<dyn Scrap>)
         })
     }
 
     fn open(&self, number: u64) -> BoxFuture<'static, io::Result<Arc<dyn Scrap>>> {
-        let path = self.path(number);
-        apart(move || Ok(Arc::new(Opened { file: Arc::new(File::open(path)?), has_room: false }) as Arc<dyn Scrap>))
+        let (path, left_share) = (self.path(number), self.left_share);
+        apart(move || {
+            Ok(Arc::new(Opened { file: Arc::new(File::open(path)?), has_room: false, left_share }) as Arc<dyn Scrap>)
+        })
     }
 
     fn remove(&self, number: u64) -> BoxFuture<'static, io::Result<()>> {
@@ -167,7 +175,8 @@ mod tests {
     #[tokio::test]
     async fn a_file_is_written_and_read_in_part_and_read_on_after_it_was_removed() {
         let folder = tempfile::tempdir().unwrap();
-        let scratch = Folders::new(folder.path().join("scratch"));
+        // The disk of whoever runs this may be as good as full.
+        let scratch = Folders { left_share: u64::MAX, ..Folders::new(folder.path().join("scratch")) };
         scratch.clear().await.unwrap();
         let file = scratch.create(300, 6).await.unwrap();
         file.write(0, b"abc".to_vec()).await.unwrap();

@@ -31,7 +31,7 @@ fn the_case_of_a_question_is_drawn_and_has_to_come_back() {
     let large = question(&asked(), 7, &[0xff; 32]);
     assert!(small.windows(3).any(|it| it == b"www") && large.windows(3).any(|it| it == b"WWW"));
     assert!(small.eq_ignore_ascii_case(&large));
-    let drawn: Vec<u8> = (0..32).map(|n| n * 37 + 5).collect();
+    let drawn: Vec<u8> = (0..32_u8).map(|n| n.wrapping_mul(37).wrapping_add(5)).collect();
     let drawn = question(&asked(), 7, drawn.as_slice().try_into().unwrap());
     let good = answer(&drawn, ResponseCode::NoError, &[60], None);
     assert_eq!(read(&good, &drawn), Told::Answer(good.clone()));

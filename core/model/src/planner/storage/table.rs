@@ -259,12 +259,15 @@ impl<'a> Board<'a> {
     /// Moves one place from a node that has more than its share to one that has less, if the sum of all squared loads by weight
     /// becomes less by it: so it ends.
     fn even_out(&mut self) -> bool {
-        let share = |at: &usize| (u128::from(self.load[*at]) << 64) / u128::from(self.hosts[*at].weight.max(1));
+        // In the order of what one less saves and one more costs, so that behind the first pair that gains nothing no other does.
+        let by_weight = |twice: u64, at: usize| (u128::from(twice) << 64) / u128::from(self.hosts[at].weight.max(1));
+        let saves = |at: &usize| by_weight(2 * self.load[*at] - 1, *at);
+        let costs = |at: &usize| by_weight(2 * self.load[*at] + 1, *at);
         let mut givers: Vec<usize> =
             (0..self.hosts.len()).filter(|at| self.load[*at] > 0 && self.hosts[*at].weight > 0).collect();
-        givers.sort_by_key(|at| (Reverse(share(at)), self.hosts[*at].id));
+        givers.sort_by_key(|at| (Reverse(saves(at)), self.hosts[*at].id));
         let mut takers: Vec<usize> = (0..self.hosts.len()).filter(|at| self.hosts[*at].takes).collect();
-        takers.sort_by_key(|at| (share(at), self.hosts[*at].id));
+        takers.sort_by_key(|at| (costs(at), self.hosts[*at].id));
         for giver in &givers {
             for taker in &takers {
                 if !self.gains(*giver, *taker) {

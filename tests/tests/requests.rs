@@ -106,3 +106,54 @@ fn the_id_of_an_answer_leads_to_its_line_its_reason_and_its_count_from_any_node(
         if text.contains("\"GET /whoami HTTP/1.1\" 200 ") { Ok(()) } else { Err(text.into()) }
     });
 }
+
+/// The status of each of so many requests for a page that is limited, over one connection.
+fn limited(lb: std::net::SocketAddr, requests: usize) -> Vec<u16> {
+    let output = Command::new("curl")
+        .args([
+            "--silent",
+            "--max-time",
+            "20",
+            "--header",
+            "host: limited.test",
+            "--write-out",
+            "%{stderr}%{http_code}\n",
+        ])
+        .arg(format!("http://{lb}/[1-{requests}]"))
+        .output()
+        .expect("curl runs");
+    String::from_utf8_lossy(&output.stderr).lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+#[test]
+fn what_a_client_took_of_one_load_balancer_it_gets_of_none() {
+    if lacks("curl", Command::new("curl").arg("--version").output().is_ok_and(|it| it.status.success())) {
+        return;
+    }
+    let cluster = Cluster::start(3);
+    let limited_page = "[route.\"limited.test\"]\nrespond = { status = 200, body = \"hello\" }\n\
+        rate_limit = { requests = 400, per = \"1h\", scope = \"cluster\" }\n";
+    cluster.apply(&format!("{}\n{limited_page}", sample(1)));
+    let lbs = cluster.lbs();
+    let [(_, first), (_, second), (_, third)] = lbs[..] else { panic!("three of them: {lbs:?}") };
+    for addr in [second, third] {
+        let is_there = || if limited(addr, 1) == [200] { Ok(()) } else { Err("no route yet".to_owned()) };
+        wait_for("the route is there", SOON, is_there);
+    }
+    wait_for("the first one has the route", SOON, || {
+        let all = limited(first, 400);
+        let taken = all.iter().filter(|status| **status == 200).count();
+        if taken >= 380 { Ok(()) } else { Err(format!("{taken} of {}", all.len())) }
+    });
+    let mut given = 0;
+    wait_for("the second one has heard of it", SOON, || match limited(second, 1)[..] {
+        [429] => Ok(()),
+        ref other => {
+            given += 1;
+            Err(format!("{other:?}"))
+        }
+    });
+    assert!(given < 300, "{given} more by a load balancer that counts alone");
+    let seen = limited(third, 5);
+    assert!(seen.iter().filter(|status| **status == 429).count() >= 4, "{seen:?}");
+}

@@ -36,6 +36,7 @@ use auth::{Auth, Keeper};
 use compress::Compression;
 use cors::{Cors, Leave};
 use errors::{By, ErrorPages};
+use rate::among::Among;
 use rate::{Clients, Limiter};
 use rewrite::Rewriter;
 
@@ -98,6 +99,8 @@ pub struct Tools {
     pub keeper: Arc<Keeper>,
     /// For rates.
     pub clients: Arc<Clients>,
+    /// For rates that hold for all load balancers together.
+    pub among: Arc<Among>,
     /// Where TLS is spoken.
     pub https_port: u16,
     /// By chance: load balancers do not take their turns in step.
@@ -113,7 +116,8 @@ impl Tools {
         chance.fill(&mut secret);
         let seed = chance.number();
         let clients = Arc::new(Clients::new(seed));
-        Self { keeper: Arc::new(Keeper::new(&secret, &clients)), clients, https_port, seed, meters: Arc::default() }
+        let keeper = Arc::new(Keeper::new(&secret, &clients));
+        Self { keeper, clients, among: Arc::default(), https_port, seed, meters: Arc::default() }
     }
 
     /// By no chance.
@@ -121,7 +125,7 @@ impl Tools {
     pub fn fixed() -> Self {
         let clients = Arc::new(Clients::new(0));
         let keeper = Arc::new(Keeper::new(&[0; 32], &clients));
-        Self { keeper, clients, https_port: HTTPS_PORT, seed: 0, meters: Arc::default() }
+        Self { keeper, clients, among: Arc::default(), https_port: HTTPS_PORT, seed: 0, meters: Arc::default() }
     }
 }
 
@@ -148,7 +152,7 @@ impl Acts {
         let kept = before.and_then(|before| before.rate.clone());
         let new = |limit| {
             let known_by = encode(&(app, &route.host, &route.path, &route.kind, &route.when, limit));
-            Arc::new(Limiter::new(limit, &known_by, &tools.clients))
+            Limiter::shared(limit, &known_by, &tools.clients, &tools.among)
         };
         let auth = actions.basic_auth.as_ref().map(|auth| Auth::of(app, auth, &tools.keeper)).transpose()?;
         Ok(Some(Self {

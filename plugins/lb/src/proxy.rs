@@ -24,6 +24,7 @@ use tokio::sync::watch;
 
 use crate::account::Account;
 use crate::actions::compress::encoder::Room;
+use crate::actions::rate::among::Among;
 use crate::actions::{Acts, Tools};
 use crate::budget::{Budget, KEPT_BYTES_MAX};
 use crate::cache::Cache;
@@ -71,6 +72,8 @@ pub struct Proxy {
     pub seer: Arc<Seer>,
     /// Answers that are kept.
     pub cache: Arc<Cache>,
+    /// Rates that hold for all load balancers together.
+    pub among: Arc<Among>,
     /// Itself, for what goes on beside a request.
     me: Weak<Proxy>,
     challenges: Challenges,
@@ -117,6 +120,8 @@ impl Proxy {
         let disk = scratch.map(|scratch| (disk_bytes, scratch, context.chance.number() >> 1));
         let tools = Tools::new(context.chance.as_ref(), context.config.https_port);
         let seer = Arc::new(Seer::new(context, tools.meters.clone()));
+        let among = tools.among.clone();
+        among.listen(&*context.peers, context.clock.clone());
         Self {
             routes: Routes::new(
                 context.me.clone(),
@@ -126,6 +131,7 @@ impl Proxy {
                 context.clock.clone(),
             ),
             seer,
+            among,
             cache: Arc::new(Cache::new(context.config.cache_bytes, disk)),
             me: me.clone(),
             secrets: context.secrets.clone(),

@@ -65,7 +65,7 @@ struct LbRole {
     https: Front,
     ports: Ports,
     floating: Floating,
-    background: [JoinHandle<()>; 10],
+    background: [JoinHandle<()>; 11],
 }
 
 impl LbRole {
@@ -87,6 +87,7 @@ impl LbRole {
             context.spawner.spawn(listen_to_news(proxy.clone(), context.live.clone())),
             context.spawner.spawn(keep_certificates(certificates.clone(), context.clone())),
             context.spawner.spawn(certificates.tickets.clone().follow(context.tickets.clone())),
+            context.spawner.spawn(proxy.among.clone().tell(context.clone())),
             context.spawner.spawn(proxy.cache.clone().tend(context.clock.clone())),
             context.spawner.spawn(proxy.cache.clone().sweep()),
             context.spawner.spawn(sweep(proxy.clone(), servers)),

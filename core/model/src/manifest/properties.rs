@@ -66,7 +66,7 @@ const LINES: [&str; 90] = [
     "rewrite = { regex = \"(\", replace = \"$\" }",
     "allow = [\"10.0.0.0/8\", \"::/0\", \"10.0.0.0/99\"]",
     "deny = \"10.0.0.1\"",
-    "rate_limit = { requests = 1, per = \"1s\", by = \"route\" }",
+    "rate_limit = { requests = 1, per = \"1s\", by = \"route\", scope = \"cluster\" }",
     "basic_auth = { users = { a = \"${secret.a}\", b = \"plain\" } }",
     "cors = { origins = \"*\", credentials = true }",
     "cors = { origins = [\"https://*.a.test\"], methods = [\"PUT\"], max_age = \"1h\" }",

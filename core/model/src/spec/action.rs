@@ -178,6 +178,9 @@ pub struct RateLimit {
     /// Whether the whole route has one bucket, and not each client one of its own.
     #[serde(default, skip_serializing_if = "is_default")]
     pub together: bool,
+    /// Whether all load balancers have the buckets in common, about, and not each its own.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub cluster: bool,
 }
 
 /// An answer that leads the client elsewhere.

@@ -29,7 +29,8 @@ pub const HASHES_AT_ONCE: usize = 2;
 
 /// Hashes computed for one client: a person errs a few times, a page of many parts asks at once, and whoever guesses gets a quarter of
 /// a processor at most.
-const HASHES_PER_CLIENT: RateLimit = RateLimit { requests: 60, per_ms: 60_000, burst: 20, together: false };
+const HASHES_PER_CLIENT: RateLimit =
+    RateLimit { requests: 60, per_ms: 60_000, burst: 20, together: false, cluster: false };
 
 /// Requests that wait for their turn: some seconds' worth. Whoever comes then is told to come again.
 const WAITING_MAX: usize = 64;

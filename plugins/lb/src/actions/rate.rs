@@ -12,6 +12,10 @@ use std::time::Duration;
 use hirsel_model::Timestamp;
 use hirsel_model::spec::RateLimit;
 
+use among::Among;
+
+pub mod among;
+
 /// Places of the table: this many times [`WAYS`] clients, in two megabytes.
 const SETS: usize = 16 * 1024;
 /// Clients of one place.
@@ -51,6 +55,21 @@ impl Clients {
         set[place] = Slot { key, full_at: rate.take(full_at, now)? };
         Ok(())
     }
+
+    /// Takes requests from the bucket of `key` that were taken elsewhere.
+    fn took_elsewhere(&self, rate: Rate, key: u64, number: u32, now: u64) {
+        let sets = self.sets.get_or_init(|| (0..SETS).map(|_| Mutex::default()).collect());
+        let at = (mix(key ^ self.seed) % sets.len() as u64) as usize;
+        let mut set = sets[at].lock().unwrap_or_else(PoisonError::into_inner);
+        let known = set.iter().position(|slot| slot.key == key && slot.full_at != 0);
+        let place = known.or_else(|| (0..WAYS).min_by_key(|at| set[*at].full_at)).unwrap_or_default();
+        let full_at = if known.is_some() { set[place].full_at } else { 0 };
+        let full_at = rate.took_elsewhere(full_at, number, now);
+        // One that is nearer to full makes no room for itself.
+        if known.is_some() || full_at >= set[place].full_at {
+            set[place] = Slot { key, full_at };
+        }
+    }
 }
 
 impl fmt::Debug for Clients {
@@ -64,6 +83,8 @@ impl fmt::Debug for Clients {
 pub struct Limiter {
     rate: Rate,
     buckets: Buckets,
+    /// With whom it is shared, and by what number others know it.
+    among: Option<(Arc<Among>, u64)>,
 }
 
 #[derive(Debug)]
@@ -84,6 +105,8 @@ struct Rate {
     interval: u64,
     /// How far a bucket may be from full for one more request.
     tolerance: u64,
+    /// Nanoseconds in which as many are given back as the limit says.
+    period: u64,
 }
 
 impl Limiter {
@@ -95,7 +118,21 @@ impl Limiter {
             true => Buckets::Together(Mutex::new(0)),
             false => Buckets::Each { route: number_of_route(route, clients.seed), clients: clients.clone() },
         };
-        Self { rate: Rate { interval, tolerance }, buckets }
+        let period = interval.saturating_mul(limit.requests.max(1).into());
+        Self { rate: Rate { interval, tolerance, period }, buckets, among: None }
+    }
+
+    /// The same, shared with other load balancers if the limit is the cluster's.
+    pub fn shared(limit: &RateLimit, route: &[u8], clients: &Arc<Clients>, among: &Arc<Among>) -> Arc<Self> {
+        let alone = Self::new(limit, route, clients);
+        if !limit.cluster {
+            return Arc::new(alone);
+        }
+        // The same on every node.
+        let number = number_of_route(route, 0);
+        let shared = Arc::new(Self { among: Some((among.clone(), number)), ..alone });
+        among.share(number, &shared);
+        shared
     }
 
     /// Takes a request of `client`.
@@ -104,13 +141,33 @@ impl Limiter {
     /// After how long it may ask again.
     pub fn take(&self, client: IpAddr, now: Timestamp) -> Result<(), Duration> {
         let now = now.0.saturating_mul(NS_PER_MS);
-        match &self.buckets {
+        let client = match &self.buckets {
             Buckets::Together(bucket) => {
                 let mut full_at = bucket.lock().unwrap_or_else(PoisonError::into_inner);
                 *full_at = self.rate.take(*full_at, now)?;
-                Ok(())
+                0
             }
-            Buckets::Each { route, clients } => clients.take(self.rate, mix(number_of(client) ^ route), now),
+            Buckets::Each { route, clients } => {
+                let client = number_of(client);
+                clients.take(self.rate, mix(client ^ route), now)?;
+                client
+            }
+        };
+        if let Some((among, route)) = &self.among {
+            among.took(*route, client);
+        }
+        Ok(())
+    }
+
+    /// Takes requests of a client, known by its number, that another node took.
+    fn took_elsewhere(&self, client: u64, number: u32, now: Timestamp) {
+        let now = now.0.saturating_mul(NS_PER_MS);
+        match &self.buckets {
+            Buckets::Together(bucket) => {
+                let mut full_at = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+                *full_at = self.rate.took_elsewhere(*full_at, number, now);
+            }
+            Buckets::Each { route, clients } => clients.took_elsewhere(self.rate, mix(client ^ route), number, now),
         }
     }
 }
@@ -129,6 +186,12 @@ impl Rate {
             None | Some(0) => Ok(full_at.max(now).saturating_add(self.interval)),
             Some(early) => Err(Duration::from_nanos(early)),
         }
+    }
+
+    /// When a bucket is full again after `number` requests that nobody could refuse here. Nobody waits for longer than a period.
+    fn took_elsewhere(self, full_at: u64, number: u32, now: u64) -> u64 {
+        let after = full_at.max(now).saturating_add(self.interval.saturating_mul(number.into()));
+        after.min(now.saturating_add(self.tolerance).saturating_add(self.period))
     }
 }
 
@@ -154,7 +217,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn limit(requests: u32, per_ms: u64, burst: u32, together: bool) -> Limiter {
-        Limiter::new(&RateLimit { requests, per_ms, burst, together }, b"route", &Arc::new(Clients::new(7)))
+        let limit = RateLimit { requests, per_ms, burst, together, cluster: false };
+        Limiter::new(&limit, b"route", &Arc::new(Clients::new(7)))
     }
 
     fn addr(text: &str) -> IpAddr {
@@ -189,7 +253,7 @@ mod tests {
     fn routes_share_a_table_and_no_bucket_and_a_route_made_anew_finds_its_own() {
         let clients = Arc::new(Clients::new(7));
         let of = |route: &str| {
-            let limit = RateLimit { requests: 1, per_ms: 1_000, burst: 1, together: false };
+            let limit = RateLimit { requests: 1, per_ms: 1_000, burst: 1, together: false, cluster: false };
             Limiter::new(&limit, route.as_bytes(), &clients)
         };
         let take = |limiter: &Limiter| limiter.take(addr("10.0.0.1"), Timestamp(1));

@@ -143,7 +143,7 @@ pub(in crate::manifest) fn blocks(key: &str, table: &Table<'_>, errors: &mut Err
 }
 
 fn rate_limit(table: &Table<'_>, errors: &mut Errors) -> Option<RateLimit> {
-    table.check_keys(&["requests", "per", "burst", "by"], &[], errors);
+    table.check_keys(&["requests", "per", "burst", "by", "scope"], &[], errors);
     if table.get("requests").is_none() {
         let message = format!("{} says not how many: requests = 100, per = \"1m\"", table.path());
         errors.absent(table.span(), message);
@@ -152,8 +152,9 @@ fn rate_limit(table: &Table<'_>, errors: &mut Errors) -> Option<RateLimit> {
     let per_ms = time(table, "per", PER_MS, errors).unwrap_or(1_000);
     let burst = table.count("burst", 1, REQUESTS_MAX, errors);
     let together = table.choice("by", &[("client", false), ("route", true)], errors).unwrap_or_default();
+    let cluster = table.choice("scope", &[("node", false), ("cluster", true)], errors).unwrap_or_default();
     let requests = requests?;
-    Some(RateLimit { requests, per_ms, burst: burst.unwrap_or(requests), together })
+    Some(RateLimit { requests, per_ms, burst: burst.unwrap_or(requests), together, cluster })
 }
 
 fn cors(table: &Table<'_>, errors: &mut Errors) -> Cors {

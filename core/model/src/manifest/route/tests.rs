@@ -186,7 +186,7 @@ timeout = "30s"
 body_max = "10MiB"
 rewrite = { strip_prefix = true, regex = '^/u/([0-9]+)$', replace = "/users/$1" }
 request_headers = { set = { X-Tenant = "shop" }, remove = ["Cookie"] }
-rate_limit = { requests = 100, per = "1m", by = "route" }
+rate_limit = { requests = 100, per = "1m", by = "route", scope = "cluster" }
 cors = { origins = "https://app.test", max_age = "10m" }
 
 [[route."h/api".rule]]
@@ -211,7 +211,7 @@ respond = { status = 503, body = "later" }
     assert_eq!(base.rewrite.replace.as_ref().unwrap().with, "/users/$1");
     assert_eq!(base.request_headers.set["x-tenant"], "shop");
     assert!(base.request_headers.remove.contains("cookie"));
-    let limit = RateLimit { requests: 100, per_ms: 60_000, burst: 100, together: true };
+    let limit = RateLimit { requests: 100, per_ms: 60_000, burst: 100, together: true, cluster: true };
     assert_eq!(base.rate_limit, Some(limit));
     assert_eq!(base.cors.as_ref().unwrap().max_age_s, Some(600));
     let rule = of(0);

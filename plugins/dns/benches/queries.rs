@@ -10,7 +10,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -214,8 +214,13 @@ fn program(name: &str) -> Option<std::path::PathBuf> {
         .find(|path| path.exists())
 }
 
+/// A port that is free for both kinds of sockets.
 fn free_addr() -> SocketAddr {
-    UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port")
+    let both = || {
+        let addr = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+        TcpListener::bind(addr).is_ok().then_some(addr)
+    };
+    std::iter::repeat_with(both).flatten().next().expect("a port")
 }
 
 /// Waits until questions are answered there.

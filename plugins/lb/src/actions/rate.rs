@@ -23,6 +23,9 @@ const WAYS: usize = 8;
 
 const NS_PER_MS: u64 = 1_000_000;
 
+/// A bucket lacks so many bursts at most, whatever others say that they took: as many as so many load balancers give at once.
+const BURSTS_MAX: u64 = 16;
+
 /// The bucket of one client: when it will be full again, in nanoseconds of the clock; zero for a place that is free.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Slot {
@@ -105,8 +108,6 @@ struct Rate {
     interval: u64,
     /// How far a bucket may be from full for one more request.
     tolerance: u64,
-    /// Nanoseconds in which as many are given back as the limit says.
-    period: u64,
 }
 
 impl Limiter {
@@ -118,8 +119,7 @@ impl Limiter {
             true => Buckets::Together(Mutex::new(0)),
             false => Buckets::Each { route: number_of_route(route, clients.seed), clients: clients.clone() },
         };
-        let period = interval.saturating_mul(limit.requests.max(1).into());
-        Self { rate: Rate { interval, tolerance, period }, buckets, among: None }
+        Self { rate: Rate { interval, tolerance }, buckets, among: None }
     }
 
     /// The same, shared with other load balancers if the limit is the cluster's.
@@ -188,10 +188,12 @@ impl Rate {
         }
     }
 
-    /// When a bucket is full again after `number` requests that nobody could refuse here. Nobody waits for longer than a period.
+    /// When a bucket is full again after `number` requests that nobody could refuse here. All of them count, or a client that comes to
+    /// several nodes at once would get more for ever; but not more than nodes could have taken.
     fn took_elsewhere(self, full_at: u64, number: u32, now: u64) -> u64 {
         let after = full_at.max(now).saturating_add(self.interval.saturating_mul(number.into()));
-        after.min(now.saturating_add(self.tolerance).saturating_add(self.period))
+        let burst = self.tolerance.saturating_add(self.interval);
+        after.min(now.saturating_add(burst.saturating_mul(BURSTS_MAX)))
     }
 }
 

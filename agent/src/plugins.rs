@@ -10,6 +10,7 @@ pub fn all() -> Vec<Arc<dyn Plugin>> {
     vec![
         Arc::new(hirsel_lb::Lb::new()),
         Arc::new(hirsel_compute::Compute),
+        Arc::new(hirsel_storage::Storage),
         Arc::new(hirsel_mgmt::Mgmt),
         Arc::new(hirsel_dns::Dns),
         Arc::new(hirsel_address::Address),

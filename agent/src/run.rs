@@ -21,7 +21,7 @@ use hirsel_model::report::NodeReport;
 use hirsel_model::{Generation, NodeId, RoleName, feature, reconciler};
 use hirsel_role::host::Host;
 use hirsel_role::peers::MeshPeers;
-use hirsel_role::{Context, Live, Me, Plugin, Voice};
+use hirsel_role::{Context, Groups, Live, Me, Plugin, Voice};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -329,6 +329,11 @@ fn contexts(shared: Arc<Shared>, role: RoleName) -> impl Fn(hirsel_role::Spawner
         voice: shared.voice.clone(),
         doors: Arc::new(calls::MeshDoors(shared.transport.clone())),
         peers: Arc::new(MeshPeers::new(shared.transport.clone(), role.clone(), spawner.clone())),
+        groups: Some(Groups {
+            world: shared.world.clone(),
+            calls: shared.transport.clone(),
+            incarnation: shared.incarnation,
+        }),
         clock: shared.world.clock.clone(),
         chance: shared.world.chance.clone(),
         spawner,

@@ -58,6 +58,7 @@ pub fn context(spawner: Spawner) -> Context {
         voice: Arc::default(),
         doors: Arc::new(NoDoors),
         peers: Arc::new(hirsel_role::peers::Nobody),
+        groups: None,
         clock: world.clock,
         chance: world.chance,
         spawner,

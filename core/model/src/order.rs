@@ -9,6 +9,7 @@ use crate::id::*;
 use crate::plan::{AddressCandidate, Phase};
 use crate::purge::Purges;
 use crate::spec::{AccessLog, AppProtocol, PortId, PortSpec, RouteSpec, ServiceSpec, ZoneSpec};
+use crate::storage::StorageTable;
 
 /// What this node shall make true for one role. An order without slots and work means: stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +45,19 @@ pub enum Work {
     Dns(Arc<DnsOrder>),
     /// address: hold these addresses, as far as nobody better does.
     Address(Arc<AddressOrder>),
+    /// storage: keep what this table says, where a slot is held, and serve all objects.
+    Storage(Arc<StorageOrder>),
+}
+
+/// Where objects are. Every node gets it, for any node answers for all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StorageOrder {
+    /// Partitions, and who votes in the metadata group.
+    pub table: StorageTable,
+    /// Who keeps data: holders of a slot.
+    pub nodes: BTreeSet<NodeId>,
+    /// The latest start of each node's agent that the cluster knows of: what earlier ones had begun is over.
+    pub incarnations: BTreeMap<NodeId, Incarnation>,
 }
 
 /// An instance to run here.

@@ -10,7 +10,7 @@ use crate::control::ControlState;
 use crate::id::*;
 use crate::order::{
     AddressOrder, Backend, BeatMember, DnsOrder, FloatingAddress, InstanceOrder, LbOrder, NamedApp, NamedNode, Order,
-    Work,
+    StorageOrder, Work,
 };
 use crate::plan::Phase;
 use crate::spec::ServiceSpec;
@@ -33,6 +33,8 @@ fn order(state: &ControlState, node: NodeId, role: &RoleName) -> Order {
         "dns" if state.spec.nodes.contains_key(&node) => Work::Dns(Arc::new(dns(state))),
         // Without a slot too: whoever held an address lets go of it when it hears who does now.
         "address" if state.spec.nodes.contains_key(&node) => Work::Address(Arc::new(address(state))),
+        // Without a slot as well: any node answers for all objects.
+        "storage" if state.spec.nodes.contains_key(&node) => Work::Storage(Arc::new(storage(state))),
         _ => Work::None,
     };
     Order { role: role.clone(), generation: plan.generation, slots, work }
@@ -70,6 +72,16 @@ fn address(state: &ControlState) -> AddressOrder {
         false => state.spec.nodes.iter().map(|(id, node)| (*id, member(node))).collect(),
     };
     AddressOrder { wanted, addresses, members }
+}
+
+/// Where objects are, and who keeps them.
+fn storage(state: &ControlState) -> StorageOrder {
+    let slots = state.plan.roles.get(&RoleName::storage()).into_iter().flat_map(BTreeMap::values);
+    StorageOrder {
+        table: state.plan.storage.clone(),
+        nodes: slots.map(|slot| slot.node).collect(),
+        incarnations: state.spec.nodes.iter().map(|(id, node)| (*id, node.incarnation)).collect(),
+    }
 }
 
 fn lb(state: &ControlState, node: NodeId) -> LbOrder {

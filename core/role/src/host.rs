@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use hirsel_mesh::seam::volume::Volume;
 use hirsel_mesh::seam::{BoxStream, Datagrams, Listener};
 use hirsel_model::{InstanceId, Revision, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -137,6 +138,12 @@ pub trait Host: Send + Sync {
     fn write(&self, path: &str, bytes: &[u8]) -> io::Result<()>;
     /// Removes a file under the role's data folder.
     fn remove(&self, path: &str) -> io::Result<()>;
+
+    /// A folder on a disk for data that is the role's to keep safe: the one at `path`, which must be there, or `disk` in the role's own
+    /// folder, which is made. Refused while somebody else uses it. It blocks for a moment.
+    fn volume(&self, _path: Option<&str>) -> io::Result<std::sync::Arc<dyn Volume>> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "this host has no disk for data"))
+    }
 
     /// Files that the role can do without; none where there are none, as in a simulation.
     fn scratch(&self) -> Option<std::sync::Arc<dyn Scratch>> {

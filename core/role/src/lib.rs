@@ -10,7 +10,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use hirsel_mesh::seam::{BoxStream, Chance, Clock};
+use hirsel_mesh::raft::Calls;
+use hirsel_mesh::seam::{BoxStream, Chance, Clock, World};
 use hirsel_model::grant::Holdings;
 use hirsel_model::order::Order;
 use hirsel_model::report::{RoleFacts, RoleReport};
@@ -87,6 +88,8 @@ pub struct Context {
     pub doors: Arc<dyn Doors>,
     /// The same role on other nodes.
     pub peers: Arc<dyn peers::Peers>,
+    /// What the role has Raft groups of its own with; none where there are none, as in tests of roles that need none.
+    pub groups: Option<Groups>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Chance.
@@ -102,6 +105,17 @@ pub struct Context {
     pub requests: requests::Window,
     /// The role's part of the agent's configuration.
     pub config: RoleConfig,
+}
+
+/// What Raft groups of a role stand on: logs in the agent's data folder, and calls of the mesh. Files and calls begin with the name of the role.
+#[derive(Clone)]
+pub struct Groups {
+    /// Where logs and states are.
+    pub world: World,
+    /// How members reach each other.
+    pub calls: Arc<dyn Calls>,
+    /// This start of the agent.
+    pub incarnation: Incarnation,
 }
 
 /// This node, as a role needs to know it.

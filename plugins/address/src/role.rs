@@ -105,7 +105,7 @@ impl AddressRole {
         let none = Arc::default();
         let wanted = match &order.work {
             Work::Address(wanted) => wanted,
-            Work::None | Work::Compute(_) | Work::Lb(_) | Work::Dns(_) => &none,
+            Work::None | Work::Compute(_) | Work::Lb(_) | Work::Dns(_) | Work::Storage(_) => &none,
         };
         self.look_around(wanted).await;
         self.trouble = match self.write_down(wanted) {

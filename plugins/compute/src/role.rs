@@ -86,7 +86,7 @@ impl ComputeRole {
         let now = self.context.clock.now();
         let orders = match &order.work {
             Work::Compute(orders) => orders.clone(),
-            Work::None | Work::Lb(_) | Work::Dns(_) | Work::Address(_) => BTreeMap::new(),
+            Work::None | Work::Lb(_) | Work::Dns(_) | Work::Address(_) | Work::Storage(_) => BTreeMap::new(),
         };
         let wanted: BTreeMap<InstanceId, Wanted> =
             orders.iter().map(|(id, order)| (id.clone(), self.wanted(id, order, processes, now))).collect();

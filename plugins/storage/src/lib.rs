@@ -1,9 +1,8 @@
-//! Storage: what the storage role is made of, as far as it is built.
+//! Storage: objects, kept on many nodes and reached through any.
 //!
-//! So far there is the data side of one node and the code that spreads data over many; nothing of it runs in an agent yet (see the README
-//! beside this crate for what is missing).
+//! [`role`] is the role on a node, [`gateway`] what speaks to the others for whoever wants objects, [`heal`] what is done beside all requests.
 //!
-//! Where to start: [`chunk`] is what data is cut into, and how it is known to be what was written. [`disk`] keeps chunks in a folder, with
+//! Below that: [`chunk`] is what data is cut into, and how it is known to be what was written. [`disk`] keeps chunks in a folder, with
 //! what a crash, a full disk or a flipped bit may do to it in mind. [`codec`] makes shards of stripes. [`wire`] is how nodes use each other's disks; [`spread`] and [`gather`] decide whom a write is sent to and a
 //! read is asked of, [`drive`] does it, and [`store`] is both for copies and stripes.
 //!
@@ -17,8 +16,13 @@ pub mod codec;
 pub mod decoders;
 pub mod disk;
 pub mod drive;
+pub mod gateway;
 pub mod gather;
+pub mod heal;
 pub mod meta;
+pub mod role;
 pub mod spread;
 pub mod store;
 pub mod wire;
+
+pub use role::Storage;

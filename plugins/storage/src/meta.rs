@@ -20,6 +20,7 @@
 //!
 //! Not here: HTTP, signatures, policies (documents are kept as they are), who may do what, and where chunks are placed.
 
+pub mod access;
 mod apply;
 pub mod command;
 pub mod decoders;
@@ -30,6 +31,7 @@ pub mod limits;
 pub mod list;
 pub mod machine;
 pub mod names;
+pub mod query;
 pub mod read;
 pub mod refusal;
 pub mod rows;

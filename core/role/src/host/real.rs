@@ -20,6 +20,8 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, select_all};
+use hirsel_mesh::seam::real::FolderVolume;
+use hirsel_mesh::seam::volume::Volume;
 use hirsel_mesh::seam::{BoxStream, Datagrams, Listener, Net};
 use hirsel_model::{InstanceId, Timestamp};
 use tokio::sync::Notify;
@@ -88,6 +90,7 @@ pub struct RealHost {
     files: PathBuf,
     journals: Arc<Journals>,
     scratch: Arc<Folders>,
+    disk: PathBuf,
     executable: Option<String>,
     net: Arc<dyn Net>,
     /// A process ended, was started or forgotten.
@@ -117,10 +120,20 @@ impl RealHost {
             files,
             journals,
             scratch,
+            disk: config.folder.join("disk"),
             executable,
             net: config.net,
             moved: Notify::new(),
         })
+    }
+
+    /// A folder for data, which is made if it is this host's own to choose.
+    fn data_folder(&self, path: Option<&str>) -> io::Result<PathBuf> {
+        let Some(path) = path else {
+            fs::create_dir_all(&self.disk)?;
+            return Ok(self.disk.clone());
+        };
+        Ok(PathBuf::from(path))
     }
 
     async fn blocking<T, F>(&self, work: F) -> io::Result<T>
@@ -320,6 +333,10 @@ impl Host for RealHost {
 
     fn remove(&self, path: &str) -> io::Result<()> {
         absent_is_fine(fs::remove_file(self.file(path)?))
+    }
+
+    fn volume(&self, path: Option<&str>) -> io::Result<Arc<dyn Volume>> {
+        Ok(Arc::new(FolderVolume::open(&self.data_folder(path)?)?))
     }
 
     fn scratch(&self) -> Option<Arc<dyn Scratch>> {

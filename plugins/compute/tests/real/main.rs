@@ -210,6 +210,7 @@ fn start(folder: &Path) -> (Arc<RealHost>, Box<dyn Role>, Arc<Notify>) {
         voice: Arc::default(),
         doors: Arc::new(NoDoors(Mutex::default())),
         peers: Arc::new(hirsel_role::peers::Nobody),
+        groups: None,
         clock: Arc::clone(&world.clock),
         chance: Arc::clone(&world.chance),
         spawner: Spawner::new(tokio::runtime::Handle::current()),

@@ -219,6 +219,7 @@ fn start(
         voice: Arc::default(),
         doors: Arc::new(doors.clone()),
         peers: Arc::new(hirsel_role::peers::Nobody),
+        groups: None,
         clock: Arc::new(VirtualClock(Instant::now())),
         chance: Arc::new(Counted(AtomicU64::new(5))),
         spawner: Spawner::new(tokio::runtime::Handle::current()),

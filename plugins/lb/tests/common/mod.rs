@@ -301,6 +301,7 @@ impl Bed {
             voice: Arc::default(),
             doors: doors.clone(),
             peers: Arc::new(hirsel_role::peers::Nobody),
+            groups: None,
             clock: clock.clone(),
             chance: Arc::new(Counted::default()),
             spawner: Spawner::new(tokio::runtime::Handle::current()),

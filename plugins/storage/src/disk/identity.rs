@@ -28,6 +28,11 @@ pub struct Identity {
 #[serde(transparent)]
 pub struct DiskId(pub u64);
 
+impl DiskId {
+    /// Whichever is the only one of a node. Never drawn.
+    pub const ONLY: DiskId = DiskId(0);
+}
+
 impl std::fmt::Display for DiskId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:016x}", self.0)

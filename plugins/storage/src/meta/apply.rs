@@ -54,8 +54,8 @@ fn carry_out(scene: &mut Scene, command: Command) -> Result<Answer, Stop> {
         return Err(Refusal::Level { what: need.what.into(), needs: need.level, level }.into());
     }
     match command {
-        Command::CreateBucket { name, owner, region, lockable, acl } => {
-            bucket::create(scene, &name, (owner, region), lockable, acl)
+        Command::CreateBucket { name, owner, region, lockable, acl, class } => {
+            bucket::create(scene, &name, (owner, region), lockable, (acl, class))
         }
         Command::DeleteBucket { name } => bucket::delete(scene, &name),
         Command::SetBucket { name, change } => bucket::change(scene, &name, change),

@@ -9,7 +9,8 @@ use hirsel_model::{Incarnation, NodeId, WallTime};
 use serde::{Deserialize, Serialize};
 
 use super::kinds::{
-    About, Acl, Checksum, DocumentKind, Lock, LockDefault, Missed, Quota, Retention, Versioning, Written,
+    About, Acl, Checksum, Class, DocumentKind, Lock, LockDefault, Missed, Quota, Retention, Versioning, WhenShort,
+    Written,
 };
 use super::names::{BucketName, ChunkId, ObjectKey, UploadId, VersionRef, WriteId};
 use super::refusal::Refusal;
@@ -45,6 +46,9 @@ pub enum Command {
         lockable: bool,
         /// Who may do what.
         acl: Acl,
+        /// How bodies are kept safe.
+        #[serde(default)]
+        class: Class,
     },
     /// Removes a bucket in which nothing is. Uploads under way end.
     DeleteBucket {
@@ -166,6 +170,8 @@ pub enum BucketChange {
     Quota(Quota),
     /// Who may do what.
     Acl(Acl),
+    /// How bodies are kept safe that are written from now on, and what becomes of those that cannot be.
+    Class(Class, WhenShort),
     /// A document, or none any more.
     Document(DocumentKind, Option<String>),
 }
@@ -386,7 +392,7 @@ pub enum Fate {
 /// Which feature level a command needs before it may be written. The patterns name every field, so that none can be forgotten.
 pub fn needed(command: &Command) -> Need {
     match command {
-        Command::CreateBucket { name: _, owner: _, region: _, lockable: _, acl: _ }
+        Command::CreateBucket { name: _, owner: _, region: _, lockable: _, acl: _, class: _ }
         | Command::DeleteBucket { name: _ }
         | Command::SetBucket { name: _, change: _ }
         | Command::Open { gateway: _, incarnation: _, writes: _ }

@@ -69,7 +69,8 @@ pub fn samples() -> Vec<(&'static str, Vec<u8>)> {
     let mut samples = vec![("meta-text", token::encode("photos/").into_bytes()), ("meta-text", b"null".to_vec())];
     if let Ok(name) = "pics".parse() {
         let (owner, region) = ("ann".into(), "here".into());
-        let command = Command::CreateBucket { name, owner, region, lockable: true, acl: Acl::Private };
+        let command =
+            Command::CreateBucket { name, owner, region, lockable: true, acl: Acl::Private, class: Default::default() };
         let entry = Entry { at: WallTime(1), salt: 2, command };
         samples.push(("meta-entry", codec::encode(&entry)));
         let mut rows = Memory::new();

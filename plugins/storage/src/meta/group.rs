@@ -5,10 +5,10 @@
 //! Any node may hand in entries, whether it is a member or not, as long as it knows who votes. Reads are made on members.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hirsel_mesh::raft::{Calls, Group, GroupConfig, GroupNames, ProposeError, Store, StoreError};
+use hirsel_mesh::raft::{Calls, Group, GroupConfig, GroupNames, Place, ProposeError, Store, StoreError};
 use hirsel_mesh::seam::World;
 use hirsel_model::storage::StorageTable;
 use hirsel_model::{NodeId, codec};
@@ -58,6 +58,8 @@ pub struct MetaGroup {
     group: Group,
     store: Arc<Store>,
     reader: Reader,
+    /// Who should vote by the plan, as this node heard last.
+    planned: Mutex<BTreeSet<NodeId>>,
 }
 
 impl MetaGroup {
@@ -82,7 +84,7 @@ impl MetaGroup {
         let store = Store::open(world, LOG_FILE).await?;
         let config = GroupConfig { names: NAMES, me, world: world.clone(), store: store.clone(), calls };
         let group = Group::start(config, Box::new(machine)).await?;
-        Ok(Self { me, group, store, reader })
+        Ok(Self { me, group, store, reader, planned: Mutex::default() })
     }
 
     /// The group as the mesh knows it: who leads, how far this node is, why it has stopped.
@@ -95,6 +97,22 @@ impl MetaGroup {
         self.group.standing().borrow().voters.clone()
     }
 
+    /// Whether this node has a copy of the rows that follows the others'.
+    pub fn is_member(&self) -> bool {
+        matches!(self.group.standing().borrow().place, Place::Voter | Place::Learner)
+    }
+
+    /// Whether this node leads the group, and what it reads is what all others would be told.
+    pub fn leads(&self) -> bool {
+        self.group.standing().borrow().mine
+    }
+
+    /// Who can be asked: those who vote, as far as this node knows, else those who should.
+    pub fn known_voters(&self) -> BTreeSet<NodeId> {
+        let voters = self.voters();
+        if voters.is_empty() { lock(&self.planned).clone() } else { voters }
+    }
+
     /// Takes one step towards what the plan says. Doing it again when that is reached changes nothing.
     ///
     /// # Errors
@@ -103,6 +121,7 @@ impl MetaGroup {
         if table.founder == Some(self.me) && !self.group.is_founded() {
             self.group.found().await.map_err(|error| error.to_string())?;
         }
+        lock(&self.planned).clone_from(&table.voters);
         self.group.hint(None, table.voters.clone());
         let leads = self.group.standing().borrow().mine;
         // The founder alone is no group yet for anybody else: what is written to it could be lost with it.
@@ -150,4 +169,8 @@ impl MetaGroup {
         self.group.shutdown().await;
         self.store.close().await;
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -59,6 +59,23 @@ pub struct Bucket {
     /// Who may do what, in one word.
     #[serde(default, skip_serializing_if = "is_default")]
     pub acl: Acl,
+    /// How bodies are kept safe that are written from now on.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub class: Class,
+    /// What becomes of a write that cannot be kept as safe as that.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub when_short: WhenShort,
+}
+
+/// What becomes of a write for which too few nodes are there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum WhenShort {
+    /// It is taken with fewer, though never with less than 2 copies or one shard more than are needed; what is missing is made later.
+    #[default]
+    Degrade,
+    /// It is refused.
+    Refuse,
 }
 
 /// Whether versions are kept.
@@ -201,6 +218,47 @@ pub enum Class {
     /// So many shards with data, and so many more.
     #[serde(rename = "e")]
     Erasure(u8, u8),
+}
+
+impl Default for Class {
+    fn default() -> Self {
+        Class::Copies(3)
+    }
+}
+
+impl Class {
+    /// Of how many nodes the partitions are in which its chunks are; none for a class that there are no partitions of.
+    pub fn width(self) -> Option<u8> {
+        match self {
+            Class::Copies(1..=3) => Some(3),
+            Class::Erasure(4, 2) => Some(6),
+            Class::Copies(_) | Class::Erasure(..) => None,
+        }
+    }
+
+    /// Pieces of a chunk, each on a node of its own.
+    pub fn pieces(self) -> u8 {
+        match self {
+            Class::Copies(copies) => copies,
+            Class::Erasure(data, parity) => data.saturating_add(parity),
+        }
+    }
+
+    /// Pieces from which a chunk can be read.
+    pub fn enough(self) -> u8 {
+        match self {
+            Class::Copies(_) => 1,
+            Class::Erasure(data, _) => data,
+        }
+    }
+
+    /// Pieces without which nothing is acknowledged, however few nodes there are.
+    pub fn least(self) -> u8 {
+        match self {
+            Class::Copies(copies) => copies.min(2),
+            Class::Erasure(data, parity) => data.saturating_add(parity.min(1)),
+        }
+    }
 }
 
 /// A chunk of a body.

@@ -1,5 +1,7 @@
 //! Listings: pages of bounded work. What is rolled up into a common prefix is skipped by one seek, however many keys it has.
 
+use serde::{Deserialize, Serialize};
+
 use super::key::{self, BucketId};
 use super::kinds::{Bucket, Named, Part, Upload, Version};
 use super::limits::PAGE_MAX;
@@ -8,7 +10,7 @@ use super::read::{self, value};
 use super::rows::{Row, Rows, RowsError, Step};
 
 /// Which keys.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ask {
     /// Those that begin with this.
     pub prefix: String,
@@ -21,7 +23,7 @@ pub struct Ask {
 }
 
 /// One page.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page<T> {
     /// In order.
     pub entries: Vec<T>,
@@ -131,7 +133,7 @@ pub fn objects(rows: &dyn Rows, bucket: BucketId, ask: &Ask) -> Result<Page<(Str
 }
 
 /// A version in a listing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listed {
     /// Its key.
     pub key: String,
@@ -241,7 +243,7 @@ fn older_than(
 }
 
 /// An upload in a listing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Uploading {
     /// Its key.
     pub key: String,

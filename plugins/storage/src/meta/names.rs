@@ -7,6 +7,7 @@ use data_encoding::BASE32HEX_NOPAD;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::limits::KEY_BYTES_MAX;
+use crate::chunk;
 
 /// Why something is no name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -205,7 +206,31 @@ impl ChunkId {
     pub fn number(self) -> u16 {
         u16::from_be_bytes([self.0[14], self.0[15]])
     }
+
+    /// What a shard of it is called on disks: no two pieces of other content may share a name there. A copy is the shard 0.
+    ///
+    /// # Panics
+    /// When it has more than [`SHARDS_MAX`] shards or a higher number than a body has chunks.
+    pub fn on_disk(self, shard: u8) -> chunk::ChunkId {
+        assert!(shard < SHARDS_MAX && self.number() >> NUMBER_BITS == 0, "shard {shard} of {self}");
+        let mut bytes = self.0;
+        bytes[14..].copy_from_slice(&(self.number() | u16::from(shard) << NUMBER_BITS).to_be_bytes());
+        chunk::ChunkId(bytes)
+    }
+
+    /// Which chunk, and which shard of it, something on a disk is.
+    pub fn from_disk(found: chunk::ChunkId) -> (Self, u8) {
+        let last = u16::from_be_bytes([found.0[14], found.0[15]]);
+        let mut bytes = found.0;
+        bytes[14..].copy_from_slice(&(last & ((1 << NUMBER_BITS) - 1)).to_be_bytes());
+        (Self(bytes), (last >> NUMBER_BITS) as u8)
+    }
 }
+
+/// Bits of the number of a chunk that count the chunks of one writing ([`super::limits::CHUNKS_MAX`]); above them, on disks, is the shard.
+const NUMBER_BITS: u32 = 11;
+/// Shards of a chunk, at most.
+pub const SHARDS_MAX: u8 = 32;
 
 impl fmt::Display for ChunkId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -259,6 +284,11 @@ mod tests {
         let write = WriteId([7; 12]);
         let chunk = ChunkId::new(258, write, 3);
         assert_eq!((chunk.partition(), chunk.write(), chunk.number()), (258, write, 3));
+        for shard in [0, 5, 31] {
+            let on_disk = chunk.on_disk(shard);
+            assert_eq!(ChunkId::from_disk(on_disk), (chunk, shard));
+            assert_eq!(on_disk == chunk::ChunkId(chunk.0), shard == 0);
+        }
         assert!(chunk < ChunkId::new(258, write, 256) && chunk < ChunkId::new(259, WriteId([0; 12]), 0));
     }
 }

@@ -1,14 +1,17 @@
 //! Questions about one thing. Asked of rows that are as new as the read point of the group, the answers are linearizable.
 
-use hirsel_model::NodeId;
+use std::collections::BTreeMap;
+
+use hirsel_model::{Incarnation, NodeId};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::key::{self, BucketId};
 use super::kinds::{
-    Body, Bucket, Chunk, ChunkRef, Class, DocumentKind, Head, List, Manifest, Missed, Object, Part, PartHead, Usage,
-    Version,
+    Body, Bucket, Chunk, ChunkRef, Class, DocumentKind, Head, List, Manifest, Missed, Part, PartHead, Upload, Usage,
+    Version, Write,
 };
-use super::names::{BucketName, ChunkId, ObjectKey, Stamp, VersionRef};
+use super::names::{BucketName, ChunkId, ObjectKey, Stamp, UploadId, VersionRef};
 use super::refusal::Refusal;
 use super::rows::{Rows, RowsError, Step};
 
@@ -98,8 +101,16 @@ pub fn version(
     Ok(row(rows, &key::version(bucket, key, number))?.filter(is))
 }
 
+/// An upload in parts that is under way.
+///
+/// # Errors
+/// [`Refusal::NoSuchUpload`], or when the rows cannot be read.
+pub fn upload(rows: &dyn Rows, bucket: BucketId, key: &ObjectKey, upload: UploadId) -> Result<Upload, ReadError> {
+    Ok(row(rows, &key::upload(bucket, key, upload))?.ok_or(Refusal::NoSuchUpload)?)
+}
+
 /// A piece of a body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Piece {
     /// Where in the body it begins.
     pub offset: u64,
@@ -109,13 +120,13 @@ pub struct Piece {
     pub class: Class,
 }
 
-/// The chunks of an object from the one that holds byte `from` on, at most `max`; none of a body that is in its row.
+/// The chunks of a body from the one that holds byte `from` on, at most `max`; none of a body that is in its row.
 ///
 /// # Errors
 /// When the rows cannot be read: what is named and not there counts as damage.
-pub fn layout(rows: &dyn Rows, object: &Object, from: u64, max: usize) -> Result<Vec<Piece>, RowsError> {
+pub fn layout(rows: &dyn Rows, body: &Body, from: u64, max: usize) -> Result<Vec<Piece>, RowsError> {
     let mut pieces = Pieces { from, max, found: Vec::new() };
-    pieces.body(rows, &object.body, 0)?;
+    pieces.body(rows, body, 0)?;
     Ok(pieces.found)
 }
 
@@ -171,22 +182,23 @@ fn manifest(rows: &dyn Rows, id: Stamp) -> Result<Manifest, RowsError> {
     row(rows, &key::manifest(id))?.ok_or_else(|| RowsError(format!("list {id} is named and not there")))
 }
 
-/// The parts of an object that was uploaded in parts, in order; none of one that was put whole.
+/// The parts of a body that was uploaded in parts, in order; none of one that was put whole.
 ///
 /// # Errors
 /// When the rows cannot be read.
-pub fn parts(rows: &dyn Rows, object: &Object) -> Result<Vec<PartHead>, RowsError> {
-    match &object.body {
-        Body::Manifest(id) if object.parts > 0 => match manifest(rows, *id)?.list {
+pub fn parts(rows: &dyn Rows, body: &Body) -> Result<Vec<PartHead>, RowsError> {
+    match body {
+        Body::Manifest(id) => match manifest(rows, *id)?.list {
             List::Parts { parts, .. } => Ok(parts),
             List::Chunks(..) => Ok(Vec::new()),
         },
-        Body::Manifest(_) | Body::Inline(_) | Body::Chunks(..) => Ok(Vec::new()),
+        Body::Inline(_) | Body::Chunks(..) => Ok(Vec::new()),
     }
 }
 
 /// What is known of a chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Known {
     /// Somebody can read it.
     Named(Chunk),
@@ -222,27 +234,32 @@ pub fn chunks(
     after: Option<ChunkId>,
     max: usize,
 ) -> Result<Vec<(ChunkId, Chunk)>, RowsError> {
-    in_partition(rows, b'k', partition, after, max, |key, bytes| Ok((chunk_in(key)?, value(key, bytes)?)))
+    in_partition(rows, b'k', Some(partition), after, max, |key, bytes| Ok((chunk_in(key)?, value(key, bytes)?)))
 }
 
-/// Condemned chunks of a partition, in order, after this one; at most `max`.
+/// Condemned chunks of a partition, or of all, in order, after this one; at most `max`.
 ///
 /// # Errors
 /// When the rows cannot be read.
 pub fn condemned(
     rows: &dyn Rows,
-    partition: u16,
+    partition: Option<u16>,
     after: Option<ChunkId>,
     max: usize,
 ) -> Result<Vec<ChunkId>, RowsError> {
     in_partition(rows, b'e', partition, after, max, |key, _| chunk_in(key))
 }
 
-/// What is missing where, of the chunks of a partition, in order, after this one; at most `max`.
+/// What is missing where, of the chunks of a partition, or of all, in order, after this one; at most `max`.
 ///
 /// # Errors
 /// When the rows cannot be read.
-pub fn repairs(rows: &dyn Rows, partition: u16, after: Option<ChunkId>, max: usize) -> Result<Vec<Missed>, RowsError> {
+pub fn repairs(
+    rows: &dyn Rows,
+    partition: Option<u16>,
+    after: Option<ChunkId>,
+    max: usize,
+) -> Result<Vec<Missed>, RowsError> {
     in_partition(rows, b'r', partition, after, max, |key, _| {
         let short = || RowsError("a row of kind r is short".into());
         let node = key::number_in(key, 18).ok_or_else(short)?;
@@ -257,12 +274,13 @@ fn chunk_in(key: &[u8]) -> Result<ChunkId, RowsError> {
 fn in_partition<T>(
     rows: &dyn Rows,
     kind: u8,
-    partition: u16,
+    partition: Option<u16>,
     after: Option<ChunkId>,
     max: usize,
     mut take: impl FnMut(&[u8], &[u8]) -> Result<T, RowsError>,
 ) -> Result<Vec<T>, RowsError> {
-    let (mut from, to) = key::all_of([[kind].as_slice(), &partition.to_be_bytes()].concat());
+    let partition = partition.map(u16::to_be_bytes);
+    let (mut from, to) = key::all_of([[kind].as_slice(), partition.as_ref().map_or(&[], |it| it)].concat());
     if let Some(after) = after {
         from = from.max(key::after(&[[kind].as_slice(), &after.0].concat()));
     }
@@ -283,6 +301,26 @@ fn in_partition<T>(
 /// When the rows cannot be read.
 pub fn least_table(rows: &dyn Rows, partition: u16) -> Result<u64, RowsError> {
     Ok(row(rows, &key::table(partition))?.unwrap_or_default())
+}
+
+/// Gateways that have writes open, with the earliest start of each that has; at most `max` writes are looked at, in the order of their ids.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn writers(rows: &dyn Rows, max: usize) -> Result<BTreeMap<NodeId, Incarnation>, RowsError> {
+    let (from, to) = key::all_of(b"w".to_vec());
+    let (mut found, mut looked) = (BTreeMap::new(), 0);
+    rows.scan(&from, &to, &mut |row, bytes| {
+        looked += 1;
+        if looked > max {
+            return Ok(Step::Stop);
+        }
+        let write: Write = value(row, bytes)?;
+        let earliest = found.entry(write.gateway).or_insert(write.incarnation);
+        *earliest = (*earliest).min(write.incarnation);
+        Ok(Step::On)
+    })?;
+    Ok(found)
 }
 
 /// Whether something is in the queue of what dies.

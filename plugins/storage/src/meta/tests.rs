@@ -125,7 +125,7 @@ fn take(rows: &mut Memory, changes: Changes) {
 
 fn create(name: &str, lockable: bool) -> Command {
     let (owner, region) = ("ann".into(), "here".into());
-    Command::CreateBucket { name: bucket(name), owner, region, lockable, acl: Acl::Private }
+    Command::CreateBucket { name: bucket(name), owner, region, lockable, acl: Acl::Private, class: Default::default() }
 }
 
 /// A body in so many chunks, as this write made it.

@@ -40,7 +40,11 @@ impl Service {
 
     /// A disk of this node.
     pub fn disk(&self, id: DiskId) -> Option<Arc<Disk>> {
-        self.disks.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+        let disks = self.disks.read().unwrap_or_else(PoisonError::into_inner);
+        match id {
+            DiskId::ONLY => disks.values().next().cloned(),
+            id => disks.get(&id).cloned(),
+        }
     }
 
     fn found(&self, id: DiskId) -> Result<Arc<Disk>, Refusal> {

@@ -3,7 +3,7 @@
 use super::scene::{Scene, Stop};
 use crate::meta::command::{Answer, BucketChange};
 use crate::meta::key;
-use crate::meta::kinds::{Acl, Bucket, Dying, LockDefault, Usage, Versioning};
+use crate::meta::kinds::{Acl, Bucket, Class, Dying, LockDefault, Usage, Versioning, WhenShort};
 use crate::meta::limits::{BUCKETS_MAX, WORD_BYTES_MAX};
 use crate::meta::names::BucketName;
 use crate::meta::refusal::Refusal;
@@ -16,7 +16,7 @@ pub fn create(
     name: &BucketName,
     (owner, region): (String, String),
     lockable: bool,
-    acl: Acl,
+    (acl, class): (Acl, Class),
 ) -> Result<Answer, Stop> {
     if let Some(there) = scene.read::<Bucket>(&key::bucket(name))? {
         return Err(if there.owner == owner { Refusal::BucketYours } else { Refusal::BucketTaken }.into());
@@ -26,6 +26,7 @@ pub fn create(
             return Err(Refusal::Argument(format!("{what} of {} bytes, 1 to {WORD_BYTES_MAX} are", word.len())).into());
         }
     }
+    known(class)?;
     if scene.head.buckets >= BUCKETS_MAX {
         return Err(Refusal::TooManyBuckets.into());
     }
@@ -40,6 +41,8 @@ pub fn create(
         lock: None,
         quota: Default::default(),
         acl,
+        class,
+        when_short: WhenShort::default(),
     };
     scene.head.buckets += 1;
     scene.write(key::bucket(name), &bucket);
@@ -86,6 +89,10 @@ pub fn change(scene: &mut Scene, name: &BucketName, change: BucketChange) -> Res
         }
         BucketChange::Quota(quota) => bucket.quota = quota,
         BucketChange::Acl(acl) => bucket.acl = acl,
+        BucketChange::Class(class, when_short) => {
+            known(class)?;
+            (bucket.class, bucket.when_short) = (class, when_short);
+        }
         BucketChange::Document(kind, None) => {
             scene.remove(key::document(bucket.id, kind));
             return Ok(Answer::Done);
@@ -101,4 +108,13 @@ pub fn change(scene: &mut Scene, name: &BucketName, change: BucketChange) -> Res
     }
     scene.write(key::bucket(name), &bucket);
     Ok(Answer::Done)
+}
+
+fn known(class: Class) -> Result<(), Stop> {
+    match class.width() {
+        Some(_) => Ok(()),
+        None => {
+            Err(Refusal::Argument(format!("{class:?} is no way to keep bodies: 1 to 3 copies are, and 4+2")).into())
+        }
+    }
 }

@@ -231,7 +231,10 @@ impl Model {
                         bucket.versioning = *to;
                     }
                     BucketChange::Quota(quota) => bucket.quota = *quota,
-                    BucketChange::Lock(_) | BucketChange::Acl(_) | BucketChange::Document(..) => {}
+                    BucketChange::Lock(_)
+                    | BucketChange::Acl(_)
+                    | BucketChange::Class(..)
+                    | BucketChange::Document(..) => {}
                 }
                 Ok(())
             }

@@ -214,6 +214,7 @@ impl History {
                 region: "here".into(),
                 lockable: false,
                 acl: Acl::Private,
+                class: Class::default(),
             },
             2 | 3 => {
                 let to = self.pick(&[Versioning::Off, Versioning::On, Versioning::On, Versioning::Suspended]);
@@ -402,10 +403,10 @@ impl History {
                 let (Some(object), Some(known)) = (found.object, &known.object) else { continue };
                 assert_eq!((object.bytes, &object.etag, object.lock), (known.bytes, &known.etag, known.lock));
                 assert_eq!(object.about.tags, known.tags);
-                let pieces = read::layout(rows, &object, 0, usize::MAX).expect("memory");
+                let pieces = read::layout(rows, &object.body, 0, usize::MAX).expect("memory");
                 let chunks: Vec<ChunkRef> = pieces.iter().map(|piece| piece.chunk).collect();
                 assert_eq!(chunks, known.chunks, "seed {seed}");
-                let half = read::layout(rows, &object, object.bytes / 2, 2).expect("memory");
+                let half = read::layout(rows, &object.body, object.bytes / 2, 2).expect("memory");
                 let holds = |piece: &&read::Piece| piece.offset + u64::from(piece.chunk.bytes) > object.bytes / 2;
                 let expected: Vec<_> = pieces.iter().filter(holds).take(2).copied().collect();
                 assert_eq!(half, expected, "seed {seed}");

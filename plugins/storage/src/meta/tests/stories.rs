@@ -58,7 +58,14 @@ fn a_bucket_is_its_owners_and_goes_when_it_is_empty() {
     let mut town = Town::with(PICS, Versioning::Off);
     assert_eq!(town.run(create(PICS, false)), Err(Refusal::BucketYours));
     let Command::CreateBucket { name, region, .. } = create(PICS, false) else { unreachable!() };
-    let other = Command::CreateBucket { name, owner: "bob".into(), region, lockable: false, acl: Acl::Private };
+    let other = Command::CreateBucket {
+        name,
+        owner: "bob".into(),
+        region,
+        lockable: false,
+        acl: Acl::Private,
+        class: Default::default(),
+    };
     assert_eq!(town.run(other), Err(Refusal::BucketTaken));
     town.put(PICS, "a", Condition::default()).expect("a put");
     let delete = Command::DeleteBucket { name: bucket(PICS) };
@@ -221,7 +228,7 @@ fn a_copy_shares_chunks_and_the_last_of_them_condemns() {
         let chunk = ChunkId::new(1, write, 1);
         assert!(matches!(read::chunk(&town.rows, chunk), Ok(read::Known::Named(_))));
         let object = newest(&town, "b").and_then(|version| version.object).expect("the copy");
-        let pieces = read::layout(&town.rows, &object, 60, 3).expect("memory");
+        let pieces = read::layout(&town.rows, &object.body, 60, 3).expect("memory");
         assert!(pieces.iter().any(|piece| piece.offset <= 60) && pieces.len() == 3.min(usize::from(chunks) / 2));
         town.delete(PICS, "b", None).expect("a deletion");
         town.sweep();
@@ -267,20 +274,20 @@ fn a_commit_by_an_older_table_is_refused_once_the_partition_has_moved() {
     let newer = Written::Chunks { write, class, chunks: chunks.clone(), missed, table: 5 };
     town.run(commit(&newer)).expect("the write is still open");
     // What a commit missed is queued with it, and what is not named is not mended.
-    assert_eq!(read::repairs(&town.rows, 1, None, 10), Ok(vec![]));
+    assert_eq!(read::repairs(&town.rows, Some(1), None, 10), Ok(vec![]));
     town.run(Command::AddRepairs { missed: vec![lacks] }).expect("a repair");
-    assert_eq!(read::repairs(&town.rows, 1, None, 10), Ok(vec![lacks]));
+    assert_eq!(read::repairs(&town.rows, Some(1), None, 10), Ok(vec![lacks]));
     town.delete(PICS, "a", None).expect("a deletion");
-    assert_eq!(read::repairs(&town.rows, 1, None, 10), Ok(vec![]));
+    assert_eq!(read::repairs(&town.rows, Some(1), None, 10), Ok(vec![]));
     assert_eq!(town.run(Command::AddRepairs { missed: vec![lacks] }), Ok(Answer::Some { done: 0, more: false }));
     let write = town.open();
     let Written::Chunks { class, chunks, .. } = written(write, 2, 30) else { unreachable!() };
     let missed: Vec<Missed> =
         chunks.iter().map(|chunk| Missed { chunk: chunk.id, shard: 1, node: NodeId(4) }).collect();
     town.run(commit(&Written::Chunks { write, class, chunks, missed: missed.clone(), table: 5 })).expect("a put");
-    assert_eq!(read::repairs(&town.rows, 0, None, 10), Ok(missed[..1].to_vec()));
+    assert_eq!(read::repairs(&town.rows, Some(0), None, 10), Ok(missed[..1].to_vec()));
     town.run(Command::Repaired { missed: missed[..1].to_vec() }).expect("it is there");
-    assert_eq!(read::repairs(&town.rows, 0, None, 10), Ok(vec![]));
+    assert_eq!(read::repairs(&town.rows, Some(0), None, 10), Ok(vec![]));
 }
 
 #[test]
@@ -309,8 +316,8 @@ fn an_upload_is_finished_by_its_parts_as_the_client_knows_them() {
     assert_eq!(finish(&mut town, "big", upload, &[1, 2, 3]), Ok(won.clone()), "whose answer was lost asks again");
     assert_eq!(part(&mut town, "big", upload, 1, five), Err(Refusal::NoSuchUpload));
     let object = newest(&town, "big").and_then(|version| version.object).expect("an object");
-    assert_eq!(read::parts(&town.rows, &object).expect("memory").len(), 3);
-    let pieces = read::layout(&town.rows, &object, five, 10).expect("memory");
+    assert_eq!(read::parts(&town.rows, &object.body).expect("memory").len(), 3);
+    let pieces = read::layout(&town.rows, &object.body, five, 10).expect("memory");
     assert_eq!(pieces.iter().map(|piece| piece.offset).collect::<Vec<_>>(), [five, 2 * five + 1]);
     town.sweep();
     assert_eq!(list::parts(&town.rows, upload, 3, 10), Ok((Vec::new(), false)), "what is not listed is gone");

@@ -105,7 +105,7 @@ fn ten_thousand_parts_are_one_object_and_die_piece_by_piece() {
     town.run(Command::CompleteUpload(Box::new(complete(&parts)))).expect("an object");
     let found = read::newest(&town.rows, 1, &object("big")).expect("memory").and_then(|it| it.object).expect("it is");
     assert_eq!((found.bytes, found.parts), (50_000 * MIB, 10_000));
-    let (pieces, rows) = counted(&town.rows, |rows| read::layout(rows, &found, 49_999 * MIB, 3).expect("memory"));
+    let (pieces, rows) = counted(&town.rows, |rows| read::layout(rows, &found.body, 49_999 * MIB, 3).expect("memory"));
     assert!(!pieces.is_empty() && rows <= 8, "{rows} rows to find the end of an object of 10,000 parts");
     town.delete("pics", "big", None).expect("a deletion");
     // Each step of the sweep writes a limited number of rows.

@@ -1,0 +1,184 @@
+//! Objects through any node: metadata and data together. Whatever speaks to clients stands on this; it keeps no state of its own.
+//!
+//! A body is written to storage nodes first, synced there, then named by a commit: [`Gateway::writer`] takes it piece by piece, and what it ends in
+//! goes into the command that makes the object. A body is read by what the metadata says of it: [`Gateway::read`].
+//!
+//! Kept: nothing that was not committed can be read; a commit names only what is safe on as many nodes as its class promises, or, where the
+//! bucket allows that, on as many as there are, and then says which missed it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use hirsel_mesh::seam::{Chance, Clock};
+use hirsel_model::order::StorageOrder;
+use hirsel_model::{Incarnation, NodeId, Timestamp, WallTime};
+use hirsel_role::{Live, Spawner};
+use tokio::sync::watch;
+
+use crate::codec::{Codec, Scheme};
+use crate::meta::access::{MetaError, Metadata};
+use crate::meta::command::{Answer, Command};
+use crate::meta::kinds::{Class, Object, WhenShort};
+use crate::meta::query::{Query, Reply};
+use crate::meta::refusal::Refusal;
+use crate::store::Store;
+
+mod places;
+mod pool;
+mod reader;
+mod writer;
+
+pub use places::{Places, target};
+pub use reader::Body;
+pub use writer::{WriteError, Writer};
+
+/// Objects, as this node reaches them. Copies are the same one.
+#[derive(Clone)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+}
+
+/// What a gateway is made of.
+pub struct Parts {
+    /// This node.
+    pub me: NodeId,
+    /// This start of it: writes of others are ended.
+    pub incarnation: Incarnation,
+    /// What the cluster agrees on.
+    pub meta: Metadata,
+    /// The disks of all nodes.
+    pub store: Store,
+    /// Where data is, as the plan says.
+    pub order: watch::Receiver<Arc<StorageOrder>>,
+    /// Who is heard.
+    pub live: watch::Receiver<Arc<Live>>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub chance: Arc<dyn Chance>,
+    /// Where what goes on beside a request runs.
+    pub spawner: Spawner,
+}
+
+struct Shared {
+    parts: Parts,
+    pool: pool::Pool,
+    codecs: Mutex<BTreeMap<Scheme, Arc<Codec>>>,
+}
+
+impl Gateway {
+    /// Of these parts.
+    pub fn new(parts: Parts) -> Self {
+        Self { shared: Arc::new(Shared { parts, pool: pool::Pool::default(), codecs: Mutex::default() }) }
+    }
+
+    /// Which node this is.
+    pub fn me(&self) -> NodeId {
+        self.shared.parts.me
+    }
+
+    /// The time, for people and clients.
+    pub fn wall(&self) -> WallTime {
+        self.shared.parts.clock.wall()
+    }
+
+    /// The time to measure by.
+    pub fn now(&self) -> Timestamp {
+        self.shared.parts.clock.now()
+    }
+
+    /// Chance.
+    pub fn chance(&self) -> &dyn Chance {
+        &*self.shared.parts.chance
+    }
+
+    /// What the cluster agrees on.
+    pub fn meta(&self) -> &Metadata {
+        &self.shared.parts.meta
+    }
+
+    /// The disks of all nodes.
+    pub fn store(&self) -> &Store {
+        &self.shared.parts.store
+    }
+
+    /// Where what goes on beside a request runs.
+    pub fn spawner(&self) -> &Spawner {
+        &self.shared.parts.spawner
+    }
+
+    /// Where data is, by the plan that this node knows and by who is heard now.
+    pub fn places(&self) -> Places {
+        let (order, live) = (self.shared.parts.order.borrow().clone(), self.shared.parts.live.borrow().clone());
+        Places::new(order, live, self.shared.parts.me)
+    }
+
+    /// Has a command carried out; see [`Metadata::ask`].
+    ///
+    /// # Errors
+    /// When it is refused, or nobody leads in time.
+    pub async fn ask(&self, command: Command) -> Result<Answer, MetaError> {
+        let asked = self.shared.parts.meta.ask(command).await;
+        // Who ended one of our writes ended all that this start had opened by then.
+        if matches!(&asked, Err(MetaError::Refused(Refusal::NotOpen))) {
+            self.shared.pool.forget();
+        }
+        asked
+    }
+
+    /// The answer to one question; see [`Metadata::look`].
+    ///
+    /// # Errors
+    /// When it is refused, or nobody can answer in time.
+    pub async fn look(&self, query: Query) -> Result<Reply, MetaError> {
+        self.shared.parts.meta.look(query).await
+    }
+
+    /// The answers to several questions out of one moment; see [`Metadata::look_all`].
+    ///
+    /// # Errors
+    /// When nobody can answer in time.
+    pub async fn look_all(&self, queries: Vec<Query>) -> Result<Vec<Result<Reply, Refusal>>, MetaError> {
+        self.shared.parts.meta.look_all(queries).await
+    }
+
+    /// Takes a body, kept as `class` says.
+    pub fn writer(&self, class: Class, when_short: WhenShort) -> Writer {
+        Writer::new(self.clone(), class, when_short)
+    }
+
+    /// Gives the bytes `from..to` of an object; `pieces` are those that the metadata told with it, from `from` on.
+    pub fn read(&self, object: &Object, pieces: Vec<crate::meta::read::Piece>, from: u64, to: u64) -> Body {
+        Body::new(self.clone(), object, pieces, from, to)
+    }
+
+    /// The whole of a short body, at once; none of one longer than `max`.
+    ///
+    /// # Errors
+    /// In words, when it cannot be read.
+    pub async fn read_whole(
+        &self,
+        object: &Object,
+        pieces: Vec<crate::meta::read::Piece>,
+        max: usize,
+    ) -> Result<Option<Bytes>, String> {
+        if object.bytes > max as u64 {
+            return Ok(None);
+        }
+        let mut body = self.read(object, pieces, 0, object.bytes);
+        let mut all = bytes::BytesMut::with_capacity(usize::try_from(object.bytes).unwrap_or_default());
+        while let Some(piece) = body.next().await? {
+            all.extend_from_slice(&piece);
+        }
+        Ok(Some(all.freeze()))
+    }
+
+    pub(crate) fn codec(&self, scheme: Scheme) -> Arc<Codec> {
+        lock(&self.shared.codecs).entry(scheme).or_insert_with(|| Arc::new(Codec::new(scheme))).clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,229 @@
+//! A body on its way in.
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesOrdered;
+use hirsel_model::NodeId;
+
+use super::{Gateway, Places};
+use crate::chunk::CHUNK_BYTES_MAX;
+use crate::codec::Scheme;
+use crate::meta::access::MetaError;
+use crate::meta::command::Command;
+use crate::meta::kinds::{ChunkRef, Class, Missed, WhenShort, Written};
+use crate::meta::limits::{BODY_BYTES_MAX, CHUNKS_MAX, INLINE_BYTES_MAX};
+use crate::meta::names::{ChunkId, WriteId};
+use crate::spread::Goal;
+use crate::store::Piece;
+use crate::wire::Target;
+
+/// Chunks of one body that are being written at once, each with its bytes in memory: enough to fill the time of a sync.
+const AT_ONCE_MAX: usize = 3;
+
+/// Why a body is not kept. Nothing of it can ever be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// The metadata say no, or nothing.
+    #[error("{0}")]
+    Meta(#[from] MetaError),
+    /// Longer than a body may be.
+    #[error("a body of more than {BODY_BYTES_MAX} bytes")]
+    TooLarge,
+    /// Too few nodes took it.
+    #[error("{safe} of {needed} storage nodes took a piece, and {least} are the least: {why}")]
+    TooFew {
+        /// How many took it.
+        safe: usize,
+        /// How many should.
+        needed: usize,
+        /// How many must.
+        least: usize,
+        /// Why others did not.
+        why: String,
+    },
+    /// Every node that should take it is full.
+    #[error("the storage nodes are full: {0}")]
+    Full(String),
+}
+
+/// A body on its way in, piece by piece. Dropped before [`Writer::finish`], it leaves nothing that anybody could read.
+pub struct Writer {
+    gateway: Gateway,
+    class: Class,
+    when_short: WhenShort,
+    held: BytesMut,
+    taken: u64,
+    begun: Option<Begun>,
+}
+
+/// What is known once the body is too long to be kept in its row.
+struct Begun {
+    write: WriteId,
+    places: Places,
+    chunks: Vec<ChunkRef>,
+    missed: Vec<Missed>,
+    running: FuturesOrdered<BoxFuture<'static, Result<Vec<Missed>, WriteError>>>,
+}
+
+impl Writer {
+    pub(super) fn new(gateway: Gateway, class: Class, when_short: WhenShort) -> Self {
+        Self { gateway, class, when_short, held: BytesMut::new(), taken: 0, begun: None }
+    }
+
+    /// Bytes that were taken.
+    pub fn bytes(&self) -> u64 {
+        self.taken
+    }
+
+    /// Takes the next piece, and waits while too much is on its way.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; then the writer is to be dropped.
+    pub async fn push(&mut self, mut piece: Bytes) -> Result<(), WriteError> {
+        self.taken += piece.len() as u64;
+        if self.taken > BODY_BYTES_MAX {
+            return Err(WriteError::TooLarge);
+        }
+        while !piece.is_empty() {
+            let room = CHUNK_BYTES_MAX as usize - self.held.len();
+            let part = piece.split_to(room.min(piece.len()));
+            self.held.extend_from_slice(&part);
+            if self.held.len() == CHUNK_BYTES_MAX as usize {
+                self.send().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The body, once all of it is safe: to be named by a commit.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub async fn finish(mut self) -> Result<Written, WriteError> {
+        if self.begun.is_none() && self.held.len() <= INLINE_BYTES_MAX {
+            return Ok(Written::Inline(std::mem::take(&mut self.held).to_vec()));
+        }
+        if !self.held.is_empty() {
+            self.send().await?;
+        }
+        let class = self.class;
+        let Some(begun) = &mut self.begun else { return Ok(Written::Inline(Vec::new())) };
+        while let Some(sent) = begun.running.next().await {
+            begun.missed.extend(sent?);
+        }
+        let Some(begun) = self.begun.take() else { return Ok(Written::Inline(Vec::new())) };
+        let (write, table) = (begun.write, begun.places.version());
+        Ok(Written::Chunks { write, class, table, chunks: begun.chunks, missed: begun.missed })
+    }
+
+    /// Sends off what is held.
+    async fn send(&mut self) -> Result<(), WriteError> {
+        if self.begun.is_none() {
+            let (write, places) = (self.gateway.open().await?, self.gateway.places());
+            let (chunks, missed, running) = (Vec::new(), Vec::new(), FuturesOrdered::new());
+            self.begun = Some(Begun { write, places, chunks, missed, running });
+        }
+        let Some(begun) = &mut self.begun else { return Ok(()) };
+        while begun.running.len() >= AT_ONCE_MAX {
+            if let Some(sent) = begun.running.next().await {
+                begun.missed.extend(sent?);
+            }
+        }
+        if begun.chunks.len() >= CHUNKS_MAX {
+            return Err(WriteError::TooLarge);
+        }
+        let content = self.held.split().freeze();
+        let Some(partition) = begun.places.draw(self.class, self.gateway.chance().number()) else {
+            return Err(too_few(self.class, self.when_short, 0, "no node stores anything yet".into()));
+        };
+        let number = u16::try_from(begun.chunks.len()).map_err(|_| WriteError::TooLarge)?;
+        let id = ChunkId::new(partition, begun.write, number);
+        begun.chunks.push(ChunkRef { id, bytes: content.len() as u32 });
+        let sending = Sending { gateway: self.gateway.clone(), places: begun.places.clone(), id, content };
+        let (class, when_short) = (self.class, self.when_short);
+        // A task of its own, so that it goes on while the client sends more.
+        let task = self.gateway.spawner().spawn(sending.send(class, when_short));
+        begun.running.push_back(Box::pin(Ending(task)));
+        Ok(())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let Some(begun) = self.begun.take() else { return };
+        let (gateway, write) = (self.gateway.clone(), begun.write);
+        // Should this be lost, the write ends with this start of the gateway.
+        self.gateway.spawner().spawn(async move { drop(gateway.ask(Command::Abort { writes: vec![write] }).await) });
+    }
+}
+
+/// A task that ends with whoever waits for it.
+struct Ending(tokio::task::JoinHandle<Result<Vec<Missed>, WriteError>>);
+
+impl Future for Ending {
+    type Output = Result<Vec<Missed>, WriteError>;
+
+    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
+        std::pin::Pin::new(&mut self.0).poll(cx).map(|ended| ended.unwrap_or(Err(WriteError::Meta(MetaError::Unknown))))
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// One chunk on its way.
+struct Sending {
+    gateway: Gateway,
+    places: Places,
+    id: ChunkId,
+    content: Bytes,
+}
+
+impl Sending {
+    async fn send(self, class: Class, when_short: WhenShort) -> Result<Vec<Missed>, WriteError> {
+        let pieces = usize::from(class.pieces());
+        let targets = self.places.targets(self.id.partition(), pieces);
+        let least = if when_short == WhenShort::Degrade { usize::from(class.least()) } else { pieces };
+        let goal = Goal { needed: pieces, least };
+        let store = self.gateway.store();
+        let outcome = match class {
+            Class::Copies(_) => {
+                let piece = Piece::new(self.id.on_disk(0), &self.content);
+                store.write_copies(&piece, pieces, &targets, goal).await
+            }
+            Class::Erasure(data, parity) => {
+                let scheme = Scheme::new(data, parity).map_err(|error| no(class, when_short, error.to_string()))?;
+                let shards = self.gateway.codec(scheme).encode(&self.content);
+                let shards = shards.map_err(|error| no(class, when_short, error.to_string()))?;
+                let shards = (0u8..).zip(&shards);
+                let pieces: Vec<Piece> =
+                    shards.map(|(shard, content)| Piece::new(self.id.on_disk(shard), content)).collect();
+                store.write_pieces(&pieces, &targets, goal).await
+            }
+        };
+        if !outcome.is_written {
+            let why: Vec<String> = outcome.missed.iter().map(|missed| missed.why.clone()).collect();
+            return Err(too_few(class, when_short, outcome.safe(), why.join("; ")));
+        }
+        let on = |place: &Option<usize>| place.and_then(|place| targets.get(place)).map(|target: &Target| target.node);
+        let safe: Vec<Option<NodeId>> = outcome.places.iter().map(on).collect();
+        Ok(self.places.missed(self.id, class, &safe))
+    }
+}
+
+fn no(class: Class, when_short: WhenShort, why: String) -> WriteError {
+    too_few(class, when_short, 0, why)
+}
+
+fn too_few(class: Class, when_short: WhenShort, safe: usize, why: String) -> WriteError {
+    if !why.is_empty() && why.split("; ").all(|why| why.contains("the disk is full")) {
+        return WriteError::Full(why);
+    }
+    let needed = usize::from(class.pieces());
+    let least = if when_short == WhenShort::Degrade { usize::from(class.least()) } else { needed };
+    WriteError::TooFew { safe, needed, least, why }
+}

@@ -1,0 +1,111 @@
+//! Brings a partition to the nodes to which the plan moves it.
+//!
+//! First everything that is in it is copied. Then a commit says that it has moved: from there on nothing more is placed by an older table. What
+//! was placed before that and after it was copied is copied then; only now the plan is told, and lets the old nodes go. Whoever leads in the middle
+//! of it begins anew, and finds most of it there.
+
+use std::sync::Arc;
+
+use futures::{FutureExt, StreamExt, stream};
+use hirsel_model::NodeId;
+use hirsel_model::order::StorageOrder;
+use hirsel_model::storage::Partition;
+use tokio::sync::watch;
+use tracing::info;
+
+use super::{AT_ONCE, Healing, piece};
+use crate::gateway::Gateway;
+use crate::meta::command::Command;
+use crate::meta::kinds::{Chunk, Class};
+use crate::meta::names::ChunkId;
+use crate::meta::query::{Query, Reply};
+
+/// Brings one partition to its end. Whether there is more to do.
+pub async fn step(gateway: Gateway, order: Arc<StorageOrder>, healing: watch::Sender<Healing>) -> Result<bool, String> {
+    // What the plan took note of is told no more.
+    healing.send_if_modified(|healing| {
+        let before = healing.moved.len();
+        healing.moved.retain(|number, table| is_under_way(&order, *number, *table));
+        healing.moved.len() != before
+    });
+    let moved = healing.borrow().moved.clone();
+    let is_waiting =
+        |number: &u16, partition: &Partition| !partition.next.is_empty() && moved.get(number) != Some(&partition.table);
+    let waiting = order.table.partitions.iter().filter(|(number, partition)| is_waiting(number, partition));
+    let waiting: Vec<(u16, Partition)> = waiting.take(2).map(|(number, it)| (*number, it.clone())).collect();
+    let more = waiting.len() > 1;
+    let Some((number, partition)) = waiting.into_iter().next() else { return Ok(false) };
+    copy(&gateway, number, &partition).await?;
+    let complete = Command::MoveComplete { partition: number, table: partition.table };
+    gateway.ask(complete).await.map_err(|error| error.to_string())?;
+    copy(&gateway, number, &partition).await?;
+    healing.send_modify(|healing| {
+        healing.moved.insert(number, partition.table);
+    });
+    info!(partition = number, table = partition.table, "moved");
+    Ok(more)
+}
+
+fn is_under_way(order: &StorageOrder, number: u16, table: u64) -> bool {
+    let partition = order.table.partitions.get(&number);
+    partition.is_some_and(|partition| partition.table == table && !partition.next.is_empty())
+}
+
+/// Copies to the next nodes what they lack.
+async fn copy(gateway: &Gateway, number: u16, partition: &Partition) -> Result<(), String> {
+    let mut after: Option<ChunkId> = None;
+    loop {
+        let page = match gateway.look(Query::Chunks(number, after)).await.map_err(|error| error.to_string())? {
+            Reply::Chunks(page) => page,
+            _ => return Err("the metadata answer something else".into()),
+        };
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        after = Some(*last);
+        let wanted: Vec<_> = page.iter().flat_map(|(id, chunk)| lacking(partition, *id, chunk)).collect();
+        let copy = |(wanted, node)| bring(gateway.clone(), wanted, node).boxed();
+        let mut copied = stream::iter(wanted).map(copy).buffer_unordered(AT_ONCE);
+        while let Some(one) = copied.next().await {
+            one?;
+        }
+    }
+}
+
+/// Bytes that had to be moved for a node to have a piece.
+async fn bring(gateway: Gateway, wanted: piece::Wanted, node: NodeId) -> Result<u64, String> {
+    match piece::is_there(&gateway, &wanted, node).await {
+        true => Ok(0),
+        false => piece::put(&gateway, &wanted, node).await,
+    }
+}
+
+/// The pieces of a chunk that are to be on nodes which did not have them.
+fn lacking(partition: &Partition, chunk: ChunkId, known: &Chunk) -> Vec<(piece::Wanted, NodeId)> {
+    let (bytes, class) = (known.bytes, known.class);
+    let homes = (0u8..).zip(&partition.next).take(usize::from(class.pieces()));
+    let lacks = homes.filter(|(number, node)| match class {
+        Class::Copies(copies) => !partition.nodes.iter().take(usize::from(copies)).any(|it| it == *node),
+        Class::Erasure(..) => partition.nodes.get(usize::from(*number)) != Some(node),
+    });
+    let shard = |number| if matches!(class, Class::Copies(_)) { 0 } else { number };
+    lacks.map(|(number, node)| (piece::Wanted { chunk, bytes, class, shard: shard(number) }, *node)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meta::names::WriteId;
+
+    #[test]
+    fn only_nodes_that_are_new_lack_pieces() {
+        let nodes = |ids: &[u64]| ids.iter().map(|id| NodeId(*id)).collect::<Vec<_>>();
+        let partition = Partition { nodes: nodes(&[1, 2, 3]), next: nodes(&[4, 2, 1]), table: 7 };
+        let chunk = ChunkId::new(800, WriteId([1; 12]), 0);
+        let lacks = |class| {
+            let lacking = lacking(&partition, chunk, &Chunk { shared: 1, bytes: 9, class });
+            lacking.into_iter().map(|(wanted, node)| (wanted.shard, node.0)).collect::<Vec<_>>()
+        };
+        assert_eq!(lacks(Class::Copies(3)), [(0, 4)]);
+        assert_eq!(lacks(Class::Copies(1)), [(0, 4)]);
+        assert_eq!(lacks(Class::Erasure(2, 1)), [(0, 4), (2, 1)]);
+    }
+}

@@ -1,0 +1,239 @@
+//! The storage role of a node: its part of the metadata group, its disk, and the gateway through which objects are reached.
+//!
+//! It runs in every agent. With a slot, or while the table of the plan still names this node, it keeps data; without one it only answers for all
+//! objects, so that any node may be asked. Everything here is started beside [`Role::converge`], which only passes on what is to be true and
+//! tells what is.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use hirsel_model::RoleName;
+use hirsel_model::order::{Order, StorageOrder, Work};
+use hirsel_model::report::{RoleFacts, RoleReport, RoleState};
+use hirsel_model::storage::StorageFacts;
+use hirsel_role::{Context, Groups, Plugin, Role};
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout};
+use tracing::warn;
+
+use crate::disk::Disk;
+use crate::gateway::{Gateway, Parts};
+use crate::heal::audit::{self, Audit};
+use crate::heal::{self, Healing, upkeep};
+use crate::meta::access::Metadata;
+use crate::meta::group::MetaGroup;
+use crate::store::Store;
+use crate::wire::{Remote, Service};
+
+mod room;
+
+pub use room::Room;
+
+/// Between two tries to open files: whoever had them may be on his way out.
+const RETRY: Duration = Duration::from_millis(500);
+/// The group is steered this often, and whenever the plan changes.
+const STEER_EVERY: Duration = Duration::from_secs(1);
+
+/// The plugin.
+pub struct Storage;
+
+impl Plugin for Storage {
+    fn role(&self) -> RoleName {
+        RoleName::storage()
+    }
+
+    fn start(&self, context: Context) -> Box<dyn Role> {
+        Box::new(Keeper::new(context))
+    }
+}
+
+/// What this node has of it so far.
+#[derive(Clone, Default)]
+struct Begun {
+    gateway: Option<Gateway>,
+    /// Why there is none yet.
+    trouble: Option<String>,
+}
+
+struct Keeper {
+    orders: watch::Sender<Arc<StorageOrder>>,
+    begun: watch::Receiver<Begun>,
+    room: watch::Receiver<Room>,
+    healing: watch::Receiver<Healing>,
+    me: hirsel_model::NodeId,
+}
+
+impl Keeper {
+    fn new(context: Context) -> Self {
+        let me = context.me.id;
+        let orders = watch::Sender::new(Arc::new(StorageOrder::default()));
+        let (begin, begun) = watch::channel(Begun::default());
+        let (rooms, room) = watch::channel(Room::default());
+        let service = Service::default();
+        service.serve(&*context.peers);
+        let (spawner, wake) = (context.spawner.clone(), context.wake.clone());
+        let (disks, disk) = watch::channel(None);
+        let (heal, healing) = watch::channel(Healing::default());
+        spawner.spawn(room::keep(context.clone(), orders.subscribe(), service, rooms, disks));
+        spawner.spawn(take_part(context, orders.subscribe(), begin, disk, heal));
+        // What is to be told changed.
+        let (mut one, mut two, mut three) = (begun.clone(), room.clone(), healing.clone());
+        spawner.spawn(async move {
+            loop {
+                let changed = tokio::select! {
+                    changed = one.changed() => changed,
+                    changed = two.changed() => changed,
+                    changed = three.changed() => changed,
+                };
+                if changed.is_err() {
+                    return;
+                }
+                wake.notify_one();
+            }
+        });
+        Self { orders, begun, room, healing, me }
+    }
+
+    fn step(&mut self, order: &Order) -> RoleReport {
+        let report = |state, message, facts| RoleReport {
+            state,
+            generation: order.generation,
+            message,
+            facts,
+            ..RoleReport::default()
+        };
+        let Work::Storage(work) = &order.work else { return report(RoleState::Stopped, None, RoleFacts::None) };
+        self.orders.send_if_modified(|before| {
+            let changed = *before != *work;
+            if changed {
+                *before = work.clone();
+            }
+            changed
+        });
+        let (begun, room) = (self.begun.borrow().clone(), self.room.borrow().clone());
+        let keeps = !order.slots.is_empty() || work.table.holds(self.me);
+        if !keeps {
+            return report(RoleState::Stopped, begun.trouble, RoleFacts::None);
+        }
+        let voters = begun.gateway.as_ref().map_or_else(BTreeSet::new, |gateway| gateway.meta().group().voters());
+        let facts = StorageFacts {
+            unable: room.unable.clone(),
+            bytes: room.bytes,
+            free: room.free,
+            moved: self.healing.borrow().moved.clone(),
+            voters,
+        };
+        let facts = RoleFacts::Storage(facts);
+        match (begun.gateway, room.unable, room.is_open) {
+            (_, Some(unable), _) => report(RoleState::Failed, Some(unable), facts),
+            (Some(_), None, true) if room.is_full => {
+                report(RoleState::Degraded, Some("the disk is full: nothing is written to it".into()), facts)
+            }
+            (Some(_), None, true) => report(RoleState::Running, None, facts),
+            _ => report(RoleState::Starting, begun.trouble, facts),
+        }
+    }
+}
+
+impl Role for Keeper {
+    fn converge<'a>(&'a mut self, order: &'a Order) -> BoxFuture<'a, RoleReport> {
+        async move { self.step(order) }.boxed()
+    }
+}
+
+/// Takes part in the metadata group for as long as the role lives, and serves objects.
+async fn take_part(
+    context: Context,
+    mut orders: watch::Receiver<Arc<StorageOrder>>,
+    begun: watch::Sender<Begun>,
+    disk: watch::Receiver<Option<Arc<Disk>>>,
+    healing: watch::Sender<Healing>,
+) {
+    // Before there is an order it is not known whether this node belongs to the cluster.
+    let Some(groups) = context.groups.clone() else { return };
+    if orders.wait_for(|order| !order.incarnations.is_empty()).await.is_err() {
+        return;
+    }
+    let group = loop {
+        match MetaGroup::start(&groups.world, context.me.id, groups.calls.clone()).boxed().await {
+            Ok(group) => break Arc::new(group),
+            Err(error) => {
+                let trouble = format!("the metadata of objects cannot be opened: {error}");
+                begun.send_if_modified(|before| {
+                    let changed = before.trouble.as_ref() != Some(&trouble);
+                    before.trouble = Some(trouble.clone());
+                    changed
+                });
+            }
+        }
+        sleep(RETRY).await;
+    };
+    let gateway = gateway(&context, &groups, group.clone(), orders.clone());
+    gateway.meta().serve();
+    begun.send_replace(Begun { gateway: Some(gateway.clone()), trouble: None });
+    let lead = heal::lead(gateway.clone(), orders.clone(), healing).boxed();
+    let after = look_after(context, gateway, orders.clone(), disk).boxed();
+    tokio::select! { () = steer(group, orders).boxed() => {}, () = lead => {}, () = after => {} }
+}
+
+/// Audits this node's disk, and does what it needs, once there is one.
+async fn look_after(
+    context: Context,
+    gateway: Gateway,
+    orders: watch::Receiver<Arc<StorageOrder>>,
+    mut disk: watch::Receiver<Option<Arc<Disk>>>,
+) {
+    let (audits, audited) = watch::channel(Audit::default());
+    let now = Arc::new(Notify::new());
+    audit::serve(&*context.peers, audited, now.clone());
+    let disk = match disk.wait_for(Option::is_some).await {
+        Ok(disk) => disk.clone(),
+        Err(_) => None,
+    };
+    if let Some(disk) = disk {
+        let audit = audit::keep(gateway.clone(), disk.clone(), orders, audits, now).boxed();
+        tokio::join!(audit, upkeep::keep(gateway, disk).boxed());
+    }
+    // Without one this node goes on serving.
+    std::future::pending().await
+}
+
+fn gateway(
+    context: &Context,
+    groups: &Groups,
+    group: Arc<MetaGroup>,
+    order: watch::Receiver<Arc<StorageOrder>>,
+) -> Gateway {
+    let (clock, chance) = (context.clock.clone(), context.chance.clone());
+    Gateway::new(Parts {
+        me: context.me.id,
+        incarnation: groups.incarnation,
+        meta: Metadata::new(group, context.peers.clone(), clock.clone(), chance.clone()),
+        store: Store::new(Remote::new(context.peers.clone())),
+        order,
+        live: context.live.clone(),
+        clock,
+        chance,
+        spawner: context.spawner.clone(),
+    })
+}
+
+/// Keeps the group as the plan says.
+async fn steer(group: Arc<MetaGroup>, mut orders: watch::Receiver<Arc<StorageOrder>>) {
+    let mut told = None;
+    loop {
+        let order = orders.borrow_and_update().clone();
+        let steered = group.steer(&order.table).await.err();
+        if steered.is_some() && steered != told {
+            let words = steered.as_deref().unwrap_or_default();
+            warn!(words, "the metadata group is not as the plan says yet");
+        }
+        told = steered;
+        if let Ok(Err(_)) = timeout(STEER_EVERY, orders.changed()).await {
+            return;
+        }
+    }
+}

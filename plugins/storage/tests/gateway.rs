@@ -1,0 +1,111 @@
+//! Objects through any node: put, read, deleted, with nodes gone.
+
+mod common;
+
+use bytes::Bytes;
+use common::{Node, content, nodes};
+use hirsel_storage::meta::access::MetaError;
+use hirsel_storage::meta::command::{Answer, Command, Condition, Deletion, Put};
+use hirsel_storage::meta::kinds::{About, Acl, Class, WhenShort, Written};
+use hirsel_storage::meta::names::{BucketName, ObjectKey};
+use hirsel_storage::meta::query::{Found, Query, Reply};
+use hirsel_storage::meta::refusal::Refusal;
+
+fn bucket() -> BucketName {
+    BucketName::new("pasture").unwrap()
+}
+
+async fn put(node: &Node, key: &str, class: Class, body: &Bytes) -> Written {
+    let mut writer = node.gateway.writer(class, WhenShort::Degrade);
+    // In pieces as they come from a network.
+    for from in (0..body.len()).step_by(100_000) {
+        writer.push(body.slice(from..body.len().min(from + 100_000))).await.unwrap();
+    }
+    let written = writer.finish().await.unwrap();
+    let put = Put {
+        bucket: bucket(),
+        key: ObjectKey::new(key).unwrap(),
+        body: written.clone(),
+        etag: "etag".into(),
+        checksum: None,
+        about: About::default(),
+        lock: None,
+        condition: Condition::default(),
+    };
+    assert!(matches!(node.gateway.ask(Command::Put(Box::new(put))).await, Ok(Answer::Made(_))));
+    written
+}
+
+async fn look(node: &Node, key: &str, from: u64) -> Result<Found, MetaError> {
+    let key = ObjectKey::new(key).unwrap();
+    match node.gateway.look(Query::Version { bucket: bucket(), key, version: None, from }).await? {
+        Reply::Version(found) => Ok(*found),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn read(node: &Node, key: &str, from: u64, to: u64) -> Bytes {
+    let found = look(node, key, from).await.unwrap();
+    let object = found.version.object.unwrap();
+    let mut body = node.gateway.read(&object, found.pieces, from, to);
+    let mut all = Vec::new();
+    while let Some(piece) = body.next().await.unwrap() {
+        all.extend_from_slice(&piece);
+    }
+    all.into()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_put_through_one_node_is_read_through_every_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let nodes = nodes(folder.path(), 74, 7, 3).await;
+    // Node 7 is no member of the metadata group.
+    let create = Command::CreateBucket {
+        name: bucket(),
+        owner: "ann".into(),
+        region: "here".into(),
+        lockable: false,
+        acl: Acl::Private,
+        class: Class::default(),
+    };
+    assert_eq!(nodes[6].gateway.ask(create.clone()).await, Ok(Answer::Done));
+    assert_eq!(nodes[1].gateway.ask(create).await, Err(MetaError::Refused(Refusal::BucketYours)));
+
+    let sizes = [(1, 0), (2, 4_096), (3, 4_097), (4, 300_000), (5, 9_000_001)];
+    for (n, bytes) in sizes {
+        for (name, class) in [("copied", Class::Copies(3)), ("coded", Class::Erasure(4, 2))] {
+            let written = put(&nodes[6], &format!("{name}/{n}"), class, &content(n, bytes)).await;
+            assert_eq!(matches!(written, Written::Inline(_)), bytes <= 4_096);
+        }
+    }
+    for node in [&nodes[0], &nodes[3], &nodes[6]] {
+        for (n, bytes) in sizes {
+            for name in ["copied", "coded"] {
+                let (key, whole) = (format!("{name}/{n}"), content(n, bytes));
+                assert_eq!(read(node, &key, 0, u64::MAX).await, whole, "{key}");
+                let (from, to) = (bytes / 3, bytes / 3 * 2);
+                assert_eq!(read(node, &key, from as u64, to as u64).await, whole.slice(from..to), "{key}");
+            }
+        }
+    }
+
+    // Two nodes that keep data are gone; one of them has the metadata as well.
+    for gone in [2, 4] {
+        nodes[gone].transport.close().await;
+    }
+    for (n, bytes) in sizes {
+        for name in ["copied", "coded"] {
+            assert_eq!(read(&nodes[6], &format!("{name}/{n}"), 0, u64::MAX).await, content(n, bytes));
+        }
+    }
+    let missed = match put(&nodes[6], "late", Class::Copies(3), &content(9, 1 << 20)).await {
+        Written::Chunks { missed, .. } => missed,
+        Written::Inline(_) => panic!("too long for a row"),
+    };
+    assert!(missed.iter().all(|missed| [3, 5].contains(&missed.node.0)), "{missed:?}");
+    assert_eq!(read(&nodes[5], "late", 0, u64::MAX).await, content(9, 1 << 20));
+    let deletions = vec![Deletion { key: ObjectKey::new("late").unwrap(), version: None, if_match: None }];
+    let delete = Command::Delete { bucket: bucket(), deletions, bypass: false };
+    assert!(matches!(nodes[6].gateway.ask(delete).await, Ok(Answer::Deleted(_))));
+    assert_eq!(look(&nodes[0], "late", 0).await.err(), Some(MetaError::Refused(Refusal::NoSuchKey)));
+}

@@ -1,5 +1,5 @@
-//! Who a node is: its keys and certificate, the cluster's authority, join tokens. And what clients are shown, as far as it is only read
-//! (`front`).
+//! Who a node is: its keys and certificate, the cluster's authority, join tokens. And what clients are shown, and show, as far as it is
+//! only read (`front`, `clients`).
 //!
 //! Identity is (cluster id, node id, incarnation), never an address. A certificate says only that the cluster's authority knew this
 //! key under this node id; whether the node still belongs to the cluster is said by the key pinned in the control state. So an
@@ -14,12 +14,14 @@ use crate::seam::{Chance, Disk};
 
 mod authority;
 mod certificate;
+mod clients;
 mod front;
 mod seal;
 mod token;
 
 pub use authority::{Authority, CERTIFICATE_LIFE, NodeKey, is_signed_by};
 pub use certificate::{Age, Certified, certified, common_name, valid_from};
+pub use clients::client_authority;
 pub use front::{Front, FrontError, front};
 pub use seal::{Keyring, SEALING_FILE, SealingKey};
 pub(crate) use token::base32;

@@ -59,6 +59,8 @@ pub struct Remembered {
     pub failed: Option<String>,
     /// What the cache did, where the route has one: `hit`, `stale`, `revalidated`, `miss`, `bypass`.
     pub cached: Option<String>,
+    /// Whose certificate the client showed, and its SHA-256, where the route asks for one.
+    pub certificate: Option<String>,
     /// From the first byte of the request to the head of the answer.
     pub first_byte_ms: Option<u64>,
     /// From the first byte of the request to the last of the answer.

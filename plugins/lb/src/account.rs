@@ -18,6 +18,7 @@ use hyper::body::Body;
 use crate::access::line::Line;
 use crate::cache::Outcome as Cached;
 use crate::client::{Client, Will};
+use crate::clients::Proof;
 use crate::fault::Fault;
 use crate::ids::{Mark, X_REQUEST_ID};
 use crate::instance::Instance;
@@ -53,6 +54,8 @@ pub struct Account {
     fault: Option<Fault>,
     /// What the cache did.
     cached: Option<Cached>,
+    /// What its client showed, where its route asks for that.
+    proof: Option<Arc<Proof>>,
     bytes_in: Option<u64>,
     bytes_out: u64,
     /// What the client said of itself, if that may be written down.
@@ -88,6 +91,7 @@ impl Account {
             status: GONE,
             fault: None,
             cached: None,
+            proof: None,
             bytes_in: request.body().size_hint().exact(),
             bytes_out: 0,
             spoken: None,
@@ -114,6 +118,7 @@ impl Account {
             status: GONE,
             fault: None,
             cached: None,
+            proof: None,
             bytes_in: None,
             bytes_out: 0,
             spoken: None,
@@ -124,6 +129,11 @@ impl Account {
     /// What the cache did for it.
     pub fn cached(&mut self, outcome: Cached) {
         self.cached = Some(outcome);
+    }
+
+    /// Its client showed this, and is let in by it.
+    pub fn proves(&mut self, proof: &Arc<Proof>) {
+        self.proof = Some(proof.clone());
     }
 
     /// Whether an instance was asked.
@@ -254,6 +264,7 @@ impl Account {
             status: self.status,
             fault: self.fault,
             cached: self.cached,
+            proof: self.proof.take(),
             bytes_out: self.bytes_out,
             tries: std::mem::take(&mut self.tries),
         };
@@ -293,6 +304,7 @@ impl Account {
                 status: self.status,
                 fault: self.fault,
                 cached: self.cached,
+                shown: self.proof.as_ref().and_then(|proof| proof.shown.as_ref()),
                 bytes_in: self.bytes_in,
                 bytes_out: self.bytes_out,
                 meter: self.watch.as_ref().map(|watch| &*watch.meter),

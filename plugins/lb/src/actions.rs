@@ -18,6 +18,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri};
 
 use crate::cache::Terms;
+use crate::clients::{Demand, Proof, Unmet};
 use crate::headers::ClientLines;
 use crate::matching::Unusable;
 use crate::meter::Meters;
@@ -51,6 +52,8 @@ pub struct Acts {
     rate: Option<Arc<Limiter>>,
     https: Option<StatusCode>,
     https_port: u16,
+    /// What a client must have shown.
+    pub demand: Option<Demand>,
     cors: Option<Cors>,
     /// Who may ask.
     pub auth: Option<Auth>,
@@ -161,6 +164,7 @@ impl Acts {
             rate: actions.rate_limit.as_ref().map(|limit| kept.unwrap_or_else(|| new(limit))),
             https: actions.https.map(redirection).transpose()?,
             https_port: tools.https_port,
+            demand: Demand::of(actions)?,
             cors: actions.cors.as_ref().map(Cors::of).transpose()?,
             auth,
             body_bytes_max: actions.body_bytes_max,
@@ -184,6 +188,7 @@ impl Acts {
             rate: None,
             https: None,
             https_port: 0,
+            demand: None,
             cors: None,
             auth: None,
             body_bytes_max: None,
@@ -200,12 +205,12 @@ impl Acts {
     }
 
     /// The answer to a client that may not ask now or not in this way, or that only asks whether it may ask. `host` is the one that the
-    /// request is for.
+    /// request is for; the proof is what its connection was made for.
     pub fn refuse(
         &self,
         head: &Parts,
         host: &str,
-        lines: &ClientLines,
+        (lines, proof): (&ClientLines, Option<&Proof>),
         now: Timestamp,
     ) -> Option<Response<AnswerBody>> {
         let client = lines.ip;
@@ -226,6 +231,11 @@ impl Acts {
                 rewrite: Rewrite::default(),
             };
             return Some(led_to(status, rewrite::location(&https, None, &format!("{host}{port}"), &head.uri)));
+        }
+        match self.demand.map(|demand| demand.met(host, lines.encrypted, proof)) {
+            Some(Err(Unmet::InClear)) => return Some(pages::no_certificate()),
+            Some(Err(Unmet::Misdirected)) => return Some(pages::misdirected()),
+            Some(Ok(())) | None => {}
         }
         self.cors.as_ref()?.preflight(head)
     }

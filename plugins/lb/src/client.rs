@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::clients::Proof;
 use crate::headers::ClientLines;
 use crate::io::Gauge;
 
@@ -57,6 +58,8 @@ pub struct Client {
     given_up: AtomicU32,
     /// Which TLS it speaks, once that was agreed on.
     tls: OnceLock<&'static str>,
+    /// Whom it was made for, and what its client showed.
+    proof: OnceLock<Arc<Proof>>,
     /// Bytes read when the last request ended.
     read_at_end: AtomicU64,
     /// Its place among the connections served at once.
@@ -77,6 +80,7 @@ impl Client {
             framed: AtomicBool::new(false),
             given_up: AtomicU32::new(0),
             tls: OnceLock::new(),
+            proof: OnceLock::new(),
             read_at_end: AtomicU64::new(0),
             _slot: slot,
         }
@@ -140,6 +144,16 @@ impl Client {
     /// Which TLS it speaks; none before that was agreed on, and without.
     pub fn tls(&self) -> Option<&'static str> {
         self.tls.get().copied()
+    }
+
+    /// It was made for this host, and its client showed this.
+    pub fn proves(&self, proof: Proof) {
+        let _ = self.proof.set(Arc::new(proof));
+    }
+
+    /// Whom it was made for, and what its client showed; none without TLS.
+    pub fn proof(&self) -> Option<&Arc<Proof>> {
+        self.first.as_ref().map_or(&self.proof, |first| &first.proof).get()
     }
 
     /// A request came; it is under way until what is returned is dropped.

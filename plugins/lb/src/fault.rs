@@ -11,6 +11,10 @@ pub enum Fault {
     Forbidden,
     /// It does not say who asks, or not rightly.
     Unauthorized,
+    /// Its client has to show a certificate, and cannot.
+    NoCertificate,
+    /// Its connection was made for another host, or for what is not asked for any more.
+    Misdirected,
     /// It came too soon after others.
     RateLimited,
     /// Its body is too large.
@@ -49,6 +53,8 @@ impl Fault {
             Fault::NoRoute => "no_route",
             Fault::Forbidden => "forbidden",
             Fault::Unauthorized => "unauthorized",
+            Fault::NoCertificate => "no_certificate",
+            Fault::Misdirected => "misdirected",
             Fault::RateLimited => "rate_limited",
             Fault::TooLarge => "too_large",
             Fault::CutShort => "cut_short",

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use hirsel_model::Timestamp;
 use hirsel_role::{Context, handover};
-use rustls::ServerConfig;
 
+use crate::clients::asking::Tls;
 use crate::front::{Front, State};
 use crate::proxy::Proxy;
 use crate::serve::Server;
@@ -26,7 +26,7 @@ pub type Servers = Arc<Mutex<Vec<Arc<Mutex<Option<Server>>>>>>;
 /// The ports of this load balancer at floating addresses.
 pub struct Floating {
     context: Context,
-    tls: Arc<ServerConfig>,
+    tls: Tls,
     /// Plain HTTP and HTTPS, by address.
     fronts: BTreeMap<IpAddr, [Front; 2]>,
     servers: Servers,
@@ -38,7 +38,7 @@ pub struct Floating {
 
 impl Floating {
     /// None is open. What is opened is swept with `servers`.
-    pub fn new(context: &Context, tls: Arc<ServerConfig>, servers: Servers) -> Self {
+    pub fn new(context: &Context, tls: Tls, servers: Servers) -> Self {
         Self {
             context: context.clone(),
             tls,

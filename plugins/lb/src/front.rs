@@ -9,10 +9,10 @@ use std::time::Duration;
 use hirsel_mesh::seam::Gate;
 use hirsel_model::Timestamp;
 use hirsel_role::Context;
-use rustls::ServerConfig;
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
+use crate::clients::asking::Tls;
 use crate::http3;
 use crate::proxy::Proxy;
 use crate::serve::{STOP_WITHIN, Server};
@@ -31,7 +31,7 @@ pub struct Front {
     addr: SocketAddr,
     /// The host may have the address later only.
     ahead: bool,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Tls>,
     state: State,
     server: Arc<Mutex<Option<Server>>>,
     /// Holds off who wants to connect.
@@ -77,7 +77,7 @@ struct Unoffered {
 
 impl Front {
     /// A port that is closed; over TLS if there is a `tls`.
-    pub fn new(context: &Context, port: u16, tls: Option<Arc<ServerConfig>>) -> Self {
+    pub fn new(context: &Context, port: u16, tls: Option<Tls>) -> Self {
         let addr = SocketAddr::new(context.me.bind, port);
         Self {
             addr,
@@ -94,7 +94,7 @@ impl Front {
     }
 
     /// A port that is closed, at an address that the host may have later only.
-    pub fn ahead(context: &Context, ip: IpAddr, port: u16, tls: Option<Arc<ServerConfig>>) -> Self {
+    pub fn ahead(context: &Context, ip: IpAddr, port: u16, tls: Option<Tls>) -> Self {
         Self { addr: SocketAddr::new(ip, port), ahead: true, ..Self::new(context, port, tls) }
     }
 

@@ -18,16 +18,13 @@ use hirsel_mesh::seam::{Chance, Datagrams};
 use hirsel_mesh::transport::{QuicRuntime, endpoint_config};
 use hirsel_role::Context;
 use http::HeaderValue;
-use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, IdleTimeout, TransportConfig, VarInt};
-use rustls::ServerConfig;
-use rustls::server::ServerSessionMemoryCache;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tracing::debug;
 
+use crate::clients::asking::Tls;
 use crate::serve::{self, Shared};
-use crate::tls::SESSIONS_MAX;
 
 pub mod body;
 mod connection;
@@ -68,15 +65,8 @@ const SILENT_FOR_MAX: Duration = Duration::from_secs(30);
 const ASK_AFTER: Duration = Duration::from_secs(15);
 
 /// An endpoint over `socket` with these certificates.
-fn endpoint(socket: Datagrams, tls: &ServerConfig, chance: &dyn Chance, reset_seed: &[u8]) -> io::Result<Endpoint> {
-    let mut tls = tls.clone();
-    tls.alpn_protocols = vec![HTTP_3.to_vec()];
-    // Without early data.
-    tls.max_early_data_size = 0;
-    // What is remembered of sessions over TCP is not for QUIC. Tickets are for both: without early data they hold nothing of either.
-    tls.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
-    let tls = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
-    let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
+fn endpoint(socket: Datagrams, tls: &Tls, chance: &dyn Chance, reset_seed: &[u8]) -> io::Result<Endpoint> {
+    let mut server = quinn::ServerConfig::with_crypto(tls.over_quic()?);
     server
         .transport_config(Arc::new(transport_config()?))
         .max_incoming(INCOMING_MAX)
@@ -104,7 +94,7 @@ fn transport_config() -> io::Result<TransportConfig> {
 ///
 /// # Errors
 /// Why it cannot be had.
-pub async fn open(context: &Context, addr: SocketAddr, ahead: bool, tls: &ServerConfig) -> io::Result<Endpoint> {
+pub async fn open(context: &Context, addr: SocketAddr, ahead: bool, tls: &Tls) -> io::Result<Endpoint> {
     let socket = match ahead {
         true => context.host.udp_ahead(addr).await?,
         false => context.host.udp(addr).await?,

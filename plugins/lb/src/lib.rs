@@ -23,6 +23,7 @@ pub mod cache;
 pub mod carrier;
 pub mod challenge;
 mod client;
+pub mod clients;
 pub mod eject;
 pub mod exposition;
 pub mod fault;

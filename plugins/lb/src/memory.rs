@@ -13,6 +13,8 @@ use http::{HeaderValue, Method};
 
 use crate::account::tries::Tries;
 use crate::cache::Outcome;
+use crate::clients::Proof;
+use crate::clients::shown::Shown;
 use crate::fault::Fault;
 use crate::meter::Watch;
 use crate::table::Origin;
@@ -77,6 +79,8 @@ pub struct Past {
     pub fault: Option<Fault>,
     /// What the cache did, where its route has one.
     pub cached: Option<Outcome>,
+    /// What its client showed, where its route asks for that.
+    pub proof: Option<Arc<Proof>>,
     /// How much of a body went out.
     pub bytes_out: u64,
     /// What was tried.
@@ -135,6 +139,7 @@ impl Past {
             status: self.status,
             failed: self.fault.map(|fault| fault.word().to_owned()),
             cached: self.cached.map(|outcome| outcome.word().to_owned()),
+            certificate: self.proof.as_ref().and_then(|proof| proof.shown.as_ref()).map(Shown::words),
             first_byte_ms: self.first_byte_ms,
             took_ms: self.took_ms,
             bytes_out: self.bytes_out,
@@ -174,6 +179,7 @@ mod tests {
             status: 200,
             fault: None,
             cached: None,
+            proof: None,
             bytes_out: 0,
             tries: Tries::default(),
         }

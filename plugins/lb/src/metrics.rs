@@ -7,6 +7,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use rustls::HandshakeKind;
 
+use crate::clients::asking::Refusals;
+
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Class {
     class: &'static str,
@@ -46,6 +48,8 @@ pub struct Metrics {
     handshakes: [Counter; 2],
     /// TLS handshakes that failed, for want of a certificate or of a common tongue.
     pub refused_handshakes: Counter,
+    /// Of these, for what the client showed of itself.
+    pub refused_certificates: Refusals,
     /// Connections of those who have to say whom they connect for, and did not.
     pub refused_headers: Counter,
     /// TLS connections that were passed on as they are.
@@ -76,6 +80,7 @@ impl Metrics {
             by_kind,
             handshakes,
             refused_handshakes: Counter::default(),
+            refused_certificates: Refusals::default(),
             passed_through: Counter::default(),
             refused_headers: Counter::default(),
             clients: Gauge::default(),
@@ -107,6 +112,11 @@ impl Metrics {
             "hirsel_lb_refused_handshakes",
             "TLS handshakes that failed",
             self.refused_handshakes.clone(),
+        );
+        registry.register(
+            "hirsel_lb_refused_client_certificates",
+            "TLS handshakes that failed for what the client showed of itself, or did not",
+            self.refused_certificates.0.clone(),
         );
         registry.register(
             "hirsel_lb_refused_headers",

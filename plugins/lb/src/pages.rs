@@ -42,6 +42,19 @@ pub fn unauthorized(challenge: HeaderValue) -> Response<AnswerBody> {
     answer
 }
 
+/// The client has to show a certificate, which it can over TLS alone.
+pub fn no_certificate() -> Response<AnswerBody> {
+    let text = "a certificate of the client is asked for here: come over https, and show one";
+    page(Fault::NoCertificate, StatusCode::FORBIDDEN, text)
+}
+
+/// The connection was made for something else.
+pub fn misdirected() -> Response<AnswerBody> {
+    let text =
+        "this host asks its clients for certificates: come over a new connection, which is for this host by name";
+    page(Fault::Misdirected, StatusCode::MISDIRECTED_REQUEST, text)
+}
+
 /// The body of the request is too large.
 pub fn too_large(bytes_max: u64) -> Response<AnswerBody> {
     page(

@@ -18,6 +18,7 @@ use crate::io::Gauged;
 use crate::ports::pump::{self, Direction};
 use crate::proxy::{CONNECT_WITHIN, Dialled, Proxy};
 use crate::table::Table;
+use crate::tls::plain_name;
 use crate::upstream::Stage;
 
 /// Longest first message that is looked into. One with keys of two kinds, one of them safe from quantum computers, has two kilobytes;
@@ -115,11 +116,6 @@ fn feed(acceptor: &mut Acceptor, mut bytes: &[u8]) -> Step {
         }
     }
     Step::More
-}
-
-/// A name as routes have it.
-fn plain_name(name: &str) -> String {
-    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
 
 /// A connection of which something was read that is read again.

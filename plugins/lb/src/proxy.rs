@@ -30,6 +30,7 @@ use crate::budget::{Budget, KEPT_BYTES_MAX};
 use crate::cache::Cache;
 use crate::challenge::Challenges;
 use crate::client::Client;
+use crate::clients;
 use crate::grpc;
 use crate::headers::{self, BadHead};
 use crate::incoming::Incoming;
@@ -193,6 +194,7 @@ impl Proxy {
         mut request: Request<Incoming>,
         account: &mut Account,
     ) -> Response<AnswerBody> {
+        clients::strip(request.headers_mut());
         websocket::translate(&mut request, || self.draw());
         let protocol = headers::wanted_upgrade(request.headers());
         let upgrade = protocol.is_some().then(|| hyper::upgrade::on(&mut request));

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::challenge::Challenges;
+use crate::clients::asking::Tls;
 use crate::exposition::Exposition;
 use crate::floating::{self, Floating, Servers};
 use crate::front::{Front, State};
@@ -75,14 +76,15 @@ impl LbRole {
         shown.register(&mut context.metrics.lock().unwrap_or_else(PoisonError::into_inner));
         context.requests.open(proxy.seer.clone());
         let challenges = Challenges::new(context.challenges.clone());
-        let certificates = Arc::new(Certificates::new(challenges.clone()));
+        let certificates = Arc::new(Certificates::new(challenges.clone(), proxy.metrics.refused_certificates.clone()));
         certificates.show(&context.certificates.borrow());
         let http = Front::new(&context, context.config.http_port, None);
-        let https = Front::new(&context, context.config.https_port, Some(certificates.config()));
+        let tls = Tls::new(&certificates);
+        let https = Front::new(&context, context.config.https_port, Some(tls.clone()));
         let (http3, ending) = (context.config.http3, context.ending.clone());
         let ports = Ports::new(&context, &proxy, of_ports);
         let servers = Servers::new(Mutex::new(vec![http.server(), https.server()]));
-        let floating = Floating::new(&context, certificates.config(), servers.clone());
+        let floating = Floating::new(&context, tls, servers.clone());
         let background = [
             context.spawner.spawn(listen_to_news(proxy.clone(), context.live.clone())),
             context.spawner.spawn(keep_certificates(certificates.clone(), context.clone())),
@@ -105,6 +107,8 @@ impl LbRole {
             Work::Lb(work) if !order.slots.is_empty() => {
                 self.proxy.seer.adopt(work);
                 self.proxy.cache.adopt(&work.purges);
+                // Asked for before it is demanded: whoever comes between has shown it.
+                self.certificates.ask(&work.routes);
                 self.proxy.routes.adopt(order.generation, work);
                 self.http.open(&self.proxy).await;
                 self.ports.adopt(&work.ports).await;

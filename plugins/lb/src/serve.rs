@@ -23,7 +23,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use quinn::Endpoint;
-use rustls::ServerConfig;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
@@ -33,6 +33,8 @@ use tracing::{debug, warn};
 use crate::behind;
 use crate::challenge::ACME_TLS;
 use crate::client::{Client, Seen, Will};
+use crate::clients::Trusts;
+use crate::clients::asking::Tls;
 use crate::gather::{Sender, gathered};
 use crate::headers::ClientLines;
 use crate::http3::Beside;
@@ -43,7 +45,7 @@ use crate::ports::one_client;
 use crate::proxy::Proxy;
 use crate::proxy_protocol::Header;
 use crate::stream::AnswerBody;
-use crate::tls::HTTP_2;
+use crate::tls::{HTTP_2, plain_name};
 
 /// Connections of one port served at once, twice as many as the ten thousand that a front door is asked for; more wait in the kernel's queue.
 /// One of HTTP/1.1 may hold a hundred kilobytes at worst, one of HTTP/2 some
@@ -94,7 +96,9 @@ pub struct Server {
 pub(crate) struct Shared {
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) spawner: Spawner,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
+    /// What clients were asked for at the last sweep.
+    trusts: ArcSwapOption<Trusts>,
     clients: Mutex<Clients>,
     pub(crate) slots: Arc<Semaphore>,
     /// Where else the same is answered (RFC 7838), while HTTP/3 is offered.
@@ -118,7 +122,7 @@ impl Server {
     /// Serves what `listener` accepts, over TLS if there is a `tls`. `idle` is told when the last connection has ended after a stop.
     pub fn start(
         listener: Box<dyn Listener>,
-        tls: Option<Arc<ServerConfig>>,
+        tls: Option<Tls>,
         proxy: Arc<Proxy>,
         spawner: Spawner,
         idle: Arc<Notify>,
@@ -126,7 +130,8 @@ impl Server {
         let shared = Arc::new(Shared {
             proxy,
             spawner: spawner.clone(),
-            tls: tls.map(TlsAcceptor::from),
+            trusts: ArcSwapOption::new(tls.as_ref().map(|tls| tls.certificates.trusts())),
+            tls,
             clients: Mutex::default(),
             slots: Arc::new(Semaphore::new(CLIENTS_MAX)),
             alternative: ArcSwapOption::empty(),
@@ -207,8 +212,9 @@ impl Server {
         self.accepting.is_finished()
     }
 
-    /// Ends connections that stand still. Called every half second.
+    /// Ends connections that stand still, and has those end whose clients would be asked for something else now. Called every half second.
     pub fn sweep(&self) {
+        self.shared.end_outdated();
         for (client, seen) in self.shared.clients().open.values_mut() {
             if client.sweep(seen) {
                 client.tell(Will::End);
@@ -236,6 +242,41 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
+    /// Notes for whom a connection was made that is encrypted, and what its client showed. False if that is not what is asked for.
+    pub(crate) fn knows(
+        &self,
+        client: &Client,
+        name: Option<String>,
+        chain: Option<&[CertificateDer<'static>]>,
+    ) -> bool {
+        let (Some(tls), Some(name)) = (&self.tls, name) else { return true };
+        let now = UnixTime::since_unix_epoch(Duration::from_millis(self.proxy.seer.clock.wall().0));
+        let Some(proof) = tls.certificates.trusts().proof(name, chain, now) else { return false };
+        client.proves(proof.clone());
+        // A sweep that came between could not see it.
+        tls.certificates.trusts().holds(&proof)
+    }
+
+    /// A handshake failed, for want of a certificate of the client or for something else.
+    pub(crate) fn refuses(&self, for_want_of_certificate: bool) {
+        if let Some(tls) = self.tls.as_ref().filter(|_| for_want_of_certificate) {
+            tls.certificates.refusals.none();
+        }
+    }
+
+    fn end_outdated(&self) {
+        let Some(now) = self.tls.as_ref().map(|tls| tls.certificates.trusts()) else { return };
+        let before = self.trusts.swap(Some(now.clone()));
+        if before.is_some_and(|before| Arc::ptr_eq(&before, &now)) {
+            return;
+        }
+        for (client, _) in self.clients().open.values() {
+            if client.proof().is_some_and(|proof| !now.holds(proof)) {
+                client.tell(Will::Finish);
+            }
+        }
+    }
+
     fn clients(&self) -> MutexGuard<'_, Clients> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -317,7 +358,7 @@ async fn serve_clear(
 /// Shakes hands, which the sweep bounds like the head of a request, and speaks what was agreed on.
 async fn serve_tls(
     stream: Gauged,
-    tls: &TlsAcceptor,
+    tls: &Tls,
     client: &Arc<Client>,
     shared: &Arc<Shared>,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
@@ -334,11 +375,17 @@ async fn serve_tls(
         }
         stream = read;
     }
-    let agreed = drive(tls.accept(stream), client, |_| {}).await;
-    if agreed.is_err() {
+    let agreed = drive(TlsAcceptor::from(tls.begin()).accept(stream), client, |_| {}).await;
+    if let Err(error) = &agreed {
         shared.proxy.metrics.refused_handshakes.inc();
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+        shared.refuses(matches!(cause, Some(rustls::Error::NoCertificatesPresented)));
     }
     let Some(stream) = agreed? else { return Ok(()) };
+    let (name, chain) = (stream.get_ref().1.server_name().map(plain_name), stream.get_ref().1.peer_certificates());
+    if !shared.knows(client, name, chain) {
+        return Ok(());
+    }
     let protocol = stream.get_ref().1.alpn_protocol();
     client.shook(stream.get_ref().1.protocol_version());
     shared.proxy.metrics.shook(stream.get_ref().1.handshake_kind());

@@ -10,18 +10,21 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use hirsel_model::CertificateName;
+use hirsel_model::spec::RouteSpec;
+use hirsel_model::{AppName, CertificateName};
 use hirsel_role::certificate::{Bundle, Bundles};
-use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, ResolvesServerCert, WantsServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{ConfigBuilder, ServerConfig, WantsVerifier};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tracing::{info, warn};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::challenge::{self, ACME_TLS, Challenges};
+use crate::clients::Trusts;
+use crate::clients::asking::{Asking, Refusals};
 use crate::tickets::Tickets;
 
 /// What is spoken over TLS, the best first (RFC 7301). The last one is nobody's second choice: who speaks it offers nothing else.
@@ -38,6 +41,9 @@ pub struct Certificates {
     provider: Arc<CryptoProvider>,
     shown: ArcSwap<Shown>,
     challenges: Challenges,
+    trusts: ArcSwap<Trusts>,
+    /// Clients that were not let in for what they showed.
+    pub refusals: Refusals,
     /// With what clients resume sessions; the same at all load balancers.
     pub tickets: Arc<Tickets>,
 }
@@ -63,9 +69,24 @@ struct Certificate {
 
 impl Certificates {
     /// None yet.
-    pub fn new(challenges: Challenges) -> Self {
+    pub fn new(challenges: Challenges, refusals: Refusals) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        Self { provider, shown: ArcSwap::default(), challenges, tickets: Arc::default() }
+        let (shown, trusts) = (ArcSwap::default(), ArcSwap::default());
+        Self { provider, shown, challenges, trusts, refusals, tickets: Arc::default() }
+    }
+
+    /// Asks clients of these routes for what they say, from the next handshake on.
+    pub fn ask(&self, routes: &[(AppName, RouteSpec)]) {
+        let before = self.trusts.load();
+        let next = Trusts::of(routes, &self.provider, &before);
+        if !(next.is_empty() && before.is_empty()) {
+            self.trusts.store(Arc::new(next));
+        }
+    }
+
+    /// What clients are asked for.
+    pub fn trusts(&self) -> Arc<Trusts> {
+        self.trusts.load_full()
     }
 
     /// Shows these from now on. What cannot be used is left out, with a word in the log when it is new.
@@ -108,15 +129,24 @@ impl Certificates {
 
     /// How connections begin: TLS 1.3 or 1.2, with what rustls offers, which is forward secret and authenticated throughout, in its order.
     pub fn config(self: &Arc<Self>) -> Arc<ServerConfig> {
-        let versions = ServerConfig::builder_with_provider(self.provider.clone()).with_safe_default_protocol_versions();
-        let builder = versions.expect("the provider knows both versions").with_no_client_auth();
-        let mut config = builder.with_cert_resolver(self.clone());
-        config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
-        config.ignore_client_order = true;
+        let mut config = finish(self.versions().with_no_client_auth(), self.clone());
         config.ticketer = self.tickets.clone();
         // For clients that take no tickets, and while there is no key for them.
         config.session_storage = rustls::server::ServerSessionMemoryCache::new(SESSIONS_MAX);
         Arc::new(config)
+    }
+
+    /// How one connection begins whose client may be asked for a certificate.
+    pub fn asking(&self, asking: &Arc<Asking>) -> ServerConfig {
+        let mut config = finish(self.versions().with_client_cert_verifier(asking.clone()), asking.clone());
+        config.ticketer = asking.clone();
+        config.session_storage = asking.clone();
+        config
+    }
+
+    fn versions(&self) -> ConfigBuilder<ServerConfig, WantsVerifier> {
+        let versions = ServerConfig::builder_with_provider(self.provider.clone()).with_safe_default_protocol_versions();
+        versions.expect("the provider knows both versions")
     }
 
     fn for_name(&self, name: &str) -> Option<Arc<CertifiedKey>> {
@@ -124,6 +154,19 @@ impl Certificates {
         let parent = || name.split_once('.').and_then(|(_, parent)| shown.wildcard.get(parent));
         shown.exact.get(name).or_else(parent).map(|certificate| certificate.key.clone())
     }
+}
+
+/// What is spoken, and how, is the same whoever is asked for what.
+fn finish(builder: ConfigBuilder<ServerConfig, WantsServerCert>, shows: Arc<dyn ResolvesServerCert>) -> ServerConfig {
+    let mut config = builder.with_cert_resolver(shows);
+    config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+    config.ignore_client_order = true;
+    config
+}
+
+/// A name as a client says it, in lower case, without a final dot.
+pub fn plain_name(name: &str) -> String {
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
 
 impl Shown {
@@ -175,8 +218,7 @@ pub fn parts(bundle: &Bundle) -> Result<(Vec<CertificateDer<'static>>, PrivateKe
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let name = hello.server_name()?;
-        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        let name = plain_name(hello.server_name()?);
         match challenge::is_asked_for(&hello) {
             true => self.challenges.certificate(&self.provider, &name),
             false => self.for_name(&name),

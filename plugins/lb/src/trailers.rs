@@ -6,6 +6,8 @@
 
 use http::{HeaderMap, HeaderName};
 
+use crate::clients;
+
 /// Leaves out what has no place behind a body (RFC 9110, section 6.5.1), and what only we say of a request.
 pub fn prune(fields: &mut HeaderMap) {
     if !fields.keys().any(is_out_of_place) {
@@ -18,6 +20,9 @@ pub fn prune(fields: &mut HeaderMap) {
 }
 
 fn is_out_of_place(name: &HeaderName) -> bool {
+    if clients::is_ours(name) {
+        return true;
+    }
     let name = name.as_str();
     name.starts_with("x-forwarded-")
         || name.starts_with("if-")
@@ -45,7 +50,16 @@ mod tests {
     #[test]
     fn what_changes_how_a_message_is_read_does_not_pass_behind_it() {
         let mut fields = HeaderMap::new();
-        let gone = ["content-length", "host", "authorization", "x-forwarded-user", "if-match", "trailer", "set-cookie"];
+        let gone = [
+            "content-length",
+            "host",
+            "authorization",
+            "x-forwarded-user",
+            "x_client-cert_subject",
+            "if-match",
+            "trailer",
+            "set-cookie",
+        ];
         let kept = ["grpc-status", "grpc-message", "x-sum", "server-timing", "etag"];
         for name in gone.iter().chain(&kept) {
             fields.append(*name, HeaderValue::from_static("1"));

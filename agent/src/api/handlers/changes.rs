@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::extract::{Extension, State};
 use axum::response::Response;
+use hirsel_mesh::identity::client_authority;
 use hirsel_model::control::{Command, Entry, Outcome, Refusal};
 use hirsel_model::spec::{AppSpec, Replicas, RoleSpec};
 use hirsel_model::{AppName, LogIndex, RoleName, ServiceName, manifest};
@@ -170,6 +171,19 @@ fn refuse_own_ports(sight: &Sight, spec: &AppSpec) -> Result<(), ApiError> {
     Err(ApiError::new(Code::Usage, message).next("choose another port, then: hirsel plan FILE"))
 }
 
+/// Refuses routes that no client could show a certificate for.
+fn refuse_unfit_authorities(spec: &AppSpec) -> Result<(), ApiError> {
+    for route in &spec.routes {
+        let Some(clients) = &route.actions.client_certificates else { continue };
+        client_authority(&clients.authorities).map_err(|why| {
+            ApiError::new(Code::Usage, format!("client_ca of route {route}: {why}"))
+                .next("openssl x509 -noout -text -in FILE: what it is")
+                .next("correct the file, then: hirsel plan FILE")
+        })?;
+    }
+    Ok(())
+}
+
 /// Creates or updates an application.
 #[utoipa::path(post, path = "/v1/apply", request_body(content = String, content_type = "text/plain", description = "an application manifest"),
     responses((status = 200, body = Envelope<Changed>), (status = 400, body = ErrorBody)))]
@@ -182,6 +196,7 @@ pub async fn apply(
     let sight = agent.sight();
     let (app, spec) = read_manifest(&sight, &text)?;
     refuse_own_ports(&sight, &spec)?;
+    refuse_unfit_authorities(&spec)?;
     let known = sight.state.spec.apps.get(&app);
     let change = Change {
         did: match known {

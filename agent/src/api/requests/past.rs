@@ -37,7 +37,8 @@ fn told(sight: &Sight, lb: NodeId, past: Remembered, others: &[(NodeId, Remember
         let to = past.origin.as_ref().map(|origin| format!(", which leads to {origin}")).unwrap_or_default();
         format!("route {route}{to}")
     });
-    because.push(link(format!("{} from {}: {route}", past.asked, past.client)));
+    let shown = past.certificate.as_ref().map(|shown| format!(" with the certificate of {shown}")).unwrap_or_default();
+    because.push(link(format!("{} from {}{shown}: {route}", past.asked, past.client)));
     because.extend(past.tries.iter().enumerate().map(|(at, tried)| link(try_of(sight, &past, at, tried))));
     if let Some(trace) = &past.trace {
         because.push(link(format!("part of trace {trace}")));
@@ -128,6 +129,10 @@ fn words(word: &str) -> &str {
         "no_route" => "no route takes host and path",
         "bad_request" => "it could not be understood",
         "forbidden" => "its client is not let in",
+        "no_certificate" => "its client came without TLS, and is asked for a certificate",
+        "misdirected" => {
+            "its connection was made for another host, or before other certificates of clients were asked for"
+        }
         "unauthorized" => "user or password were missing or wrong",
         "rate_limited" => "too many came before it",
         "too_large" => "its body is too large",

@@ -6,7 +6,9 @@ use super::limits::*;
 use super::{ControlState, Refusal};
 use crate::codec::encode;
 use crate::id::AppName;
-use crate::spec::{Actions, AppSpec, Conditions, PathKind, RouteSpec, Seen, Target, Tls};
+use crate::spec::{
+    Actions, AppSpec, Conditions, Contradiction, PathKind, RouteSpec, Seen, Target, Tls, client_authorities,
+};
 
 /// From this level on a final slash of a prefix makes no difference to whom it belongs.
 const SLASHES_ALIKE_LEVEL: u32 = 2;
@@ -34,8 +36,17 @@ pub(super) fn check(app: &AppSpec) -> Result<(), Refusal> {
         }
         check_room(&shown, route)?;
         check_passed(&shown, route)?;
-        if app.routes[..number].iter().any(|other| other.contradicts(route)) {
-            return Err(Refusal::Invalid(format!("route {shown:?} has a host that another route passes on whole")));
+        check_clients(&shown, route)?;
+        match app.routes[..number].iter().find_map(|other| other.contradiction(route)) {
+            None => {}
+            Some(Contradiction::Passed) => {
+                return Err(Refusal::Invalid(format!("route {shown:?} has a host that another route passes on whole")));
+            }
+            Some(Contradiction::Certificates) => {
+                let message =
+                    format!("route {shown:?} asks clients for other certificates than another route of its host");
+                return Err(Refusal::Invalid(message));
+            }
         }
         if route.tls == Tls::Auto
             && let Some(why) = crate::acme::unfit(&route.host)
@@ -59,6 +70,13 @@ fn check_passed(shown: &str, route: &RouteSpec) -> Result<(), Refusal> {
         return Ok(());
     }
     Err(Refusal::Invalid(format!("route {shown:?} passes on what is encrypted: nobody here can look into it")))
+}
+
+/// Whoever is let in by a certificate is let in by somebody's word.
+fn check_clients(shown: &str, route: &RouteSpec) -> Result<(), Refusal> {
+    let Some(clients) = &route.actions.client_certificates else { return Ok(()) };
+    let read = client_authorities(&clients.authorities);
+    read.map(drop).map_err(|why| Refusal::Invalid(format!("route {shown:?} asks clients for certificates: {why}")))
 }
 
 fn check_room(shown: &str, route: &RouteSpec) -> Result<(), Refusal> {
@@ -120,11 +138,18 @@ pub(super) fn check_owners(state: &ControlState, app: &AppName, new: &AppSpec) -
     for (other, spec) in state.spec.apps.iter().filter(|(other, _)| *other != app) {
         for route in &spec.routes {
             let meets = |mine: &RouteSpec| match alike {
-                true => mine.meets(route) || mine.contradicts(route),
+                true => mine.meets(route) || mine.contradiction(route) == Some(Contradiction::Passed),
                 false => mine.host == route.host && mine.path == route.path,
             };
             if new.routes.iter().any(meets) {
                 return Err(Refusal::Invalid(format!("route {route} belongs to application {other}")));
+            }
+            let differs = |mine: &&RouteSpec| mine.contradiction(route) == Some(Contradiction::Certificates);
+            if let Some(mine) = new.routes.iter().find(differs) {
+                return Err(Refusal::Invalid(format!(
+                    "route {mine} asks clients for other certificates than {route} of application {other}, and they are one host's: \
+                     say the same client_ca in both, or use another host"
+                )));
             }
         }
     }
@@ -140,7 +165,7 @@ mod tests {
     use crate::id::{Generation, NodeId, RoleName, Slot};
     use crate::plan::Assignment;
     use crate::secret::{Sealed, SecretId, needed};
-    use crate::spec::{BasicAuth, Respond};
+    use crate::spec::{BasicAuth, ClientCertificates, Respond};
     use crate::time::WallTime;
 
     const KEY: &str = "00000000000000aa";
@@ -229,6 +254,34 @@ mod tests {
         assert_eq!(refused, "route \"shop.test/\" has a host that another route passes on whole");
         apply(&mut state, |_| {}).unwrap();
         run(&mut state, Command::ApplyApp { app: named("blog"), spec: blog }).unwrap();
+    }
+
+    #[test]
+    fn applications_that_share_a_host_ask_its_clients_for_the_same_certificates() {
+        let mut state = cluster(1);
+        let pem = "-----BEGIN CERTIFICATE-----\nAAEC\n-----END CERTIFICATE-----\n";
+        let asks = |route: &mut RouteSpec| {
+            route.actions.client_certificates = Some(ClientCertificates { authorities: pem.into(), optional: false });
+        };
+        apply(&mut state, asks).unwrap();
+        let mut blog = app(&[("web", service("serve"))]);
+        blog.routes.push(RouteSpec::plain("shop.test", "/blog", named("web")));
+        let refused = run(&mut state, Command::ApplyApp { app: named("blog"), spec: blog.clone() }).unwrap_err();
+        assert!(
+            refused.starts_with(
+                "route shop.test/blog asks clients for other certificates than shop.test/ of application shop"
+            ),
+            "{refused}"
+        );
+        asks(&mut blog.routes[0]);
+        run(&mut state, Command::ApplyApp { app: named("blog"), spec: blog }).unwrap();
+        let refused = apply(&mut state, |_| {}).unwrap_err();
+        assert!(refused.contains("of application blog"), "who changes it changes it for both: {refused}");
+        let refused = apply(&mut state, |route| {
+            let none = ClientCertificates { authorities: "ca.pem".into(), optional: false };
+            route.actions.client_certificates = Some(none);
+        });
+        assert!(refused.unwrap_err().contains("asks clients for certificates: no certificate is in there"));
     }
 
     #[test]

@@ -9,12 +9,13 @@ use super::errors::{Errors, quoted};
 use super::table::{Block, Table};
 use crate::control::limits::{HOST_BYTES_MAX, PATH_BYTES_MAX, ROUTES_PER_APP_MAX};
 use crate::id::NAME_BYTES_MAX;
-use crate::spec::{Actions, Conditions, PathKind, RouteSpec, Seen, Target, Tls};
+use crate::spec::{Actions, Conditions, Contradiction, PathKind, RouteSpec, Seen, Target, Tls};
 
 pub(super) mod actions;
 mod answers;
 mod balance;
 mod cache;
+mod clients;
 mod matching;
 mod seen;
 mod sticky;
@@ -24,7 +25,7 @@ mod tls;
 /// What a route and a rule may both say, besides what is done with their requests.
 const KEYS: [&str; 6] = ["to", "redirect", "respond", "method", "header", "query"];
 /// What a route may say besides.
-const ROUTE_KEYS: [&str; 2] = ["rule", tls::KEY];
+const ROUTE_KEYS: [&str; 4] = ["rule", tls::KEY, clients::CA, clients::AUTH];
 /// What a rule may say besides.
 const RULE_KEYS: [&str; 2] = ["path", "path_regex"];
 
@@ -76,10 +77,9 @@ pub(super) fn read(top: &Table<'_>, known: Known<'_>, errors: &mut Errors) -> Ve
         for (span, place, route) in read {
             if routes.iter().any(|before| before.meets(&route) && before.when == route.when) {
                 errors.at(span, format!("{place} is for the same requests as a route or rule before it"));
-            } else if routes.iter().any(|before| before.contradicts(&route)) {
+            } else if let Some(why) = routes.iter().find_map(|before| before.contradiction(&route)) {
                 let word = quoted(&block.word);
-                let message = format!("route {word}: tls = \"passthrough\" in another route passes on its host whole");
-                errors.at(span, message);
+                errors.at(span, format!("route {word}: {}", contradiction(why)));
             }
             routes.push(route);
         }
@@ -111,6 +111,7 @@ fn block_of(
         errors.absent(block.key.clone(), format!("{} leads nowhere: to = \"SERVICE\"", table.path()));
     }
     let tls = tls::read(table, &host, errors);
+    let clients = clients::read(table, errors);
     let mut routes = Vec::new();
     for (span, rule) in &rules {
         rule.check_keys(
@@ -129,8 +130,20 @@ fn block_of(
     }
     let own = base.route(&host, path, PathKind::Prefix);
     routes.extend(own.map(|route| (block.key.clone(), table.path().to_owned(), route)));
-    routes.iter_mut().for_each(|(_, _, route)| route.tls = tls);
+    for (_, _, route) in &mut routes {
+        route.tls = tls;
+        route.actions.client_certificates.clone_from(&clients);
+    }
     routes
+}
+
+fn contradiction(why: Contradiction) -> &'static str {
+    match why {
+        Contradiction::Passed => "tls = \"passthrough\" in another route passes on its host whole",
+        Contradiction::Certificates => {
+            "client_ca and client_auth are for a host whole, and another route of this one says otherwise"
+        }
+    }
 }
 
 /// `said`, and what `table` says instead; `path` is what `strip_prefix = true` takes off.

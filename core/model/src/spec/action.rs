@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Balance, Cache, Compress, ErrorPage, Statuses, is_default};
+use super::{Balance, Cache, ClientCertificates, Compress, ErrorPage, Statuses, is_default};
 use crate::id::SecretName;
 use crate::secret::references;
 
@@ -43,6 +43,9 @@ pub struct Actions {
     /// The status with which clients that came without TLS are led to `https`; none lets them pass.
     #[serde(default, skip_serializing_if = "is_default")]
     pub https: Option<u16>,
+    /// Who shows which certificate in the handshake; the same in all routes of a host.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub client_certificates: Option<ClientCertificates>,
     /// How many requests are taken.
     #[serde(default, skip_serializing_if = "is_default")]
     pub rate_limit: Option<RateLimit>,

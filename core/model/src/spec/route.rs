@@ -120,6 +120,15 @@ impl Target {
     }
 }
 
+/// Why two routes of one host cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contradiction {
+    /// One passes on the host whole that the other has a part in.
+    Passed,
+    /// They ask clients for different certificates, and a client is asked once, before it says what it wants.
+    Certificates,
+}
+
 impl RouteSpec {
     /// The plainest one: every request of `host` below `path` goes to one service.
     pub fn plain(host: impl Into<String>, path: impl Into<String>, to: ServiceName) -> Self {
@@ -153,9 +162,16 @@ impl RouteSpec {
         self.tls == Tls::Passthrough
     }
 
-    /// Whether both cannot be: one passes on a host whole that the other has a part in.
-    pub fn contradicts(&self, other: &Self) -> bool {
-        self.host == other.host && (self.is_passed_through() || other.is_passed_through())
+    /// Why both cannot be, as routes of one host; none where they can.
+    pub fn contradiction(&self, other: &Self) -> Option<Contradiction> {
+        if self.host != other.host {
+            return None;
+        }
+        if self.is_passed_through() || other.is_passed_through() {
+            return Some(Contradiction::Passed);
+        }
+        let differ = self.actions.client_certificates != other.actions.client_certificates;
+        differ.then_some(Contradiction::Certificates)
     }
 
     /// Whether every build that ever was understands it.

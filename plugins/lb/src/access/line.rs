@@ -14,6 +14,7 @@ use http::Version;
 use http::uri::PathAndQuery;
 
 use crate::cache::Outcome;
+use crate::clients::shown::Shown;
 use crate::fault::Fault;
 use crate::ids::Mark;
 use crate::instance::Whom;
@@ -60,6 +61,8 @@ pub struct Line<'a> {
     pub fault: Option<Fault>,
     /// What the cache did, where its route has one.
     pub cached: Option<Outcome>,
+    /// What its client showed of itself, where its route asks for that.
+    pub shown: Option<&'a Shown>,
     /// Bytes of its body; none where it did not say how many.
     pub bytes_in: Option<u64>,
     /// Bytes of the body of its answer.
@@ -102,6 +105,10 @@ impl Line<'_> {
         fields.maybe("span", self.mark.span());
         fields.maybe("parent", self.mark.parent.as_ref().and_then(|digits| std::str::from_utf8(digits).ok()));
         fields.text("client", &self.client.to_string());
+        if let Some(shown) = self.shown {
+            fields.bytes("client_cert", shown.subject().as_bytes(), FIELD_BYTES_MAX);
+            fields.text("client_cert_sha256", shown.fingerprint());
+        }
         fields.bytes("host", self.host, FIELD_BYTES_MAX);
         fields.bytes("method", self.method.as_bytes(), FIELD_BYTES_MAX);
         fields.bytes("path", self.path().as_bytes(), PATH_BYTES_MAX);

@@ -15,6 +15,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Body as _;
 use quinn::VarInt;
 use quinn::crypto::rustls::HandshakeData;
+use rustls_pki_types::CertificateDer;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
@@ -28,6 +29,7 @@ use crate::headers::ClientLines;
 use crate::incoming::Incoming;
 use crate::serve::{Registered, STREAMS_MAX, Shared};
 use crate::stream::AnswerBody;
+use crate::tls::plain_name;
 
 /// The head of a request must be whole by then, as over TCP.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
@@ -51,13 +53,20 @@ pub(super) async fn serve(
     shared: Arc<Shared>,
 ) {
     let from = incoming.remote_address();
-    let Ok(Ok(quic)) = timeout(HANDSHAKE_WITHIN, async { incoming.await }).await else {
-        shared.proxy.metrics.refused_handshakes.inc();
-        return debug!(%from, "no connection over QUIC");
+    let quic = match timeout(HANDSHAKE_WITHIN, async { incoming.await }).await {
+        Ok(Ok(quic)) => quic,
+        failed => {
+            shared.proxy.metrics.refused_handshakes.inc();
+            if let Ok(Err(error)) = failed {
+                shared.refuses(is_for_want_of_certificate(&error));
+            }
+            return debug!(%from, "no connection over QUIC");
+        }
     };
     drop(handshake);
-    if let Some(name) = name_of(&quic)
-        && shared.proxy.routes.table().ways.passes(&name).is_some()
+    let name = name_of(&quic);
+    if let Some(name) = &name
+        && shared.proxy.routes.table().ways.passes(name).is_some()
     {
         // A certificate for it happens to be here, but what is behind it is reached over TCP alone.
         return quic.close(VarInt::from_u32(NO_ERROR), b"this host is passed on over TCP alone");
@@ -65,6 +74,10 @@ pub(super) async fn serve(
     let client = Client::new(ClientLines::new(quic.remote_address(), true), Some(slot)).over_quic();
     client.shook(Some(rustls::ProtocolVersion::TLSv1_3));
     let client = Arc::new(client);
+    let shown = quic.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
+    if !shared.knows(&client, name, shown.as_ref().map(|chain| &chain[..])) {
+        return quic.close(VarInt::from_u32(NO_ERROR), b"other certificates are asked for now");
+    }
     let Some(_registered) = Registered::new(&shared, &client) else {
         return quic.close(VarInt::from_u32(EXCESSIVE_LOAD), b"this client has as many connections as it may");
     };
@@ -87,8 +100,13 @@ pub(super) async fn serve(
 
 /// Whom a client wants to talk to, in lower case.
 fn name_of(quic: &quinn::Connection) -> Option<String> {
-    let name = quic.handshake_data()?.downcast::<HandshakeData>().ok()?.server_name?;
-    Some(name.strip_suffix('.').unwrap_or(&name).to_ascii_lowercase())
+    Some(plain_name(&quic.handshake_data()?.downcast::<HandshakeData>().ok()?.server_name?))
+}
+
+/// Whether a client was not let in because it showed no certificate.
+fn is_for_want_of_certificate(error: &quinn::ConnectionError) -> bool {
+    let code = quinn::TransportErrorCode::crypto(rustls::AlertDescription::CertificateRequired.into());
+    matches!(error, quinn::ConnectionError::TransportError(error) if error.code == code)
 }
 
 /// A connection at work.

@@ -18,6 +18,7 @@ use crate::actions::Acts;
 use crate::actions::auth::Verdict;
 use crate::actions::errors::By;
 use crate::client::Client;
+use crate::clients;
 use crate::grpc;
 use crate::headers;
 use crate::incoming::Incoming;
@@ -72,10 +73,15 @@ impl Proxy {
         let Taken { mut head, incoming, protocol, upgrade } = taken;
         let mut buffer = String::new();
         let host = headers::host_of(&head, &mut buffer).unwrap_or_default().to_owned();
-        if let Some(refusal) = acts.refuse(&head, &host, &client.lines, self.now()) {
+        let proof = client.proof().map(|proof| &**proof);
+        if let Some(refusal) = acts.refuse(&head, &host, (&client.lines, proof), self.now()) {
             return Err(refusal);
         }
-        let is_known = caching::is_known(&head, acts);
+        let shows = acts.demand.is_some() && proof.is_some_and(|proof| proof.shown.is_some());
+        if let Some(proof) = client.proof().filter(|_| shows) {
+            account.proves(proof);
+        }
+        let is_known = shows || caching::is_known(&head, acts);
         if let Some(auth) = &acts.auth {
             let secrets = self.secrets.borrow().clone();
             match auth.admit(&mut head.headers, client.lines.ip, self.now(), &secrets).await {
@@ -99,6 +105,9 @@ impl Proxy {
         let choice = acts.sharing.as_ref().map(|sharing| sharing.choice(&head, client.lines.ip));
         if let Err(bad) = headers::prepare_request(&mut head, &client.lines, protocol) {
             return Err(bad_head(bad));
+        }
+        if acts.demand.is_some() {
+            clients::tell(&mut head.headers, proof);
         }
         let is_plain = upgrade.is_none() && incoming.is_end_stream();
         let ask = acts.kept.as_ref().and_then(|terms| Ask::of(terms, &mut head, client, is_known, is_plain));

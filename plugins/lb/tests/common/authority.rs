@@ -6,6 +6,8 @@ use hirsel_role::certificate::{Bundle, Bundles};
 use hirsel_role::secret::Plain;
 use rcgen::{CertifiedIssuer, KeyPair};
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, SupportedProtocolVersion, WantsVerifier};
 use tokio_rustls::TlsConnector;
 
@@ -53,18 +55,42 @@ impl Authority {
         )
     }
 
+    /// The same, which shows this certificate with its key, both in PEM, when it is asked for one.
+    pub fn client_showing(
+        &self,
+        version: &'static SupportedProtocolVersion,
+        protocols: &[&str],
+        (chain, key): (&str, &str),
+    ) -> ClientConfig {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
+        let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<Vec<_>, _>>().unwrap();
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+        let mut config = config.with_root_certificates(self.roots()).with_client_auth_cert(chain, key).unwrap();
+        config.alpn_protocols = names(protocols);
+        config
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.0.der().clone()).unwrap();
+        roots
+    }
+
     fn config(&self, provider: CryptoProvider, protocols: &[&str]) -> ClientConfig {
         let config = ClientConfig::builder_with_provider(Arc::new(provider));
         self.finish(config.with_safe_default_protocol_versions().unwrap(), protocols)
     }
 
     fn finish(&self, config: ConfigBuilder<ClientConfig, WantsVerifier>, protocols: &[&str]) -> ClientConfig {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.0.der().clone()).unwrap();
-        let mut config = config.with_root_certificates(roots).with_no_client_auth();
-        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let mut config = config.with_root_certificates(self.roots()).with_no_client_auth();
+        config.alpn_protocols = names(protocols);
         config
     }
+}
+
+fn names(protocols: &[&str]) -> Vec<Vec<u8>> {
+    protocols.iter().map(|name| name.as_bytes().to_vec()).collect()
 }
 
 /// Certificates by their names.

@@ -40,7 +40,11 @@ pub async fn dial(bed: &Bed, authority: &Authority, name: &str) -> Result<(Endpo
 
 /// Begins so many connections at once.
 pub fn begin(addr: SocketAddr, authority: &Authority, times: usize) -> (Endpoint, Vec<quinn::Connecting>) {
-    let tls = QuicClientConfig::try_from(authority.client_config(&["h3"])).unwrap();
+    begin_with(addr, authority.client_config(&["h3"]), times)
+}
+
+fn begin_with(addr: SocketAddr, tls: rustls::ClientConfig, times: usize) -> (Endpoint, Vec<quinn::Connecting>) {
+    let tls = QuicClientConfig::try_from(tls).unwrap();
     let mut endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
     let begun = (0..times).map(|_| endpoint.connect(addr, "shop.example").unwrap()).collect();
@@ -78,8 +82,20 @@ impl Client {
     /// One that wants to talk to `name`.
     pub async fn named(bed: &Bed, authority: &Authority, name: &str) -> Result<Self, String> {
         let (endpoint, quic) = dial(bed, authority, name).await?;
-        let (mut connection, requests) =
-            within(h3::client::new(h3_quinn::Connection::new(quic.clone()))).await.unwrap();
+        Self::over(endpoint, quic).await
+    }
+
+    /// One that begins like that.
+    pub async fn with(bed: &Bed, tls: rustls::ClientConfig, name: &str) -> Result<Self, String> {
+        let (endpoint, _) = begin_with(bed.https, tls, 0);
+        let connecting = endpoint.connect(bed.https, name).map_err(|error| error.to_string())?;
+        let quic = within(connecting).await.map_err(|error| error.to_string())?;
+        Self::over(endpoint, quic).await
+    }
+
+    async fn over(endpoint: Endpoint, quic: quinn::Connection) -> Result<Self, String> {
+        let over = h3_quinn::Connection::new(quic.clone());
+        let (mut connection, requests) = within(h3::client::new(over)).await.map_err(|error| error.to_string())?;
         let driver = tokio::spawn(async move { std::future::poll_fn(|cx| connection.poll_close(cx)).await });
         Ok(Self { endpoint, quic, requests, driver: Arc::new(driver) })
     }

@@ -87,7 +87,7 @@ fn every_field_of_a_route_says_what_it_expects() {
         ("tp = 1", "2:1 unknown key \"tp\" in [route.h]; did you mean \"to\"?"),
         (
             "path = \"/a\"",
-            "2:1 unknown key \"path\" in [route.h]; known are to, redirect, respond, method, header, query, allow, deny, rate_limit, cors, basic_auth, body_max, timeout, rewrite, request_headers, response_headers, compress, error_pages, cache, balance, slow_start, sticky, zone, concurrency, queue, eject, try_timeout, hedge, trace, log, rule, tls",
+            "2:1 unknown key \"path\" in [route.h]; known are to, redirect, respond, method, header, query, allow, deny, rate_limit, cors, basic_auth, body_max, timeout, rewrite, request_headers, response_headers, compress, error_pages, cache, balance, slow_start, sticky, zone, concurrency, queue, eject, try_timeout, hedge, trace, log, rule, tls, client_ca, client_auth",
         ),
         ("to = { web = 1, nxt = 1 }", "2:17 unknown service \"nxt\"; did you mean \"next\"?"),
         ("to = { web = 0 }", "2:1 [route.h.to] leads nowhere: no weight is above 0"),

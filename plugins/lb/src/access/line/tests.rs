@@ -55,6 +55,7 @@ fn line<'a>(mark: &'a Mark, asked: &'a PathAndQuery) -> Line<'a> {
         status: 200,
         fault: None,
         cached: None,
+        shown: None,
         bytes_in: Some(0),
         bytes_out: 512,
         meter: None,

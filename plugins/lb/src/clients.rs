@@ -251,3 +251,6 @@ impl fmt::Debug for Trust {
         f.debug_struct("Trust").field("id", &self.id).field("optional", &self.optional).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

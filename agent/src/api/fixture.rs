@@ -140,8 +140,10 @@ pub fn state() -> ControlState {
         event(4, EventKind::Decided, "shop/web/3", "start shop/web/3 on n2 instead of shop/web/2 on n3", Some(3)),
         event(5, EventKind::Done, "shop/web/3", "n2 runs shop/web/3", Some(4)),
     ]
+    .map(Arc::new)
     .into();
-    state.log.events[3].rejected = vec![Rejected { node: NodeId(1), reason: "has one already".into() }];
+    Arc::make_mut(&mut state.log.events[3]).rejected =
+        vec![Rejected { node: NodeId(1), reason: "has one already".into() }];
     state.log.last = 5;
     for (id, grants) in [
         ("join", TokenGrants::Join),

@@ -1,6 +1,7 @@
 //! The cluster's log of decisions: what happened, what was decided because of it, what was done, and what was then seen to hold.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -97,14 +98,20 @@ pub enum Cause {
 pub struct EventLog {
     /// The number of the last event given.
     pub last: u64,
-    /// At most [`EVENTS_MAX`].
-    pub events: VecDeque<Event>,
+    /// At most [`EVENTS_MAX`]. Each stands for itself: a new state shares those that it has in common with the one before, and there is
+    /// a new state for each change.
+    pub events: VecDeque<Arc<Event>>,
 }
 
 impl EventLog {
+    /// All of them, the oldest first.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Event> + ExactSizeIterator {
+        self.events.iter().map(|event| &**event)
+    }
+
     /// The event with this number, as long as the log holds it.
     pub fn get(&self, index: u64) -> Option<&Event> {
         let first = self.events.front()?.index;
-        self.events.get(usize::try_from(index.checked_sub(first)?).ok()?)
+        self.events.get(usize::try_from(index.checked_sub(first)?).ok()?).map(|event| &**event)
     }
 }

@@ -16,7 +16,7 @@ const LOOK_BACK: usize = 512;
 /// Events to add now; none when nothing came true since.
 pub fn followup(state: &ControlState, reports: &BTreeMap<NodeId, &NodeReport>) -> Vec<NewEvent> {
     let skip = state.log.events.len().saturating_sub(LOOK_BACK);
-    let recent = || state.log.events.iter().skip(skip);
+    let recent = || state.log.iter().skip(skip);
     let caused: BTreeSet<(u64, bool)> =
         recent().filter_map(|event| Some((event.cause?, event.kind == EventKind::Verified))).collect();
     let done_before: BTreeSet<u64> =
@@ -74,7 +74,7 @@ fn holders(state: &ControlState, reports: &BTreeMap<NodeId, &NodeReport>) -> Vec
         let [node] = nodes.as_slice() else { continue };
         let (subject, message) = (address.to_string(), format!("{address} is held by {}", state.spec.name_of(*node)));
         let of = |kind| move |event: &&Event| event.kind == kind;
-        let told = || state.log.events.iter().rev().filter(|event| event.subject == subject);
+        let told = || state.log.iter().rev().filter(|event| event.subject == subject);
         if told().find(of(EventKind::Done)).is_some_and(|event| event.message == message) {
             continue;
         }
@@ -143,13 +143,15 @@ fn instance_fate(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::plan::{Because, InstanceAssignment, Phase, Reason};
     use crate::report::{InstanceFacts, RoleReport};
     use crate::time::WallTime;
 
-    fn event(index: u64, kind: EventKind, subject: &str, cause: Option<u64>) -> Event {
-        Event {
+    fn event(index: u64, kind: EventKind, subject: &str, cause: Option<u64>) -> Arc<Event> {
+        Arc::new(Event {
             index,
             at: WallTime(0),
             kind,
@@ -159,7 +161,7 @@ mod tests {
             incident: Some(1),
             rejected: Vec::new(),
             generation: Generation(5),
-        }
+        })
     }
 
     fn state() -> ControlState {
@@ -226,7 +228,7 @@ mod tests {
         assert_eq!(told(&state, &yes, &no), ["192.0.2.10 is held by n1"]);
         assert_eq!(told(&state, &yes, &yes), Vec::<String>::new(), "of two holders one is about to let go");
         let mut done = event(1, EventKind::Done, "192.0.2.10", None);
-        done.message = "192.0.2.10 is held by n1".into();
+        Arc::make_mut(&mut done).message = "192.0.2.10 is held by n1".into();
         state.log.events.push_back(done);
         assert_eq!(told(&state, &yes, &no), Vec::<String>::new());
         assert_eq!(told(&state, &no, &yes), ["192.0.2.10 is held by n2"]);

@@ -305,7 +305,7 @@ fn list(words: &[String]) -> String {
 fn why(town: &Town, subject: &str) -> String {
     let log = &town.state.log;
     let mut out = String::new();
-    let mut event = log.events.iter().rev().find(|event| event.subject == subject);
+    let mut event = log.iter().rev().find(|event| event.subject == subject);
     while let Some(this) = event {
         let _ = writeln!(out, "{}", this.message);
         for rejected in &this.rejected {

@@ -204,6 +204,11 @@ impl Acts {
         }
     }
 
+    /// Whether it refuses everything, because it could not be made out.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.own, Some(Own::Closed))
+    }
+
     /// The answer to a client that may not ask now or not in this way, or that only asks whether it may ask. `host` is the one that the
     /// request is for; the proof is what its connection was made for.
     pub fn refuse(

@@ -43,7 +43,7 @@ pub enum Finding {
 
 impl Ways {
     /// Puts `routes` in order. `usual` is how requests are written down where a route does not say. `before` are the routes of the order
-    /// before, and how they were carried out.
+    /// before, and how they were carried out: what a route does that has not changed is not made anew.
     pub fn build(
         routes: &[(AppName, RouteSpec)],
         usual: Option<AccessLog>,
@@ -52,6 +52,7 @@ impl Ways {
     ) -> Self {
         let mut ways = Self::default();
         let mut hosts: HashMap<&str, Drafts<usize>> = HashMap::new();
+        let known = Known::of(before);
         for (number, (app, route)) in routes.iter().enumerate() {
             let in_clear = route.is_passed_through().then(|| in_clear(route));
             if in_clear.is_some() {
@@ -61,11 +62,15 @@ impl Ways {
             if let Err(error) = hosts.entry(&route.host).or_default().add(route, number) {
                 ways.left_out.push(format!("route {route} of {app} is left out, this hirsel cannot read it: {error}"));
             }
-            let acts = Acts::of(app, in_clear, tools, former(app, route, before)).unwrap_or_else(|error| {
-                ways.left_out.push(format!("route {route} of {app} answers 503, this hirsel cannot read it: {error}"));
-                Some(Acts::closed())
+            let acts = known.same(app, route).unwrap_or_else(|| {
+                let acts = Acts::of(app, in_clear, tools, former(app, route, before)).unwrap_or_else(|error| {
+                    let words = format!("route {route} of {app} answers 503, this hirsel cannot read it: {error}");
+                    ways.left_out.push(words);
+                    Some(Acts::closed())
+                });
+                acts.map(Arc::new)
             });
-            ways.acts.push(acts.map(Arc::new));
+            ways.acts.push(acts);
             ways.watches.push(Watch::of(app, route, usual, &tools.meters));
         }
         for (host, drafts) in hosts {
@@ -149,6 +154,31 @@ fn in_clear(route: &RouteSpec) -> RouteSpec {
     RouteSpec { to, actions: Box::new(actions), ..route.clone() }
 }
 
+/// The routes of the order before, by whose they are and where they lead from.
+struct Known<'a> {
+    routes: &'a [(AppName, RouteSpec)],
+    ways: &'a Ways,
+    places: HashMap<(&'a AppName, &'a str, &'a str), Vec<usize>>,
+}
+
+impl<'a> Known<'a> {
+    fn of((routes, ways): (&'a [(AppName, RouteSpec)], &'a Ways)) -> Self {
+        let mut places = HashMap::<_, Vec<usize>>::new();
+        for (number, (app, route)) in routes.iter().enumerate() {
+            places.entry((app, &*route.host, &*route.path)).or_default().push(number);
+        }
+        Self { routes, ways, places }
+    }
+
+    /// What the same route, to the letter, does; none if there was none, or it could not be made out.
+    fn same(&self, app: &AppName, route: &RouteSpec) -> Option<Option<Arc<Acts>>> {
+        let places = self.places.get(&(app, &*route.host, &*route.path))?;
+        let place = places.iter().find(|place| self.routes[**place].1 == *route)?;
+        let acts = self.ways.acts.get(*place)?;
+        acts.as_ref().is_none_or(|acts| !acts.is_closed()).then(|| acts.clone())
+    }
+}
+
 /// How a route was carried out that takes the same requests and limits them in the same way.
 fn former<'a>(app: &AppName, route: &RouteSpec, before: (&[(AppName, RouteSpec)], &'a Ways)) -> Option<&'a Acts> {
     let (routes, ways) = before;
@@ -157,4 +187,30 @@ fn former<'a>(app: &AppName, route: &RouteSpec, before: (&[(AppName, RouteSpec)]
         its_app == app && it.meets(route) && it.when == route.when && it.actions.rate_limit == route.actions.rate_limit
     };
     ways.acts(routes.iter().position(is_same)?).map(|acts| &**acts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(host: &str, timeout_ms: u64) -> (AppName, RouteSpec) {
+        let plain = RouteSpec::plain(host, "/", "web".parse().unwrap());
+        let actions = Actions { timeout_ms: Some(timeout_ms), ..Actions::default() };
+        ("shop".parse().unwrap(), RouteSpec { actions: Box::new(actions), ..plain })
+    }
+
+    #[test]
+    fn what_a_route_does_is_made_anew_only_where_it_has_changed() {
+        let tools = Tools::fixed();
+        let before = [route("a.test", 1), route("b.test", 2), route("c.test", 3)];
+        let first = Ways::build(&before, None, &tools, (&[], &Ways::default()));
+        // One is gone, one says something else, one is new.
+        let after = [route("b.test", 2), route("c.test", 4), route("d.test", 5)];
+        let second = Ways::build(&after, None, &tools, (&before, &first));
+        let same = |number: usize| {
+            first.acts.iter().flatten().any(|acts| Arc::ptr_eq(acts, second.acts(number).expect("it does something")))
+        };
+        assert_eq!([0, 1, 2].map(same), [true, false, false]);
+        assert_eq!(second.acts(1).unwrap().timeout.map(|it| it.as_millis()), Some(4));
+    }
 }

@@ -38,7 +38,7 @@ pub fn events(sight: &Sight, after: u64, tail: Option<usize>) -> Vec<EventLine> 
         Some(tail) => first.max(all.len().saturating_sub(tail.min(EVENTS_ANSWERED_MAX))),
         None => first,
     };
-    all.range(first..).take(EVENTS_ANSWERED_MAX).map(line).collect()
+    all.range(first..).take(EVENTS_ANSWERED_MAX).map(|event| line(event)).collect()
 }
 
 /// One event as it is shown.

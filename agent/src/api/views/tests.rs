@@ -278,7 +278,7 @@ fn why_falls_back_on_the_reason_in_the_plan_when_the_log_has_forgotten() {
 fn why_says_when_the_beginning_of_a_chain_was_forgotten_and_survives_a_cause_that_points_forward() {
     let sight = altered(|state| {
         state.log.events.remove(2);
-        state.log.events[0].cause = Some(9);
+        Arc::make_mut(&mut state.log.events[0]).cause = Some(9);
     });
     let told = why(&sight, "shop/web/3").unwrap();
     assert!(told.because[1].text.contains("event 3"), "{told:?}");

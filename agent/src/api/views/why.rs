@@ -274,7 +274,7 @@ fn deciding_event<'a>(sight: &'a Sight, thing: &Thing, subject: &str) -> Option<
     let prefix = format!("{subject}/");
     let parts_too = matches!(thing, Thing::Role(_) | Thing::App(_) | Thing::Service(_) | Thing::Past(_));
     let about = |event: &&Event| event.subject == subject || (parts_too && event.subject.starts_with(&prefix));
-    let events = || sight.state.log.events.iter().rev().filter(about);
+    let events = || sight.state.log.iter().rev().filter(about);
     events().find(|event| event.kind == EventKind::Decided).or_else(|| events().next())
 }
 
@@ -292,7 +292,8 @@ fn chain(sight: &Sight, event: &Event) -> Vec<Link> {
 
 fn numbered(sight: &Sight, index: u64) -> Option<&Event> {
     let events = &sight.state.log.events;
-    events.get(events.partition_point(|event| event.index < index)).filter(|event| event.index == index)
+    let found = events.get(events.partition_point(|event| event.index < index)).map(|event| &**event);
+    found.filter(|event| event.index == index)
 }
 
 fn link(event: &Event) -> Link {
@@ -306,8 +307,7 @@ fn link(event: &Event) -> Link {
 
 fn afterwards(sight: &Sight, event: &Event) -> Vec<Link> {
     let Some(incident) = event.incident else { return Vec::new() };
-    let later =
-        sight.state.log.events.iter().filter(|later| later.index > event.index && later.incident == Some(incident));
+    let later = sight.state.log.iter().filter(|later| later.index > event.index && later.incident == Some(incident));
     later.take(AFTERWARDS_MAX).map(link).collect()
 }
 

@@ -1,6 +1,7 @@
 //! Writes events into the log: gives them their numbers, finds what caused them, and keeps the log within its limits.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::ControlState;
 use super::limits::cut;
@@ -54,7 +55,7 @@ pub(super) fn record(state: &mut ControlState, at: WallTime, batch: Vec<NewEvent
         };
         found.note(&event);
         log.last = index;
-        log.events.push_back(event);
+        log.events.push_back(Arc::new(event));
         while log.events.len() > EVENTS_MAX {
             log.events.pop_front();
         }

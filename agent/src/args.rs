@@ -59,6 +59,9 @@ pub struct NodeArgs {
     /// Disk for such answers that memory has no room for, in the data folder [default: none]
     #[arg(long, env = "HIRSEL_CACHE_DISK", value_name = "SIZE")]
     pub cache_disk: Option<String>,
+    /// Address that objects are served at by the protocol of S3, or `off` [default: the address of --bind, port 7480]
+    #[arg(long, env = "HIRSEL_S3", value_name = "IP[:PORT]|off")]
+    pub s3: Option<String>,
     /// User that programs run as when the agent is root, or `self` for the agent's own [default: nobody]
     #[arg(long, env = "HIRSEL_RUN_AS", value_name = "USER")]
     pub run_as: Option<String>,

@@ -1,9 +1,9 @@
 //! The control state in one sealed file, and a cluster founded anew from it.
 //!
-//! In the file is everything that is strong (what is wanted, what was decided, the last events, sealed secrets and certificates, the authority; no keys of TLS tickets) and the
-//! key that opens what is sealed. The agent gets only the key of the file, made by whoever asks of a passphrase that never leaves
-//! their host, and what leaves the agent is sealed with it: no answer holds anything in the clear. Only a node that holds the sealing
-//! key itself can make one; it is not told to others for it, however they ask.
+//! In the file is everything that is strong (what is wanted, what was decided, the last events, sealed secrets, certificates and access
+//! keys, the authority; no keys of TLS tickets) and the key that opens what is sealed. The agent gets only the key of the file, made by
+//! whoever asks of a passphrase that never leaves their host, and what leaves the agent is sealed with it: no answer holds anything in the
+//! clear. Only a node that holds the sealing key itself can make one; it is not told to others for it, however they ask.
 //!
 //! Restoring begins the next foundation of the same cluster ([`hirsel_model::control::restore`] says why the same), on one new node.
 //! Before that is begun, the nodes of the backup are asked at their old addresses: where one answers, the cluster lives.
@@ -139,6 +139,9 @@ fn check(state: &ControlState, key: &SealingKey) -> Result<(), String> {
     }
     for (_, purpose, sealed) in state.acme.keys() {
         key.open(purpose, &sealed.0).ok_or_else(|| format!("the key of the {purpose} cannot be opened"))?;
+    }
+    for (_, purpose, sealed) in state.access.sealed() {
+        key.open(&purpose, &sealed.0).ok_or_else(|| format!("the {purpose} cannot be opened"))?;
     }
     Ok(())
 }

@@ -21,7 +21,8 @@ use crate::leader::Desk;
 use crate::lease::{Answer, Ask, LEASE_CALL};
 use crate::renewal::{self, RENEW_CALL};
 use crate::shared::Shared;
-use crate::{acme, certificates, sealing, secrets, tickets};
+use crate::tickets::Tickets;
+use crate::{access, acme, certificates, known, sealing, secrets};
 
 /// A majority answers within this, or nothing exclusive is granted this time.
 const CONFIRM_WITHIN: Duration = Duration::from_millis(500);
@@ -41,7 +42,8 @@ pub fn serve(shared: &Arc<Shared>, desk: &Desk) {
     secrets::serve(shared);
     certificates::serve(shared);
     acme::serve(shared);
-    tickets::serve(shared);
+    known::serve::<Tickets>(shared);
+    access::serve(shared);
     let agent = shared.clone();
     shared.transport.serve(RENEW_CALL, move |from, body| {
         let answer = renewal::issue(&agent, from, &body);

@@ -17,6 +17,7 @@ use crate::args::NodeArgs;
 use crate::digest;
 
 mod dns;
+mod storage;
 
 /// The one port number between hosts.
 pub const MESH_PORT: u16 = 7400;
@@ -75,6 +76,7 @@ struct File {
     lb: LbFile,
     compute: ComputeFile,
     dns: DnsFile,
+    storage: storage::StorageFile,
     address: AddressFile,
 }
 
@@ -160,6 +162,7 @@ impl Config {
         if instance_host.is_unspecified() {
             bail!("compute.host = \"{instance_host}\" is no address that others can be told; name one of this host");
         }
+        let s3 = storage::listen(args.s3.as_deref(), file.storage.s3.as_ref(), public)?;
         let dns_at = dns::listen(args.dns.as_deref().or(file.dns.listen.as_deref()), public)?;
         Ok(Self {
             zone: zone.parse().with_context(|| format!("zone {zone:?}"))?,
@@ -188,6 +191,10 @@ impl Config {
                 dns_zones: dns::zones(&file.dns.zones)?,
                 dns_forward: dns::forward(&file.dns.forward, dns_at)?,
                 dns_forward_for: dns::forward_for(&file.dns.forward_for, &file.dns.forward)?,
+                s3,
+                s3_region: storage::region(file.storage.region)?,
+                s3_domains: storage::domains(&file.storage.domains)?,
+                storage_disk: file.storage.disk.map(storage::disk).transpose()?,
                 address_hook: file.address.hook.map(hook).transpose()?,
             },
         })

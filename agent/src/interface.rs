@@ -10,13 +10,16 @@ use futures::future::BoxFuture;
 use hirsel_mesh::archive::{FileKey, Lock, Sealing};
 use hirsel_mesh::control::ProposeError;
 use hirsel_mesh::identity::JoinToken;
+use hirsel_model::access::AccessKeyId;
 use hirsel_model::control::{Entry, Outcome};
 use hirsel_model::secret::SecretId;
 use hirsel_model::{CertificateName, InstanceId, LogIndex, NodeId, RoleName};
 use hirsel_role::host::{Output, OutputFrom};
 use hirsel_role::requests::{JOURNAL, Window};
+use hirsel_role::storage;
 use tracing::error;
 
+use crate::access;
 use crate::acme;
 use crate::api::agent::{Agent, Minted, NotProposed, TokenParts};
 use crate::api::auth::Source;
@@ -189,6 +192,31 @@ impl Agent for Interface {
 
     fn seal_binding(&self, key: String) -> BoxFuture<'_, Result<SealedValue, String>> {
         acme::seal_binding(&self.0, key).boxed()
+    }
+
+    fn draw_access_key(&self) -> (AccessKeyId, String) {
+        access::draw(self.0.world.chance.as_ref())
+    }
+
+    fn seal_access_key<'a>(
+        &'a self,
+        id: &'a AccessKeyId,
+        secret: String,
+    ) -> BoxFuture<'a, Result<SealedValue, String>> {
+        access::seal(&self.0, id, secret).boxed()
+    }
+
+    fn has_access_key<'a>(&'a self, id: &'a AccessKeyId) -> BoxFuture<'a, ()> {
+        async move {
+            let mut known = self.0.access_keys.clone();
+            // The sender lives as long as the agent; after it there is nothing to wait for.
+            let _ = known.wait_for(|known| known.keys.contains_key(id)).await;
+        }
+        .boxed()
+    }
+
+    fn objects(&self) -> storage::Window {
+        self.0.objects.clone()
     }
 
     fn mint(&self) -> Minted {

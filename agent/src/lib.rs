@@ -4,6 +4,7 @@
 //! [`leader`] is what the elected one does besides; [`roles`] drives the plugins; [`launch`] holds the verbs that start agents;
 //! [`api`] is what may be asked of a running agent, and [`cli`] asks it.
 
+pub mod access;
 pub mod acme;
 pub mod admission;
 pub mod api;
@@ -19,6 +20,7 @@ pub mod digest;
 pub mod doctor;
 pub mod foundation;
 pub mod interface;
+pub mod known;
 pub mod launch;
 pub mod leader;
 pub mod lease;

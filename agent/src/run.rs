@@ -28,7 +28,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use crate::access::Access;
 use crate::birth::{self, Start};
+use crate::certificates::Certificates;
 use crate::config::Config;
 use crate::launch::reserve::FILE as RESERVE_FILE;
 use crate::leader::{Desk, lead};
@@ -37,9 +39,10 @@ use crate::metrics::Registries;
 use crate::roles::{self, Runtimes};
 use crate::senses::{self, Senses};
 use crate::shared::Shared;
+use crate::tickets::Tickets;
 use crate::{
-    acme, admission, authority, calls, certificates, digest, foundation, metrics, parting, plugins, promise, recovery,
-    rejoin, renewal, sealing, secrets, tickets,
+    access, acme, admission, authority, calls, certificates, digest, foundation, known, metrics, parting, plugins,
+    promise, recovery, rejoin, renewal, sealing, secrets, tickets,
 };
 
 /// Handing leadership over and saying goodbye may take so long; then the agent stops anyway.
@@ -137,6 +140,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     let (bundles, bundles_seen) = watch::channel(Arc::default());
     let (challenges, challenges_seen) = watch::channel(Arc::default());
     let (tickets, tickets_seen) = watch::channel(Arc::default());
+    let (access_keys, access_keys_seen) = watch::channel(Arc::default());
     let voice = Voice::new(identity.cluster.clone(), identity.incarnation, NodeKey::from_pkcs8(&identity.key)?);
     let hosts = plugins.iter().map(|plugin| Ok((plugin.role(), host(&plugin.role())?))).collect::<Result<_>>()?;
     let shared = Arc::new(Shared {
@@ -160,6 +164,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
         certificates: bundles_seen,
         challenges: challenges_seen,
         tickets: tickets_seen,
+        access_keys: access_keys_seen,
         floating: Arc::default(),
         ending: watch::Sender::new(false),
         voice: Arc::new(voice),
@@ -169,6 +174,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
         report: report_seen.clone(),
         metrics: Registries::default(),
         requests: Default::default(),
+        objects: Default::default(),
         hosts,
         built,
         config,
@@ -204,11 +210,13 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     tasks.spawn(sealing::renew(shared.clone()));
     tasks.spawn(authority::tend(shared.clone()));
     tasks.spawn(secrets::keep(shared.clone(), values, secrets::own_key(&identity)));
-    tasks.spawn(certificates::keep(shared.clone(), bundles, secrets::own_key(&identity)));
+    tasks.spawn(known::keep::<Certificates>(shared.clone(), bundles, secrets::own_key(&identity)));
     tasks.spawn(acme::answers::keep(shared.clone(), challenges));
     tasks.spawn(acme::tend(shared.clone()));
-    tasks.spawn(tickets::keep(shared.clone(), tickets));
+    tasks.spawn(known::keep::<Tickets>(shared.clone(), tickets, secrets::own_key(&identity)));
     tasks.spawn(tickets::tend(shared.clone()));
+    tasks.spawn(known::keep::<Access>(shared.clone(), access_keys, secrets::own_key(&identity)));
+    tasks.spawn(access::tend(shared.clone()));
     tasks.spawn(foundation::watch(shared.clone()));
     tasks.spawn(renewal::keep(shared.clone(), identity.clone()));
     tasks.spawn(metrics::keep(shared.clone()));
@@ -324,6 +332,7 @@ fn contexts(shared: Arc<Shared>, role: RoleName) -> impl Fn(hirsel_role::Spawner
         certificates: shared.certificates.clone(),
         challenges: shared.challenges.clone(),
         tickets: shared.tickets.clone(),
+        access_keys: shared.access_keys.clone(),
         floating: shared.floating.clone(),
         ending: shared.ending.subscribe(),
         voice: shared.voice.clone(),
@@ -340,6 +349,7 @@ fn contexts(shared: Arc<Shared>, role: RoleName) -> impl Fn(hirsel_role::Spawner
         wake: Arc::new(Notify::new()),
         metrics: shared.metrics.begin(&role),
         requests: shared.requests.clone(),
+        objects: shared.objects.clone(),
         config: shared.config.roles.clone(),
     }
 }

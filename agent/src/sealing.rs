@@ -1,4 +1,4 @@
-//! The key that seals secrets, keys of certificates and the authority's key: who holds it, and how another one takes its place.
+//! The key that seals secrets, keys of all kinds and the authority's key: who holds it, and how another one takes its place.
 //!
 //! Voters and spares hold it, and fetch it from each other. Once somebody held it who is none of them any more, the leader draws
 //! another, hands it to all of them, and when each has it on disk, has everything sealed anew by one change. Each step is a level: a
@@ -292,6 +292,11 @@ fn reseal(
         let plain = old.open(PURPOSE, &it.key.0).ok_or("a key of TLS tickets cannot be opened")?;
         tickets.insert(it.version, Sealed(new.seal(PURPOSE, &plain, chance)));
     }
+    let mut access = BTreeMap::new();
+    for (version, purpose, sealed) in state.access.sealed() {
+        let plain = old.open(&purpose, &sealed.0).ok_or_else(|| format!("the {purpose} cannot be opened"))?;
+        access.insert(version, Sealed(new.seal(&purpose, &plain, chance)));
+    }
     Ok(Resealed {
         base: cluster.sealing.key.clone(),
         key: new.id(),
@@ -301,5 +306,6 @@ fn reseal(
         values,
         certificates,
         tickets,
+        access,
     })
 }

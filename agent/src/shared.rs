@@ -10,6 +10,7 @@ use hirsel_mesh::transport::Transport;
 use hirsel_model::grant::Holdings;
 use hirsel_model::report::NodeReport;
 use hirsel_model::{ClusterId, Incarnation, NodeId, RoleName, Timestamp};
+use hirsel_role::access::AccessKeys;
 use hirsel_role::certificate::{Bundles, Challenges, TicketKeys};
 use hirsel_role::host::Host;
 use hirsel_role::requests::Window;
@@ -49,6 +50,8 @@ pub struct Shared {
     pub challenges: watch::Receiver<Arc<Challenges>>,
     /// With what the load balancer of this node lets clients resume sessions.
     pub tickets: watch::Receiver<Arc<TicketKeys>>,
+    /// Who may ask the object store of this node for something, and with what it encrypts.
+    pub access_keys: watch::Receiver<Arc<AccessKeys>>,
     /// Floating addresses on this host.
     pub floating: Arc<Handover>,
     /// Whether this agent is about to end.
@@ -67,6 +70,8 @@ pub struct Shared {
     pub metrics: Registries,
     /// What the load balancer of this node tells of requests.
     pub requests: Window,
+    /// Where the storage role lets the agent at objects.
+    pub objects: hirsel_role::storage::Window,
     /// Hosts of the roles, by role: instances' output is read through compute's, what is written down of requests through lb's.
     pub hosts: BTreeMap<RoleName, Arc<dyn Host>>,
     /// Roles this build has.

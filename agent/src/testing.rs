@@ -53,6 +53,7 @@ pub fn context(spawner: Spawner) -> Context {
         certificates: watch::channel(Arc::default()).1,
         challenges: watch::channel(Arc::default()).1,
         tickets: watch::channel(Arc::default()).1,
+        access_keys: watch::channel(Arc::default()).1,
         floating: Arc::default(),
         ending: watch::channel(false).1,
         voice: Arc::default(),
@@ -65,6 +66,7 @@ pub fn context(spawner: Spawner) -> Context {
         wake: Arc::default(),
         metrics: Arc::default(),
         requests: Default::default(),
+        objects: Default::default(),
         config: RoleConfig::default(),
     }
 }

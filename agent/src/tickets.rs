@@ -8,134 +8,67 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
 use hirsel_model::NodeId;
-use hirsel_model::codec::{decode, encode};
+use hirsel_model::certificate::shows;
 use hirsel_model::control::{Command, ControlState};
 use hirsel_model::secret::Sealed;
 use hirsel_model::tickets::{Change, Due, KEY_BYTES, PURPOSE, due, needed, next_look};
 use hirsel_role::certificate::{TicketKey, TicketKeys};
-use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::debug;
 
 use crate::acme::propose;
-use crate::run::REPEAT;
+use crate::known::{Kept, Kind};
 use crate::sealing;
-use crate::secrets::holders;
 use crate::shared::Shared;
 
-/// The kind of call by which a load balancer's node fetches keys.
-const KEYS_CALL: &str = "ticket-keys";
-/// What one of those who hold the sealing key may take to open four keys.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// Between two looks of a leader at what is due by time alone: a wall clock may be set.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Between two keys that are due at once, and two tries.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Which keys are lacking, by version.
-#[derive(Default, Serialize, Deserialize)]
-#[serde(default)]
-struct Wanted {
-    versions: BTreeSet<u64>,
-}
+/// Keys of TLS tickets, for nodes that balance load.
+#[derive(Debug)]
+pub struct Tickets;
 
-/// Keys that a node may know, by version; not sealed here, but by the connection.
-#[derive(Default, Serialize, Deserialize)]
-#[serde(default)]
-struct Told {
-    keys: Vec<(u64, Sealed)>,
-}
+impl Kind for Tickets {
+    type Have = TicketKeys;
+    type Rows = ();
 
-type Have = BTreeMap<u64, TicketKey>;
+    const WHAT: &'static str = "keys of TLS tickets";
+    const CALL: &'static str = "ticket-keys";
+    const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+    const KEPT: Option<Kept> = None;
 
-/// Registers what this agent answers.
-pub fn serve(shared: &Arc<Shared>) {
-    let agent = shared.clone();
-    shared.transport.serve(KEYS_CALL, move |from, body| {
-        let wanted: Wanted = decode(&body).unwrap_or_default();
-        let answer = tell(&agent, from, &wanted);
-        async move { answer.map(|told| encode(&told)) }.boxed()
-    });
-}
-
-/// The keys that `from` needs by the plan that this node knows, as far as it wants them.
-fn tell(shared: &Shared, from: NodeId, wanted: &Wanted) -> Result<Told, String> {
-    let state = shared.control.state().borrow().clone();
-    if !state.spec.nodes.contains_key(&from) {
-        return Err("keys are for members".into());
+    fn needed(state: &ControlState, node: NodeId) -> BTreeMap<u64, (String, &Sealed)> {
+        let keys = state.tickets.keys.iter().filter(|_| shows(state, node));
+        keys.map(|it| (it.version, (PURPOSE.to_owned(), &it.key))).collect()
     }
-    let given: BTreeSet<u64> = needed(&state, from).intersection(&wanted.versions).copied().collect();
-    if given.is_empty() {
-        return Ok(Told::default());
-    }
-    let key = sealing::key(shared, &state)?;
-    let told = state.tickets.keys.iter().filter(|it| given.contains(&it.version));
-    Ok(Told { keys: told.filter_map(|it| Some((it.version, Sealed(key.open(PURPOSE, &it.key.0)?)))).collect() })
-}
 
-/// Keeps `keys` in line with what the plan gives to this node, until the agent stops.
-pub async fn keep(shared: Arc<Shared>, keys: watch::Sender<Arc<TicketKeys>>) {
-    let mut state = shared.control.state();
-    let mut have = Have::new();
-    loop {
-        let now = state.borrow_and_update().clone();
-        let needed = needed(&now, shared.node);
-        have.retain(|version, _| needed.contains(version));
-        let lacking: BTreeSet<u64> = needed.iter().filter(|version| !have.contains_key(version)).copied().collect();
-        if !lacking.is_empty() {
-            have.extend(fetch(&shared, lacking).await);
-        }
-        let missing = have.len() < needed.len();
-        let next =
-            TicketKeys { sealing: now.tickets.sealing_of(|version| have.contains_key(&version)), keys: have.clone() };
-        keys.send_if_modified(|before| {
-            let changed = **before != next;
-            if changed {
-                *before = Arc::new(next);
-            }
-            changed
-        });
-        drop(now);
-        tokio::select! {
-            changed = state.changed() => if changed.is_err() { return },
-            () = sleep(REPEAT), if missing => {}
-            () = shared.stop.cancelled() => return,
-        }
+    fn is_settled(state: &ControlState, node: NodeId, have: &TicketKeys) -> bool {
+        let sealing = state.tickets.sealing_of(|version| have.keys.contains_key(&version));
+        have.sealing == sealing && have.keys.keys().eq(&needed(state, node))
     }
-}
 
-/// Asks for keys until all have come that are wanted, or everybody was asked.
-async fn fetch(shared: &Shared, mut lacking: BTreeSet<u64>) -> Have {
-    let mut all = Have::new();
-    for node in holders(shared) {
-        if lacking.is_empty() {
-            break;
-        }
-        let wanted = Wanted { versions: lacking.clone() };
-        let told = match node == shared.node {
-            true => tell(shared, shared.node, &wanted),
-            false => {
-                let asked = shared.transport.call(node, KEYS_CALL, encode(&wanted), ANSWER_WITHIN).await;
-                let read = |bytes: Vec<u8>| decode::<Told>(&bytes).map_err(|_| "the answer cannot be read".to_owned());
-                asked.map_err(|error| error.to_string()).and_then(read)
-            }
-        };
-        match told {
-            // Whoever has not heard of the change yet tells less.
-            Ok(told) => {
-                let keys = told.keys.into_iter().filter(|(version, _)| lacking.contains(version));
-                let keys: Have =
-                    keys.filter_map(|(version, key)| Some((version, TicketKey(key.0.try_into().ok()?)))).collect();
-                lacking.retain(|version| !keys.contains_key(version));
-                all.extend(keys);
-            }
-            Err(error) => debug!(%node, error, "no keys of TLS tickets from there"),
-        }
+    fn versions(have: &TicketKeys) -> BTreeSet<u64> {
+        have.keys.keys().copied().collect()
     }
-    all
+
+    fn follow(state: &ControlState, node: NodeId, have: &TicketKeys, told: BTreeMap<u64, Vec<u8>>) -> TicketKeys {
+        let needed = needed(state, node);
+        let mut keys = have.keys.clone();
+        keys.extend(told.into_iter().filter_map(|(version, key)| Some((version, TicketKey(key.try_into().ok()?)))));
+        keys.retain(|version, _| needed.contains(version));
+        TicketKeys { sealing: state.tickets.sealing_of(|version| keys.contains_key(&version)), keys }
+    }
+
+    fn rows(_: &TicketKeys) -> Option<()> {
+        None
+    }
+
+    fn of_rows((): ()) -> TicketKeys {
+        TicketKeys::default()
+    }
 }
 
 /// Draws and forgets keys when that is due, while this node leads.

@@ -12,6 +12,7 @@ use hirsel::api::recovery::Recovery;
 use hirsel::api::sight::Sight;
 use hirsel::secrets::SealedValue;
 use hirsel_mesh::archive::{FileKey, Lock, Sealing};
+use hirsel_model::access::AccessKeyId;
 use hirsel_model::control::{Command, Entry, Outcome};
 use hirsel_model::order::{Order, Work};
 use hirsel_model::report::RoleReport;
@@ -118,6 +119,26 @@ impl Agent for Lying {
 
     fn requests(&self) -> hirsel_role::requests::Window {
         self.agent.requests()
+    }
+
+    fn draw_access_key(&self) -> (AccessKeyId, String) {
+        self.agent.draw_access_key()
+    }
+
+    fn seal_access_key<'a>(
+        &'a self,
+        id: &'a AccessKeyId,
+        secret: String,
+    ) -> BoxFuture<'a, Result<SealedValue, String>> {
+        self.agent.seal_access_key(id, secret)
+    }
+
+    fn has_access_key<'a>(&'a self, id: &'a AccessKeyId) -> BoxFuture<'a, ()> {
+        self.agent.has_access_key(id)
+    }
+
+    fn objects(&self) -> hirsel_role::storage::Window {
+        self.agent.objects()
     }
 
     fn call(

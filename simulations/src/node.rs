@@ -138,6 +138,11 @@ impl Eyes {
                 return Err(format!("the key of certificate {name} does not open"));
             }
         }
+        for (_, purpose, sealed) in state.access.sealed() {
+            if key.open(&purpose, &sealed.0).is_none() {
+                return Err(format!("the {purpose} does not open"));
+            }
+        }
         match state.tickets.keys.iter().all(|it| key.open(hirsel_model::tickets::PURPOSE, &it.key.0).is_some()) {
             true => Ok(()),
             false => Err("a key of TLS tickets does not open".into()),

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use hirsel_mesh::archive::{FileKey, Lock, Sealing};
+use hirsel_model::access::AccessKeyId;
 use hirsel_model::control::{Entry, Outcome};
 use hirsel_model::secret::SecretId;
 use hirsel_model::{CertificateName, InstanceId, LogIndex, NodeId};
 use hirsel_role::host::{Output, OutputFrom};
 use hirsel_role::requests::Window;
+use hirsel_role::storage;
 
 use super::doctor::Findings;
 use super::error::{ApiError, Code};
@@ -67,6 +69,19 @@ pub trait Agent: Send + Sync + 'static {
     fn seal_key<'a>(&'a self, name: &'a CertificateName, key: String) -> BoxFuture<'a, Result<SealedValue, String>>;
     /// Has the key of an external account of a directory sealed in the same way.
     fn seal_binding(&self, key: String) -> BoxFuture<'_, Result<SealedValue, String>>;
+    /// An id and a secret of an access key that nobody else ever gets.
+    fn draw_access_key(&self) -> (AccessKeyId, String);
+    /// Has the secret of an access key sealed in the same way.
+    fn seal_access_key<'a>(&'a self, id: &'a AccessKeyId, secret: String)
+    -> BoxFuture<'a, Result<SealedValue, String>>;
+    /// Completes when the object store of this node knows an access key. The caller bounds the wait.
+    fn has_access_key<'a>(&'a self, _id: &'a AccessKeyId) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
+    /// The objects of the cluster, as the storage role of this node reaches them.
+    fn objects(&self) -> storage::Window {
+        storage::Window::default()
+    }
     /// Draws a token of this cluster.
     fn mint(&self) -> Minted;
     /// Takes a token apart; none when it is no token.

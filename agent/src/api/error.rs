@@ -130,6 +130,7 @@ impl ApiError {
             "token" => error.next("hirsel token list"),
             "secret" => error.next("hirsel secret list"),
             "certificate" => error.next("hirsel cert list"),
+            "access key" => error.next("hirsel bucket key list"),
             _ => error.next("hirsel status"),
         }
     }

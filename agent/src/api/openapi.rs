@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 use utoipa::OpenApi;
 
 use super::handlers::{
-    acme, addresses, backup, cache, certificates, changes, evolve, nodes, people, reads, recover, secrets, seeing,
-    streams,
+    access, acme, addresses, backup, cache, certificates, changes, evolve, nodes, people, reads, recover, secrets,
+    seeing, streams,
 };
 
 #[derive(OpenApi)]
@@ -68,6 +68,9 @@ use super::handlers::{
         addresses::list,
         addresses::set,
         addresses::remove,
+        access::list,
+        access::create,
+        access::remove,
         cache::show,
         cache::purge,
     )

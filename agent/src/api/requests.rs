@@ -108,7 +108,7 @@ pub async fn answer(agent: &dyn Agent, question: &[u8]) -> Result<Vec<u8>, Strin
 }
 
 async fn here(agent: &dyn Agent, question: &Question) -> Told {
-    let teller = || agent.requests().teller();
+    let teller = || agent.requests().behind();
     match question {
         Question::Journal(which, from) => {
             // What is not there has no lines; that is no error of the question.

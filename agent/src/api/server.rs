@@ -27,8 +27,8 @@ use super::agent::Agent;
 use super::auth::{Need, Source, allow, identify};
 use super::fresh;
 use super::handlers::{
-    AgentState, acme, addresses, backup, cache, certificates, changes, evolve, nodes, people, reads, recover, secrets,
-    seeing, streams,
+    AgentState, access, acme, addresses, backup, cache, certificates, changes, evolve, nodes, people, reads, recover,
+    secrets, seeing, streams,
 };
 
 /// Largest body of a request. A manifest of a thousand services is a tenth of it.
@@ -160,6 +160,7 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/certificates/acme", get(acme::show))
         .route("/v1/addresses", get(addresses::list))
         .route("/v1/cache", get(cache::show))
+        .route("/v1/access-keys", get(access::list))
         .route("/v1/openapi.json", get(reads::openapi))
         .fallback(reads::nothing);
     let operate = Router::new()
@@ -178,7 +179,9 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/secrets/{name}", put(secrets::set).delete(secrets::remove))
         .route("/v1/certificates/front/{name}", put(certificates::set).delete(certificates::remove))
         .route("/v1/certificates/front/{name}/renew", post(acme::renew))
-        .route("/v1/cache/purge", post(cache::purge));
+        .route("/v1/cache/purge", post(cache::purge))
+        .route("/v1/access-keys", post(access::create))
+        .route("/v1/access-keys/{id}", delete(access::remove));
     let administer = Router::new()
         .route("/v1/tokens", get(reads::tokens).post(people::new_token))
         .route("/v1/tokens/{id}", delete(people::revoke))

@@ -7,11 +7,13 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use hirsel_mesh::archive::{FileKey, Lock, Sealing};
+use hirsel_model::access::AccessKeyId;
 use hirsel_model::control::{Entry, Outcome};
 use hirsel_model::secret::SecretId;
 use hirsel_model::{CertificateName, InstanceId, LogIndex, NodeId};
 use hirsel_role::host::{Output, OutputFrom};
 use hirsel_role::requests::Window;
+use hirsel_role::storage;
 use tokio::sync::watch;
 
 use super::agent::{Agent, Minted, NotProposed, TokenParts};
@@ -27,11 +29,16 @@ pub struct StandIn {
     sight: watch::Sender<Sight>,
     /// Who tells of its requests.
     pub requests: Window,
+    pub objects: storage::Window,
 }
 
 impl StandIn {
     pub fn new(sight: Sight) -> Arc<Self> {
-        Arc::new(Self { sight: watch::Sender::new(sight), requests: Window::default() })
+        Arc::new(Self {
+            sight: watch::Sender::new(sight),
+            requests: Window::default(),
+            objects: storage::Window::default(),
+        })
     }
 
     pub fn alter(&self, alter: impl FnOnce(&mut Sight)) {
@@ -190,6 +197,22 @@ impl Agent for StandIn {
             Ok(SealedValue { sealed: key.bytes().rev().collect(), key: key_in_force, same: false })
         }
         .boxed()
+    }
+
+    fn draw_access_key(&self) -> (AccessKeyId, String) {
+        ("HIRS0000000000000001".parse().expect("an id"), "s3cr3t".into())
+    }
+
+    fn seal_access_key<'a>(&'a self, _: &'a AccessKeyId, secret: String) -> BoxFuture<'a, Result<SealedValue, String>> {
+        async move {
+            let key_in_force = self.sight().state.cluster.sealing.key.clone();
+            Ok(SealedValue { sealed: secret.bytes().rev().collect(), key: key_in_force, same: false })
+        }
+        .boxed()
+    }
+
+    fn objects(&self) -> storage::Window {
+        self.objects.clone()
     }
 
     fn mint(&self) -> Minted {

@@ -18,6 +18,7 @@ use super::sight::Sight;
 use super::stand_in::StandIn;
 use hirsel_model::{LogIndex, NodeId};
 
+mod access;
 mod acme;
 mod certificates;
 mod requests;

@@ -12,10 +12,12 @@ use super::evolve::UpgradeArgs;
 use super::recover::RecoverArgs;
 use crate::args::{DevArgs, JoinArgs, Power, RestoreArgs, UpArgs};
 
+mod bucket;
 mod cache;
 mod cert;
 mod verbs;
 
+pub use bucket::*;
 pub use cache::*;
 pub use cert::*;
 pub use verbs::*;
@@ -65,6 +67,7 @@ Act      apply        create or update an application
          scale, restart, rollback, stop, start, rm change an application
          drain, cordon, uncordon, forget           change a node
          role, cache, webhook      prefer a node for a role; forget kept answers; whom to tell of losses
+         bucket       access keys of the object store (key)
          secret, cert, address     values that nobody shall see; certificates; addresses that float
          upgrade, support-bundle   go to another build; all that a helper needs, in one file
          backup, restore, recover  one sealed file, and a cluster from it; go on without the majority
@@ -281,6 +284,9 @@ pub enum Verb {
         after_help = "Example: hirsel cache purge shop.example.com/static/* --wait\n         hirsel cache purge --tag product-17\n         hirsel cache show"
     )]
     Cache(CacheCommand),
+    /// The object store: access keys, with which programs ask it (key)
+    #[command(after_help = "Example: hirsel bucket key create shop --bucket media\n         hirsel bucket key list")]
+    Bucket(BucketCommand),
     /// Say whom to tell when less can be lost than before
     #[command(after_help = "Example: hirsel webhook set https://example.com/hook")]
     Webhook(WebhookCommand),

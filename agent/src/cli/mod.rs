@@ -21,6 +21,7 @@ pub mod cert;
 pub mod client;
 pub mod evolve;
 pub mod here;
+pub mod key;
 pub mod look;
 pub mod output;
 pub mod recover;
@@ -36,7 +37,7 @@ mod tests;
 pub use args::{Cli, DevCommand, DevVerb, HiddenArgs, Verb};
 
 use crate::api::error::{ApiError, Code};
-use args::{AcmeVerb, AddressVerb, CacheVerb, CertVerb, RoleVerb, SecretVerb, TokenVerb};
+use args::{AcmeVerb, AddressVerb, BucketVerb, CacheVerb, CertVerb, KeyVerb, RoleVerb, SecretVerb, TokenVerb};
 
 /// How a verb ended, when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +159,13 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
         Verb::Cache(cache) => match &cache.verb {
             CacheVerb::Purge(args) => cache::purge(&client, json, args).await,
             CacheVerb::Show => cache::show_all(&client, json).await,
+        },
+        Verb::Bucket(bucket) => match &bucket.verb {
+            BucketVerb::Key(key) => match &key.verb {
+                KeyVerb::Create(args) => key::create(&client, json, args).await,
+                KeyVerb::List => key::list(&client, json).await,
+                KeyVerb::Rm(args) => key::remove(&client, json, args).await,
+            },
         },
         Verb::Webhook(webhook) => act::webhook(&client, json, &webhook.verb).await,
         Verb::Token(token) => match &token.verb {

@@ -98,6 +98,10 @@ fn every_verb_of_the_contract_parses() {
         "address add 2001:db8::10 --plan --if-index 4",
         "address list --json",
         "address rm 192.0.2.10 --yes",
+        "bucket key create shop --bucket media --bucket shop-* --no-create --account shop --plan",
+        "bucket key create reports --read-only --json --if-index 4",
+        "bucket key list",
+        "bucket key rm HIRS0000000000000001 --yes --wait",
         "secret set key --app shop --file f --wait --plan",
         "secret list",
         "secret rm key --app shop --yes",
@@ -229,6 +233,7 @@ async fn exit_statuses_are_those_of_the_contract() {
     let good = file("good.toml", "app = \"blog\"\n[service.web]\ncommand = [\"serve\"]\n");
     let bad = file("bad.toml", "app = \"blog\"\n[service.web]\ncomand = [\"serve\"]\n");
     let agent = StandIn::new(sight());
+    agent.alter(|sight| std::sync::Arc::make_mut(&mut sight.state).cluster.sealing.key = "00000000000000aa".into());
     for (words, expected) in [
         ("status".to_string(), 0),
         ("status --json".into(), 0),
@@ -267,6 +272,14 @@ async fn exit_statuses_are_those_of_the_contract() {
         ("address rm 192.0.2.11 --yes".into(), 9),
         ("why 192.0.2.10".into(), 0),
         ("address rm 192.0.2.10 --yes".into(), 0),
+        ("bucket key create shop --bucket media".into(), 0),
+        ("bucket key create shop --bucket Media".into(), 2),
+        ("bucket key create shop --if-index 1".into(), 10),
+        ("bucket key list".into(), 0),
+        ("bucket key rm HIRS0000000000000001".into(), 6),
+        ("bucket key rm HIRS0000000000000001 --yes".into(), 0),
+        ("bucket key rm HIRS0000000000000001 --yes".into(), 9),
+        ("bucket key rm it --yes".into(), 2),
         ("status".into(), 3),
     ] {
         assert_eq!(exit(&agent, &words).await, expected, "{words}");

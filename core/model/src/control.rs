@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::{Access, Change as AccessChange};
 use crate::acme::{Acme, Change as AcmeChange};
 use crate::certificate::{Certificates, NewCertificate};
 use crate::event::{EventLog, NewEvent};
@@ -23,6 +24,7 @@ use crate::tag::Tag;
 use crate::tickets::{Change as TicketChange, Tickets};
 use crate::time::WallTime;
 
+mod access;
 mod acme;
 mod addresses;
 mod apply;
@@ -95,6 +97,9 @@ pub struct ControlState {
     /// Keys of TLS tickets, sealed.
     #[serde(default, skip_serializing_if = "crate::spec::is_default")]
     pub tickets: Tickets,
+    /// Who may ask the object store for something, and with what it encrypts; sealed.
+    #[serde(default, skip_serializing_if = "crate::spec::is_default")]
+    pub access: Access,
 }
 
 /// A node that is no member any more.
@@ -365,6 +370,11 @@ pub enum Command {
         /// What changes.
         change: TicketChange,
     },
+    /// Access keys and master keys of the object store.
+    Access {
+        /// What changes.
+        change: AccessChange,
+    },
     /// Asks the leader for a new sealing key.
     RotateSealing,
     /// A new sealing key is in force.
@@ -484,7 +494,7 @@ pub enum Refusal {
     /// There is no such thing.
     #[error("no {kind} named {name:?}")]
     NotFound {
-        /// `node`, `app`, `service`, `token`, `role`, `secret`, `certificate`.
+        /// `node`, `app`, `service`, `token`, `role`, `secret`, `certificate`, `access key`.
         kind: String,
         /// What was asked for.
         name: String,

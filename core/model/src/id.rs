@@ -176,6 +176,10 @@ name! {
     SecretName
 }
 name! {
+    /// Whose a bucket is, and for whom an access key acts.
+    AccountName
+}
+name! {
     /// A certificate that load balancers show. It may have dots, for one that came by itself is called after its host.
     CertificateName, check_dotted
 }

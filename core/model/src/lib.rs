@@ -4,6 +4,7 @@
 //! hash order (`.clippy.toml` beside this crate bans them); so the same view gives the same plan on every machine and in every
 //! simulation. Start with [`view`], [`planner`] and [`plan`]: a view goes in, a complete plan comes out.
 
+pub mod access;
 pub mod acme;
 pub mod book;
 pub mod certificate;

@@ -22,13 +22,16 @@ use hirsel_model::{ClusterId, Generation, Incarnation, InstanceId, NodeId, NodeN
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, watch};
 
+pub mod access;
 pub mod certificate;
 pub mod handover;
 pub mod host;
 pub mod peers;
 pub mod requests;
 pub mod secret;
+pub mod storage;
 pub mod voice;
+pub mod window;
 
 pub use handover::Handover;
 pub use host::Host;
@@ -36,6 +39,9 @@ pub use voice::Voice;
 
 /// The zone that holds the names of the cluster itself.
 pub const INTERNAL_ZONE: &str = "hirsel";
+
+/// Below which name of the cluster buckets are hosts.
+pub const S3_NAME: &str = "s3.hirsel";
 
 /// Where load balancers are asked whether they answer: a host name that no route has.
 pub const LB_NAME: &str = "lb.hirsel";
@@ -78,6 +84,8 @@ pub struct Context {
     pub challenges: watch::Receiver<Arc<certificate::Challenges>>,
     /// With what the load balancer of this node lets clients resume sessions.
     pub tickets: watch::Receiver<Arc<certificate::TicketKeys>>,
+    /// Who may ask the object store of this node for something, and with what it encrypts what is stored.
+    pub access_keys: watch::Receiver<Arc<access::AccessKeys>>,
     /// Floating addresses on this host.
     pub floating: Arc<Handover>,
     /// Whether this agent is about to end: whoever can hand something over does so now.
@@ -103,6 +111,8 @@ pub struct Context {
     pub metrics: Arc<std::sync::Mutex<Registry>>,
     /// Where the load balancer tells the agent of requests.
     pub requests: requests::Window,
+    /// Where the storage role lets the agent at objects.
+    pub objects: storage::Window,
     /// The role's part of the agent's configuration.
     pub config: RoleConfig,
 }
@@ -136,6 +146,9 @@ pub struct Me {
 /// Memory for answers that are kept, unless the configuration says otherwise: some thousand pages, and little on any host.
 pub const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 
+/// What clients of S3 are told that a region is, unless the configuration says otherwise.
+pub const S3_REGION: &str = "hirsel";
+
 /// The agent's configuration as far as roles are concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoleConfig {
@@ -167,6 +180,14 @@ pub struct RoleConfig {
     pub dns_forward: Vec<SocketAddr>,
     /// dns: who else may have questions passed on.
     pub dns_forward_for: Vec<Block>,
+    /// storage: where objects are served by the protocol of S3; none where they are not.
+    pub s3: Option<SocketAddr>,
+    /// storage: what clients of S3 are told that this region is.
+    pub s3_region: String,
+    /// storage: domains below which buckets are hosts, in lower case, besides [`S3_NAME`].
+    pub s3_domains: Vec<String>,
+    /// storage: where data is kept; an absolute path, or none for a folder in the agent's own.
+    pub storage_disk: Option<String>,
     /// address: a program that is run when this node takes a floating address; its absolute path.
     pub address_hook: Option<String>,
 }
@@ -188,6 +209,10 @@ impl Default for RoleConfig {
             dns_zones: Vec::new(),
             dns_forward: Vec::new(),
             dns_forward_for: Vec::new(),
+            s3: None,
+            s3_region: S3_REGION.into(),
+            s3_domains: Vec::new(),
+            storage_disk: None,
             address_hook: None,
         }
     }
@@ -197,11 +222,13 @@ impl RoleConfig {
     /// What hirsel itself uses a port for, in words; none if it leaves it to others.
     pub fn user_of(&self, port: PortId) -> Option<&'static str> {
         let (number, dns) = (port.number, self.dns.map(|addr| addr.port()));
+        let s3 = self.s3.map(|addr| addr.port());
         match port.protocol {
             Protocol::Tcp if number == self.http_port => Some("for plain HTTP"),
             Protocol::Tcp if number == self.https_port => Some("for HTTPS"),
             Protocol::Tcp if number == self.mesh_port => Some("for the nodes among themselves"),
             Protocol::Tcp if Some(number) == dns => Some("to answer for names"),
+            Protocol::Tcp if Some(number) == s3 => Some("to serve objects (S3)"),
             Protocol::Udp if number == self.mesh_port => Some("for the nodes among themselves"),
             Protocol::Udp if Some(number) == dns => Some("to answer for names"),
             Protocol::Udp if self.http3 && number == self.https_port => {
@@ -326,12 +353,15 @@ mod tests {
 
     #[test]
     fn a_port_that_hirsel_has_itself_is_named() {
-        let config = RoleConfig { dns: Some("127.0.0.1:53".parse().unwrap()), ..RoleConfig::default() };
+        let at = |text: &str| Some(text.parse().unwrap());
+        let config = RoleConfig { dns: at("127.0.0.1:53"), s3: at("127.0.0.1:7480"), ..RoleConfig::default() };
         let user = |config: &RoleConfig, number, protocol| config.user_of(PortId { number, protocol });
         assert_eq!(user(&config, 443, Protocol::Tcp), Some("for HTTPS"));
         assert!(user(&config, 443, Protocol::Udp).is_some_and(|user| user.starts_with("for HTTP/3")));
         assert_eq!(user(&config, 80, Protocol::Udp), None);
         assert_eq!(user(&config, 53, Protocol::Udp), Some("to answer for names"));
+        assert_eq!(user(&config, 7480, Protocol::Tcp), Some("to serve objects (S3)"));
+        assert_eq!(user(&config, 7480, Protocol::Udp), None);
         let without = RoleConfig { http3: false, ..config };
         assert_eq!(user(&without, 443, Protocol::Udp), None);
     }

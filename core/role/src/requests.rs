@@ -2,10 +2,10 @@
 //!
 //! It is soft and of one node: bounded in number, and gone with the life of the role.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
 use hirsel_model::{AppName, NodeId};
 use serde::{Deserialize, Serialize};
+
+use crate::window;
 
 /// Bounds of the times that are counted, in milliseconds; what is longer than the last one is counted behind it.
 pub const TIME_BOUNDS_MS: [u64; 14] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000];
@@ -117,24 +117,5 @@ pub trait Teller: Send + Sync {
     fn traffic(&self) -> Vec<Traffic>;
 }
 
-/// Where the agent finds who can tell. Empty until the role has begun.
-#[derive(Clone, Default)]
-pub struct Window(Arc<Mutex<Option<Arc<dyn Teller>>>>);
-
-impl Window {
-    /// Who tells from now on.
-    pub fn open(&self, teller: Arc<dyn Teller>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(teller);
-    }
-
-    /// Who tells now.
-    pub fn teller(&self) -> Option<Arc<dyn Teller>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl std::fmt::Debug for Window {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Window").field("open", &self.teller().is_some()).finish()
-    }
-}
+/// Where the agent finds who can tell.
+pub type Window = window::Window<dyn Teller>;

@@ -272,6 +272,11 @@ impl Knowledge<'_> {
                 let addr = self.names.order.nodes.get(&node).map(|node| node.addr.ip());
                 self.addresses(answer, question, ttl, addr.into_iter().collect(), Vec::new());
             }
+            Place::Objects => self.any_node(answer, question, ttl),
+            Place::Bucket => {
+                answer.is_kept = false;
+                self.any_node(answer, question, ttl);
+            }
             Place::Server(node) => self.addresses(answer, question, ttl, self.public(node), Vec::new()),
         }
     }
@@ -279,12 +284,23 @@ impl Knowledge<'_> {
     /// Addresses of the load balancers. When none is heard we cannot know: whoever asked shall ask somebody else, and not remember
     /// that there is nothing.
     fn ways_in(&self, answer: &mut Answer, question: Question<'_>, ttl: u32) {
+        let works = |node: &&NodeId| self.is_heard(**node) && self.runs(**node, &RoleName::lb());
+        self.fronts(answer, question, ttl, self.names.order.lbs.iter().filter(works));
+    }
+
+    /// Addresses of all nodes that are heard: each of them answers.
+    fn any_node(&self, answer: &mut Answer, question: Question<'_>, ttl: u32) {
+        let heard = self.names.order.nodes.keys().filter(|node| self.is_heard(**node));
+        self.fronts(answer, question, ttl, heard);
+    }
+
+    /// Addresses at which the public reaches these nodes, those near to us first.
+    fn fronts<'n>(&self, answer: &mut Answer, question: Question<'_>, ttl: u32, of: impl Iterator<Item = &'n NodeId>) {
         if !matches!(question.kind, RecordType::A | RecordType::AAAA) {
             return;
         }
-        let works = |node: &&NodeId| self.is_heard(**node) && self.runs(**node, &RoleName::lb());
         let (mut near, mut far) = (Vec::new(), Vec::new());
-        for node in self.names.order.lbs.iter().filter(works) {
+        for node in of {
             if self.is_near(*node) { near.extend(self.public(*node)) } else { far.extend(self.public(*node)) }
         }
         if near.is_empty() && far.is_empty() {

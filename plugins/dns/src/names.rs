@@ -21,6 +21,9 @@ pub use zone::{Held, Own, Zone};
 
 /// Below the internal zone: nodes by their name. An application of this name has no names of its own.
 const NODES: &str = "node";
+/// Below the internal zone: where objects are served, and below that buckets by their name (`hirsel_role::S3_NAME`). An application of this
+/// name has no names of its own either.
+const OBJECTS: &str = "s3";
 /// Below any other zone: its name servers by the names of their nodes.
 pub const SERVERS: &str = hirsel_model::spec::SERVERS;
 /// How services are asked for by protocol (RFC 2782).
@@ -65,6 +68,10 @@ pub enum Place<'a> {
     Instance(Service<'a>),
     /// A node.
     Node(NodeId),
+    /// The object store, which any node answers for.
+    Objects,
+    /// A bucket of it: so many may be asked for that nobody looks whether there is one.
+    Bucket,
     /// A node as name server of a zone.
     Server(NodeId),
     /// The host of a route, or records of an application.
@@ -184,6 +191,10 @@ impl Names {
                 (_, Some(node), None, _) => self.nodes.by_name.get(node).copied().map(Place::Node),
                 _ => None,
             };
+        }
+        if labels.0 == OBJECTS {
+            // A name of a bucket may have dots.
+            return Some(if labels.1.is_none() { Place::Objects } else { Place::Bucket });
         }
         let (app, named) = self.order.apps.get_key_value(&labels.0.parse().ok()?)?;
         let service = |label: &str| {

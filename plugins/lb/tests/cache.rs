@@ -575,7 +575,7 @@ async fn it_is_seen_what_the_cache_did() {
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["cache"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(cached, ["miss", "hit", "bypass"]);
-    let teller = bed.requests.teller().expect("the role has begun");
+    let teller = bed.requests.behind().expect("the role has begun");
     assert_eq!(teller.recall("secondone")[0].cached.as_deref(), Some("hit"));
     assert_eq!(bed.counted("hirsel_lb_route_cache_total{app=\"shop\",route=\"h/\",outcome=\"hit\"}"), 1);
     assert_eq!((bed.counted("hirsel_lb_cache_answers"), bed.counted("hirsel_lb_cache_bytes") > 0), (0, false));

@@ -406,7 +406,7 @@ async fn what_was_answered_to_one_client_is_not_given_to_another() {
     let line: serde_json::Value = serde_json::from_str(&log[1]).unwrap();
     assert_eq!(line["client_cert"], "CN=bert,O=Shop", "{line}");
     assert_eq!(line["client_cert_sha256"].as_str().unwrap().len(), 64);
-    let teller = door.bed.requests.teller().unwrap();
+    let teller = door.bed.requests.behind().unwrap();
     let id = line["id"].as_str().unwrap();
     until(|| !teller.recall(id).is_empty()).await;
     let told = teller.recall(id).remove(0).certificate.unwrap();

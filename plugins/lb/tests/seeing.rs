@@ -34,13 +34,13 @@ fn object(line: &str) -> Value {
 
 /// What is remembered of the request with this id, once it is over.
 async fn recalled(bed: &Bed, id: &str) -> Remembered {
-    let teller = bed.requests.teller().expect("the role has begun");
+    let teller = bed.requests.behind().expect("the role has begun");
     until(|| !teller.recall(id).is_empty()).await;
     teller.recall(id).remove(0)
 }
 
 fn traffic(bed: &Bed, route: &str) -> Traffic {
-    let all = bed.requests.teller().expect("the role has begun").traffic();
+    let all = bed.requests.behind().expect("the role has begun").traffic();
     all.iter().find(|of| of.route == route).unwrap_or_else(|| panic!("{route}: {all:?}")).clone()
 }
 
@@ -249,5 +249,5 @@ async fn what_nobody_remembers_is_not_made_up() {
     let backend = Backend::named("a").await;
     let bed = bed(LOGGED, &[&backend]).await;
     assert_eq!(ask(&bed, "GET /", "").await.status(), 200);
-    assert_eq!(bed.requests.teller().expect("begun").recall("never-asked"), []);
+    assert_eq!(bed.requests.behind().expect("begun").recall("never-asked"), []);
 }

@@ -134,6 +134,7 @@ fn refused(sight: &Sight, refusal: Refusal) -> ApiError {
         "service" => spec.apps.values().flat_map(|app| app.services.keys()).map(ToString::to_string).collect(),
         "token" => sight.state.tokens.keys().cloned().collect(),
         "certificate" => sight.state.certificates.named.keys().map(ToString::to_string).collect(),
+        "access key" => sight.state.access.keys.keys().map(ToString::to_string).collect(),
         "secret" => sight.state.secrets.all().map(|(id, _)| id.to_string()).collect(),
         _ => Vec::new(),
     };

@@ -1,6 +1,7 @@
 //! Carries requests to the views and to the leader. Decides nothing: what is answered is computed in `views` and `forecast`, who may
 //! ask in `auth`.
 
+pub mod access;
 pub mod acme;
 pub mod addresses;
 pub mod backup;

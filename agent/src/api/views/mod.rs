@@ -2,6 +2,7 @@
 //!
 //! References to nodes are names; only `members` shows numbers. Durations end in `_ms`, moments in `_at` (RFC 3339).
 
+pub mod access;
 pub mod acme;
 pub mod addresses;
 pub mod apps;

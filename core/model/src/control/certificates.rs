@@ -245,6 +245,7 @@ mod tests {
             values: BTreeMap::new(),
             certificates: state.certificates.named.values().map(|it| (it.version, Sealed(vec![9]))).collect(),
             tickets: BTreeMap::new(),
+            access: BTreeMap::new(),
         };
         let early = resealed(&state);
         set(&mut state, "shop", new("shop.example.org")).unwrap();

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::samples::{named, node, service, token};
 use super::*;
+use crate::access::{AccessKeyId, BucketPattern, May, NewAccessKey};
 use crate::acme::{Challenge, NewBinding, NewSettings, ORDERS_MAX, Trouble, Way, Window};
 use crate::certificate::Facts;
 use crate::codec::{decode, encode};
@@ -169,6 +170,22 @@ fn ticket_change() -> impl Strategy<Value = TicketChange> {
     ]
 }
 
+fn access_change() -> impl Strategy<Value = AccessChange> {
+    let id = || (0..4u8).prop_map(|it| format!("HIRS{it:016}").parse::<AccessKeyId>().expect("an id"));
+    let key = || prop_oneof![9 => Just(KEY.to_owned()), 1 => Just("another".to_owned())];
+    let sealed = || vec(any::<u8>(), 0..3).prop_map(Sealed);
+    let pattern = prop_oneof![Just(BucketPattern::all()), Just("media-*".parse().expect("a pattern"))];
+    let may = (btree_set(pattern, 0..3), any::<bool>(), any::<bool>());
+    let may = may.prop_map(|(buckets, reads_only, makes_buckets)| May { buckets, reads_only, makes_buckets });
+    let new = (name(), may, prop_oneof![9 => word(), 1 => text()], sealed(), key());
+    let new = new.prop_map(|(account, may, about, sealed, key)| NewAccessKey { account, may, about, sealed, key });
+    prop_oneof![
+        6 => (id(), new).prop_map(|(id, new)| AccessChange::Create { id, new }),
+        2 => id().prop_map(|id| AccessChange::Remove { id }),
+        3 => (0..6u64, sealed(), key()).prop_map(|(base, sealed, key)| AccessChange::DrawMaster { base, sealed, key }),
+    ]
+}
+
 fn acme_change() -> impl Strategy<Value = AcmeChange> {
     let host = || prop_oneof![9 => word(), 1 => text()];
     let sealed = || {
@@ -270,6 +287,7 @@ fn command() -> impl Strategy<Value = Command> {
         3 => (name(), certificate()).prop_map(|(name, new)| Command::SetCertificate { name, new }),
         1 => name().prop_map(|name| Command::RemoveCertificate { name }),
         4 => acme_change().prop_map(|change| Command::Acme { change }),
+        4 => access_change().prop_map(|change| Command::Access { change }),
         3 => ticket_change().prop_map(|change| Command::Tickets { change }),
         2 => (node_id(), node_id()).prop_map(|(from, to)| Command::MoveRole { role: RoleName::lb(), from, to }),
         1 => (0..3u64, node_id(), btree_set(node_id(), 0..3), any::<bool>()).prop_map(|(epochs, survivor, lost, off)| {
@@ -380,6 +398,14 @@ fn check(before: &ControlState, after: &ControlState) {
     let tickets: Vec<u64> = after.tickets.keys.iter().map(|key| key.version).collect();
     assert!(tickets.len() <= KEYS_MAX && tickets.windows(2).all(|pair| pair[0] > pair[1]), "the newest one first");
     assert!(tickets.iter().all(|version| *version <= after.tickets.last) && after.tickets.last >= before.tickets.last);
+
+    let (old, new) = (&before.access, &after.access);
+    assert!(new.last >= old.last);
+    let versions: Vec<u64> = new.sealed().map(|(version, ..)| version).collect();
+    let distinct: std::collections::BTreeSet<&u64> = versions.iter().collect();
+    assert!(distinct.len() == versions.len() && versions.iter().all(|version| *version <= new.last));
+    assert!(new.keys.iter().all(|(id, key)| old.keys.get(id) == Some(key) || key.version > old.last));
+    assert!(old.master.iter().all(|(version, key)| new.master.get(version) == Some(key)), "a master key was lost");
 
     let (old, new) = (&before.certificates, &after.certificates);
     assert!(new.last >= old.last);

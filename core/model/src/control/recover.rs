@@ -15,7 +15,7 @@ use crate::tag::Tag;
 use crate::plan::Estranged;
 
 /// What was decided by those who are lost and reached nobody else may have used the next numbers of plans, instances (which fence what
-/// they do), nodes, secrets' values and certificates. Nobody decides so much between two syncs.
+/// they do), nodes, secrets' values, certificates and keys. Nobody decides so much between two syncs.
 const NUMBERS_LEFT_OUT: u64 = 10_000;
 
 pub(super) fn recover(
@@ -68,6 +68,7 @@ pub(super) fn recover(
     // Whoever was told a value or a key by those who are lost must not take it for another of the same number.
     state.secrets.last = state.secrets.last.saturating_add(NUMBERS_LEFT_OUT);
     state.certificates.last = state.certificates.last.saturating_add(NUMBERS_LEFT_OUT);
+    state.access.last = state.access.last.saturating_add(NUMBERS_LEFT_OUT);
     state.tickets.last = state.tickets.last.saturating_add(NUMBERS_LEFT_OUT);
     // The other foundation knows them too: here they let nobody in any more.
     state.tokens.clear();

@@ -22,6 +22,8 @@ const INSTANCES_LEFT_OUT: u64 = 100_000_000;
 const PLANS_LEFT_OUT: u64 = 100_000_000;
 /// The past may have admitted so many nodes after the backup.
 const NODES_LEFT_OUT: u64 = 1_000_000;
+/// The past may have drawn so many keys of the object store after the backup: what is stored names the one that it is encrypted with.
+const KEYS_LEFT_OUT: u64 = 1_000_000;
 
 /// Who begins the new foundation.
 #[derive(Clone, Debug)]
@@ -77,6 +79,7 @@ pub fn restored(mut state: ControlState, founder: Founder) -> ControlState {
     state.tokens.clear();
     // Whoever has the backup must not read what clients say here.
     state.tickets.forget();
+    state.access.last = state.access.last.saturating_add(KEYS_LEFT_OUT);
     let before = std::mem::replace(&mut state.cluster.tag, tag.clone());
     // The only member understands all of it, and whoever joins is asked.
     state.cluster.feature_level = state.cluster.feature_level.max(feature::BUILT);

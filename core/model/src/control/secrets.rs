@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::limits::at_most;
 use super::record::record;
 use super::{Context, ControlState, Outcome, Refusal, apps, not_found};
+use crate::access::SEALED_BYTES_MAX as ACCESS_BYTES_MAX;
 use crate::certificate::KEYS_BYTES_MAX;
 use crate::event::{Cause, EventKind, NewEvent};
 use crate::id::*;
@@ -51,6 +52,9 @@ pub struct Resealed {
     /// The keys of TLS tickets, by version.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tickets: BTreeMap<u64, Sealed>,
+    /// The secrets of access keys, and the master keys of the object store, by version.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub access: BTreeMap<u64, Sealed>,
 }
 
 /// Where the newest value of a secret is kept.
@@ -238,6 +242,10 @@ pub(super) fn reseal(state: &mut ControlState, context: &Context, new: Resealed)
     if state.tickets.keys.iter().any(|it| !new.tickets.contains_key(&it.version)) {
         return stale("a key of TLS tickets");
     }
+    let mut access = new.access;
+    if state.access.sealed().any(|(version, ..)| !access.contains_key(&version)) {
+        return stale("an access key");
+    }
     at_most(
         || "keys of all certificates in bytes".into(),
         certificates.values().map(|it| it.0.len()).sum(),
@@ -245,6 +253,8 @@ pub(super) fn reseal(state: &mut ControlState, context: &Context, new: Resealed)
     )?;
     let tickets = new.tickets.values().map(|it| it.0.len()).sum();
     at_most(|| "keys of TLS tickets in bytes".into(), tickets, TICKET_KEYS_BYTES_MAX)?;
+    let bytes = access.values().map(|it| it.0.len()).sum();
+    at_most(|| "keys of the object store in bytes".into(), bytes, ACCESS_BYTES_MAX)?;
     at_most(
         || "all secrets together in bytes".into(),
         new.values.values().map(|it| it.0.len()).sum(),
@@ -274,6 +284,11 @@ pub(super) fn reseal(state: &mut ControlState, context: &Context, new: Resealed)
     for ticket in &mut state.tickets.keys {
         if let Some(again) = tickets.remove(&ticket.version) {
             ticket.key = again;
+        }
+    }
+    for (version, sealed) in state.access.sealed_mut() {
+        if let Some(again) = access.remove(&version) {
+            *sealed = again;
         }
     }
     let first = new.base.is_empty();
@@ -430,6 +445,7 @@ mod tests {
             values: versions.map(|version| (version, Sealed(vec![9]))).collect(),
             certificates: BTreeMap::new(),
             tickets: BTreeMap::new(),
+            access: BTreeMap::new(),
         }
     }
 

@@ -205,6 +205,7 @@ fn start(folder: &Path) -> (Arc<RealHost>, Box<dyn Role>, Arc<Notify>) {
         certificates: watch::channel(Arc::default()).1,
         challenges: watch::channel(Arc::default()).1,
         tickets: watch::channel(Arc::default()).1,
+        access_keys: watch::channel(Arc::default()).1,
         floating: Arc::default(),
         ending: watch::channel(false).1,
         voice: Arc::default(),
@@ -217,6 +218,7 @@ fn start(folder: &Path) -> (Arc<RealHost>, Box<dyn Role>, Arc<Notify>) {
         wake: Arc::clone(&wake),
         metrics: Arc::default(),
         requests: Default::default(),
+        objects: Default::default(),
         config: RoleConfig::default(),
     });
     (host, role, wake)

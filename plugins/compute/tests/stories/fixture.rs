@@ -214,6 +214,7 @@ fn start(
         certificates: watch::channel(Arc::default()).1,
         challenges: watch::channel(Arc::default()).1,
         tickets: watch::channel(Arc::default()).1,
+        access_keys: watch::channel(Arc::default()).1,
         floating: Arc::default(),
         ending: watch::channel(false).1,
         voice: Arc::default(),
@@ -226,6 +227,7 @@ fn start(
         wake: Arc::clone(wake),
         metrics: Arc::default(),
         requests: Default::default(),
+        objects: Default::default(),
         config: RoleConfig { port_first: 20_000, port_last: 20_009, ..RoleConfig::default() },
     })
 }

@@ -44,6 +44,21 @@ fn what_is_not_heard_or_not_well_is_in_no_answer() {
 }
 
 #[test]
+fn objects_and_all_buckets_are_at_every_node_that_is_heard() {
+    let mut town = market();
+    town.lose(2);
+    let all = words(&["203.0.113.1", "203.0.113.3", "203.0.113.4"]);
+    for name in ["s3.hirsel.", "media.s3.hirsel.", "my.bucket.s3.hirsel."] {
+        let (code, mut told) = town.ask(name, A);
+        told.sort();
+        assert_eq!((code, &told), (OK, &all), "{name}");
+    }
+    assert!(!town.answer("media.s3.hirsel.", A, 0, false).is_kept, "there is no end of them");
+    let other = town.answer("s3.hirsel.", MX, 0, false);
+    assert_eq!((other.code, other.class, other.answers.len()), (OK, Class::NoData, 0));
+}
+
+#[test]
 fn a_loopback_address_is_told_on_its_own_host_only() {
     let mut town = market();
     for seen in town.live.nodes.values_mut() {

@@ -296,6 +296,7 @@ impl Bed {
             certificates: shown,
             challenges: asked,
             tickets: resumed,
+            access_keys: watch::channel(Arc::default()).1,
             floating: Arc::default(),
             ending: ended,
             voice: Arc::default(),
@@ -308,6 +309,7 @@ impl Bed {
             wake: wake.clone(),
             metrics: registry.clone(),
             requests: requests.clone(),
+            objects: Default::default(),
             config: RoleConfig { http_port: addr.port(), https_port: https.port(), ..config },
         };
         let order = Order {

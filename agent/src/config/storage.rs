@@ -1,0 +1,130 @@
+//! What the agent's configuration says of the object store: where it is served, what it is called, and where data is kept.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow, bail};
+use hirsel_model::check_dotted;
+use hirsel_role::{S3_NAME, S3_REGION};
+use serde::Deserialize;
+
+/// Where clients of S3 ask when nobody says otherwise.
+const PORT: u16 = 7480;
+/// The host of each request is compared with all domains; who has more has a proxy before it.
+const DOMAINS_MAX: usize = 32;
+/// A bucket is a label of 63 bytes in front of its domain, and a name has at most 253.
+const DOMAIN_BYTES_MAX: usize = 253 - 63 - 1;
+/// Longest name of a region. It is part of what each request is signed with.
+const REGION_BYTES_MAX: usize = 63;
+
+/// Its part of the file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct StorageFile {
+    pub(super) s3: Option<Where>,
+    pub(super) region: Option<String>,
+    pub(super) domains: Vec<String>,
+    pub(super) disk: Option<PathBuf>,
+}
+
+/// `false`, or an address.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Where {
+    Served(bool),
+    At(String),
+}
+
+/// Where objects are served: what the flag says, else the file, else at the usual port.
+pub(super) fn listen(flag: Option<&str>, file: Option<&Where>, public: IpAddr) -> Result<Option<SocketAddr>> {
+    let text = match (flag, file) {
+        (Some(text), _) => text,
+        (None, Some(Where::At(text))) => text,
+        (None, Some(Where::Served(false))) => "off",
+        (None, None | Some(Where::Served(true))) => return Ok(Some(SocketAddr::new(public, PORT))),
+    };
+    if text == "off" {
+        return Ok(None);
+    }
+    if let Ok(addr) = text.parse() {
+        return Ok(Some(addr));
+    }
+    let ip = text.trim_matches(['[', ']']).parse();
+    let ip = ip.with_context(|| format!("{text:?} is no address for objects; expected IP, IP:PORT or off"))?;
+    Ok(Some(SocketAddr::new(ip, PORT)))
+}
+
+/// What clients are told that the region is.
+pub(super) fn region(named: Option<String>) -> Result<String> {
+    let Some(region) = named else { return Ok(S3_REGION.into()) };
+    let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if region.is_empty() || region.len() > REGION_BYTES_MAX || !region.bytes().all(good) {
+        bail!("storage.region: {region:?} is no region; use at most {REGION_BYTES_MAX} of a-z, 0-9 and '-'");
+    }
+    Ok(region)
+}
+
+/// Domains below which buckets are hosts, in lower case, without a final dot, besides the cluster's own.
+pub(super) fn domains(written: &[String]) -> Result<Vec<String>> {
+    let mut domains = BTreeSet::new();
+    for word in written {
+        let domain = word.trim_end_matches('.').to_ascii_lowercase();
+        if domain.len() > DOMAIN_BYTES_MAX || check_dotted(&domain).is_err() {
+            bail!(
+                "storage.domains: {word:?} is no domain; name one below which buckets are hosts, like s3.example.com"
+            );
+        }
+        if domain != S3_NAME {
+            domains.insert(domain);
+        }
+    }
+    if domains.len() > DOMAINS_MAX {
+        bail!("storage.domains: {} domains exceed {DOMAINS_MAX}", domains.len());
+    }
+    Ok(domains.into_iter().collect())
+}
+
+/// Where data is kept. Whether there is a disk is seen when it is opened, and said then.
+pub(super) fn disk(path: PathBuf) -> Result<String> {
+    if !path.is_absolute() {
+        bail!("storage.disk = {path:?}: expected the absolute path of a folder, where a disk for data is mounted");
+    }
+    path.into_os_string().into_string().map_err(|path| anyhow!("storage.disk = {path:?} is no text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_served_where_it_is_said_or_not_at_all() {
+        let public: IpAddr = "10.0.0.1".parse().unwrap();
+        let at = |flag, file: Option<&str>| {
+            let file: StorageFile = toml::from_str(file.unwrap_or_default()).unwrap();
+            listen(flag, file.s3.as_ref(), public).unwrap().map(|addr| addr.to_string())
+        };
+        assert_eq!(at(None, None).as_deref(), Some("10.0.0.1:7480"));
+        assert_eq!(at(None, Some("s3 = true")).as_deref(), Some("10.0.0.1:7480"));
+        assert_eq!(at(None, Some("s3 = false")), None);
+        assert_eq!(at(None, Some("s3 = \"127.0.0.1\"")).as_deref(), Some("127.0.0.1:7480"));
+        assert_eq!(at(Some("[::1]:9000"), Some("s3 = false")).as_deref(), Some("[::1]:9000"));
+        assert_eq!(at(Some("off"), Some("s3 = \"127.0.0.1\"")), None);
+        assert!(listen(Some("9000"), None, public).unwrap_err().to_string().contains("IP:PORT"));
+    }
+
+    #[test]
+    fn regions_domains_and_disks_are_what_they_should_be() {
+        assert_eq!(region(None).unwrap(), "hirsel");
+        assert_eq!(region(Some("eu-1".into())).unwrap(), "eu-1");
+        assert!(region(Some("EU 1".into())).is_err() && region(Some(String::new())).is_err());
+        let read = |words: &[&str]| domains(&words.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let good = read(&["S3.Example.com.", "s3.example.com", "s3.hirsel", "b"]).unwrap();
+        assert_eq!(good, ["b", "s3.example.com"]);
+        for wrong in ["", "*.example.com", "a..b", &"a.".repeat(100)] {
+            assert!(read(&[wrong]).unwrap_err().to_string().contains("is no domain"), "{wrong}");
+        }
+        assert_eq!(disk("/srv/objects".into()).unwrap(), "/srv/objects");
+        assert!(disk("objects".into()).unwrap_err().to_string().contains("absolute path"));
+    }
+}

@@ -62,8 +62,8 @@ fn run(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
 /// Runs an agent, which tells what an operator would tell a colleague.
 fn logged(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_env("HIRSEL_LOG");
-    // Of HTTP/2 whoever connects could write warnings here, as many as it likes.
-    let filter = filter.unwrap_or_else(|_| EnvFilter::new("info,openraft=error,chitchat=error,h2=error"));
+    // Of HTTP/2, and of S3, whoever connects could write lines here, as many as it likes.
+    let filter = filter.unwrap_or_else(|_| EnvFilter::new("info,openraft=error,chitchat=error,h2=error,s3s=off"));
     let plain = std::env::var_os("NO_COLOR").is_some() || !std::io::IsTerminal::is_terminal(&std::io::stderr());
     let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(!plain).with_target(false);
     lines.with_env_filter(filter).init();

@@ -7,6 +7,7 @@
 //! read is asked of, [`drive`] does it, and [`store`] is both for copies and stripes.
 //!
 //! [`meta`] is what the cluster agrees on about objects: the state machine of a metadata group, which a README of its own describes.
+//! [`gateway`] is both together, and [`s3`] is what clients speak with it; no agent serves that yet.
 //!
 //! Deliberately absent: deciding which chunks should be where (that is the metadata's and the planner's), and clocks: nothing here is
 //! deleted because time passed.
@@ -21,6 +22,7 @@ pub mod gather;
 pub mod heal;
 pub mod meta;
 pub mod role;
+pub mod s3;
 pub mod spread;
 pub mod store;
 pub mod wire;

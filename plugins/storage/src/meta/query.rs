@@ -56,6 +56,15 @@ pub enum Query {
         /// Its body.
         body: Body,
     },
+    /// The parts of an object that was uploaded in parts, as they were put.
+    PartsKept {
+        /// Its body.
+        body: Body,
+        /// Those with higher numbers.
+        after: u16,
+        /// At most so many.
+        max: usize,
+    },
     /// A page of objects.
     Objects(BucketName, Ask),
     /// A page of versions; see [`list::versions`].
@@ -121,6 +130,8 @@ pub enum Reply {
     Layout(Vec<Piece>),
     /// To [`Query::PartsOf`].
     PartsOf(Vec<PartHead>),
+    /// To [`Query::PartsKept`]: with their numbers, and whether there are more.
+    PartsKept(Vec<(u16, Part)>, bool),
     /// To [`Query::Objects`].
     Objects(Page<(String, Version)>),
     /// To [`Query::Versions`].
@@ -183,6 +194,13 @@ pub fn answer(rows: &dyn Rows, query: &Query) -> Result<Reply, ReadError> {
         Query::Version { bucket, key, version, from } => found(rows, bucket, key, *version, *from)?,
         Query::Layout { body, from } => Reply::Layout(read::layout(rows, body, *from, PIECES_MAX)?),
         Query::PartsOf { body } => Reply::PartsOf(read::parts(rows, body)?),
+        Query::PartsKept { body, after, max } => {
+            let (parts, more) = match body {
+                Body::Manifest(upload) => list::parts(rows, *upload, *after, *max)?,
+                Body::Inline(_) | Body::Chunks(..) => (Vec::new(), false),
+            };
+            Reply::PartsKept(parts, more)
+        }
         Query::Objects(name, ask) => Reply::Objects(list::objects(rows, id(rows, name)?, ask)?),
         Query::Versions(name, ask, version) => Reply::Versions(list::versions(rows, id(rows, name)?, ask, *version)?),
         Query::Uploads(name, ask, upload) => Reply::Uploads(list::uploads(rows, id(rows, name)?, ask, *upload)?),

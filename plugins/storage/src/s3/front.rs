@@ -1,0 +1,173 @@
+//! What every operation stands on: the gateway, the keys, and the one door to buckets and objects, at which is asked who may.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use s3s::S3Request;
+
+use super::about::header;
+use super::access::{Action, Caller, lists_allow};
+use super::error::{Done, argument, bad_bucket, denied, error, failed, strange};
+use super::keys::Keys;
+use crate::gateway::Gateway;
+use crate::meta::command::{Answer, Command};
+use crate::meta::kinds::{Bucket, Object};
+use crate::meta::names::{BucketName, ObjectKey, UploadId, VersionRef};
+use crate::meta::query::{Found, Query, Reply};
+use crate::meta::refusal::Refusal;
+
+/// By this a client says whose it takes the bucket for.
+const EXPECTED_OWNER: &str = "x-amz-expected-bucket-owner";
+
+/// Objects as clients of S3 see them.
+#[derive(Clone)]
+pub struct Front {
+    pub(crate) gateway: Gateway,
+    pub(crate) keys: Keys,
+    /// Where clients are told that buckets are.
+    pub(crate) region: Arc<str>,
+}
+
+/// Who asks what, before it is known whether they may.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Who.
+    pub caller: Caller,
+    /// The headers of the request.
+    pub headers: HeaderMap,
+    /// The query of the request, as it came.
+    pub query: String,
+}
+
+impl Asked {
+    /// The same, as it is asked of the bucket that is copied from.
+    pub(crate) fn of_source(&self) -> Self {
+        let mut asked = self.clone();
+        asked.headers.remove(EXPECTED_OWNER);
+        if let Some(owner) = self.headers.get("x-amz-source-expected-bucket-owner") {
+            asked.headers.insert(EXPECTED_OWNER, owner.clone());
+        }
+        asked
+    }
+}
+
+impl Front {
+    /// Objects of `gateway` for whoever has one of `keys`.
+    pub fn new(gateway: Gateway, keys: Keys, region: &str) -> Self {
+        Self { gateway, keys, region: region.into() }
+    }
+
+    /// Who asks.
+    pub(crate) fn asked<T>(&self, request: &S3Request<T>) -> Asked {
+        let caller = match &request.credentials {
+            None => Caller::Anonymous,
+            Some(shown) => match self.keys.owner(&shown.access_key) {
+                Some(owner) => Caller::Known { key: shown.access_key.clone(), owner },
+                // It was taken back since it was looked at.
+                None => Caller::Anonymous,
+            },
+        };
+        let query = request.uri.query().unwrap_or_default().to_owned();
+        Asked { caller, headers: request.headers.clone(), query }
+    }
+
+    pub(crate) async fn ask(&self, command: Command) -> Done<Answer> {
+        self.gateway.ask(command).await.map_err(failed)
+    }
+
+    pub(crate) async fn look(&self, query: Query) -> Done<Reply> {
+        self.gateway.look(query).await.map_err(failed)
+    }
+
+    /// A bucket, for whoever may do this to it.
+    pub(crate) async fn bucket(&self, asked: &Asked, action: Action, name: &str) -> Done<(BucketName, Bucket)> {
+        let name = BucketName::new(name).map_err(|error| bad_bucket(&error))?;
+        let Reply::Bucket(bucket) = self.look(Query::Bucket(name.clone())).await? else { return Err(strange()) };
+        self.admit(asked, action, &name, &bucket, None).await?;
+        Ok((name, bucket))
+    }
+
+    /// A bucket, and a key in it that need not be there, for whoever may do this to it.
+    pub(crate) async fn place(
+        &self,
+        asked: &Asked,
+        action: Action,
+        at: (&str, &str),
+    ) -> Done<(BucketName, ObjectKey, Bucket)> {
+        let key = key(at.1)?;
+        let name = BucketName::new(at.0).map_err(|error| bad_bucket(&error))?;
+        let Reply::Bucket(bucket) = self.look(Query::Bucket(name.clone())).await? else { return Err(strange()) };
+        self.admit(asked, action, &name, &bucket, Some((key.as_str(), None))).await?;
+        Ok((name, key, bucket))
+    }
+
+    /// A version of a key, marker or object, for whoever may do this to it; its pieces begin with byte `from`.
+    pub(crate) async fn version(
+        &self,
+        asked: &Asked,
+        action: Action,
+        at: (&str, &str),
+        version: Option<VersionRef>,
+        from: u64,
+    ) -> Done<Box<Found>> {
+        let key = key(at.1)?;
+        let bucket = BucketName::new(at.0).map_err(|error| bad_bucket(&error))?;
+        let query = Query::Version { bucket: bucket.clone(), key: key.clone(), version, from };
+        match self.gateway.look(query).await {
+            Ok(Reply::Version(found)) => {
+                let object = found.version.object.as_deref();
+                self.admit(asked, action, &bucket, &found.bucket, Some((key.as_str(), object))).await?;
+                Ok(found)
+            }
+            Ok(_) => Err(strange()),
+            Err(crate::meta::access::MetaError::Refused(missing @ (Refusal::NoSuchKey | Refusal::NoSuchVersion))) => {
+                // Who may not see what is there is not told what is not there.
+                let Reply::Bucket(there) = self.look(Query::Bucket(bucket.clone())).await? else {
+                    return Err(strange());
+                };
+                self.admit(asked, action, &bucket, &there, Some((key.as_str(), None))).await?;
+                Err(super::error::refused(&missing))
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Lets through whoever may do this to a bucket, or to the object in it with its key.
+    pub(crate) async fn admit(
+        &self,
+        asked: &Asked,
+        action: Action,
+        _name: &BucketName,
+        bucket: &Bucket,
+        object: Option<(&str, Option<&Object>)>,
+    ) -> Done<()> {
+        if header(&asked.headers, EXPECTED_OWNER).is_some_and(|expected| expected != bucket.owner) {
+            return Err(denied());
+        }
+        if lists_allow(&asked.caller, action, bucket, object.and_then(|(_, object)| object)) {
+            return Ok(());
+        }
+        Err(denied())
+    }
+}
+
+/// A key as a client wrote it.
+pub(crate) fn key(key: &str) -> Done<ObjectKey> {
+    ObjectKey::new(key).map_err(|problem| match key.is_empty() {
+        true => argument(problem.to_string()),
+        false => error("KeyTooLongError", problem.to_string()),
+    })
+}
+
+/// A version as a client wrote it; an empty one is none.
+pub(crate) fn version(id: Option<&str>) -> Done<Option<VersionRef>> {
+    match id {
+        None | Some("") => Ok(None),
+        Some(id) => id.parse().map(Some).map_err(|_| argument("invalid version id specified")),
+    }
+}
+
+/// An upload as a client wrote it.
+pub(crate) fn upload(id: &str) -> Done<UploadId> {
+    id.parse().map_err(|_| super::error::refused(&Refusal::NoSuchUpload))
+}

@@ -1,0 +1,58 @@
+//! Which operations of S3 there are, and where each is: whatever is not named here is answered with `NotImplemented`.
+
+use s3s::dto::*;
+use s3s::{S3, S3Request, S3Response, S3Result};
+
+use super::front::Front;
+use super::serve::RequestId;
+use super::{bucket, delete, get, list, put, tags, upload};
+
+macro_rules! operations {
+    ($($name:ident: $input:ident => $output:ident, $place:path;)*) => {
+        #[async_trait::async_trait]
+        impl S3 for Front {
+            $(async fn $name(&self, request: S3Request<$input>) -> S3Result<S3Response<$output>> {
+                let id = request.extensions.get::<RequestId>().cloned();
+                $place(self, request).await.map_err(|mut error| {
+                    if let Some(RequestId(id)) = id {
+                        error.set_request_id(id);
+                    }
+                    error
+                })
+            })*
+        }
+    };
+}
+
+operations! {
+    abort_multipart_upload: AbortMultipartUploadInput => AbortMultipartUploadOutput, upload::abort_multipart_upload;
+    complete_multipart_upload: CompleteMultipartUploadInput => CompleteMultipartUploadOutput, upload::complete_multipart_upload;
+    copy_object: CopyObjectInput => CopyObjectOutput, put::copy_object;
+    create_bucket: CreateBucketInput => CreateBucketOutput, bucket::create_bucket;
+    create_multipart_upload: CreateMultipartUploadInput => CreateMultipartUploadOutput, upload::create_multipart_upload;
+    delete_bucket: DeleteBucketInput => DeleteBucketOutput, bucket::delete_bucket;
+    delete_bucket_tagging: DeleteBucketTaggingInput => DeleteBucketTaggingOutput, tags::delete_bucket_tagging;
+    delete_object: DeleteObjectInput => DeleteObjectOutput, delete::delete_object;
+    delete_object_tagging: DeleteObjectTaggingInput => DeleteObjectTaggingOutput, tags::delete_object_tagging;
+    delete_objects: DeleteObjectsInput => DeleteObjectsOutput, delete::delete_objects;
+    get_bucket_location: GetBucketLocationInput => GetBucketLocationOutput, bucket::get_bucket_location;
+    get_bucket_tagging: GetBucketTaggingInput => GetBucketTaggingOutput, tags::get_bucket_tagging;
+    get_bucket_versioning: GetBucketVersioningInput => GetBucketVersioningOutput, bucket::get_bucket_versioning;
+    get_object: GetObjectInput => GetObjectOutput, get::get_object;
+    get_object_attributes: GetObjectAttributesInput => GetObjectAttributesOutput, get::get_object_attributes;
+    get_object_tagging: GetObjectTaggingInput => GetObjectTaggingOutput, tags::get_object_tagging;
+    head_bucket: HeadBucketInput => HeadBucketOutput, bucket::head_bucket;
+    head_object: HeadObjectInput => HeadObjectOutput, get::head_object;
+    list_buckets: ListBucketsInput => ListBucketsOutput, bucket::list_buckets;
+    list_multipart_uploads: ListMultipartUploadsInput => ListMultipartUploadsOutput, list::list_multipart_uploads;
+    list_object_versions: ListObjectVersionsInput => ListObjectVersionsOutput, list::list_object_versions;
+    list_objects: ListObjectsInput => ListObjectsOutput, list::list_objects;
+    list_objects_v2: ListObjectsV2Input => ListObjectsV2Output, list::list_objects_v2;
+    list_parts: ListPartsInput => ListPartsOutput, upload::list_parts;
+    put_bucket_tagging: PutBucketTaggingInput => PutBucketTaggingOutput, tags::put_bucket_tagging;
+    put_bucket_versioning: PutBucketVersioningInput => PutBucketVersioningOutput, bucket::put_bucket_versioning;
+    put_object: PutObjectInput => PutObjectOutput, put::put_object;
+    put_object_tagging: PutObjectTaggingInput => PutObjectTaggingOutput, tags::put_object_tagging;
+    upload_part: UploadPartInput => UploadPartOutput, upload::upload_part;
+    upload_part_copy: UploadPartCopyInput => UploadPartCopyOutput, upload::upload_part_copy;
+}

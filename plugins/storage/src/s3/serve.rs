@@ -1,0 +1,251 @@
+//! The HTTP side: accepts connections, bounds what each may cost, hands requests to s3s, and gives each answer a name.
+//!
+//! One connection carries one request at a time (HTTP/1.1), and a body is read only as fast as disks take it.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use hirsel_mesh::seam::{BoxStream, Listener};
+use hirsel_role::Spawner;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use s3s::access::{S3Access, S3AccessContext};
+use s3s::config::{S3Config, StaticConfigProvider};
+use s3s::dto::Range;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{Body, S3Error, S3Result};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinHandle;
+use tracing::{debug, warn};
+
+use super::checked::{Checked, Verdict, is_object};
+use super::error::error;
+use super::front::Front;
+use super::host::Hosts;
+
+/// Connections that are served at once; more wait in the kernel's queue. Each may hold a request's head and a piece of its body.
+pub const CONNECTIONS_MAX: usize = 4_096;
+/// Requests that are carried out at once, with some room for those that only look; more are told to come back.
+pub const REQUESTS_MAX: usize = 1_024;
+/// Most that is read ahead of one client: the longest head, and the largest piece of a body.
+const READ_BUFFER_BYTES_MAX: usize = 256 << 10;
+/// Longest head of a request. User metadata is bounded below this; a presigned URL with a session token comes near half of it.
+const HEAD_BYTES_MAX: usize = 32 << 10;
+/// A client may take so long for the head of a request, and between two.
+const HEAD_WITHIN: Duration = Duration::from_secs(60);
+/// Longest document: ten thousand parts with a checksum each, or a thousand of the longest keys with every character escaped.
+const DOCUMENT_BYTES_MAX: usize = 8 << 20;
+/// Longest object that a form may carry: it is held whole before its policy is looked at.
+const FORM_BYTES_MAX: u64 = 64 << 20;
+/// Clients whose clock is further off are refused (S3).
+const SKEW_MAX_S: u32 = 15 * 60;
+/// A URL may be signed for so long (S3): a week.
+const LASTING_MAX_S: u32 = 7 * 24 * 60 * 60;
+/// When no file descriptor is left, accepting pauses: trying again at once would only burn the processor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A listener at work. It stops when this is dropped; what is under way is carried out.
+pub struct Server {
+    accepting: JoinHandle<()>,
+    stop: watch::Sender<bool>,
+}
+
+impl Server {
+    /// Serves what `listener` accepts. Under each of `hosts` a bucket is a host of its own.
+    pub fn start(listener: Box<dyn Listener>, front: Front, hosts: Vec<String>, spawner: Spawner) -> Self {
+        let stop = watch::Sender::new(false);
+        let shared = Arc::new(Shared {
+            service: service(&front, hosts),
+            front,
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            requests: Semaphore::new(REQUESTS_MAX),
+            spawner: spawner.clone(),
+            stop: stop.subscribe(),
+        });
+        Self { accepting: spawner.spawn(accept(listener, shared)), stop }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.stop.send_replace(true);
+    }
+}
+
+/// What a request is called, in its answer and in what is said of it.
+#[derive(Clone)]
+pub struct RequestId(pub String);
+
+struct Shared {
+    service: S3Service,
+    front: Front,
+    connections: Arc<Semaphore>,
+    requests: Semaphore,
+    spawner: Spawner,
+    stop: watch::Receiver<bool>,
+}
+
+/// Lets every request through to its operation, where it is asked who may: [`Front::admit`].
+struct AskedLater;
+
+#[async_trait::async_trait]
+impl S3Access for AskedLater {
+    async fn check(&self, _: &mut S3AccessContext<'_>) -> S3Result<()> {
+        Ok(())
+    }
+}
+
+fn service(front: &Front, hosts: Vec<String>) -> S3Service {
+    let mut config = S3Config::default();
+    config.xml_max_body_size = DOCUMENT_BYTES_MAX;
+    config.post_object_max_file_size = FORM_BYTES_MAX;
+    config.presigned_url_max_skew_time_secs = SKEW_MAX_S;
+    let mut builder = S3ServiceBuilder::new(front.clone());
+    builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
+    builder.set_auth(front.keys.clone());
+    builder.set_access(AskedLater);
+    builder.set_host(Hosts::new(hosts));
+    builder.build()
+}
+
+async fn accept(mut listener: Box<dyn Listener>, shared: Arc<Shared>) {
+    loop {
+        // Never closed: the semaphore lives as long as the server.
+        let Ok(slot) = shared.connections.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, remote)) => {
+                let serving = serve(stream, shared.clone(), slot);
+                shared.spawner.spawn(async move {
+                    if let Err(error) = serving.await {
+                        debug!(%error, %remote, "connection of a client of S3 ended");
+                    }
+                });
+            }
+            Err(error) => {
+                warn!(%error, "could not accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve(
+    stream: BoxStream,
+    shared: Arc<Shared>,
+    _slot: OwnedSemaphorePermit,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let mut stop = shared.stop.clone();
+    let answering = service_fn(move |request| {
+        let shared = shared.clone();
+        async move { Ok::<_, Infallible>(answer(&shared, request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .auto_date_header(false)
+        .max_buf_size(READ_BUFFER_BYTES_MAX)
+        .max_header_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), answering);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => return Ok(ended?),
+        _ = stop.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+    }
+    Ok(connection.await?)
+}
+
+async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
+    let head = *request.method() == Method::HEAD;
+    let id = RequestId(format!("{:016X}", shared.front.gateway.chance().number()));
+    let answered = match shared.requests.try_acquire() {
+        Ok(_permit) => carried_out(shared, request, id.clone()).await,
+        Err(_) => Err(error("SlowDown", "please reduce your request rate")),
+    };
+    let mut response = answered.unwrap_or_else(told);
+    if head && response.status() == StatusCode::OK && response.headers().contains_key(http::header::CONTENT_RANGE) {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    if response.status() == StatusCode::NOT_MODIFIED || head && response.status().is_client_error() {
+        // There is no room for words in the answer to HEAD.
+        *response.body_mut() = Body::empty();
+        response.headers_mut().remove(http::header::CONTENT_LENGTH);
+    }
+    named(shared, response.headers_mut(), id);
+    response
+}
+
+/// An error as an answer.
+fn told(wrong: S3Error) -> Response<Body> {
+    wrong.to_http_response().unwrap_or_else(|_| {
+        let mut broken = Response::new(Body::empty());
+        *broken.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        broken
+    })
+}
+
+/// What every answer has: when it was given, and a name by which it can be found in a log.
+fn named(shared: &Shared, headers: &mut HeaderMap, RequestId(id): RequestId) {
+    let gateway = &shared.front.gateway;
+    let now = SystemTime::UNIX_EPOCH + Duration::from_millis(gateway.wall().0);
+    let lines = [
+        ("date", httpdate::fmt_http_date(now)),
+        ("x-amz-request-id", id),
+        ("x-amz-id-2", gateway.me().to_string()),
+        ("server", "hirsel".to_owned()),
+    ];
+    for (name, value) in lines {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+async fn carried_out(shared: &Shared, request: Request<Incoming>, id: RequestId) -> Result<Response<Body>, S3Error> {
+    let (mut parts, body) = request.into_parts();
+    mended(&mut parts.headers);
+    lasting(&parts.uri)?;
+    parts.extensions.insert(id);
+    let verdict = Verdict::default();
+    let body = if is_object(&parts.method, &parts.uri, &parts.headers) {
+        Body::from(body)
+    } else {
+        let of_object =
+            parts.uri.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("uploadId=")));
+        Body::http_body(Checked::<Incoming>::new(body, &parts.headers, of_object, verdict.clone())?)
+    };
+    let response = shared.service.call(Request::from_parts(parts, body)).await;
+    if let Some(wrong) = verdict.take() {
+        return Err(wrong);
+    }
+    response.map_err(|wrong| {
+        debug!(?wrong, "s3s could not answer");
+        error("InternalError", "the request could not be answered")
+    })
+}
+
+/// Refuses what was signed to last for no time, or for longer than signatures may.
+fn lasting(uri: &Uri) -> Result<(), S3Error> {
+    let query = uri.query().unwrap_or_default();
+    let said = query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-Expires="));
+    match said.map(str::parse::<u32>) {
+        None | Some(Ok(1..=LASTING_MAX_S)) => Ok(()),
+        Some(_) => Err(error("AccessDenied", format!("X-Amz-Expires is 1 to {LASTING_MAX_S} seconds"))),
+    }
+}
+
+/// Takes out of a request what is to be passed over (RFC 9110) and would be refused.
+fn mended(headers: &mut HeaderMap) {
+    if headers.get("authorization").is_some_and(HeaderValue::is_empty) {
+        headers.remove("authorization");
+    }
+    let range = headers.get("range").map(|range| range.to_str().ok().and_then(|range| Range::parse(range).ok()));
+    if range.is_some_and(|range| range.is_none()) {
+        headers.remove("range");
+    }
+}

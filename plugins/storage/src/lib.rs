@@ -9,6 +9,8 @@
 //! [`meta`] is what the cluster agrees on about objects: the state machine of a metadata group, which a README of its own describes.
 //! [`gateway`] is both together, and [`s3`] is what clients speak with it; no agent serves that yet.
 //!
+//! [`rules`] is who may do what with objects, what happens to them by itself, and how they are sealed; S3 asks it about access control lists so far.
+//!
 //! Deliberately absent: deciding which chunks should be where (that is the metadata's and the planner's), and clocks: nothing here is
 //! deleted because time passed.
 
@@ -22,6 +24,7 @@ pub mod gather;
 pub mod heal;
 pub mod meta;
 pub mod role;
+pub mod rules;
 pub mod s3;
 pub mod spread;
 pub mod store;

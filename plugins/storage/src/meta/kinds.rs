@@ -56,7 +56,7 @@ pub struct Bucket {
     /// How much may be in it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub quota: Quota,
-    /// Who may do what, in one word.
+    /// Who may do what.
     #[serde(default, skip_serializing_if = "is_default")]
     pub acl: Acl,
     /// How bodies are kept safe that are written from now on.
@@ -101,8 +101,8 @@ pub struct Quota {
     pub objects: Option<u64>,
 }
 
-/// Canned access control lists (S3).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Access control lists (S3): a canned one in a word, or grants one by one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[allow(missing_docs)]
 pub enum Acl {
@@ -113,6 +113,50 @@ pub enum Acl {
     AuthenticatedRead,
     BucketOwnerRead,
     BucketOwnerFullControl,
+    /// These and no others, in the order in which they were given.
+    Grants(Vec<Grant>),
+}
+
+/// What somebody may do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grant {
+    /// Who.
+    #[serde(rename = "g")]
+    pub to: Grantee,
+    /// What.
+    #[serde(rename = "p")]
+    pub may: Permission,
+}
+
+/// Who is granted something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Grantee {
+    /// An owner of access keys.
+    User(String),
+    /// Everybody.
+    Everybody,
+    /// Everybody with an access key.
+    Authenticated,
+    /// Whatever writes the logs of buckets.
+    Logs,
+}
+
+/// What can be granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Permission {
+    /// To list a bucket, or to get an object.
+    Read,
+    /// To put and delete objects of a bucket.
+    Write,
+    /// To read the list itself.
+    ReadAcp,
+    /// To change the list itself.
+    WriteAcp,
+    /// All of it.
+    FullControl,
 }
 
 /// A default lock: the mode, and for how long.
@@ -204,7 +248,7 @@ pub struct Usage {
     pub uploads: u64,
     /// Their parts.
     pub parts: u64,
-    /// Bytes of their parts.
+    /// Bytes of their parts, as they lie on disks.
     pub part_bytes: u64,
 }
 
@@ -374,7 +418,7 @@ pub struct PartHead {
     /// Its number.
     #[serde(rename = "n")]
     pub number: u16,
-    /// Its length.
+    /// Its length, as it lies on disks: for clients a sealed one is shorter.
     #[serde(rename = "b")]
     pub bytes: u64,
 }
@@ -402,13 +446,13 @@ pub struct About {
     /// Tags.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, String>,
-    /// Who may do what, in one word.
+    /// Who may do what.
     #[serde(skip_serializing_if = "is_default")]
     pub acl: Acl,
     /// Whose it is, if not the bucket's owner's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
-    /// How its bytes are encrypted, for whoever decrypts them.
+    /// How its bytes open, if they are sealed; then each body is one stream (`crate::rules::seal`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sealed: Option<serde_bytes::ByteBuf>,
 }
@@ -442,7 +486,7 @@ impl Version {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Object {
-    /// Bytes.
+    /// Bytes, as clients see them: what is sealed is longer on disks.
     #[serde(rename = "n")]
     pub bytes: u64,
     /// Without quotes.
@@ -492,7 +536,7 @@ pub struct Part {
     /// When it was put.
     #[serde(rename = "t")]
     pub at: WallTime,
-    /// Bytes.
+    /// Bytes, as they lie on disks.
     #[serde(rename = "n")]
     pub bytes: u64,
     /// Without quotes.

@@ -24,6 +24,8 @@ pub const INLINE_BYTES_MAX: usize = 4 << 10;
 pub const HEADERS_BYTES_MAX: usize = 8 << 10;
 /// Tags of an object (S3).
 pub const TAGS_MAX: usize = 10;
+/// Grants of an access control list (S3).
+pub const GRANTS_MAX: usize = 100;
 /// Characters of the key of a tag (S3).
 pub const TAG_KEY_MAX: usize = 128;
 /// Characters of the value of a tag (S3).

@@ -3,7 +3,8 @@
 //! Whatever is asked of a bucket goes through [`super::Front::admit`], which asks here; nobody but the owner may do anything unless a list
 //! says so.
 
-use crate::meta::kinds::{Acl, Bucket, Object};
+use crate::meta::kinds::{Bucket, Object, Permission};
+use crate::rules::acl::Owned;
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,32 +192,24 @@ pub fn owner_of<'a>(bucket: &'a Bucket, object: &'a Object) -> &'a str {
     object.about.owner.as_deref().unwrap_or(&bucket.owner)
 }
 
+fn list_of<'a>(bucket: &'a Bucket, object: &'a Object) -> Owned<'a> {
+    Owned { acl: &object.about.acl, owner: owner_of(bucket, object), bucket_owner: &bucket.owner }
+}
+
 /// Whether the lists of a bucket, and of the object that is asked for if there is one, let somebody do this.
 pub fn lists_allow(caller: &Caller, action: Action, bucket: &Bucket, object: Option<&Object>) -> bool {
-    let owns_bucket = caller.is(&bucket.owner);
-    let signed = *caller != Caller::Anonymous;
+    let (user, bucket_owner) = (caller.owner(), bucket.owner.as_str());
+    let owns_bucket = caller.is(bucket_owner);
+    let list = Owned { acl: &bucket.acl, owner: bucket_owner, bucket_owner };
     match (grant(action), object) {
         (Grant::Read, Some(object)) => {
-            caller.is(owner_of(bucket, object))
-                || match object.about.acl {
-                    Acl::Private => false,
-                    Acl::PublicRead | Acl::PublicReadWrite => true,
-                    Acl::AuthenticatedRead => signed,
-                    Acl::BucketOwnerRead | Acl::BucketOwnerFullControl => owns_bucket,
-                }
+            caller.is(owner_of(bucket, object)) || list_of(bucket, object).grants(user, Permission::Read, true)
         }
         // Whether a key is there is told to those who may list.
-        (Grant::List, _) | (Grant::Read, None) => {
-            owns_bucket
-                || match bucket.acl {
-                    Acl::PublicRead | Acl::PublicReadWrite => true,
-                    Acl::AuthenticatedRead => signed,
-                    Acl::Private | Acl::BucketOwnerRead | Acl::BucketOwnerFullControl => false,
-                }
-        }
-        (Grant::Write, _) => owns_bucket || bucket.acl == Acl::PublicReadWrite,
+        (Grant::List, _) | (Grant::Read, None) => owns_bucket || list.grants(user, Permission::Read, true),
+        (Grant::Write, _) => owns_bucket || list.grants(user, Permission::Write, true),
         (Grant::Own, Some(object)) => {
-            caller.is(owner_of(bucket, object)) || object.about.acl == Acl::BucketOwnerFullControl && owns_bucket
+            caller.is(owner_of(bucket, object)) || list_of(bucket, object).grants(user, Permission::FullControl, true)
         }
         (Grant::Own, None) | (Grant::OwnBucket, _) => owns_bucket,
     }
@@ -227,7 +220,7 @@ mod tests {
     use hirsel_model::WallTime;
 
     use super::*;
-    use crate::meta::kinds::{About, Body, Versioning};
+    use crate::meta::kinds::{About, Acl, Body, Versioning};
 
     fn bucket(acl: Acl) -> Bucket {
         Bucket {

@@ -156,7 +156,7 @@ pub async fn copy_object(front: &Front, request: S3Request<CopyObjectInput>) -> 
             key,
             about: None,
             tags: tags_anew.then(|| about.tags.clone()),
-            acl: about.acl,
+            acl: about.acl.clone(),
             lock,
             condition,
         };

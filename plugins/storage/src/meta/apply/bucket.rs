@@ -1,5 +1,6 @@
 //! Buckets: made, changed, removed.
 
+use super::object::check_acl;
 use super::scene::{Scene, Stop};
 use crate::meta::command::{Answer, BucketChange};
 use crate::meta::key;
@@ -26,6 +27,7 @@ pub fn create(
             return Err(Refusal::Argument(format!("{what} of {} bytes, 1 to {WORD_BYTES_MAX} are", word.len())).into());
         }
     }
+    check_acl(&acl)?;
     known(class)?;
     if scene.head.buckets >= BUCKETS_MAX {
         return Err(Refusal::TooManyBuckets.into());
@@ -88,7 +90,10 @@ pub fn change(scene: &mut Scene, name: &BucketName, change: BucketChange) -> Res
             bucket.lock = lock;
         }
         BucketChange::Quota(quota) => bucket.quota = quota,
-        BucketChange::Acl(acl) => bucket.acl = acl,
+        BucketChange::Acl(acl) => {
+            check_acl(&acl)?;
+            bucket.acl = acl;
+        }
         BucketChange::Class(class, when_short) => {
             known(class)?;
             (bucket.class, bucket.when_short) = (class, when_short);

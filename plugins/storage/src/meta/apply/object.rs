@@ -6,10 +6,15 @@ use super::chunk;
 use super::scene::{Place, Scene, Stop};
 use crate::meta::command::{Answer, Condition, Copying, Made, ObjectChange, Put};
 use crate::meta::key::BucketId;
-use crate::meta::kinds::{About, Bucket, Checksum, Lock, LockMode, Object, Retention, Usage, Version, Versioning};
-use crate::meta::limits::{BODY_BYTES_MAX, HEADERS_BYTES_MAX, TAG_KEY_MAX, TAG_VALUE_MAX, TAGS_MAX, WORD_BYTES_MAX};
+use crate::meta::kinds::{
+    About, Acl, Bucket, Checksum, Grant, Grantee, Lock, LockMode, Object, Retention, Usage, Version, Versioning,
+};
+use crate::meta::limits::{
+    BODY_BYTES_MAX, GRANTS_MAX, HEADERS_BYTES_MAX, TAG_KEY_MAX, TAG_VALUE_MAX, TAGS_MAX, WORD_BYTES_MAX,
+};
 use crate::meta::names::{BucketName, ObjectKey, Stamp, VersionRef};
 use crate::meta::refusal::Refusal;
+use crate::rules::seal;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
@@ -20,7 +25,7 @@ pub fn put(scene: &mut Scene, put: Put) -> Result<Answer, Stop> {
     let current = scene.current(bucket.id, &put.key)?;
     check_condition(current.as_ref(), &put.condition)?;
     let lock = lock_of(scene.at, &bucket, put.lock)?;
-    let bytes = put.body.bytes();
+    let bytes = open_bytes(&put.about, put.body.bytes())?;
     let usage = scene.usage(bucket.id)?;
     check_quota(scene, &bucket, &put.key, &usage, bytes)?;
     let body = chunk::take(scene, put.body)?;
@@ -71,6 +76,16 @@ fn object(
     match version {
         Some(version) => Ok(scene.find(bucket, key, version)?.ok_or(Refusal::NoSuchVersion)?),
         None => Ok((Place::Current, scene.current(bucket, key)?.ok_or(Refusal::NoSuchKey)?)),
+    }
+}
+
+/// How long a body is for clients, which lies on disks with so many bytes.
+pub fn open_bytes(about: &About, bytes: u64) -> Result<u64, Refusal> {
+    match about.sealed {
+        None => Ok(bytes),
+        Some(_) => {
+            seal::plain_bytes(bytes).ok_or_else(|| Refusal::Argument(format!("no sealed body has {bytes} bytes")))
+        }
     }
 }
 
@@ -157,7 +172,10 @@ pub fn change(
             check_tags(&tags)?;
             object.about.tags = tags;
         }
-        ObjectChange::Acl(acl) => object.about.acl = acl,
+        ObjectChange::Acl(acl) => {
+            check_acl(&acl)?;
+            object.about.acl = acl;
+        }
         ObjectChange::Retention { to, bypass } => {
             check_lockable(&bucket)?;
             check_retention(scene.at, object.lock.retention, to, bypass)?;
@@ -248,7 +266,7 @@ fn check_end(at: WallTime, retention: Option<Retention>) -> Result<(), Refusal> 
     }
 }
 
-/// A lock may be made longer or stricter by anybody, and otherwise only if it is governance, by whoever may bypass it.
+/// A lock may be made longer by anybody, and otherwise only be changed if it is governance, by whoever may bypass it.
 fn check_retention(at: WallTime, old: Option<Retention>, new: Option<Retention>, bypass: bool) -> Result<(), Refusal> {
     check_end(at, new)?;
     let Some(old) = old.filter(|old| old.until > at) else { return Ok(()) };
@@ -256,7 +274,7 @@ fn check_retention(at: WallTime, old: Option<Retention>, new: Option<Retention>,
     let mode = new.map(|new| new.mode);
     let may = match old.mode {
         LockMode::Compliance => longer && mode == Some(LockMode::Compliance),
-        LockMode::Governance => longer || bypass,
+        LockMode::Governance => bypass || longer && mode == Some(LockMode::Governance),
     };
     if may { Ok(()) } else { Err(Refusal::Locked) }
 }
@@ -286,7 +304,23 @@ pub fn check_about(about: &About) -> Result<(), Refusal> {
     if bytes > HEADERS_BYTES_MAX {
         return Err(Refusal::Headers(bytes as u64));
     }
+    check_acl(&about.acl)?;
     check_tags(&about.tags)
+}
+
+pub fn check_acl(acl: &Acl) -> Result<(), Refusal> {
+    let Acl::Grants(grants) = acl else { return Ok(()) };
+    if grants.len() > GRANTS_MAX {
+        return Err(Refusal::Argument(format!("{} grants exceed {GRANTS_MAX}", grants.len())));
+    }
+    let wrong = |grant: &&Grant| match &grant.to {
+        Grantee::User(name) => name.is_empty() || name.len() > WORD_BYTES_MAX,
+        Grantee::Everybody | Grantee::Authenticated | Grantee::Logs => false,
+    };
+    match grants.iter().find(wrong) {
+        Some(_) => Err(Refusal::Argument(format!("the name of a grantee has 1 to {WORD_BYTES_MAX} bytes"))),
+        None => Ok(()),
+    }
 }
 
 fn check_tags(tags: &std::collections::BTreeMap<String, String>) -> Result<(), Refusal> {

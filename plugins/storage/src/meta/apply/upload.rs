@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::chunk;
-use super::object::{check_about, check_condition, check_quota, check_words, lock_of, over, place};
+use super::object::{check_about, check_condition, check_quota, check_words, lock_of, open_bytes, over, place};
 use super::scene::{Scene, Stop, decode};
 use crate::meta::command::{Answer, CompleteUpload, CreateUpload, Made, PutPart};
 use crate::meta::key;
@@ -70,7 +70,7 @@ pub fn complete(scene: &mut Scene, complete: CompleteUpload) -> Result<Answer, S
     };
     check_words(&complete.etag, complete.checksum.as_ref())?;
     let mut there = parts_of(scene, complete.upload)?;
-    let (heads, bytes) = check_parts(&complete, &mut there)?;
+    let (heads, bytes) = check_parts(&complete, &upload, &mut there)?;
     let current = scene.current(bucket.id, &complete.key)?;
     check_condition(current.as_ref(), &complete.condition)?;
     let lock = lock_of(scene.at, &bucket, Some(upload.lock))?;
@@ -114,9 +114,10 @@ fn parts_of(scene: &Scene, upload: UploadId) -> Result<BTreeMap<u16, (u64, Strin
     Ok(there)
 }
 
-/// Takes the parts that are listed out of those that there are, and says how long they are together.
+/// Takes the parts that are listed out of those that there are, and says how long they are together for clients.
 fn check_parts(
     complete: &CompleteUpload,
+    upload: &Upload,
     there: &mut BTreeMap<u16, (u64, String)>,
 ) -> Result<(Vec<PartHead>, u64), Refusal> {
     let listed = &complete.parts;
@@ -131,10 +132,11 @@ fn check_parts(
         let found = there.remove(number).filter(|(_, known)| known == etag);
         let (bytes, _) = found.ok_or(Refusal::InvalidPart(*number))?;
         heads.push(PartHead { number: *number, bytes });
-        sum += bytes;
-    }
-    if let Some(small) = heads[..heads.len() - 1].iter().find(|head| head.bytes < PART_BYTES_MIN) {
-        return Err(Refusal::PartTooSmall(small.number));
+        let open = open_bytes(&upload.about, bytes)?;
+        if open < PART_BYTES_MIN && heads.len() < listed.len() {
+            return Err(Refusal::PartTooSmall(*number));
+        }
+        sum += open;
     }
     if sum > OBJECT_BYTES_MAX {
         return Err(Refusal::TooLarge(format!("{sum} bytes exceed {OBJECT_BYTES_MAX}")));

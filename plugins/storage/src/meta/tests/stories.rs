@@ -162,6 +162,12 @@ fn a_locked_version_stays_until_its_time_is_over() {
     assert_eq!(town.run(retention("c", hard, ends(LockMode::Governance, until.0 + 9), true)), Err(Refusal::Locked));
     town.run(retention("c", hard, ends(LockMode::Compliance, until.0 + 9), false)).expect("it may be longer");
     assert_eq!(town.run(retention("g", soft, None, false)), Err(Refusal::Locked));
+    let stricter = ends(LockMode::Compliance, until.0);
+    assert_eq!(
+        town.run(retention("g", soft, stricter, false)),
+        Err(Refusal::Locked),
+        "the mode is his who may bypass it"
+    );
     town.run(retention("g", soft, ends(LockMode::Governance, until.0 - 9), true)).expect("he may bypass");
     let deletion = Deletion { key: object("g"), version: Some(soft), if_match: None };
     let bypassed = town.run(Command::Delete { bucket: bucket(PICS), deletions: vec![deletion], bypass: true });
@@ -360,6 +366,17 @@ fn what_is_too_long_or_odd_is_refused_in_the_words_of_s3() {
         with(&mut town, About { tags: tags(&[("a", &"b".repeat(257))]), ..About::default() }),
         Err(("InvalidTag", 400))
     );
+    let ann = |name: &str| Grant { to: Grantee::User(name.into()), may: Permission::Read };
+    for grants in [vec![ann("ann"); 101], vec![ann("")], vec![ann(&"a".repeat(257))]] {
+        let acl = Acl::Grants(grants);
+        assert_eq!(with(&mut town, About { acl: acl.clone(), ..About::default() }), Err(("InvalidArgument", 400)));
+        assert!(matches!(town.set(PICS, BucketChange::Acl(acl)), Err(Refusal::Argument(_))));
+    }
+    assert!(with(&mut town, About { acl: Acl::Grants(vec![ann("ann"); 100]), ..About::default() }).is_ok());
+    let (key, change) = (object("a"), ObjectChange::Acl(Acl::Grants(Vec::new())));
+    town.run(Command::SetObject { bucket: bucket(PICS), key, version: None, change })
+        .expect("nobody is granted anything");
+    assert_eq!(newest(&town, "a").and_then(|it| it.object).map(|it| it.about.acl), Some(Acl::Grants(Vec::new())));
     assert!(with(&mut town, About::default()).is_ok());
     let long = put(PICS, "a", Written::Inline(vec![0; 5 << 10]));
     assert!(matches!(town.run(Command::Put(Box::new(long))), Err(Refusal::Argument(_))));
@@ -381,4 +398,32 @@ fn nothing_is_written_that_the_level_does_not_allow_and_no_level_is_taken_that_i
     let entry = town.entry(Command::RaiseLevel { to: hirsel_model::feature::BUILT + 1 });
     let stopped = apply(&town.rows, entry).expect_err("this replica must not go on").to_string();
     assert!(stopped.ends_with("upgrade this node"), "{stopped}");
+}
+
+#[test]
+fn what_is_sealed_is_as_long_for_clients_as_it_was_before() {
+    use crate::rules::seal::sealed_bytes;
+    let mut town = Town::with(PICS, Versioning::Off);
+    let about = About { sealed: Some(serde_bytes::ByteBuf::from(vec![1])), ..About::default() };
+    let body = town.body(2, sealed_bytes(100_000));
+    town.run(Command::Put(Box::new(Put { about: about.clone(), ..put(PICS, "a", body) }))).expect("a put");
+    let bytes = |town: &Town, key: &str| newest(town, key).and_then(|it| it.object).map(|it| it.bytes);
+    assert_eq!((bytes(&town, "a"), usage(&town).bytes), (Some(100_000), 100_000));
+    let body = town.body(1, 20);
+    let odd = town.run(Command::Put(Box::new(Put { about: about.clone(), ..put(PICS, "b", body) })));
+    assert!(matches!(odd, Err(Refusal::Argument(_))), "no stream is so short: {odd:?}");
+    let create = CreateUpload { bucket: bucket(PICS), key: object("c"), about, lock: None, checksum: None };
+    let Ok(Answer::Upload(upload)) = town.run(Command::CreateUpload(Box::new(create))) else { panic!("no upload") };
+    part(&mut town, "c", upload, 1, sealed_bytes(5 * MIB - 1)).expect("a part");
+    part(&mut town, "c", upload, 2, sealed_bytes(7)).expect("a part");
+    assert_eq!(finish(&mut town, "c", upload, &[1, 2]), Err(Refusal::PartTooSmall(1)), "its open bytes count");
+    part(&mut town, "c", upload, 1, sealed_bytes(5 * MIB)).expect("a part");
+    finish(&mut town, "c", upload, &[1, 2]).expect("an object");
+    assert_eq!(bytes(&town, "c"), Some(5 * MIB + 7));
+    let found = newest(&town, "c").and_then(|it| it.object).expect("it is there");
+    let pieces = read::layout(&town.rows, &found, 0, 100).expect("memory");
+    let last = pieces.last().map(|piece| piece.offset + u64::from(piece.chunk.bytes));
+    assert_eq!(last, Some(sealed_bytes(5 * MIB) + sealed_bytes(7)), "on disks it is as long as its streams");
+    town.delete(PICS, "c", None).expect("a deletion");
+    assert_eq!(usage(&town).bytes, 100_000);
 }

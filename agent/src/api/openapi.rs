@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 use utoipa::OpenApi;
 
 use super::handlers::{
-    access, acme, addresses, backup, cache, certificates, changes, evolve, nodes, people, reads, recover, secrets,
-    seeing, streams,
+    access, acme, addresses, backup, buckets, cache, certificates, changes, evolve, nodes, people, reads, recover,
+    secrets, seeing, streams,
 };
 
 #[derive(OpenApi)]
@@ -71,6 +71,13 @@ use super::handlers::{
         access::list,
         access::create,
         access::remove,
+        buckets::list,
+        buckets::usage,
+        buckets::create,
+        buckets::change,
+        buckets::remove,
+        buckets::put,
+        buckets::get,
         cache::show,
         cache::purge,
     )

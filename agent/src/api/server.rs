@@ -27,8 +27,8 @@ use super::agent::Agent;
 use super::auth::{Need, Source, allow, identify};
 use super::fresh;
 use super::handlers::{
-    AgentState, access, acme, addresses, backup, cache, certificates, changes, evolve, nodes, people, reads, recover,
-    secrets, seeing, streams,
+    AgentState, access, acme, addresses, backup, buckets, cache, certificates, changes, evolve, nodes, people, reads,
+    recover, secrets, seeing, streams,
 };
 
 /// Largest body of a request. A manifest of a thousand services is a tenth of it.
@@ -161,6 +161,8 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/addresses", get(addresses::list))
         .route("/v1/cache", get(cache::show))
         .route("/v1/access-keys", get(access::list))
+        .route("/v1/buckets", get(buckets::list))
+        .route("/v1/buckets/{bucket}", get(buckets::usage))
         .route("/v1/openapi.json", get(reads::openapi))
         .fallback(reads::nothing);
     let operate = Router::new()
@@ -181,7 +183,11 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/certificates/front/{name}/renew", post(acme::renew))
         .route("/v1/cache/purge", post(cache::purge))
         .route("/v1/access-keys", post(access::create))
-        .route("/v1/access-keys/{id}", delete(access::remove));
+        .route("/v1/access-keys/{id}", delete(access::remove))
+        .route("/v1/buckets", post(buckets::create))
+        .route("/v1/buckets/{bucket}", put(buckets::change).delete(buckets::remove))
+        // It is passed on piece by piece, and bounded where it is written.
+        .route("/v1/objects/{bucket}/{*key}", get(buckets::get).put(buckets::put).layer(DefaultBodyLimit::disable()));
     let administer = Router::new()
         .route("/v1/tokens", get(reads::tokens).post(people::new_token))
         .route("/v1/tokens/{id}", delete(people::revoke))

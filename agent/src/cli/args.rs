@@ -67,7 +67,7 @@ Act      apply        create or update an application
          scale, restart, rollback, stop, start, rm change an application
          drain, cordon, uncordon, forget           change a node
          role, cache, webhook      prefer a node for a role; forget kept answers; whom to tell of losses
-         bucket       access keys of the object store (key)
+         bucket, cp   the object store: buckets, access keys; an object in or out
          secret, cert, address     values that nobody shall see; certificates; addresses that float
          upgrade, support-bundle   go to another build; all that a helper needs, in one file
          backup, restore, recover  one sealed file, and a cluster from it; go on without the majority
@@ -98,6 +98,15 @@ A secret belongs to the whole cluster, or with --app to one application; where b
 name, the application's is meant. One of an application may be set before it is applied, and stays
 when it is removed. At most 1000 secrets of 16 KiB. Values are sealed with a key that voters and
 spares hold, reach a program only in its environment, and are in no answer, log or command line.";
+
+const CP_HELP: &str = "\
+Example: hirsel cp cat.jpg media/pets/cat.jpg
+         hirsel cp media/pets/cat.jpg .
+         tar c site | hirsel cp - backups/site.tar
+
+An end that is there as a file, or has no slash, is a file; the other one is BUCKET/KEY (s3://BUCKET/KEY
+always is). An object is there whole or not at all, and so is a file. Up to 5 GiB; larger ones are for
+clients of S3, which send them in parts. Exit status: 9 if there is no such bucket, object or file";
 
 const BACKUP_HELP: &str = "\
 Example: hirsel backup cluster.backup
@@ -284,9 +293,14 @@ pub enum Verb {
         after_help = "Example: hirsel cache purge shop.example.com/static/* --wait\n         hirsel cache purge --tag product-17\n         hirsel cache show"
     )]
     Cache(CacheCommand),
-    /// The object store: access keys, with which programs ask it (key)
-    #[command(after_help = "Example: hirsel bucket key create shop --bucket media\n         hirsel bucket key list")]
+    /// The object store: buckets (create, list, usage, set, rm), and access keys, with which programs ask it (key)
+    #[command(
+        after_help = "Example: hirsel bucket create media --quota 10GiB\n         hirsel bucket key create shop --bucket media\n         hirsel bucket list"
+    )]
     Bucket(BucketCommand),
+    /// Copy a file into the object store, or an object out of it
+    #[command(after_help = CP_HELP)]
+    Cp(CpArgs),
     /// Say whom to tell when less can be lost than before
     #[command(after_help = "Example: hirsel webhook set https://example.com/hook")]
     Webhook(WebhookCommand),

@@ -3,6 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,11 +12,13 @@ use hirsel_mesh::identity::JoinToken;
 use hirsel_mesh::seam::{BoxStream, real};
 use hirsel_mesh::transport::connect_https;
 use http::{Method, Request, Response};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::api::envelope::Envelope;
@@ -25,6 +29,8 @@ use crate::api::server::short_path;
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// Connecting takes no longer than this.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+/// A piece of an object is taken or given within this: disks that are busy, or a node that has just died, take seconds.
+const PIECE_WITHIN: Duration = Duration::from_secs(60);
 /// Largest answer that is read into memory.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
@@ -81,19 +87,23 @@ impl Client {
     ) -> Result<Answer<T>, ApiError> {
         let asked = async {
             let response = self.send(method, path, body).await?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-            let bytes = body.map_err(|error| self.broken(&error.to_string()))?.to_bytes();
-            if !status.is_success() {
-                return Err(told(status, &bytes));
-            }
-            let envelope = serde_json::from_slice(&bytes).map_err(|error| self.broken(&error.to_string()))?;
-            Ok(Answer { text: String::from_utf8_lossy(&bytes).trim_end().to_string(), envelope })
+            self.understand(response).await
         };
         match timeout(ANSWER_WITHIN, asked).await {
             Ok(answer) => answer,
             Err(_) => Err(self.unreachable(&format!("no answer within {} s", ANSWER_WITHIN.as_secs()))),
         }
+    }
+
+    async fn understand<T: DeserializeOwned>(&self, response: Response<Incoming>) -> Result<Answer<T>, ApiError> {
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let bytes = body.map_err(|error| self.broken(&error.to_string()))?.to_bytes();
+        if !status.is_success() {
+            return Err(told(status, &bytes));
+        }
+        let envelope = serde_json::from_slice(&bytes).map_err(|error| self.broken(&error.to_string()))?;
+        Ok(Answer { text: String::from_utf8_lossy(&bytes).trim_end().to_string(), envelope })
     }
 
     /// Reads.
@@ -153,6 +163,58 @@ impl Client {
         Ok(())
     }
 
+    /// Sends a body as its pieces come, `length` bytes of them where that is known, and understands the answer.
+    pub async fn upload<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        content_type: Option<&str>,
+        length: Option<u64>,
+        pieces: mpsc::Receiver<io::Result<Bytes>>,
+    ) -> Result<Answer<T>, ApiError> {
+        let pace = Arc::new(Pace::default());
+        let next = |(mut pieces, pace): (mpsc::Receiver<io::Result<Bytes>>, Arc<Pace>)| async move {
+            pace.waits.store(true, Ordering::Relaxed);
+            let piece = pieces.recv().await;
+            pace.waits.store(false, Ordering::Relaxed);
+            pace.taken.fetch_add(1, Ordering::Relaxed);
+            piece.map(|piece| (piece.map(Frame::data), (pieces, pace)))
+        };
+        let body = StreamBody::new(futures::stream::unfold((pieces, pace.clone()), next)).boxed_unsync();
+        let length = length.map(|length| ("content-length", length.to_string()));
+        let content_type = content_type.map(|text| ("content-type", text.to_owned()));
+        let headers: Vec<_> = length.into_iter().chain(content_type).collect();
+        let asked = async {
+            let response = self.send_with(Method::PUT, path, &headers, body).await?;
+            self.understand(response).await
+        };
+        let mut asked = std::pin::pin!(asked);
+        loop {
+            let before = pace.taken.load(Ordering::Relaxed);
+            match timeout(PIECE_WITHIN, asked.as_mut()).await {
+                Ok(answer) => return answer,
+                // Whoever gives the pieces may take his time.
+                Err(_) if pace.waits.load(Ordering::Relaxed) || pace.taken.load(Ordering::Relaxed) > before => {}
+                Err(_) => {
+                    return Err(self.unreachable(&format!("it took nothing for {} s", PIECE_WITHIN.as_secs())));
+                }
+            }
+        }
+    }
+
+    /// Asks for bytes, to be taken piece by piece.
+    pub async fn fetch(&self, path: &str) -> Result<Coming<'_>, ApiError> {
+        let late = |_| self.unreachable(&format!("no answer within {} s", ANSWER_WITHIN.as_secs()));
+        let response = timeout(ANSWER_WITHIN, self.send(Method::GET, path, Vec::new())).await.map_err(late)??;
+        let status = response.status();
+        if !status.is_success() {
+            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect();
+            let bytes = timeout(ANSWER_WITHIN, body).await.map_err(late)?;
+            return Err(told(status, &bytes.map_err(|error| self.broken(&error.to_string()))?.to_bytes()));
+        }
+        let length = response.headers().get("content-length").and_then(|text| text.to_str().ok()?.parse().ok());
+        Ok(Coming { client: self, length, body: response.into_body() })
+    }
+
     /// Whether the agent works and answers within `limit`.
     pub async fn answers(&self, limit: Duration) -> bool {
         let asked = timeout(limit, self.send(Method::GET, "/healthz", Vec::new())).await;
@@ -160,6 +222,17 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Response<Incoming>, ApiError> {
+        let body = Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync();
+        self.send_with(method, path, &[], body).await
+    }
+
+    async fn send_with(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, String)],
+        body: UnsyncBoxBody<Bytes, io::Error>,
+    ) -> Result<Response<Incoming>, ApiError> {
         let stream = self.connect().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
@@ -173,8 +246,11 @@ impl Client {
         if let Target::Network { token, .. } = &self.target {
             request = request.header("authorization", format!("Bearer {token}"));
         }
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
         let request = request
-            .body(Full::new(Bytes::from(body)))
+            .body(body)
             .map_err(|error| ApiError::new(Code::Usage, format!("cannot ask for {path:?}: {error}")))?;
         sender.send_request(request).await.map_err(|error| self.unreachable(&error.to_string()))
     }
@@ -232,6 +308,40 @@ impl Client {
         ApiError::new(Code::Failed, format!("the answer of {} cannot be understood: {why}", self.place()))
             .next("hirsel --version, here and there")
     }
+}
+
+/// Bytes that are on their way from an agent.
+pub struct Coming<'a> {
+    client: &'a Client,
+    /// How many there are, where the agent says so.
+    pub length: Option<u64>,
+    body: Incoming,
+}
+
+impl Coming<'_> {
+    /// The next ones; none at the end. What is cut off before it is an error.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        loop {
+            let late = |_| self.client.unreachable(&format!("nothing came for {} s", PIECE_WITHIN.as_secs()));
+            let frame = timeout(PIECE_WITHIN, self.body.frame()).await.map_err(late)?;
+            let cut = |error: hyper::Error| {
+                ApiError::new(Code::Failed, format!("what came was cut off: {error}")).next("hirsel roles")
+            };
+            let Some(frame) = frame.transpose().map_err(cut)? else { return Ok(None) };
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+    }
+}
+
+/// How a body is taken on its way out.
+#[derive(Default)]
+struct Pace {
+    /// Pieces so far.
+    taken: AtomicU64,
+    /// The next one is waited for.
+    waits: AtomicBool,
 }
 
 async fn connect_unix(path: &Path) -> io::Result<UnixStream> {

@@ -15,10 +15,12 @@ pub mod act;
 pub mod address;
 pub mod args;
 pub mod backup;
+pub mod bucket;
 pub mod bundle;
 pub mod cache;
 pub mod cert;
 pub mod client;
+pub mod cp;
 pub mod evolve;
 pub mod here;
 pub mod key;
@@ -71,7 +73,10 @@ pub fn main(cli: Cli) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&ApiError::new(Code::Failed, format!("cannot start: {error}")), json),
     };
-    match runtime.block_on(run(cli)) {
+    let ended = runtime.block_on(run(cli));
+    // Nobody waits for a read of standard input that is under way.
+    runtime.shutdown_background();
+    match ended {
         Ok(done) => ExitCode::from(done.exit()),
         Err(error) => fail(&error, json),
     }
@@ -160,7 +165,13 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
             CacheVerb::Purge(args) => cache::purge(&client, json, args).await,
             CacheVerb::Show => cache::show_all(&client, json).await,
         },
+        Verb::Cp(args) => cp::copy(&client, json, args).await,
         Verb::Bucket(bucket) => match &bucket.verb {
+            BucketVerb::Create(args) => bucket::create(&client, json, args).await,
+            BucketVerb::List => bucket::list(&client, json).await,
+            BucketVerb::Usage(args) => bucket::usage(&client, json, &args.bucket).await,
+            BucketVerb::Set(args) => bucket::set(&client, json, args).await,
+            BucketVerb::Rm(args) => bucket::remove(&client, json, &args.bucket).await,
             BucketVerb::Key(key) => match &key.verb {
                 KeyVerb::Create(args) => key::create(&client, json, args).await,
                 KeyVerb::List => key::list(&client, json).await,

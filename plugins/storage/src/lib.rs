@@ -23,6 +23,7 @@ pub mod gateway;
 pub mod gather;
 pub mod heal;
 pub mod meta;
+pub mod people;
 pub mod role;
 pub mod rules;
 pub mod s3;

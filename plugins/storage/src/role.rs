@@ -25,6 +25,7 @@ use crate::heal::audit::{self, Audit};
 use crate::heal::{self, Healing, upkeep};
 use crate::meta::access::Metadata;
 use crate::meta::group::MetaGroup;
+use crate::people::People;
 use crate::store::Store;
 use crate::wire::{Remote, Service};
 
@@ -173,6 +174,7 @@ async fn take_part(
     };
     let gateway = gateway(&context, &groups, group.clone(), orders.clone());
     gateway.meta().serve();
+    context.objects.open(People::new(gateway.clone(), context.config.s3_region.clone()));
     begun.send_replace(Begun { gateway: Some(gateway.clone()), trouble: None });
     let lead = heal::lead(gateway.clone(), orders.clone(), healing).boxed();
     let after = look_after(context, gateway, orders.clone(), disk).boxed();

@@ -5,6 +5,7 @@ pub mod access;
 pub mod acme;
 pub mod addresses;
 pub mod backup;
+pub mod buckets;
 pub mod cache;
 pub mod certificates;
 pub mod changes;

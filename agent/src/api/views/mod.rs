@@ -6,6 +6,7 @@ pub mod access;
 pub mod acme;
 pub mod addresses;
 pub mod apps;
+pub mod buckets;
 pub mod cache;
 pub mod certificates;
 pub mod events;

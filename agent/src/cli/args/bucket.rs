@@ -1,10 +1,10 @@
-//! What `bucket` takes.
+//! What `bucket` and `cp` take.
 
 use clap::{Args, Subcommand};
 
 use super::ChangeArgs;
 
-/// `bucket key`
+/// `bucket create|list|usage|set|rm|key`
 #[derive(Args, Clone, Debug)]
 pub struct BucketCommand {
     /// What to do.
@@ -15,9 +15,76 @@ pub struct BucketCommand {
 /// What to do with buckets.
 #[derive(Subcommand, Clone, Debug)]
 pub enum BucketVerb {
+    /// Make a bucket
+    #[command(after_help = "Example: hirsel bucket create media\n         \
+        hirsel bucket create archive --erasure 4+2 --quota 500GiB --versioning\n\n\
+        Without --copies or --erasure there are three copies of everything, on three nodes. Erasure coding 4+2 takes half\n\
+        of that room, six nodes, and like three copies loses nothing with any two of them.")]
+    Create(BucketCreateArgs),
+    /// List the buckets, and what is in each
+    #[command(after_help = "Example: hirsel bucket list --json")]
+    List,
+    /// Show what is in a bucket, and how it is kept
+    #[command(after_help = "Example: hirsel bucket usage media")]
+    Usage(BucketArgs),
+    /// Change how a bucket is kept; what is in it already stays as it is
+    #[command(after_help = "Example: hirsel bucket set media --quota 1TiB\n         \
+        hirsel bucket set media --quota none --versioning on")]
+    Set(BucketSetArgs),
+    /// Remove a bucket in which nothing is
+    #[command(after_help = "Example: hirsel bucket rm media")]
+    Rm(BucketArgs),
     /// Access keys, with which programs ask the object store (create, list, rm)
     #[command(after_help = "Example: hirsel bucket key create shop --bucket media\n         hirsel bucket key list")]
     Key(KeyCommand),
+}
+
+/// A bucket.
+#[derive(Args, Clone, Debug)]
+pub struct BucketArgs {
+    /// Its name
+    pub bucket: String,
+}
+
+/// `bucket create`
+#[derive(Args, Clone, Debug)]
+pub struct BucketCreateArgs {
+    /// Its name: 3 to 63 of a-z, 0-9, '-' and '.'
+    pub bucket: String,
+    /// Keep so many copies of everything, each on a node of its own: 1 to 3 [default: 3]
+    #[arg(long, value_name = "N", conflicts_with = "erasure")]
+    pub copies: Option<u8>,
+    /// Keep K shards with data and M more, any M of which may be lost: 4+2
+    #[arg(long, value_name = "K+M")]
+    pub erasure: Option<String>,
+    /// Bytes of all versions in it, at most, as 10GiB [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub quota: Option<u64>,
+    /// Keep former versions of each object
+    #[arg(long)]
+    pub versioning: bool,
+    /// Whose it is [default: main]
+    #[arg(long, value_name = "NAME")]
+    pub account: Option<String>,
+}
+
+/// `bucket set`
+#[derive(Args, Clone, Debug)]
+pub struct BucketSetArgs {
+    /// Its name
+    pub bucket: String,
+    /// Keep so many copies of what is written from now on: 1 to 3
+    #[arg(long, value_name = "N", conflicts_with = "erasure")]
+    pub copies: Option<u8>,
+    /// Keep K shards with data and M more of what is written from now on: 4+2
+    #[arg(long, value_name = "K+M")]
+    pub erasure: Option<String>,
+    /// Bytes of all versions in it, at most, as 10GiB; `none` for no limit
+    #[arg(long, value_name = "SIZE|none", value_parser = parse_quota)]
+    pub quota: Option<u64>,
+    /// Whether former versions of each object are kept from now on
+    #[arg(long, value_name = "on|off", value_parser = parse_switch)]
+    pub versioning: Option<bool>,
 }
 
 /// `bucket key create|list|rm`
@@ -76,4 +143,35 @@ pub struct KeyRmArgs {
     /// As for every change.
     #[command(flatten)]
     pub change: ChangeArgs,
+}
+
+/// `cp`
+#[derive(Args, Clone, Debug)]
+pub struct CpArgs {
+    /// What is copied: a file, - for standard input, or BUCKET/KEY
+    #[arg(value_name = "FROM")]
+    pub from: String,
+    /// Where to: BUCKET/KEY, a file or folder, or - for standard output
+    #[arg(value_name = "TO")]
+    pub to: String,
+    /// What clients are told that the object is, as image/png
+    #[arg(long, value_name = "TYPE")]
+    pub content_type: Option<String>,
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    hirsel_model::manifest::size(text)
+}
+
+/// No limit is written as 0.
+fn parse_quota(text: &str) -> Result<u64, String> {
+    if text == "none" { Ok(0) } else { parse_size(text) }
+}
+
+fn parse_switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("{text:?}: expected on or off")),
+    }
 }

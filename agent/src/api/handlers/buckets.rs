@@ -1,0 +1,231 @@
+//! Buckets, and single objects on their way in and out, which pass through here piece by piece. What is done is asked of the storage role of
+//! this node, and not of the control state.
+
+use std::io;
+
+use axum::body::Body;
+use axum::extract::{Extension, Request, State};
+use axum::response::Response;
+use futures::TryStreamExt;
+use hirsel_model::access::ACCOUNT;
+use hirsel_role::storage::{BucketChange, Fault, NewBucket, NewObject, Objects, Safety, StorageError};
+use http::HeaderValue;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
+use serde::Deserialize;
+use tracing::info;
+use utoipa::ToSchema;
+
+use super::changes::Changed;
+use super::{AgentState, Fields, Part, answer};
+use crate::api::auth::{Caller, signature};
+use crate::api::envelope::Envelope;
+use crate::api::error::{ApiError, Code, ErrorBody};
+use crate::api::views::buckets::{self, Bucket, Stored};
+
+/// Buckets that are listed for people at once: as many as there may be would be read for minutes.
+const LISTED_MAX: usize = 10_000;
+
+/// The bucket to make.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BucketFields {
+    /// Its name.
+    bucket: String,
+    /// Whose it is; of account `main` when none is given.
+    #[serde(default)]
+    account: Option<String>,
+    /// So many copies, on as many nodes.
+    #[serde(default)]
+    copies: Option<u8>,
+    /// So many shards with data, and so many more: `4+2`.
+    #[serde(default)]
+    erasure: Option<String>,
+    /// Bytes of all versions in it, at most; 0 for no limit.
+    #[serde(default)]
+    quota_bytes: u64,
+    /// Whether versions are kept.
+    #[serde(default)]
+    versioning: bool,
+}
+
+/// How a bucket shall be kept; what is not given stays.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeptFields {
+    /// So many copies, on as many nodes.
+    copies: Option<u8>,
+    /// So many shards with data, and so many more: `4+2`.
+    erasure: Option<String>,
+    /// Bytes of all versions in it, at most; 0 for no limit.
+    quota_bytes: Option<u64>,
+    /// Whether versions are kept.
+    versioning: Option<bool>,
+}
+
+fn safety(copies: Option<u8>, erasure: Option<&str>) -> Result<Option<Safety>, ApiError> {
+    match (copies, erasure) {
+        (None, None) => Ok(None),
+        (Some(copies), None) => Ok(Some(Safety::Copies(copies))),
+        (None, Some(text)) => {
+            let parts = text.split_once('+').and_then(|(data, more)| Some((data.parse().ok()?, more.parse().ok()?)));
+            let wrong = || ApiError::new(Code::Usage, format!("erasure {text:.40?}: expected K+M, for example 4+2"));
+            parts.map(|(data, more)| Some(Safety::Erasure(data, more))).ok_or_else(wrong)
+        }
+        (Some(_), Some(_)) => Err(ApiError::new(Code::Usage, "copies and erasure coding exclude each other")),
+    }
+}
+
+/// The storage role of this node, once it can be asked.
+fn objects(agent: &AgentState) -> Result<std::sync::Arc<dyn Objects>, ApiError> {
+    let begun = agent.objects().behind();
+    let not_yet = || ApiError::new(Code::NoQuorum, "the object store of this node has not begun yet");
+    begun.ok_or_else(|| not_yet().next("hirsel roles").next("hirsel VERB --node ANOTHER-NODE"))
+}
+
+fn wrong(error: StorageError) -> ApiError {
+    let code = match error.fault {
+        Fault::Argument => Code::Usage,
+        Fault::NotFound => Code::NotFound,
+        Fault::Conflict => Code::Conflict,
+        Fault::Refused => Code::Unsafe,
+        Fault::Unavailable => Code::NoQuorum,
+        Fault::Unknown => Code::TimedOut,
+        Fault::Failed => Code::Failed,
+    };
+    let told = ApiError::new(code, error.message).evidence(format!("in S3's words: {}", error.code));
+    match error.fault {
+        Fault::NotFound => told.next("hirsel bucket list"),
+        Fault::Unavailable | Fault::Failed => told.next("hirsel roles"),
+        Fault::Unknown => told.next("look whether it happened, then repeat"),
+        Fault::Argument | Fault::Conflict | Fault::Refused => told,
+    }
+}
+
+/// The buckets there are.
+#[utoipa::path(get, path = "/v1/buckets", responses((status = 200, body = Envelope<Vec<Bucket>>), (status = 503, body = ErrorBody)))]
+pub async fn list(State(agent): State<AgentState>) -> Result<Response, ApiError> {
+    let objects = objects(&agent)?;
+    let (mut all, mut after) = (Vec::new(), None);
+    loop {
+        let (page, more) = objects.list(after.as_deref()).await.map_err(wrong)?;
+        after = page.last().map(|last| last.name.clone());
+        all.extend(page.into_iter().map(buckets::bucket));
+        if !more || after.is_none() {
+            break;
+        }
+        if all.len() >= LISTED_MAX {
+            let message = format!("more than {LISTED_MAX} buckets: list them in pages, with a client of S3");
+            return Err(ApiError::new(Code::TooLarge, message));
+        }
+    }
+    Ok(answer(&agent.sight(), all))
+}
+
+/// A bucket, and what is in it.
+#[utoipa::path(get, path = "/v1/buckets/{bucket}", params(("bucket", description = "bucket")),
+    responses((status = 200, body = Envelope<Bucket>), (status = 404, body = ErrorBody)))]
+pub async fn usage(State(agent): State<AgentState>, Part(name): Part<String>) -> Result<Response, ApiError> {
+    let found = objects(&agent)?.bucket(&name).await.map_err(wrong)?;
+    Ok(answer(&agent.sight(), buckets::bucket(found)))
+}
+
+/// Makes a bucket.
+#[utoipa::path(post, path = "/v1/buckets", request_body = BucketFields,
+    responses((status = 200, body = Envelope<Bucket>), (status = 409, body = ErrorBody)))]
+pub async fn create(
+    State(agent): State<AgentState>,
+    Extension(caller): Extension<Caller>,
+    Fields(fields): Fields<BucketFields>,
+) -> Result<Response, ApiError> {
+    let owner = fields.account.as_deref().unwrap_or(ACCOUNT);
+    let owner = owner.parse().map_err(|error| ApiError::new(Code::Usage, format!("name of the account: {error}")))?;
+    let new = NewBucket {
+        name: fields.bucket,
+        owner,
+        safety: safety(fields.copies, fields.erasure.as_deref())?,
+        quota: Some(fields.quota_bytes).filter(|bytes| *bytes > 0),
+        versioning: fields.versioning,
+    };
+    let made = objects(&agent)?.create(new).await.map_err(wrong)?;
+    let sight = agent.sight();
+    info!(bucket = made.name, by = signature(&sight, &caller), "bucket made");
+    Ok(answer(&sight, buckets::bucket(made)))
+}
+
+/// Changes how a bucket is kept.
+#[utoipa::path(put, path = "/v1/buckets/{bucket}", request_body = KeptFields, params(("bucket", description = "bucket")),
+    responses((status = 200, body = Envelope<Bucket>), (status = 404, body = ErrorBody)))]
+pub async fn change(
+    State(agent): State<AgentState>,
+    Extension(caller): Extension<Caller>,
+    Part(name): Part<String>,
+    Fields(fields): Fields<KeptFields>,
+) -> Result<Response, ApiError> {
+    let change = BucketChange {
+        safety: safety(fields.copies, fields.erasure.as_deref())?,
+        quota: fields.quota_bytes.map(|bytes| Some(bytes).filter(|bytes| *bytes > 0)),
+        versioning: fields.versioning,
+    };
+    if change == BucketChange::default() {
+        return Err(ApiError::new(Code::Usage, "nothing is said that shall change").next("hirsel bucket set --help"));
+    }
+    let changed = objects(&agent)?.change(&name, change).await.map_err(wrong)?;
+    let sight = agent.sight();
+    info!(bucket = name, by = signature(&sight, &caller), "bucket changed");
+    Ok(answer(&sight, buckets::bucket(changed)))
+}
+
+/// Removes a bucket in which nothing is.
+#[utoipa::path(delete, path = "/v1/buckets/{bucket}", params(("bucket", description = "bucket")),
+    responses((status = 200, body = Envelope<Changed>), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub async fn remove(
+    State(agent): State<AgentState>,
+    Extension(caller): Extension<Caller>,
+    Part(name): Part<String>,
+) -> Result<Response, ApiError> {
+    objects(&agent)?.remove(&name).await.map_err(wrong)?;
+    let sight = agent.sight();
+    info!(bucket = name, by = signature(&sight, &caller), "bucket removed");
+    let (did, undo) = (format!("removed bucket {name}"), Some(format!("hirsel bucket create {name}")));
+    Ok(answer(&sight, Changed { did, undo, index: sight.state.applied.0 }))
+}
+
+/// Writes an object: the body of the request, of any length up to 5 GiB.
+#[utoipa::path(put, path = "/v1/objects/{bucket}/{key}", params(("bucket", description = "bucket"), ("key", description = "key, which may have slashes")),
+    request_body(content = String, content_type = "application/octet-stream", description = "the object"),
+    responses((status = 200, body = Envelope<Stored>), (status = 404, body = ErrorBody)))]
+pub async fn put(
+    State(agent): State<AgentState>,
+    Part((bucket, key)): Part<(String, String)>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok().map(str::to_owned));
+    let body = request.into_body().into_data_stream();
+    let body = Box::pin(body.map_err(|error| error.to_string()));
+    let new = NewObject { bucket: bucket.clone(), key: key.clone(), content_type, body };
+    let written = objects(&agent)?.put(new).await.map_err(wrong)?;
+    Ok(answer(&agent.sight(), buckets::stored(bucket, key, written)))
+}
+
+/// Reads an object.
+#[utoipa::path(get, path = "/v1/objects/{bucket}/{key}", params(("bucket", description = "bucket"), ("key", description = "key, which may have slashes")),
+    responses((status = 200, description = "the object", content_type = "application/octet-stream"), (status = 404, body = ErrorBody)))]
+pub async fn get(
+    State(agent): State<AgentState>,
+    Part((bucket, key)): Part<(String, String)>,
+) -> Result<Response, ApiError> {
+    let found = objects(&agent)?.get(&bucket, &key).await.map_err(wrong)?;
+    // Who reads it knows by its length whether it came whole.
+    let mut response = Response::new(Body::from_stream(found.body.map_err(io::Error::other)));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(found.bytes));
+    let text = found.content_type.as_deref().unwrap_or("application/octet-stream");
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("application/octet-stream")),
+    );
+    if let Ok(etag) = HeaderValue::from_str(&format!("\"{}\"", found.etag)) {
+        headers.insert(ETAG, etag);
+    }
+    Ok(response)
+}

@@ -1,0 +1,84 @@
+//! `bucket list`, `bucket usage`: buckets, how they are kept, and what is in them.
+
+use hirsel_role::storage::{Bucket as Known, Safety, Stored as Written, Usage};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::api::sight::rfc3339;
+
+/// A bucket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Bucket {
+    /// Its name.
+    pub bucket: String,
+    /// Whose it is.
+    pub account: String,
+    /// When it was made.
+    pub made_at: String,
+    /// How what is written to it is kept: `3 copies`, or `4+2` for shards with data and those besides.
+    pub safety: String,
+    /// Bytes of all versions in it, at most; none for no limit.
+    pub quota_bytes: Option<u64>,
+    /// Whether versions are kept.
+    pub versioning: bool,
+    /// Objects, as a listing shows them.
+    pub objects: u64,
+    /// Other versions, and markers of deletion.
+    pub versions: u64,
+    /// Bytes of all versions.
+    pub bytes: u64,
+    /// Uploads in parts that are under way.
+    pub uploads: u64,
+    /// Bytes of their parts.
+    pub upload_bytes: u64,
+}
+
+/// An object that was written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Stored {
+    /// Its bucket.
+    pub bucket: String,
+    /// Its key.
+    pub key: String,
+    /// How long it is.
+    pub bytes: u64,
+    /// What S3 tells its content by.
+    pub etag: String,
+    /// Which version of its key it is, where versions are kept.
+    pub version: Option<String>,
+}
+
+/// A bucket, for people and programs.
+pub fn bucket(known: Known) -> Bucket {
+    let Known { name, owner, made, safety, quota, versioning, usage } = known;
+    let Usage { objects, versions, bytes, uploads, upload_bytes } = usage;
+    Bucket {
+        bucket: name,
+        account: owner,
+        made_at: rfc3339(made),
+        safety: words(safety),
+        quota_bytes: quota,
+        versioning,
+        objects,
+        versions,
+        bytes,
+        uploads,
+        upload_bytes,
+    }
+}
+
+/// An object that was written.
+pub fn stored(bucket: String, key: String, written: Written) -> Stored {
+    let Written { bytes, etag, version } = written;
+    Stored { bucket, key, bytes, etag, version }
+}
+
+fn words(safety: Safety) -> String {
+    match safety {
+        Safety::Copies(1) => "1 copy".into(),
+        Safety::Copies(copies) => format!("{copies} copies"),
+        Safety::Erasure(data, parity) => format!("{data}+{parity}"),
+    }
+}

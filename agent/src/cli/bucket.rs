@@ -1,0 +1,148 @@
+//! `bucket create|list|usage|set|rm`.
+
+use http::Method;
+use serde_json::json;
+
+use super::args::{BucketCreateArgs, BucketSetArgs};
+use super::client::{Answer, Client};
+use super::look::{escape, show};
+use super::output::{self, Colour, line, note, paint, since, table};
+use super::{Done, wall};
+use crate::api::envelope::Envelope;
+use crate::api::error::ApiError;
+use crate::api::handlers::changes::Changed;
+use crate::api::views::buckets::Bucket;
+
+/// `bucket create`
+pub async fn create(client: &Client, json: bool, args: &BucketCreateArgs) -> Result<Done, ApiError> {
+    let fields = json!({
+        "bucket": args.bucket,
+        "account": args.account,
+        "copies": args.copies,
+        "erasure": args.erasure,
+        "quota_bytes": args.quota.unwrap_or(0),
+        "versioning": args.versioning,
+    });
+    let answer = client.ask::<Bucket>(Method::POST, "/v1/buckets", fields.to_string().into_bytes()).await?;
+    Ok(told(&answer, json, "made", Some(&format!("hirsel bucket rm {}", args.bucket))))
+}
+
+/// `bucket set`
+pub async fn set(client: &Client, json: bool, args: &BucketSetArgs) -> Result<Done, ApiError> {
+    let fields = json!({
+        "copies": args.copies,
+        "erasure": args.erasure,
+        "quota_bytes": args.quota,
+        "versioning": args.versioning,
+    });
+    let answer = client.ask::<Bucket>(Method::PUT, &path(&args.bucket), fields.to_string().into_bytes()).await?;
+    Ok(told(&answer, json, "changed", None))
+}
+
+fn told(answer: &Answer<Bucket>, json: bool, did: &str, undo: Option<&str>) -> Done {
+    if json {
+        output::raw(&answer.text);
+        return Done::Well;
+    }
+    let bucket = &answer.envelope.data;
+    line(format!("{did} bucket {}: {}", bucket.bucket, kept(bucket)));
+    if let Some(undo) = undo {
+        note(paint(&format!("undo: {undo}"), Colour::Dim));
+    }
+    Done::Well
+}
+
+fn kept(bucket: &Bucket) -> String {
+    let quota = bucket.quota_bytes.map(|quota| format!("at most {}", size(quota)));
+    let versions = bucket.versioning.then(|| "versions are kept".to_owned());
+    [Some(bucket.safety.clone()), quota, versions].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// `bucket list`
+pub async fn list(client: &Client, json: bool) -> Result<Done, ApiError> {
+    show(client, json, "/v1/buckets", |envelope: &Envelope<Vec<Bucket>>| {
+        let row = |bucket: &Bucket| {
+            vec![
+                bucket.bucket.clone(),
+                bucket.account.clone(),
+                bucket.objects.to_string(),
+                size(bucket.bytes),
+                bucket.quota_bytes.map_or("-".into(), size),
+                bucket.safety.clone(),
+                if bucket.versioning { "kept".into() } else { "-".into() },
+                since(&bucket.made_at, wall()),
+            ]
+        };
+        let rows: Vec<_> = envelope.data.iter().map(row).collect();
+        line(table(&["BUCKET", "ACCOUNT", "OBJECTS", "SIZE", "QUOTA", "SAFETY", "VERSIONS", "MADE"], &rows));
+    })
+    .await?;
+    Ok(Done::Well)
+}
+
+/// `bucket usage`
+pub async fn usage(client: &Client, json: bool, bucket: &str) -> Result<Done, ApiError> {
+    show(client, json, &path(bucket), |envelope: &Envelope<Bucket>| {
+        let bucket = &envelope.data;
+        let of = bucket.quota_bytes.map(|quota| format!(" of {}", size(quota))).unwrap_or_default();
+        line(format!("bucket    {}, of account {}", bucket.bucket, bucket.account));
+        line(format!("objects   {}, and {} other versions and markers", bucket.objects, bucket.versions));
+        line(format!("size      {}{of} ({} bytes)", size(bucket.bytes), bucket.bytes));
+        line(format!("uploads   {} under way, {}", bucket.uploads, size(bucket.upload_bytes)));
+        line(format!("kept as   {}", kept(bucket)));
+        line(format!("made      {}", since(&bucket.made_at, wall())));
+    })
+    .await?;
+    Ok(Done::Well)
+}
+
+/// `bucket rm`
+pub async fn remove(client: &Client, json: bool, bucket: &str) -> Result<Done, ApiError> {
+    let answer = client.ask::<Changed>(Method::DELETE, &path(bucket), Vec::new()).await?;
+    if json {
+        output::raw(&answer.text);
+        return Ok(Done::Well);
+    }
+    line(&answer.envelope.data.did);
+    if let Some(undo) = &answer.envelope.data.undo {
+        note(paint(&format!("undo: {undo}"), Colour::Dim));
+    }
+    Ok(Done::Well)
+}
+
+pub(super) fn path(bucket: &str) -> String {
+    format!("/v1/buckets/{}", escape(bucket).replace('/', "%2F"))
+}
+
+/// Bytes in one unit, as people say it.
+pub(super) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut of = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while of >= 1023.95 && unit + 1 < UNITS.len() {
+        of /= 1024.0;
+        unit += 1;
+    }
+    format!("{of:.1} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_said_in_one_unit() {
+        let said = [0, 1023, 1024, 1536, (1 << 20) - 1, 1 << 20, 5 << 40, u64::MAX].map(size);
+        let expected = ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "1.0 MiB", "5.0 TiB", "16.0 EiB"];
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn a_name_of_a_bucket_is_one_part_of_a_path() {
+        assert_eq!(path("my.bucket-1"), "/v1/buckets/my.bucket-1");
+        assert_eq!(path("a/b"), "/v1/buckets/a%2Fb");
+    }
+}

@@ -1,0 +1,308 @@
+//! Buckets and single objects for people, who ask through the agent: what `hirsel bucket` and `hirsel cp` stand on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use hirsel_role::storage::{
+    Bucket, BucketChange, Fault, Found, NewBucket, NewObject, Objects, Pieces, Safety, StorageError, Stored, Usage,
+};
+
+use crate::gateway::{Body, Gateway, WriteError};
+use crate::meta::access::MetaError;
+use crate::meta::command::{Answer, BucketChange as Change, Command, Condition, Put};
+use crate::meta::kinds::{self, About, Acl, Class, Quota, Versioning};
+use crate::meta::names::{BucketName, NameError, ObjectKey};
+use crate::meta::query::{QUESTIONS_MAX, Query, Reply};
+use crate::meta::refusal::Refusal;
+
+/// Buckets that are told at once, each with what is in it: some dozens of milliseconds of work.
+const PAGE: usize = 10 * QUESTIONS_MAX;
+/// The header that says what an object is.
+const CONTENT_TYPE: &str = "content-type";
+
+/// All objects, for people.
+pub struct People {
+    gateway: Gateway,
+    region: String,
+}
+
+impl People {
+    /// Through this gateway. Buckets are made in `region`.
+    pub fn new(gateway: Gateway, region: String) -> Arc<Self> {
+        Arc::new(Self { gateway, region })
+    }
+
+    async fn create_now(&self, new: NewBucket) -> Result<Bucket, StorageError> {
+        let NewBucket { name, owner, safety, quota, versioning } = new;
+        let made = bucket_name(&name)?;
+        let command = Command::CreateBucket {
+            name: made,
+            owner: owner.to_string(),
+            region: self.region.clone(),
+            lockable: false,
+            acl: Acl::default(),
+            class: safety.map(class).unwrap_or_default(),
+        };
+        self.gateway.ask(command).await.map_err(meta)?;
+        let quota = quota.map(Some);
+        let change = BucketChange { safety: None, quota, versioning: versioning.then_some(true) };
+        if change == BucketChange::default() {
+            return self.about(&name).await;
+        }
+        let half = |error: StorageError| {
+            let message = format!("the bucket was made, and is not as it should be: {}", error.message);
+            StorageError { message, ..error }
+        };
+        self.change_now(&name, change).await.map_err(half)
+    }
+
+    async fn change_now(&self, name: &str, change: BucketChange) -> Result<Bucket, StorageError> {
+        let BucketChange { safety, quota, versioning } = change;
+        let before = self.about_bucket(name).await?.0;
+        // How many objects may be in it is set by no verb, and stays.
+        let quota = quota.map(|bytes| Change::Quota(Quota { bytes, ..before.quota }));
+        let safety = safety.map(|safety| Change::Class(class(safety), before.when_short));
+        let versioning = versioning.map(|on| match (on, before.versioning) {
+            (true, _) => Versioning::On,
+            (false, Versioning::Off) => Versioning::Off,
+            (false, Versioning::On | Versioning::Suspended) => Versioning::Suspended,
+        });
+        let versioning = versioning.filter(|wanted| *wanted != before.versioning).map(Change::Versioning);
+        for change in [safety, quota, versioning].into_iter().flatten() {
+            self.gateway.ask(Command::SetBucket { name: bucket_name(name)?, change }).await.map_err(meta)?;
+        }
+        self.about(name).await
+    }
+
+    async fn about(&self, name: &str) -> Result<Bucket, StorageError> {
+        let (bucket, usage) = self.about_bucket(name).await?;
+        Ok(told(name, bucket, usage))
+    }
+
+    async fn about_bucket(&self, name: &str) -> Result<(kinds::Bucket, kinds::Usage), StorageError> {
+        match self.gateway.look(Query::Usage(bucket_name(name)?)).await.map_err(meta)? {
+            Reply::Usage(bucket, usage) => Ok((bucket, usage)),
+            _ => Err(strange()),
+        }
+    }
+
+    async fn page(&self, after: Option<&str>) -> Result<(Vec<Bucket>, bool), StorageError> {
+        let after = after.map(bucket_name).transpose()?;
+        let query = Query::Buckets { owner: None, prefix: String::new(), after, max: PAGE };
+        let Reply::Buckets(named, more) = self.gateway.look(query).await.map_err(meta)? else { return Err(strange()) };
+        let mut page = Vec::with_capacity(named.len());
+        for some in named.chunks(QUESTIONS_MAX) {
+            let questions = some.iter().map(|one| Query::Usage(one.name.clone())).collect();
+            let replies = self.gateway.look_all(questions).await.map_err(meta)?;
+            for (one, reply) in some.iter().zip(replies) {
+                match reply {
+                    Ok(Reply::Usage(bucket, usage)) => page.push(told(one.name.as_str(), bucket, usage)),
+                    // It was removed between the two questions; its name still says how far the page goes.
+                    Err(Refusal::NoSuchBucket) => {}
+                    Ok(_) => return Err(strange()),
+                    Err(refusal) => return Err(meta(refusal.into())),
+                }
+            }
+        }
+        Ok((page, more))
+    }
+
+    async fn write(&self, new: NewObject) -> Result<Stored, StorageError> {
+        let NewObject { bucket, key, content_type, mut body } = new;
+        let (name, key) = (bucket_name(&bucket)?, object_key(key)?);
+        let (there, _) = self.about_bucket(&bucket).await?;
+        let mut writer = self.gateway.writer(there.class, there.when_short);
+        let mut hasher = blake3::Hasher::new();
+        while let Some(piece) = body.next().await {
+            let cut = |why| fault(Fault::Failed, "IncompleteBody", format!("the object did not come whole: {why}"));
+            let piece = piece.map_err(cut)?;
+            hasher.update(&piece);
+            writer.push(piece).await.map_err(unwritten)?;
+        }
+        let bytes = writer.bytes();
+        let body = writer.finish().await.map_err(unwritten)?;
+        let headers: BTreeMap<_, _> = content_type.map(|is| (CONTENT_TYPE.to_owned(), is)).into_iter().collect();
+        let put = Put {
+            bucket: name,
+            key,
+            body,
+            etag: etag(&hasher),
+            checksum: None,
+            about: About { headers, ..About::default() },
+            lock: None,
+            condition: Condition::default(),
+        };
+        match self.gateway.ask(Command::Put(Box::new(put))).await.map_err(meta)? {
+            Answer::Made(made) => {
+                Ok(Stored { bytes, etag: made.etag, version: made.version.map(|version| version.to_string()) })
+            }
+            _ => Err(strange()),
+        }
+    }
+
+    async fn read(&self, bucket: &str, key: &str) -> Result<Found, StorageError> {
+        let (bucket, key) = (bucket_name(bucket)?, object_key(key.to_owned())?);
+        let query = Query::Version { bucket, key, version: None, from: 0 };
+        let Reply::Version(found) = self.gateway.look(query).await.map_err(meta)? else { return Err(strange()) };
+        let object = found.version.object.as_deref().ok_or_else(|| meta(Refusal::NoSuchKey.into()))?;
+        if object.about.sealed.is_some() {
+            let words = "the object is encrypted, and is given to clients of S3 only".to_owned();
+            return Err(fault(Fault::Conflict, "InvalidObjectState", words));
+        }
+        let (bytes, etag) = (object.bytes, object.etag.clone());
+        let content_type = object.about.headers.get(CONTENT_TYPE).cloned();
+        let body = pieces(self.gateway.read(object, found.pieces, 0, bytes));
+        Ok(Found { bytes, etag, content_type, body })
+    }
+}
+
+impl Objects for People {
+    fn create<'a>(&'a self, new: NewBucket) -> BoxFuture<'a, Result<Bucket, StorageError>> {
+        self.create_now(new).boxed()
+    }
+
+    fn list<'a>(&'a self, after: Option<&'a str>) -> BoxFuture<'a, Result<(Vec<Bucket>, bool), StorageError>> {
+        self.page(after).boxed()
+    }
+
+    fn bucket<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Bucket, StorageError>> {
+        self.about(name).boxed()
+    }
+
+    fn change<'a>(&'a self, name: &'a str, change: BucketChange) -> BoxFuture<'a, Result<Bucket, StorageError>> {
+        self.change_now(name, change).boxed()
+    }
+
+    fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), StorageError>> {
+        async move {
+            let command = Command::DeleteBucket { name: bucket_name(name)? };
+            self.gateway.ask(command).await.map(drop).map_err(meta)
+        }
+        .boxed()
+    }
+
+    fn put<'a>(&'a self, new: NewObject) -> BoxFuture<'a, Result<Stored, StorageError>> {
+        self.write(new).boxed()
+    }
+
+    fn get<'a>(&'a self, bucket: &'a str, key: &'a str) -> BoxFuture<'a, Result<Found, StorageError>> {
+        self.read(bucket, key).boxed()
+    }
+}
+
+/// By what an object is told from others. No MD5, so it has the shape of one that clients do not compare with one.
+fn etag(of: &blake3::Hasher) -> String {
+    let hash = of.finalize().to_hex();
+    format!("{}-1", &hash[..32])
+}
+
+fn told(name: &str, bucket: kinds::Bucket, usage: kinds::Usage) -> Bucket {
+    Bucket {
+        name: name.to_owned(),
+        owner: bucket.owner,
+        made: bucket.made,
+        safety: match bucket.class {
+            Class::Copies(copies) => Safety::Copies(copies),
+            Class::Erasure(data, parity) => Safety::Erasure(data, parity),
+        },
+        quota: bucket.quota.bytes,
+        versioning: bucket.versioning == Versioning::On,
+        usage: Usage {
+            objects: usage.objects,
+            versions: usage.noncurrent + usage.markers,
+            bytes: usage.bytes,
+            uploads: usage.uploads,
+            upload_bytes: usage.part_bytes,
+        },
+    }
+}
+
+fn class(safety: Safety) -> Class {
+    match safety {
+        Safety::Copies(copies) => Class::Copies(copies),
+        Safety::Erasure(data, parity) => Class::Erasure(data, parity),
+    }
+}
+
+fn pieces(body: Body) -> Pieces {
+    let next = |mut body: Body| async move {
+        let piece: Option<Bytes> = body.next().await?;
+        Ok(piece.map(|piece| (piece, body)))
+    };
+    Box::pin(futures::stream::try_unfold(body, next))
+}
+
+fn bucket_name(name: &str) -> Result<BucketName, StorageError> {
+    BucketName::new(name).map_err(|NameError(words)| fault(Fault::Argument, "InvalidBucketName", words))
+}
+
+fn object_key(key: String) -> Result<ObjectKey, StorageError> {
+    ObjectKey::new(key).map_err(|NameError(words)| fault(Fault::Argument, "InvalidArgument", words))
+}
+
+fn fault(fault: Fault, code: &str, message: String) -> StorageError {
+    StorageError { fault, code: code.into(), message }
+}
+
+fn strange() -> StorageError {
+    fault(Fault::Failed, "InternalError", "the metadata answer something else than was asked".into())
+}
+
+fn meta(error: MetaError) -> StorageError {
+    let message = error.to_string();
+    match error {
+        MetaError::Refused(refusal) => {
+            let of = match refusal.status() {
+                404 => Fault::NotFound,
+                403 => Fault::Refused,
+                405 | 409 | 412 => Fault::Conflict,
+                400 => Fault::Argument,
+                // Another try is placed anew.
+                _ => Fault::Unavailable,
+            };
+            fault(of, refusal.code(), message)
+        }
+        MetaError::Unreachable(_) => fault(Fault::Unavailable, "ServiceUnavailable", message),
+        MetaError::Unknown => fault(Fault::Unknown, "ServiceUnavailable", message),
+    }
+}
+
+fn unwritten(error: WriteError) -> StorageError {
+    let message = error.to_string();
+    match error {
+        WriteError::Meta(error) => meta(error),
+        WriteError::TooLarge => fault(Fault::Argument, "EntityTooLarge", message),
+        WriteError::TooFew { .. } => fault(Fault::Unavailable, "ServiceUnavailable", message),
+        WriteError::Full(_) => fault(Fault::Failed, "InsufficientStorage", message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_keeps_its_code_and_says_what_kind_it_is_of() {
+        let of = |refusal: Refusal| {
+            let told = meta(refusal.into());
+            (told.fault, told.code)
+        };
+        assert_eq!(of(Refusal::NoSuchBucket), (Fault::NotFound, "NoSuchBucket".into()));
+        assert_eq!(of(Refusal::BucketNotEmpty), (Fault::Conflict, "BucketNotEmpty".into()));
+        assert_eq!(of(Refusal::Quota("10 bytes".into())), (Fault::Refused, "QuotaExceeded".into()));
+        assert_eq!(of(Refusal::Argument("no".into())), (Fault::Argument, "InvalidArgument".into()));
+        assert_eq!(of(Refusal::NotOpen).0, Fault::Unavailable);
+        assert_eq!(meta(MetaError::Unknown).fault, Fault::Unknown);
+        assert_eq!(bucket_name("A").unwrap_err().code, "InvalidBucketName");
+    }
+
+    #[test]
+    fn an_etag_of_ours_is_none_that_clients_compare_with_an_md5() {
+        let of = |bytes: &[u8]| etag(blake3::Hasher::new().update(bytes));
+        assert_eq!(of(b"one").len(), 34);
+        assert!(of(b"one").ends_with("-1") && of(b"one") != of(b"two"));
+    }
+}

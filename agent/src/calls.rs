@@ -17,6 +17,7 @@ use hirsel_model::{InstanceId, NodeId};
 use hirsel_role::Doors;
 
 use crate::admission::{self, ADMIT_CALL};
+use crate::dnssec::Zones;
 use crate::leader::Desk;
 use crate::lease::{Answer, Ask, LEASE_CALL};
 use crate::renewal::{self, RENEW_CALL};
@@ -43,6 +44,7 @@ pub fn serve(shared: &Arc<Shared>, desk: &Desk) {
     certificates::serve(shared);
     acme::serve(shared);
     known::serve::<Tickets>(shared);
+    known::serve::<Zones>(shared);
     access::serve(shared);
     let agent = shared.clone();
     shared.transport.serve(RENEW_CALL, move |from, body| {

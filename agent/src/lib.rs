@@ -17,6 +17,7 @@ pub mod certificates;
 pub mod cli;
 pub mod config;
 pub mod digest;
+pub mod dnssec;
 pub mod doctor;
 pub mod foundation;
 pub mod interface;

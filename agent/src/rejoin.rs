@@ -38,18 +38,19 @@ use crate::birth::FOUNDING_FILE;
 use crate::config::Config;
 use crate::recovery::ORDER_FILE;
 use crate::shared::Shared;
-use crate::{access, certificates, secrets};
+use crate::{access, certificates, dnssec, secrets};
 
 /// In the data folder from the first question until the node is another one.
 pub const FILE: &str = "rejoin";
 /// What is of the old node alone.
-pub const OLD_FILES: [&str; 10] = [
+pub const OLD_FILES: [&str; 11] = [
     LOG_FILE,
     KEPT_FILE,
     SEALING_FILE,
     secrets::FILE,
     certificates::FILE,
     access::FILE,
+    dnssec::FILE,
     ORDER_FILE,
     FOUNDING_FILE,
     admission::PEERS_FILE,

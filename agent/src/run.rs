@@ -32,6 +32,7 @@ use crate::access::Access;
 use crate::birth::{self, Start};
 use crate::certificates::Certificates;
 use crate::config::Config;
+use crate::dnssec::Zones;
 use crate::launch::reserve::FILE as RESERVE_FILE;
 use crate::leader::{Desk, lead};
 use crate::lease::{self, Asker};
@@ -41,8 +42,8 @@ use crate::senses::{self, Senses};
 use crate::shared::Shared;
 use crate::tickets::Tickets;
 use crate::{
-    access, acme, admission, authority, calls, certificates, digest, foundation, known, metrics, parting, plugins,
-    promise, recovery, rejoin, renewal, sealing, secrets, tickets,
+    access, acme, admission, authority, calls, certificates, digest, dnssec, foundation, known, metrics, parting,
+    plugins, promise, recovery, rejoin, renewal, sealing, secrets, tickets,
 };
 
 /// Handing leadership over and saying goodbye may take so long; then the agent stops anyway.
@@ -141,6 +142,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     let (challenges, challenges_seen) = watch::channel(Arc::default());
     let (tickets, tickets_seen) = watch::channel(Arc::default());
     let (access_keys, access_keys_seen) = watch::channel(Arc::default());
+    let (zone_keys, zone_keys_seen) = watch::channel(Arc::default());
     let voice = Voice::new(identity.cluster.clone(), identity.incarnation, NodeKey::from_pkcs8(&identity.key)?);
     let hosts = plugins.iter().map(|plugin| Ok((plugin.role(), host(&plugin.role())?))).collect::<Result<_>>()?;
     let shared = Arc::new(Shared {
@@ -165,6 +167,7 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
         challenges: challenges_seen,
         tickets: tickets_seen,
         access_keys: access_keys_seen,
+        zone_keys: zone_keys_seen,
         floating: Arc::default(),
         ending: watch::Sender::new(false),
         voice: Arc::new(voice),
@@ -217,6 +220,8 @@ pub async fn run(setup: Setup, plugins: Vec<Arc<dyn Plugin>>) -> Result<End> {
     tasks.spawn(tickets::tend(shared.clone()));
     tasks.spawn(known::keep::<Access>(shared.clone(), access_keys, secrets::own_key(&identity)));
     tasks.spawn(access::tend(shared.clone()));
+    tasks.spawn(known::keep::<Zones>(shared.clone(), zone_keys, secrets::own_key(&identity)));
+    tasks.spawn(dnssec::tend(shared.clone()));
     tasks.spawn(foundation::watch(shared.clone()));
     tasks.spawn(renewal::keep(shared.clone(), identity.clone()));
     tasks.spawn(metrics::keep(shared.clone()));
@@ -333,6 +338,7 @@ fn contexts(shared: Arc<Shared>, role: RoleName) -> impl Fn(hirsel_role::Spawner
         challenges: shared.challenges.clone(),
         tickets: shared.tickets.clone(),
         access_keys: shared.access_keys.clone(),
+        zone_keys: shared.zone_keys.clone(),
         floating: shared.floating.clone(),
         ending: shared.ending.subscribe(),
         voice: shared.voice.clone(),

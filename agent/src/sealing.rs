@@ -15,6 +15,7 @@ use hirsel_mesh::identity::{Authority, Keyring, SealingKey};
 use hirsel_model::certificate;
 use hirsel_model::codec::{decode, encode};
 use hirsel_model::control::{Command, ControlState, Entry, Outcome, Resealed};
+use hirsel_model::dnssec;
 use hirsel_model::sealing::{Haste, due, recipients};
 use hirsel_model::secret::Sealed;
 use hirsel_model::tickets::PURPOSE;
@@ -297,6 +298,15 @@ fn reseal(
         let plain = old.open(&purpose, &sealed.0).ok_or_else(|| format!("the {purpose} cannot be opened"))?;
         access.insert(version, Sealed(new.seal(&purpose, &plain, chance)));
     }
+    let mut zones = BTreeMap::new();
+    for (zone, keys) in &state.signing.zones {
+        let purpose = dnssec::purpose(zone);
+        for it in &keys.keys {
+            let plain =
+                old.open(&purpose, &it.key.0).ok_or_else(|| format!("a key of zone {zone} cannot be opened"))?;
+            zones.insert(it.version, Sealed(new.seal(&purpose, &plain, chance)));
+        }
+    }
     Ok(Resealed {
         base: cluster.sealing.key.clone(),
         key: new.id(),
@@ -307,5 +317,6 @@ fn reseal(
         certificates,
         tickets,
         access,
+        zones,
     })
 }

@@ -12,6 +12,7 @@ use hirsel_model::report::NodeReport;
 use hirsel_model::{ClusterId, Incarnation, NodeId, RoleName, Timestamp};
 use hirsel_role::access::AccessKeys;
 use hirsel_role::certificate::{Bundles, Challenges, TicketKeys};
+use hirsel_role::dnssec::ZoneKeyring;
 use hirsel_role::host::Host;
 use hirsel_role::requests::Window;
 use hirsel_role::secret::Values;
@@ -52,6 +53,8 @@ pub struct Shared {
     pub tickets: watch::Receiver<Arc<TicketKeys>>,
     /// Who may ask the object store of this node for something, and with what it encrypts.
     pub access_keys: watch::Receiver<Arc<AccessKeys>>,
+    /// Keys with which names are signed here.
+    pub zone_keys: watch::Receiver<Arc<ZoneKeyring>>,
     /// Floating addresses on this host.
     pub floating: Arc<Handover>,
     /// Whether this agent is about to end.

@@ -54,6 +54,7 @@ pub fn context(spawner: Spawner) -> Context {
         challenges: watch::channel(Arc::default()).1,
         tickets: watch::channel(Arc::default()).1,
         access_keys: watch::channel(Arc::default()).1,
+        zone_keys: watch::channel(Arc::default()).1,
         floating: Arc::default(),
         ending: watch::channel(false).1,
         voice: Arc::default(),

@@ -24,7 +24,7 @@ const QUESTION: &[u8] = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x01a\x04test\0\0\x01\0\
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let (names, live, me) = &*KNOWN;
     for transport in [Transport::Udp, Transport::Tcp] {
-        reply(bytes, Asker { transport, is_local: true }, Knowledge { names, live, me }, 7);
+        reply(bytes, Asker { transport, is_local: true }, Knowledge { names, live, me, window: None }, 7);
     }
     slip(bytes);
     // What resolvers say, to a question of ours; and whatever would be passed on.

@@ -24,6 +24,7 @@ use hirsel_model::secret::{Sealed, SecretId};
 use hirsel_model::spec::{Availability, Capacity};
 use hirsel_model::{CertificateName, RoleName, WallTime};
 use hirsel_role::certificate::TicketKey;
+use hirsel_role::dnssec::ZoneKey;
 use hirsel_role::{Host, Plugin, RoleConfig};
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -143,6 +144,12 @@ impl Eyes {
                 return Err(format!("the {purpose} does not open"));
             }
         }
+        for (zone, keys) in &state.signing.zones {
+            let purpose = hirsel_model::dnssec::purpose(zone);
+            if keys.keys.iter().any(|it| key.open(&purpose, &it.key.0).is_none()) {
+                return Err(format!("a key of zone {zone} does not open"));
+            }
+        }
         match state.tickets.keys.iter().all(|it| key.open(hirsel_model::tickets::PURPOSE, &it.key.0).is_some()) {
             true => Ok(()),
             false => Err("a key of TLS tickets does not open".into()),
@@ -159,6 +166,18 @@ impl Eyes {
             return Err(format!("it has keys {:?} of {needed:?}", has.keys.keys().collect::<Vec<_>>()));
         }
         Ok(has.keys.clone())
+    }
+
+    /// The keys of zones that the agent has, if they are all that it should.
+    pub fn zone_keys(&self) -> Result<BTreeMap<u64, ZoneKey>, String> {
+        let agent = self.agent.upgrade().ok_or("it ends")?;
+        let has = agent.zone_keys.borrow().clone();
+        let state = self.state.borrow().clone();
+        let needed = hirsel_model::dnssec::needed(&state, agent.node);
+        if !has.0.keys().eq(needed.keys()) {
+            return Err(format!("it has keys {:?} of {:?}", has.0.keys(), needed.keys()));
+        }
+        Ok(has.0.clone())
     }
 
     /// A command that sets a secret of the cluster to `value`, if this agent can seal it now.

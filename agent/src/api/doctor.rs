@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::sight::{Sight, Standing, people_order};
-use super::views::{acme, certificates};
+use super::views::{acme, certificates, zones};
 
 /// Clocks further apart than this make the times in logs misleading, and tokens expire early or late.
 const CLOCK_WARN_MS: u64 = 1_000;
@@ -234,6 +234,10 @@ pub fn doctor(sight: &Sight, found: &Findings) -> Doctor {
     let told = acme::warnings(sight).into_iter();
     checks.extend(told.map(|words| {
         check("certificate", "automatic", Grade::Warning, words, "one for each host that asks", "hirsel cert acme show")
+    }));
+    let told = zones::to_do(sight).into_iter();
+    checks.extend(told.map(|words| {
+        check("dnssec", "zones", Grade::Warning, words, "signed, and named by the zone above", "hirsel dns list")
     }));
     let mut peers: Vec<&PeerFindings> = found.peers.iter().collect();
     peers.sort_by(|one, other| people_order(&one.name, &other.name));

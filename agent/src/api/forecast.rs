@@ -17,6 +17,7 @@ use utoipa::ToSchema;
 
 use super::error::ApiError;
 use super::sight::{Sight, Standing, rfc3339};
+use super::views::zones;
 
 /// Most steps planned ahead. A rolling update takes three per instance; beyond this the forecast says that it is not complete.
 const STEPS_MAX: usize = 600;
@@ -137,6 +138,7 @@ pub(super) fn without_log(state: &ControlState) -> ControlState {
         secrets: state.secrets.clone(),
         certificates: state.certificates.clone(),
         acme: state.acme.clone(),
+        signing: state.signing.clone(),
         next_node: state.next_node,
         applied: state.applied,
         ..ControlState::default()
@@ -264,6 +266,12 @@ fn differences(before: &ControlState, after: &ControlState) -> Vec<Difference> {
         for host in &state.acme.wishes {
             values.insert(format!("acme.wishes.{host}"), "another certificate is got now".into());
         }
+        for (zone, it) in &state.signing.zones {
+            let keys: Vec<String> = it.keys.iter().map(|key| key.version.to_string()).collect();
+            let wanted = if it.wanted { ", another one is wanted" } else { "" };
+            let told = format!("{}, keys {}{wanted}", zones::word(it.step), keys.join(" "));
+            values.insert(format!("dns.{zone}"), told);
+        }
         if let Some(webhook) = &state.cluster.webhook {
             values.insert("webhook".into(), webhook.clone());
         }
@@ -291,7 +299,8 @@ fn zone_value(zone: &ZoneSpec) -> Value {
     };
     let records: Map<String, Value> =
         zone.records.iter().map(|(owner, name)| (owner.clone(), line(name).into())).collect();
-    serde_json::json!({ "is": "handed over", "ttl": ttl(zone.ttl_s), "records": records })
+    serde_json::json!({ "is": "handed over", "ttl": ttl(zone.ttl_s), "dnssec": zone.dnssec.then_some("signed"),
+        "records": records })
 }
 
 /// Each route under the host and path it is for, so that a change of one is not one of all; those for the same path by their place.

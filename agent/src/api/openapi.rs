@@ -6,7 +6,7 @@ use utoipa::OpenApi;
 
 use super::handlers::{
     access, acme, addresses, backup, buckets, cache, certificates, changes, evolve, nodes, people, reads, recover,
-    secrets, seeing, streams,
+    secrets, seeing, streams, zones,
 };
 
 #[derive(OpenApi)]
@@ -80,6 +80,9 @@ use super::handlers::{
         buckets::get,
         cache::show,
         cache::purge,
+        zones::list,
+        zones::show,
+        zones::roll,
     )
 )]
 struct Document;

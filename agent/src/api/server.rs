@@ -28,7 +28,7 @@ use super::auth::{Need, Source, allow, identify};
 use super::fresh;
 use super::handlers::{
     AgentState, access, acme, addresses, backup, buckets, cache, certificates, changes, evolve, nodes, people, reads,
-    recover, secrets, seeing, streams,
+    recover, secrets, seeing, streams, zones,
 };
 
 /// Largest body of a request. A manifest of a thousand services is a tenth of it.
@@ -159,6 +159,8 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/certificates/front/{name}", get(certificates::show))
         .route("/v1/certificates/acme", get(acme::show))
         .route("/v1/addresses", get(addresses::list))
+        .route("/v1/dns/zones", get(zones::list))
+        .route("/v1/dns/zones/{zone}", get(zones::show))
         .route("/v1/cache", get(cache::show))
         .route("/v1/access-keys", get(access::list))
         .route("/v1/buckets", get(buckets::list))
@@ -181,6 +183,7 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/secrets/{name}", put(secrets::set).delete(secrets::remove))
         .route("/v1/certificates/front/{name}", put(certificates::set).delete(certificates::remove))
         .route("/v1/certificates/front/{name}/renew", post(acme::renew))
+        .route("/v1/dns/zones/{zone}/roll", post(zones::roll))
         .route("/v1/cache/purge", post(cache::purge))
         .route("/v1/access-keys", post(access::create))
         .route("/v1/access-keys/{id}", delete(access::remove))

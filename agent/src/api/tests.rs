@@ -134,8 +134,26 @@ const PATHS: &[(&str, &str, &str, usize)] = &[
     ("GET", "/v1/cache", "", 1),
     ("POST", "/v1/cache/purge", r#"{"place":"shop.test/a/*"}"#, 2),
     ("GET", "/v1/addresses", "", 1),
+    ("GET", "/v1/dns/zones", "", 1),
+    ("GET", "/v1/dns/zones/example.com", "", 1),
+    ("POST", "/v1/dns/zones/example.com/roll", r#"{"seen":true}"#, 2),
     ("PUT", "/v1/addresses/192.0.2.10", r#"{"prefix":24}"#, 3),
 ];
+
+/// A zone whose next key waits to be named by the zone above.
+fn example_com_has_another_key(sight: &mut Sight) {
+    use hirsel_model::dnssec::{PUBLIC_BYTES, Step, ZoneKey, ZoneKeys};
+    use hirsel_model::secret::Sealed;
+    let key = |version: u8| ZoneKey {
+        version: version.into(),
+        at: fixture::NOON,
+        public: Sealed(vec![version; PUBLIC_BYTES]),
+        key: Sealed(vec![version]),
+    };
+    let keys = [key(1), key(2)].into();
+    let zone = ZoneKeys { keys, step: Step::Offered, since: fixture::NOON, wanted: false, parting: None };
+    Arc::make_mut(&mut sight.state).signing.zones.insert("example.com".into(), zone);
+}
 
 #[tokio::test]
 async fn every_path_is_open_to_exactly_those_who_have_the_rights() {
@@ -153,6 +171,7 @@ async fn every_path_is_open_to_exactly_those_who_have_the_rights() {
             let agent = StandIn::new(sight());
             agent.alter(n3_holds_nothing);
             agent.alter(shop_ran_otherwise);
+            agent.alter(example_com_has_another_key);
             let (status, answer) = ask(&agent, source, method, path, token, body).await;
             let case = format!("{method} {path} as {source:?} {token:?}: {status} {answer}");
             if rights >= *need {

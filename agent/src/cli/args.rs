@@ -15,11 +15,13 @@ use crate::args::{DevArgs, JoinArgs, Power, RestoreArgs, UpArgs};
 mod bucket;
 mod cache;
 mod cert;
+mod dns;
 mod verbs;
 
 pub use bucket::*;
 pub use cache::*;
 pub use cert::*;
+pub use dns::*;
 pub use verbs::*;
 
 /// One executable for a redundant, self-healing cluster behind a single endpoint.
@@ -67,7 +69,7 @@ Act      apply        create or update an application
          scale, restart, rollback, stop, start, rm change an application
          drain, cordon, uncordon, forget           change a node
          role, cache, webhook      prefer a node for a role; forget kept answers; whom to tell of losses
-         bucket, cp   the object store: buckets, access keys; an object in or out
+         bucket, cp, dns   the object store; an object in or out; keys of zones that are signed
          secret, cert, address     values that nobody shall see; certificates; addresses that float
          upgrade, support-bundle   go to another build; all that a helper needs, in one file
          backup, restore, recover  one sealed file, and a cluster from it; go on without the majority
@@ -288,6 +290,9 @@ pub enum Verb {
     /// Addresses that one of the nodes which balance load holds, and another one when it cannot (add, list, rm)
     #[command(after_help = "Example: hirsel address add 192.0.2.10/24 --wait\n         hirsel address list")]
     Address(AddressCommand),
+    /// Zones that are signed (list): what zones above have to say of their keys (ds), and the next key (roll)
+    #[command(after_help = "Example: hirsel dns list\n         hirsel dns ds example.com")]
+    Dns(DnsCommand),
     /// Answers that load balancers keep (show), and shall forget (purge)
     #[command(
         after_help = "Example: hirsel cache purge shop.example.com/static/* --wait\n         hirsel cache purge --tag product-17\n         hirsel cache show"

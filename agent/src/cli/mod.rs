@@ -21,6 +21,7 @@ pub mod cache;
 pub mod cert;
 pub mod client;
 pub mod cp;
+pub mod dns;
 pub mod evolve;
 pub mod here;
 pub mod key;
@@ -39,7 +40,7 @@ mod tests;
 pub use args::{Cli, DevCommand, DevVerb, HiddenArgs, Verb};
 
 use crate::api::error::{ApiError, Code};
-use args::{AcmeVerb, AddressVerb, BucketVerb, CacheVerb, CertVerb, KeyVerb, RoleVerb, SecretVerb, TokenVerb};
+use args::{AcmeVerb, AddressVerb, BucketVerb, CacheVerb, CertVerb, DnsVerb, KeyVerb, RoleVerb, SecretVerb, TokenVerb};
 
 /// How a verb ended, when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,6 +161,11 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
             AddressVerb::Add(args) => address::add(&client, json, args).await,
             AddressVerb::List => address::list(&client, json).await,
             AddressVerb::Rm(args) => address::remove(&client, json, args).await,
+        },
+        Verb::Dns(dns) => match &dns.verb {
+            DnsVerb::List => dns::list(&client, json).await,
+            DnsVerb::Ds(args) => dns::ds(&client, json, args).await,
+            DnsVerb::Roll(args) => dns::roll(&client, json, args).await,
         },
         Verb::Cache(cache) => match &cache.verb {
             CacheVerb::Purge(args) => cache::purge(&client, json, args).await,

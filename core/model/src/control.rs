@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::{Access, Change as AccessChange};
 use crate::acme::{Acme, Change as AcmeChange};
 use crate::certificate::{Certificates, NewCertificate};
+use crate::dnssec::{Change as SigningChange, Signing};
 use crate::event::{EventLog, NewEvent};
 use crate::grant::long::{Lengthened, LongGrants, Over};
 use crate::id::*;
@@ -31,6 +32,7 @@ mod apply;
 mod apps;
 pub mod authority;
 mod certificates;
+mod dnssec;
 pub mod limits;
 mod long;
 mod nodes;
@@ -100,6 +102,9 @@ pub struct ControlState {
     /// Who may ask the object store for something, and with what it encrypts; sealed.
     #[serde(default, skip_serializing_if = "crate::spec::is_default")]
     pub access: Access,
+    /// Keys with which zones are signed, sealed.
+    #[serde(default, skip_serializing_if = "crate::spec::is_default")]
+    pub signing: Signing,
 }
 
 /// A node that is no member any more.
@@ -374,6 +379,11 @@ pub enum Command {
     Access {
         /// What changes.
         change: AccessChange,
+    },
+    /// Keys with which zones are signed.
+    Signing {
+        /// What changes.
+        change: SigningChange,
     },
     /// Asks the leader for a new sealing key.
     RotateSealing,

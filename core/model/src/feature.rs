@@ -100,6 +100,7 @@ pub fn needed(command: &Command) -> Need {
         Command::Purge { .. } => Need::of(2, "a purge of answers that load balancers keep"),
         Command::Tickets { .. } => Need::of(crate::tickets::LEVEL, "a key of TLS tickets"),
         Command::Access { .. } => Need::of(crate::access::LEVEL, "an access key of the object store"),
+        Command::Signing { .. } => Need::of(crate::dnssec::LEVEL, "a key of a zone"),
         Command::Recover { .. } | Command::ConfirmOff { .. } => Need::of(2, "a new foundation of the control group"),
         Command::Rejoin { .. } => Need::of(2, "a node that joins again as another one"),
         Command::RotateAuthority | Command::ReplaceAuthority { .. } | Command::DropAuthority { .. } => {

@@ -10,6 +10,7 @@ pub mod book;
 pub mod certificate;
 pub mod codec;
 pub mod control;
+pub mod dnssec;
 pub mod duty;
 pub mod event;
 pub mod expression;

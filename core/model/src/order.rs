@@ -156,8 +156,21 @@ pub struct DnsOrder {
     pub hosts: BTreeSet<String>,
     /// Zones that applications hand over, each of one of them.
     pub zones: BTreeMap<String, Arc<ZoneSpec>>,
+    /// Those of them that are signed.
+    pub signed: BTreeMap<String, Arc<SignedZone>>,
     /// Rises with everything that may alter a zone: what its record says of how new it is.
     pub serial: u64,
+}
+
+/// With what a zone is signed, as everybody may know it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SignedZone {
+    /// The keys that are listed, by version: what is told of each.
+    pub keys: BTreeMap<u64, Vec<u8>>,
+    /// The one that signs.
+    pub signs: u64,
+    /// The one that the zone above shall name; none when it shall name none any more.
+    pub offered: Option<u64>,
 }
 
 /// A node as names know it.

@@ -163,7 +163,9 @@ fn dns(state: &ControlState) -> DnsOrder {
     }
     // Both only rise: what applications say counts by the one, where their instances are by the other.
     let serial = state.plan.generation.0.wrapping_add(state.spec_index.0);
-    DnsOrder { nodes, lbs, apps, hosts, zones, serial }
+    let keys = |zone: &String| Some((zone.clone(), Arc::new(state.signing.zones.get(zone)?.signed()?)));
+    let signed = zones.keys().filter_map(keys).collect();
+    DnsOrder { nodes, lbs, apps, hosts, zones, signed, serial }
 }
 
 #[cfg(test)]

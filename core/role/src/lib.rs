@@ -24,6 +24,7 @@ use tokio::sync::{Notify, watch};
 
 pub mod access;
 pub mod certificate;
+pub mod dnssec;
 pub mod handover;
 pub mod host;
 pub mod peers;
@@ -86,6 +87,8 @@ pub struct Context {
     pub tickets: watch::Receiver<Arc<certificate::TicketKeys>>,
     /// Who may ask the object store of this node for something, and with what it encrypts what is stored.
     pub access_keys: watch::Receiver<Arc<access::AccessKeys>>,
+    /// Keys with which the names of this node are signed.
+    pub zone_keys: watch::Receiver<Arc<dnssec::ZoneKeyring>>,
     /// Floating addresses on this host.
     pub floating: Arc<Handover>,
     /// Whether this agent is about to end: whoever can hand something over does so now.

@@ -66,7 +66,7 @@ fn main() {
         instance_host: host,
         bind: host,
     };
-    let known = Knowledge { names: &names, live: &live, me: &me };
+    let known = Knowledge { names: &names, live: &live, me: &me, window: None };
     let asker = Asker { transport: Transport::Udp, is_local: true };
     for (asked, kind) in [
         ("web.app7.hirsel", RecordType::A),

@@ -4,9 +4,11 @@
 //! same zone of a thousand addresses; load comes from `dnsperf`, which asks for them in a random order with EDNS. Processor time is that
 //! of the server alone (`/proc/PID/stat`). Many short rounds alternate and are summed, so that a busy machine is busy for all. Rate
 //! limiting is on in all of them, and never reached; ours does not count who asks from its own host, so what counting takes is measured
-//! by itself and added.
+//! by itself and added. The same again for a signed zone and for who wants signatures: knot signs ahead in one row, and as it answers in
+//! another.
 #![allow(missing_docs, clippy::print_stdout)]
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::hint::black_box;
@@ -22,10 +24,13 @@ use hirsel_dns::names::Names;
 use hirsel_dns::serve::{Desk, Server};
 use hirsel_mesh::seam::real::{OsClock, OsNet, chance};
 use hirsel_mesh::seam::{Clock, Datagrams, Net};
-use hirsel_model::order::{DnsOrder, NamedNode};
+use hirsel_model::order::{DnsOrder, NamedNode, SignedZone};
 use hirsel_model::spec::ZoneSpec;
 use hirsel_model::{Generation, NodeId};
+use hirsel_role::dnssec::{ZoneKey, ZoneKeyring};
 use hirsel_role::{Live, Me, Spawner};
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use tokio::sync::watch;
 
 const ROUNDS: usize = 10;
@@ -36,13 +41,25 @@ const OUTSTANDING: &str = "100";
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[1..] {
-        ["serve", listen] => serve(listen.parse().expect("an address")),
+        ["serve", listen] => serve(listen.parse().expect("an address"), Signing::None),
+        ["sign", listen] => serve(listen.parse().expect("an address"), Signing::Own),
         _ => compare(args.iter().find_map(|arg| arg.parse().ok()).unwrap_or(2)),
     }
 }
 
+/// How a zone is signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Signing {
+    None,
+    /// As each server does by itself.
+    Own,
+    /// knot: as it answers.
+    Online,
+}
+
 struct Contender {
     name: &'static str,
+    signing: Signing,
     addr: SocketAddr,
     child: Child,
     answers: u64,
@@ -72,26 +89,34 @@ fn compare(seconds: u64) {
     fs::write(folder.join("zone"), zone).expect("a file");
 
     let mut contenders = Vec::new();
-    let mut add = |name, addr, child: Option<Child>| match child {
-        Some(child) => contenders.push(Contender { name, addr, child, answers: 0, user: 0.0, system: 0.0 }),
+    let mut add = |name, addr, signing, child: Option<Child>| match child {
+        Some(child) => contenders.push(Contender { name, signing, addr, child, answers: 0, user: 0.0, system: 0.0 }),
         None => println!("skipped: needs {name}"),
     };
+    let own = |word: &str, addr: SocketAddr| {
+        Command::new(std::env::current_exe().expect("a path")).args([word, &addr.to_string()]).spawn().ok()
+    };
     let addr = free_addr();
-    let own = Command::new(std::env::current_exe().expect("a path")).args(["serve", &addr.to_string()]).spawn();
-    add("hirsel dns", addr, own.ok());
+    add("hirsel dns", addr, Signing::None, own("serve", addr));
     let addr = free_addr();
-    add("knot", addr, knot(&folder, addr));
+    add("knot", addr, Signing::None, knot(&folder, addr, Signing::None));
     let addr = free_addr();
-    add("unbound", addr, unbound(&folder, addr));
+    add("unbound", addr, Signing::None, unbound(&folder, addr));
+    let addr = free_addr();
+    add("hirsel signed", addr, Signing::Own, own("sign", addr));
+    let addr = free_addr();
+    add("knot signed", addr, Signing::Own, knot(&folder, addr, Signing::Own));
+    let addr = free_addr();
+    add("knot online", addr, Signing::Online, knot(&folder, addr, Signing::Online));
     contenders.iter().for_each(|it| answers(it.addr));
 
     for it in &contenders {
-        load(it.addr, &questions, 1);
+        load(it.addr, &questions, 1, it.signing);
     }
     for _ in 0..ROUNDS {
         for it in &mut contenders {
             let before = cpu(it.child.id());
-            it.answers += load(it.addr, &questions, seconds);
+            it.answers += load(it.addr, &questions, seconds, it.signing);
             let after = cpu(it.child.id());
             (it.user, it.system) = (it.user + after.0 - before.0, it.system + after.1 - before.1);
         }
@@ -120,7 +145,8 @@ fn report(contenders: &[Contender], seconds: u64) {
          {ROUNDS} alternating rounds of {seconds} s; ours with {limiter:.3} µs for the limit of rates, which it spares its own host"
     );
     let micros = |time: f64, it: &Contender| time * 1e6 / it.answers.max(1) as f64;
-    let total = |it: &Contender| micros(it.user + it.system, it) + if it.name == "hirsel dns" { limiter } else { 0.0 };
+    let total =
+        |it: &Contender| micros(it.user + it.system, it) + if it.name.starts_with("hirsel") { limiter } else { 0.0 };
     let knot = contenders.iter().find(|it| it.name == "knot").map(total);
     println!("{:<14}{:>14}{:>9}{:>9}{:>12}{:>9}", "server", "CPU µs/query", "user", "system", "answers/s", "× knot");
     for it in contenders {
@@ -142,8 +168,12 @@ fn limiter_micros() -> f64 {
     began.elapsed().as_secs_f64() * 1e6 / f64::from(RUNS)
 }
 
-fn serve(listen: SocketAddr) {
+fn serve(listen: SocketAddr, signing: Signing) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let kind = &ECDSA_P256_SHA256_FIXED_SIGNING;
+    let bytes = EcdsaKeyPair::generate_pkcs8(kind, &SystemRandom::new()).expect("a key").as_ref().to_vec();
+    let pair = EcdsaKeyPair::from_pkcs8(kind, &bytes, &SystemRandom::new()).expect("a key");
+    let public = pair.public_key().as_ref()[1..].to_vec();
     runtime.block_on(async {
         let mut zone = ZoneSpec::default();
         for n in 0..NAMES {
@@ -161,12 +191,14 @@ fn serve(listen: SocketAddr) {
         let order = DnsOrder {
             nodes: [(NodeId(1), node)].into(),
             zones: [("example.com".to_owned(), Arc::new(zone))].into(),
+            signed: signed(signing, &public),
             ..DnsOrder::default()
         };
         let host = Ipv4Addr::LOCALHOST.into();
         let me = Me { id: NodeId(1), name, zone: zone_name, instance_host: host, bind: host };
         let (_told, live) = watch::channel(Arc::new(Live::default()));
         let names = Names::new(Generation(1), Arc::new(order), &[]);
+        let names = names.with_keys(&ZoneKeyring([(1, ZoneKey(bytes))].into()));
         let desk = Arc::new(Desk::new(names, live, me, Arc::new(OsClock), chance().as_ref(), Metrics::new()));
         let datagrams = Datagrams::new(OsNet.udp(listen).await.expect("a socket"));
         let listener = OsNet.listen(listen).await.expect("a listener");
@@ -175,18 +207,34 @@ fn serve(listen: SocketAddr) {
     });
 }
 
-fn knot(folder: &Path, addr: SocketAddr) -> Option<Child> {
-    let (at, config) = (folder.display(), folder.join("knot.conf"));
+fn signed(signing: Signing, public: &[u8]) -> BTreeMap<String, Arc<SignedZone>> {
+    let zone = SignedZone { keys: [(1, public.to_vec())].into(), signs: 1, offered: Some(1) };
+    let zones = [("example.com".to_owned(), Arc::new(zone))];
+    zones.into_iter().filter(|_| signing != Signing::None).collect()
+}
+
+fn knot(folder: &Path, addr: SocketAddr, signing: Signing) -> Option<Child> {
+    let own = folder.join(format!("knot-{signing:?}"));
+    fs::create_dir_all(&own).ok()?;
+    fs::copy(folder.join("zone"), own.join("zone")).ok()?;
+    let (at, config) = (own.display(), own.join("knot.conf"));
     let (ip, port) = (addr.ip(), addr.port());
+    let more = match signing {
+        Signing::None => "",
+        Signing::Own => "    dnssec-signing: on\n    dnssec-policy: one\n    zonefile-sync: -1\n",
+        Signing::Online => "    module: mod-onlinesign/one\n",
+    };
     let text = format!(
         "server:\n  rundir: {at}\n  listen: {ip}@{port}\n  udp-workers: 1\n  tcp-workers: 1\n  background-workers: 1\n\
          database:\n  storage: {at}/knot\nlog:\n  - target: stderr\n    any: error\n\
          mod-rrl:\n  - id: default\n    rate-limit: 4000000\n    slip: 2\n\
          template:\n  - id: default\n    storage: {at}\n    global-module: mod-rrl/default\n    zonefile-load: whole\n    journal-content: none\n\
-         zone:\n  - domain: example.com\n    file: zone\n"
+         policy:\n  - id: one\n    algorithm: ecdsap256sha256\n    single-type-signing: on\n\
+         mod-onlinesign:\n  - id: one\n    policy: one\n\
+         zone:\n  - domain: example.com\n    file: zone\n{more}"
     );
     fs::write(&config, text).ok()?;
-    fs::create_dir_all(folder.join("knot")).ok()?;
+    fs::create_dir_all(own.join("knot")).ok()?;
     Command::new(program("knotd")?).arg("-c").arg(&config).stdout(Stdio::null()).spawn().ok()
 }
 
@@ -250,7 +298,7 @@ fn cpu(pid: u32) -> (f64, f64) {
 }
 
 /// Asks for `seconds`, and tells how many answers came.
-fn load(addr: SocketAddr, questions: &Path, seconds: u64) -> u64 {
+fn load(addr: SocketAddr, questions: &Path, seconds: u64, signing: Signing) -> u64 {
     let output = Command::new(program("dnsperf").expect("dnsperf"))
         .args([
             "-s",
@@ -265,6 +313,7 @@ fn load(addr: SocketAddr, questions: &Path, seconds: u64) -> u64 {
             "-q",
             OUTSTANDING,
         ])
+        .args(if signing == Signing::None { &[][..] } else { &["-D"] })
         .args(["-l", &seconds.to_string(), "-d"])
         .arg(questions)
         .output()

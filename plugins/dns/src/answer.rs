@@ -15,8 +15,12 @@ use hirsel_model::view::Liveness;
 use hirsel_model::{InstanceId, NodeId, RoleName};
 use hirsel_role::{INTERNAL_ZONE, Live, LiveNode, Me};
 
+use crate::dnssec::Window;
+use crate::dnssec::wire::NXNAME;
 use crate::metrics::Class;
 use crate::names::{Held, Names, Own, Place, SERVERS, Service, Zone, name, text};
+
+mod signed;
 
 /// How long an answer about services and nodes of the cluster may be kept: a second, because that is how fast news travels here. Zero
 /// would make programs that ask before every connection ask over the network each time.
@@ -48,6 +52,10 @@ pub struct Question<'a> {
     pub records_max: usize,
     /// Any number, a new one for each question: which of several records is the first.
     pub draw: u64,
+    /// Whether who asks wants signatures (RFC 3225).
+    pub wants_signatures: bool,
+    /// Whether it then takes NXDOMAIN with the proof of a name that has nothing (RFC 9824, section 5.1).
+    pub takes_nxdomain: bool,
 }
 
 /// What an answer is made from.
@@ -59,6 +67,8 @@ pub struct Knowledge<'a> {
     pub live: &'a Live,
     /// This node.
     pub me: &'a Me,
+    /// When signatures are good that are given now; none where nothing is signed.
+    pub window: Option<Window>,
 }
 
 /// An answer.
@@ -96,12 +106,18 @@ pub enum Order {
     Turned {
         /// How many of the answers are first ones.
         near: usize,
+        /// How many there are.
+        of: usize,
     },
 }
 
 /// Answers a question.
 pub fn answer(question: Question<'_>, known: Knowledge<'_>) -> Answer {
     let mut answer = Answer::empty(ResponseCode::Refused, false, Class::Refused);
+    if question.kind == NXNAME {
+        (answer.code, answer.class) = (ResponseCode::FormErr, Class::FormErr);
+        return answer;
+    }
     if question.class != DNSClass::IN || matches!(question.kind, RecordType::AXFR | RecordType::IXFR) {
         return answer;
     }
@@ -113,6 +129,9 @@ pub fn answer(question: Question<'_>, known: Knowledge<'_>) -> Answer {
             Some(next) => meant = Some(next),
             None => break,
         }
+    }
+    if let Some(window) = known.window.filter(|_| question.wants_signatures) {
+        known.sign(&mut answer, question.kind, window);
     }
     answer
 }
@@ -151,6 +170,19 @@ impl Knowledge<'_> {
         let asked = text(question.name);
         // Of names of others nothing is said; who asks knows where to go on.
         let (zone, rest) = self.names.zone(&asked)?;
+        if question.kind == RecordType::DS
+            && rest.is_empty()
+            && let Some(above) = self.names.above(&asked)
+        {
+            self.below(answer, question, above, zone);
+            return None;
+        }
+        let signer = self.signer(question, zone);
+        if signer.is_some_and(|signer| !signer.is_ready()) {
+            // Who wants it signed would believe nothing else, and asks somebody else.
+            (answer.code, answer.class, answer.is_kept) = (ResponseCode::ServFail, Class::ServFail, false);
+            return None;
+        }
         if answer.answers.is_empty() {
             (answer.is_authoritative, answer.is_kept) = (true, true);
         }
@@ -158,15 +190,21 @@ impl Knowledge<'_> {
         // What is said of a delegation itself is ours to say (RFC 4035, section 3.1.4.1): there is nothing.
         let cut = zone.cut(&asked).filter(|(name, _)| question.kind != RecordType::DS || *name != asked);
         if let Some((cut, own)) = cut {
-            self.delegated(answer, zone, cut, own);
+            self.delegated(answer, question, zone, cut, own);
             return None;
         }
         let before = answer.answers.len();
-        let Some(place) = self.names.place(zone, &asked, rest) else {
+        let place = self.names.place(zone, &asked, rest);
+        if signer.is_some() && matches!(question.kind, RecordType::NSEC | RecordType::RRSIG) {
+            answer.is_kept &= !matches!(place, None | Some(Place::Wild(_)));
+            answer.answers = self.proof(answer, question, zone, place);
+            return None;
+        }
+        let Some(place) = place else {
             (answer.code, answer.class) = (ResponseCode::NXDomain, Class::NxDomain);
             // There is no end of names that do not exist.
             answer.is_kept = false;
-            answer.authorities.push(self.soa(zone, zone.apex.clone()));
+            self.nothing(answer, question, zone, None);
             return None;
         };
         if let Place::Held(held) | Place::Wild(held) = place
@@ -184,18 +222,19 @@ impl Knowledge<'_> {
         self.fill(answer, question, zone, place);
         if answer.answers.len() == before && answer.code == ResponseCode::NoError {
             answer.class = if before == 0 { Class::NoData } else { Class::Answered };
-            answer.authorities.push(self.soa(zone, zone.apex.clone()));
+            self.nothing(answer, question, zone, Some(place));
         }
         None
     }
 
     /// Names who answers instead (RFC 1034, section 4.3.2, step 3b).
-    fn delegated(&self, answer: &mut Answer, zone: &Zone, cut: &str, own: &Own) {
+    fn delegated(&self, answer: &mut Answer, question: Question<'_>, zone: &Zone, cut: &str, own: &Own) {
         answer.is_authoritative &= !answer.answers.is_empty();
         answer.is_kept = false;
         let owner = name(format_args!("{cut}"));
         let servers = own.of(RecordType::NS).map(|data| Record::from_rdata(owner.clone(), own.ttl_s, data.clone()));
         answer.authorities.extend(servers);
+        answer.authorities.extend(self.unsigned(question, zone, &owner));
         self.hosts(answer, zone, own);
     }
 
@@ -242,6 +281,7 @@ impl Knowledge<'_> {
             Place::Apex(held) => match (question.kind, held) {
                 (RecordType::SOA, _) => answer.answers.push(self.soa(zone, question.name.clone())),
                 (RecordType::NS, _) => self.servers(answer, question, zone),
+                (RecordType::DNSKEY | RecordType::CDNSKEY | RecordType::CDS, _) => self.keys(answer, question, zone),
                 (_, Some(held)) => self.held(answer, question, zone, held),
                 (_, None) => {}
             },
@@ -376,7 +416,7 @@ impl Knowledge<'_> {
         }
         answer.is_cut = near.len() + far.len() > question.records_max;
         if answer.answers.is_empty() {
-            answer.order = Order::Turned { near: near.len() };
+            answer.order = Order::Turned { near: near.len(), of: near.len() + far.len() };
         } else {
             answer.is_kept &= near.len() + far.len() <= 1;
         }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use hirsel_role::Live;
 
 use crate::answer::Order;
+use crate::dnssec::Window;
 use crate::message::{PLAIN_BYTES_MAX, Reply, UDP_BYTES_MAX};
 use crate::metrics::Class;
 use crate::names::Names;
@@ -35,6 +36,7 @@ const RECORD_BYTES: usize = 12;
 pub struct Kept {
     names: Arc<Names>,
     live: Arc<Live>,
+    window: Option<Window>,
     answers: HashMap<Box<[u8]>, Template>,
     bytes: usize,
 }
@@ -94,9 +96,10 @@ impl Key {
         match (header[11], opt) {
             (0, []) => {}
             // The root, OPT, size, no extended code, version 0, flags, no options.
-            (1, [0, 0, 41, high, low, 0, 0, wants, 0, 0, 0]) if wants & 0x7f == 0 => {
+            (1, [0, 0, 41, high, low, 0, 0, wants, 0, 0, 0]) if wants & 0x3f == 0 => {
                 debug_assert_eq!(opt.len(), OPT_BYTES);
-                flags |= 2 | (wants >> 5);
+                // Both flags that make a difference: signatures, and NXDOMAIN with them.
+                flags |= 2 | (wants >> 4);
                 key.limit = usize::from(u16::from_be_bytes([*high, *low]).clamp(PLAIN_BYTES_MAX, UDP_BYTES_MAX));
             }
             _ => return None,
@@ -114,15 +117,15 @@ impl Key {
 impl Kept {
     /// Nothing is kept yet.
     pub fn new(names: Arc<Names>, live: Arc<Live>) -> Self {
-        Self { names, live, answers: HashMap::new(), bytes: 0 }
+        Self { names, live, window: None, answers: HashMap::new(), bytes: 0 }
     }
 
-    /// Forgets everything if it was made from other names or other news than these.
-    pub fn follow(&mut self, names: &Arc<Names>, live: &Arc<Live>) {
-        if Arc::ptr_eq(&self.names, names) && Arc::ptr_eq(&self.live, live) {
+    /// Forgets everything if it was made from other names or other news than these, or signed for another time.
+    pub fn follow(&mut self, names: &Arc<Names>, live: &Arc<Live>, window: Option<Window>) {
+        if Arc::ptr_eq(&self.names, names) && Arc::ptr_eq(&self.live, live) && self.window == window {
             return;
         }
-        (self.names, self.live) = (names.clone(), live.clone());
+        (self.names, self.live, self.window) = (names.clone(), live.clone(), window);
         self.clear();
     }
 
@@ -179,8 +182,7 @@ impl Kept {
 
 /// Where addresses are told in turn: from `begin` on, where the answers are.
 fn groups(bytes: &[u8], begin: usize, order: Order) -> Option<([Range<usize>; 2], usize)> {
-    let Order::Turned { near } = order else { return Some(([begin..begin, begin..begin], 1)) };
-    let count = usize::from(u16::from_be_bytes([*bytes.get(6)?, *bytes.get(7)?]));
+    let Order::Turned { near, of: count } = order else { return Some(([begin..begin, begin..begin], 1)) };
     if count == 0 {
         return Some(([begin..begin, begin..begin], 1));
     }

@@ -6,12 +6,13 @@
 //!
 //! Where to start: [`answer`] decides what is said, from a question and [`answer::Knowledge`]; [`names`] is what there is to be asked
 //! for. [`message`] puts that on the wire, within its size. [`limit`] decides whom to answer less. [`serve`] listens, [`role`] keeps it
-//! listening. [`forward`] asks others about names of others, for the hosts themselves, where the operator says whom.
+//! listening. [`dnssec`] signs what is said of zones that ask for it. [`forward`] asks others about names of others, for the hosts themselves, where the operator says whom.
 //!
-//! Deliberately absent: recursion (whoever asks about other zones is refused, or passed on), DNSSEC, zone transfers, dynamic updates. The
+//! Deliberately absent: recursion (whoever asks about other zones is refused, or passed on), zone transfers, dynamic updates. The
 //! plugin knows no other plugin.
 
 pub mod answer;
+pub mod dnssec;
 pub mod forward;
 pub mod kept;
 pub mod limit;

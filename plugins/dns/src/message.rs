@@ -7,7 +7,9 @@
 use std::fmt;
 
 use hickory_proto::ProtoError;
-use hickory_proto::op::{Edns, EmitAndCount, Message, Metadata, OpCode, Query, ResponseCode, emit_message_parts};
+use hickory_proto::op::{
+    Edns, EdnsFlags, EmitAndCount, Message, Metadata, OpCode, Query, ResponseCode, emit_message_parts,
+};
 use hickory_proto::rr::{DNSClass, Record, RecordType};
 use hickory_proto::serialize::binary::BinEncoder;
 use hirsel_model::Timestamp;
@@ -27,6 +29,8 @@ pub const QUESTION_BYTES_MAX: usize = 4_096;
 const UDP_RECORDS_MAX: usize = 80;
 const TCP_RECORDS_MAX: usize = 800;
 const HEADER_BYTES: usize = 12;
+/// Whoever says so takes NXDOMAIN with a compact proof (RFC 9824, section 5.1): the second flag of EDNS.
+pub const COMPACT_OK: u16 = 0x4000;
 /// An OPT record without options.
 const OPT_BYTES: u16 = 11;
 
@@ -85,6 +89,8 @@ pub fn reply(bytes: &[u8], asker: Asker, known: Knowledge<'_>, draw: u64) -> Rep
         is_local: asker.is_local,
         records_max,
         draw,
+        wants_signatures: read.flags().dnssec_ok,
+        takes_nxdomain: read.flags().z & COMPACT_OK != 0,
     };
     read.emit(&answer(question, known), edns.as_ref(), limit)
 }
@@ -180,12 +186,17 @@ fn read(bytes: &[u8]) -> Result<Read, Reply> {
 }
 
 impl Read {
-    /// What an answer says of EDNS: our own size, and that we saw the wish for DNSSEC (RFC 3225). None to who does not speak it.
+    /// What an answer says of EDNS: our own size, and that we saw the wishes about DNSSEC (RFC 3225, RFC 9824). None to who does not speak it.
     fn edns(&self) -> Option<Edns> {
         let asked = self.message.edns.as_ref()?;
         let mut edns = Edns::new();
         edns.set_max_payload(UDP_BYTES_MAX).set_dnssec_ok(asked.flags().dnssec_ok);
+        edns.flags_mut().z = asked.flags().z & COMPACT_OK;
         Some(edns)
+    }
+
+    fn flags(&self) -> EdnsFlags {
+        self.message.edns.as_ref().map(|edns| *edns.flags()).unwrap_or_default()
     }
 
     fn limit(&self, transport: Transport) -> u16 {

@@ -13,6 +13,9 @@ use hickory_proto::rr::Name;
 use hirsel_model::order::{DnsOrder, NamedApp};
 use hirsel_model::{AppName, Generation, NodeId, ServiceName};
 use hirsel_role::INTERNAL_ZONE;
+use hirsel_role::dnssec::ZoneKeyring;
+
+use crate::dnssec::Signers;
 
 mod shared;
 mod zone;
@@ -42,6 +45,8 @@ pub struct Names {
     /// Most labels of the name of a zone.
     labels_max: usize,
     nodes: Arc<Nodes>,
+    /// Who signs for the zones that are signed.
+    pub signers: Arc<Signers>,
 }
 
 /// What nodes are called, and their addresses.
@@ -95,8 +100,15 @@ impl Names {
     /// The names of `order`, and of the hosts of its routes in its zones and in `zones`, besides the internal one.
     pub fn new(generation: Generation, order: Arc<DnsOrder>, zones: &[String]) -> Self {
         let none = Arc::default();
-        let empty =
-            Self { generation, order: none, made: 0, zones: BTreeMap::new(), labels_max: 0, nodes: Arc::default() };
+        let empty = Self {
+            generation,
+            order: none,
+            made: 0,
+            zones: BTreeMap::new(),
+            labels_max: 0,
+            nodes: Arc::default(),
+            signers: Arc::default(),
+        };
         empty.next(generation, order, zones)
     }
 
@@ -117,6 +129,7 @@ impl Names {
             labels_max: wanted.keys().map(|zone| zone.split('.').count()).max().unwrap_or(0),
             nodes: if self.order.nodes == order.nodes { self.nodes.clone() } else { Arc::new(Nodes::new(&order)) },
             order: order.clone(),
+            signers: self.signers.clone(),
         };
         let none = Arc::default();
         let names: Vec<String> = next.zones.keys().cloned().collect();
@@ -139,6 +152,12 @@ impl Names {
         next
     }
 
+    /// The same names, signed with the keys of their order that are in `keyring`.
+    pub fn with_keys(self, keyring: &ZoneKeyring) -> Self {
+        let signers = Arc::new(self.signers.next(&self.order.signed, keyring));
+        Self { signers, ..self }
+    }
+
     fn alter(&mut self, zone: &str, alter: impl FnOnce(&mut Zone) -> usize) -> usize {
         self.zones.get_mut(zone).map_or(0, |zone| alter(Arc::make_mut(zone)))
     }
@@ -150,6 +169,11 @@ impl Names {
         let all = std::iter::once(name).chain(parents(name)).skip(labels.saturating_sub(self.labels_max));
         let zone = all.filter_map(|name| self.zones.get(name)).next()?;
         Some((zone, zone.rest(name)?))
+    }
+
+    /// The zone right above that of the name `zone`, where it is one of ours.
+    pub fn above(&self, zone: &str) -> Option<&Zone> {
+        Some(self.zone(parents(zone).next()?)?.0)
     }
 
     /// What `name` is, whose part below `zone` is `rest`. None where there is no such name. Names that others answer for

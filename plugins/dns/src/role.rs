@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use hirsel_model::order::{DnsOrder, Order, Work};
 use hirsel_model::report::{RoleFacts, RoleReport, RoleState};
 use hirsel_model::{Generation, RoleName, Timestamp};
+use hirsel_role::dnssec::ZoneKeyring;
 use hirsel_role::{Context, Plugin, Role};
 use tracing::{info, warn};
 
@@ -50,7 +51,14 @@ impl Plugin for Dns {
             None => desk,
         };
         let desk = Arc::new(desk);
-        Box::new(DnsRole { context, desk, generation: Generation(0), ear: Ear::Closed })
+        let (mut keys, wake) = (context.zone_keys.clone(), context.wake.clone());
+        drop(context.spawner.spawn(async move {
+            while keys.changed().await.is_ok() {
+                wake.notify_one();
+            }
+        }));
+        let keyring = Arc::default();
+        Box::new(DnsRole { context, desk, generation: Generation(0), keyring, ear: Ear::Closed })
     }
 }
 
@@ -71,6 +79,8 @@ struct DnsRole {
     context: Context,
     desk: Arc<Desk>,
     generation: Generation,
+    /// With what the names are signed.
+    keyring: Arc<ZoneKeyring>,
     ear: Ear,
 }
 
@@ -100,10 +110,14 @@ impl DnsRole {
     fn adopt(&mut self, generation: Generation, order: &Arc<DnsOrder>) {
         self.generation = generation;
         let before = self.desk.names.load();
-        if before.generation != generation || before.order != *order {
-            let zones = &self.context.config.dns_zones;
-            self.desk.names.store(Arc::new(before.next(generation, order.clone(), zones)));
+        let keyring = self.context.zone_keys.borrow().clone();
+        let is_signed_alike = self.keyring == keyring && before.order.signed == order.signed;
+        if before.generation == generation && before.order == *order && is_signed_alike {
+            return;
         }
+        let next = before.next(generation, order.clone(), &self.context.config.dns_zones);
+        self.desk.names.store(Arc::new(if is_signed_alike { next } else { next.with_keys(&keyring) }));
+        self.keyring = keyring;
     }
 
     async fn listen(&mut self, addr: SocketAddr) {

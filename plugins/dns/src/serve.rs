@@ -20,6 +20,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::answer::Knowledge;
+use crate::dnssec::Window;
 use crate::forward::{Asked, Forward};
 use crate::kept::{Kept, Key};
 use crate::limit::{Limiter, Verdict};
@@ -104,7 +105,7 @@ impl Desk {
 
     fn answer_alone(&self, bytes: &[u8], peer: IpAddr) -> (Reply, Option<Asked>) {
         let (names, live) = (self.names.load(), self.live.borrow().clone());
-        let known = Knowledge { names: &names, live: &live, me: &self.me };
+        let known = Knowledge { names: &names, live: &live, me: &self.me, window: self.window(&names) };
         let asker = Asker { transport: Transport::Tcp, is_local: self.is_local(&names, peer) };
         let reply = reply(bytes, asker, known, self.draw());
         let asked = self.abroad(bytes, &reply, peer, asker.is_local).map(|(_, asked)| asked);
@@ -119,7 +120,8 @@ impl Desk {
     /// Answers a datagram into `out`.
     fn answer_datagram(&self, bytes: &[u8], peer: IpAddr, kept: &mut Kept, out: &mut Vec<u8>) -> Said {
         let (names, live) = (self.names.load(), self.live.borrow());
-        kept.follow(&names, &live);
+        let window = self.window(&names);
+        kept.follow(&names, &live, window);
         let is_local = self.is_local(&names, peer);
         let is_counted = !is_local && !names.is_member(peer);
         let draw = self.draw();
@@ -130,7 +132,7 @@ impl Desk {
                     self.metrics.over_udp(class);
                     return Said::Answer;
                 }
-                let known = Knowledge { names: &names, live: &live, me: &self.me };
+                let known = Knowledge { names: &names, live: &live, me: &self.me, window };
                 let reply = reply(bytes, Asker { transport: Transport::Udp, is_local }, known, draw);
                 if let Some(key) = &key {
                     kept.keep(key, &reply);
@@ -150,6 +152,11 @@ impl Desk {
         let Some(bytes) = reply.bytes else { return Said::Nothing };
         *out = bytes;
         Said::Answer
+    }
+
+    /// When signatures are good that are given now; none where nothing is signed, and nobody has to look at a clock.
+    fn window(&self, names: &Names) -> Option<Window> {
+        (!names.signers.is_empty()).then(|| Window::at(self.clock.wall()))
     }
 
     fn count(&self, reply: &Reply) {

@@ -1,19 +1,24 @@
 //! A small cluster in words, which tests ask for names.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{DNSClass, RecordType};
-use hirsel_model::order::{DnsOrder, NamedApp, NamedNode};
+use hirsel_model::order::{DnsOrder, NamedApp, NamedNode, SignedZone};
 use hirsel_model::report::{InstanceFacts, InstanceState, RoleFacts, RoleReport, RoleState};
 use hirsel_model::spec::RecordData;
 use hirsel_model::view::Liveness;
 use hirsel_model::{AppName, Generation, InstanceId, NodeId, RoleName};
+use hirsel_role::dnssec::ZoneKeyring;
 use hirsel_role::{Addresses, Live, LiveNode, Me};
 
 use crate::answer::{Answer, Knowledge, Question, answer};
+use crate::dnssec::Window;
 use crate::names::Names;
+
+pub mod validator;
 
 /// What is known, to be altered.
 #[derive(Debug)]
@@ -22,6 +27,12 @@ pub struct Town {
     pub live: Live,
     pub me: Me,
     pub zones: Vec<String>,
+    /// Keys that have come to us.
+    pub keyring: ZoneKeyring,
+    /// All keys that were drawn: what is told of each.
+    pub drawn: BTreeMap<u64, Vec<u8>>,
+    /// The names that were signed last.
+    made: Mutex<Option<(Arc<Names>, ZoneKeyring)>>,
 }
 
 /// An address of the mesh.
@@ -43,6 +54,9 @@ pub fn town(count: u64) -> Town {
             bind: mesh(1),
         },
         zones: vec!["example.com".into(), "sub.example.com".into()],
+        keyring: ZoneKeyring::default(),
+        drawn: BTreeMap::new(),
+        made: Mutex::default(),
     };
     for id in 1..=count {
         let node = NamedNode {
@@ -119,6 +133,42 @@ impl Town {
         name.data.insert(data);
     }
 
+    /// A zone is signed with these keys, of which one is in force. They are drawn where they are new.
+    pub fn sign(&mut self, zone: &str, listed: &[u64], signs: u64) {
+        for version in listed {
+            self.drawn.entry(*version).or_insert_with(|| {
+                let (key, public) = validator::draw();
+                self.keyring.0.insert(*version, key);
+                public
+            });
+        }
+        let keys = listed.iter().map(|version| (*version, self.drawn[version].clone())).collect();
+        let signed = SignedZone { keys, signs, offered: listed.last().copied() };
+        self.order.signed.insert(zone.into(), Arc::new(signed));
+    }
+
+    /// Who believes the keys of a zone that are listed now.
+    pub fn validator(&self, zone: &str) -> validator::Validator {
+        let keys = self.order.signed[zone].keys.values().cloned().collect();
+        validator::Validator { zone: zone.into(), keys }
+    }
+
+    /// Does something with all that is known, while signatures are given.
+    pub fn with_signatures<T>(&self, window: Window, ask: impl FnOnce(Knowledge<'_>) -> T) -> T {
+        let names = self.signed_names();
+        ask(Knowledge { names: &names, live: &self.live, me: &self.me, window: Some(window) })
+    }
+
+    pub fn signed_names(&self) -> Arc<Names> {
+        let mut made = self.made.lock().unwrap();
+        let is_old =
+            |(names, keyring): &(Arc<Names>, ZoneKeyring)| *names.order != self.order || *keyring != self.keyring;
+        if made.as_ref().is_none_or(is_old) {
+            *made = Some((Arc::new(self.names().with_keys(&self.keyring)), self.keyring.clone()));
+        }
+        made.as_ref().unwrap().0.clone()
+    }
+
     pub fn lose(&mut self, node: u64) {
         self.live.nodes.get_mut(&NodeId(node)).unwrap().liveness = Liveness::Suspect;
     }
@@ -129,13 +179,22 @@ impl Town {
 
     /// Does something with all that is known.
     pub fn with<T>(&self, ask: impl FnOnce(Knowledge<'_>) -> T) -> T {
-        ask(Knowledge { names: &self.names(), live: &self.live, me: &self.me })
+        ask(Knowledge { names: &self.names(), live: &self.live, me: &self.me, window: None })
     }
 
     pub fn answer(&self, name: &str, kind: RecordType, draw: u64, is_local: bool) -> Answer {
         let name = crate::names::name(format_args!("{}", name.trim_end_matches('.')));
         let class = DNSClass::IN;
-        let question = Question { name: &name, kind, class, is_local, records_max: 1_000, draw };
+        let question = Question {
+            name: &name,
+            kind,
+            class,
+            is_local,
+            records_max: 1_000,
+            draw,
+            wants_signatures: false,
+            takes_nxdomain: false,
+        };
         self.with(|known| answer(question, known))
     }
 

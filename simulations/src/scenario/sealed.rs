@@ -1,11 +1,13 @@
 //! Another sealing key again and again, while those who hold it lose power: what is sealed opens at every moment, and at last all who
 //! vote or are spares hold the key in force.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hirsel_mesh::identity::{Front, front};
 use hirsel_model::control::Command;
+use hirsel_model::spec::{AppSpec, ZoneSpec};
 use rand::Rng;
 
 use super::{HEAL_WITHIN, Play, REPLACE_WITHIN};
@@ -29,6 +31,7 @@ impl Play<'_> {
     pub(super) fn sealed(&mut self) -> Result<()> {
         let front = sample()?;
         for round in 0..ROUNDS {
+            self.world.change(zone()?);
             if let Some(command) =
                 self.world.nodes.iter().find_map(|node| node.look(|eyes| eyes.secret(VALUE)).flatten())
             {
@@ -62,6 +65,8 @@ impl Play<'_> {
         let shown = self.world.until(SHOWN_WITHIN, |world| all_show(world, &front))?;
         self.world.require(Rule::Opens, shown.map(drop));
         let told = self.world.until(SHOWN_WITHIN, all_resume)?;
+        self.world.require(Rule::Opens, told.map(drop));
+        let told = self.world.until(SHOWN_WITHIN, all_sign)?;
         self.world.require(Rule::Opens, told.map(drop));
         Ok(())
     }
@@ -105,6 +110,33 @@ fn all_resume(world: &World) -> Result<(), String> {
     // Half of a key would be too much.
     match all().find_map(|(node, key)| Some((node, node.platter.holding(&key[24..])?))) {
         Some((node, path)) => Err(format!("a key of TLS tickets is in {path} of {}", node.name)),
+        None => Ok(()),
+    }
+}
+
+/// An application that is a zone which is signed.
+fn zone() -> Result<Command> {
+    let zone = ZoneSpec { dnssec: true, ..ZoneSpec::default() };
+    let spec = AppSpec { zones: [("example.com".to_owned(), Arc::new(zone))].into(), ..AppSpec::default() };
+    Ok(Command::ApplyApp { app: "names".parse()?, spec })
+}
+
+/// Every node has the key of the zone, the same one, and on no disk is it in the clear.
+fn all_sign(world: &World) -> Result<(), String> {
+    let mut same = None;
+    for node in &world.nodes {
+        let has = node.look(|eyes| eyes.zone_keys()).unwrap_or(Err("it does not run".into()));
+        let has = has.map_err(|error| format!("{}: {error}", node.name))?;
+        if same.get_or_insert_with(|| has.clone()) != &has {
+            return Err(format!("{} has another key than another one", node.name));
+        }
+    }
+    let keys = same.unwrap_or_default();
+    let key = keys.values().next().ok_or("the zone has no key")?;
+    // Where the number is that nobody else knows.
+    let secret = &key.0[36..68];
+    match world.nodes.iter().find_map(|node| Some((node, node.platter.holding(secret)?))) {
+        Some((node, path)) => Err(format!("the key of the zone is in {path} of {}", node.name)),
         None => Ok(()),
     }
 }

@@ -17,6 +17,7 @@ pub mod recover;
 pub mod secrets;
 pub mod seeing;
 pub mod streams;
+pub mod zones;
 
 use std::sync::Arc;
 

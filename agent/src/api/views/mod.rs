@@ -16,6 +16,7 @@ pub mod secrets;
 pub mod status;
 pub mod tokens;
 pub mod why;
+pub mod zones;
 
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ use super::apps::{self, App};
 use super::certificates;
 use super::members::voters;
 use super::roles::{self, RoleSlot};
+use super::zones;
 use crate::api::sight::{Sight, Standing, people_order, rfc3339};
 
 /// The whole cluster on one screen.
@@ -155,14 +156,14 @@ pub fn status(sight: &Sight) -> Status {
 }
 
 /// What is worth knowing besides, and makes nothing less healthy: nodes that do not answer names, though they should; certificates that
-/// end soon.
+/// end soon; zones whose keys somebody has to see to.
 pub fn warnings(sight: &Sight) -> Vec<String> {
     let silent = sight.state.spec.nodes.keys().filter(|node| {
         let report = sight.role_report(**node, &RoleName::dns());
         sight.standing(**node) == Standing::Alive && report.is_some_and(|report| report.state == RoleState::Failed)
     });
     let told = |node: String| format!("names are not answered on {node}; try: hirsel doctor --node {node}");
-    sight.names(silent).into_iter().map(told).chain(certificates::warnings(sight)).collect()
+    sight.names(silent).into_iter().map(told).chain(certificates::warnings(sight)).chain(zones::to_do(sight)).collect()
 }
 
 /// What was only assumed when the control group was founded anew is nobody's wish, and left out.

@@ -1,13 +1,14 @@
 //! `why`: a reason as it was recorded when it was decided. Nothing is rebuilt from present state: the chain is read from the event
 //! log, and where the log does not reach back that far, from the reason the plan keeps with each assignment.
 
+use hirsel_model::dnssec;
 use hirsel_model::event::{Event, EventKind};
 use hirsel_model::plan::{Because, Reason};
 use hirsel_model::{Generation, InstanceId, NodeId, RoleName, Slot};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::addresses;
+use super::{addresses, zones};
 use crate::api::error::ApiError;
 use crate::api::sight::{Sight, rfc3339};
 
@@ -80,11 +81,13 @@ enum Thing {
     Service(String),
     Instance(InstanceId),
     Address(std::net::IpAddr),
+    /// A zone that is signed, or shall be.
+    Zone(String),
     /// Nothing of today, but the log speaks of it.
     Past(String),
 }
 
-/// Why `thing` is as it is: a node, `ROLE`, `ROLE/SLOT`, an application, `APP/SERVICE`, an instance, a floating address, `voters`, `can_lose`.
+/// Why `thing` is as it is: a node, `ROLE`, `ROLE/SLOT`, an application, `APP/SERVICE`, an instance, a floating address, a signed zone, `voters`, `can_lose`.
 pub fn why(sight: &Sight, thing: &str) -> Result<Why, ApiError> {
     let understood = understand(sight, thing)?;
     if understood == Thing::CanLose {
@@ -138,7 +141,7 @@ fn long_grants<'a>(sight: &'a Sight, thing: &'a Thing) -> impl Iterator<Item = L
         Thing::Service(service) => format!("{}/{}", id.app, id.service) == *service,
         Thing::Instance(asked) => id == asked,
         Thing::Past(subject) => id.to_string() == *subject,
-        Thing::CanLose | Thing::Voters | Thing::Role(_) | Thing::Slot(..) | Thing::Address(_) => false,
+        Thing::CanLose | Thing::Voters | Thing::Role(_) | Thing::Slot(..) | Thing::Address(_) | Thing::Zone(_) => false,
     };
     let asked = sight.state.long.iter().filter(move |(id, long)| long.asked_by.is_some() && about(id, long.node));
     asked.map(|(id, long)| Link {
@@ -153,10 +156,11 @@ fn long_grants<'a>(sight: &'a Sight, thing: &'a Thing) -> impl Iterator<Item = L
     })
 }
 
-/// Who holds an address now.
+/// Who holds an address now, or how a zone is signed.
 fn held<'a>(sight: &'a Sight, thing: &'a Thing) -> impl Iterator<Item = Link> + 'a {
     let words = match thing {
         Thing::Address(address) => addresses::words(sight, *address).map(|text| (address.to_string(), text)),
+        Thing::Zone(zone) => zones::zone(sight, zone).map(|it| (zone.clone(), zones::words(&it))),
         _ => None,
     };
     words.into_iter().map(|(subject, text)| Link { event_index: None, text, subject, at: None })
@@ -189,6 +193,9 @@ fn understand(sight: &Sight, thing: &str) -> Result<Thing, ApiError> {
     let role = |name: &str| plan.roles.keys().find(|role| role.as_str() == name).cloned();
     if let Some(address) = floating(thing).filter(|address| spec.addresses.contains_key(address)) {
         return Ok(Thing::Address(address));
+    }
+    if let Some(zone) = zones::zone(sight, &thing.trim_end_matches('.').to_ascii_lowercase()) {
+        return Ok(Thing::Zone(zone.zone));
     }
     let parts: Vec<&str> = thing.split('/').collect();
     let understood = match parts.as_slice() {
@@ -265,6 +272,7 @@ fn subject(sight: &Sight, thing: &Thing) -> String {
         Thing::App(text) | Thing::Service(text) | Thing::Past(text) => text.clone(),
         Thing::Instance(id) => id.to_string(),
         Thing::Address(address) => address.to_string(),
+        Thing::Zone(zone) => dnssec::subject(zone),
     }
 }
 

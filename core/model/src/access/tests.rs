@@ -146,6 +146,7 @@ fn everything_is_sealed_anew_together_or_nothing_is() {
         values: BTreeMap::new(),
         certificates: BTreeMap::new(),
         tickets: BTreeMap::new(),
+        zones: BTreeMap::new(),
         access: [(1, Sealed(vec![9]))].into(),
     };
     let stale = run_any(&mut state, Command::Reseal { resealed: resealed.clone() }).unwrap_err();

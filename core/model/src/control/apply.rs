@@ -5,7 +5,7 @@ use super::nodes::Announcement;
 use super::record::record;
 use super::{
     Command, Context, ControlState, Entry, Outcome, Refusal, access, acme, addresses, apps, authority, certificates,
-    long, nodes, purges, recover, secrets, tickets, tokens,
+    dnssec, long, nodes, purges, recover, secrets, tickets, tokens,
 };
 use crate::event::NewEvent;
 use crate::feature;
@@ -54,6 +54,7 @@ fn carry_out(state: &mut ControlState, context: &Context, command: Command) -> R
         Command::Purge { what } => purges::purge(state, context, what),
         Command::Tickets { change } => tickets::change(state, context, change),
         Command::Access { change } => access::change(state, context, change),
+        Command::Signing { change } => dnssec::change(state, context, change),
         Command::RotateSealing => secrets::want_sealing(state, context),
         Command::Reseal { resealed } => secrets::reseal(state, context, resealed),
         Command::Recover { tag, survivor, lost, off } => recover::recover(state, context, tag, survivor, &lost, off),

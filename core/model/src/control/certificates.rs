@@ -246,6 +246,7 @@ mod tests {
             certificates: state.certificates.named.values().map(|it| (it.version, Sealed(vec![9]))).collect(),
             tickets: BTreeMap::new(),
             access: BTreeMap::new(),
+            zones: BTreeMap::new(),
         };
         let early = resealed(&state);
         set(&mut state, "shop", new("shop.example.org")).unwrap();

@@ -70,6 +70,7 @@ pub(super) fn recover(
     state.certificates.last = state.certificates.last.saturating_add(NUMBERS_LEFT_OUT);
     state.access.last = state.access.last.saturating_add(NUMBERS_LEFT_OUT);
     state.tickets.last = state.tickets.last.saturating_add(NUMBERS_LEFT_OUT);
+    state.signing.last = state.signing.last.saturating_add(NUMBERS_LEFT_OUT);
     // The other foundation knows them too: here they let nobody in any more.
     state.tokens.clear();
     if state.spec != before {

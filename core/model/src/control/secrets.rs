@@ -11,6 +11,7 @@ use super::record::record;
 use super::{Context, ControlState, Outcome, Refusal, apps, not_found};
 use crate::access::SEALED_BYTES_MAX as ACCESS_BYTES_MAX;
 use crate::certificate::KEYS_BYTES_MAX;
+use crate::dnssec::KEYS_BYTES_MAX as ZONE_KEYS_BYTES_MAX;
 use crate::event::{Cause, EventKind, NewEvent};
 use crate::id::*;
 use crate::secret::{SEAL_BYTES_MAX, SECRET_BYTES_MAX, SECRETS_BYTES_MAX, SECRETS_MAX, Sealed, SecretId, Secrets};
@@ -55,6 +56,9 @@ pub struct Resealed {
     /// The secrets of access keys, and the master keys of the object store, by version.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub access: BTreeMap<u64, Sealed>,
+    /// The keys of zones, by version.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub zones: BTreeMap<u64, Sealed>,
 }
 
 /// Where the newest value of a secret is kept.
@@ -246,6 +250,11 @@ pub(super) fn reseal(state: &mut ControlState, context: &Context, new: Resealed)
     if state.access.sealed().any(|(version, ..)| !access.contains_key(&version)) {
         return stale("an access key");
     }
+    if state.signing.zones.values().flat_map(|it| &it.keys).any(|it| !new.zones.contains_key(&it.version)) {
+        return stale("a key of a zone");
+    }
+    let zones = new.zones.values().map(|it| it.0.len()).sum();
+    at_most(|| "keys of zones in bytes".into(), zones, ZONE_KEYS_BYTES_MAX)?;
     at_most(
         || "keys of all certificates in bytes".into(),
         certificates.values().map(|it| it.0.len()).sum(),
@@ -289,6 +298,12 @@ pub(super) fn reseal(state: &mut ControlState, context: &Context, new: Resealed)
     for (version, sealed) in state.access.sealed_mut() {
         if let Some(again) = access.remove(&version) {
             *sealed = again;
+        }
+    }
+    let mut zones = new.zones;
+    for key in state.signing.zones.values_mut().flat_map(|it| &mut it.keys) {
+        if let Some(again) = zones.remove(&key.version) {
+            key.key = again;
         }
     }
     let first = new.base.is_empty();
@@ -446,6 +461,7 @@ mod tests {
             certificates: BTreeMap::new(),
             tickets: BTreeMap::new(),
             access: BTreeMap::new(),
+            zones: BTreeMap::new(),
         }
     }
 

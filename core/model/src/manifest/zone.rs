@@ -13,7 +13,7 @@ use crate::spec::{
     APEX, NameSpec, RECORD_KINDS, RecordData, RecordKind, RouteSpec, ZONE_TTL_S_MAX, ZoneSpec, owner_name, unfit_zone,
 };
 
-const KEYS: [&str; 2] = ["ttl", "records"];
+const KEYS: [&str; 3] = ["ttl", "dnssec", "records"];
 const TTL_MS: RangeInclusive<u64> = 0..=ZONE_TTL_S_MAX as u64 * 1_000;
 
 /// Where things stand, for what is found out later.
@@ -52,7 +52,14 @@ pub(super) fn read(top: &Table<'_>, routes: &[RouteSpec], errors: &mut Errors) -
 fn zone(block: &Block<'_>, name: &str, routes: &[RouteSpec], errors: &mut Errors) -> ZoneSpec {
     let table = &block.table;
     table.check_keys(&KEYS, &[], errors);
-    let (mut zone, mut places) = (ZoneSpec { ttl_s: ttl(table, errors), ..ZoneSpec::default() }, Places::default());
+    let (mut zone, mut places) = (
+        ZoneSpec {
+            ttl_s: ttl(table, errors),
+            dnssec: table.boolean("dnssec", errors).unwrap_or(false),
+            ..ZoneSpec::default()
+        },
+        Places::default(),
+    );
     let records = table.below_table("records", errors);
     for (word, value) in records.iter().flat_map(Table::entries) {
         let path = records.as_ref().map(|records| records.below(&word.text)).unwrap_or_default();

@@ -34,6 +34,9 @@ pub struct ZoneSpec {
     /// Seconds that records may be kept, where their name says nothing; none for [`ZONE_TTL_S`].
     #[serde(default, skip_serializing_if = "is_default")]
     pub ttl_s: Option<u32>,
+    /// Whether what is said of it is signed.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub dnssec: bool,
     /// What there is at each name, in lower case below the zone: `www`, `*.dev`, or [`APEX`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub records: BTreeMap<String, NameSpec>,

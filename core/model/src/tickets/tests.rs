@@ -172,6 +172,7 @@ fn keys_are_sealed_anew_with_everything_else_or_nothing_is() {
         certificates,
         tickets: BTreeMap::new(),
         access: BTreeMap::new(),
+        zones: BTreeMap::new(),
     };
     let stale = run(&mut state, NOON, Command::Reseal { resealed: resealed.clone() }).unwrap_err();
     assert!(stale.contains("a key of TLS tickets changed"), "{stale}");

@@ -206,6 +206,7 @@ fn start(folder: &Path) -> (Arc<RealHost>, Box<dyn Role>, Arc<Notify>) {
         challenges: watch::channel(Arc::default()).1,
         tickets: watch::channel(Arc::default()).1,
         access_keys: watch::channel(Arc::default()).1,
+        zone_keys: watch::channel(Arc::default()).1,
         floating: Arc::default(),
         ending: watch::channel(false).1,
         voice: Arc::default(),

@@ -53,7 +53,7 @@ fn what_is_kept_says_what_was_said_to_whoever_asks_again() {
     town.record("example.com", "alias", "CNAME mail.example.com.");
     let (names, live) = (Arc::new(town.names()), Arc::new(town.live.clone()));
     let mut kept = Kept::new(names.clone(), live.clone());
-    let known = Knowledge { names: &names, live: &live, me: &town.me };
+    let known = Knowledge { names: &names, live: &live, me: &town.me, window: None };
     let (mut hits, mut out, mut id) = (0, Vec::new(), 0);
     for _ in 0..3 {
         for (name, kind) in NAMES.iter().flat_map(|name| {
@@ -91,9 +91,9 @@ fn what_is_kept_says_what_was_said_to_whoever_asks_again() {
         assert_eq!(found.is_some(), is_kept, "{name}: of names without end none is kept");
     }
     // News, and all is forgotten.
-    kept.follow(&names, &live);
+    kept.follow(&names, &live, None);
     assert!(!kept.is_empty());
-    kept.follow(&names, &Arc::new(town.live.clone()));
+    kept.follow(&names, &Arc::new(town.live.clone()), None);
     assert!(kept.is_empty());
 }
 
@@ -102,7 +102,7 @@ fn addresses_are_turned_near_ones_before_others() {
     let mut town = market();
     town.run("shop", "web", 4, 4);
     let (names, live) = (Arc::new(town.names()), Arc::new(town.live.clone()));
-    let known = Knowledge { names: &names, live: &live, me: &town.me };
+    let known = Knowledge { names: &names, live: &live, me: &town.me, window: None };
     let mut kept = Kept::new(names.clone(), live.clone());
     let bytes = question("web.shop.hirsel.", RecordType::A, None, 1);
     let key = Key::of(&bytes, false).unwrap();
@@ -124,7 +124,7 @@ fn addresses_are_turned_near_ones_before_others() {
 fn memory_has_an_end() {
     let town = market();
     let (names, live) = (Arc::new(town.names()), Arc::new(town.live.clone()));
-    let known = Knowledge { names: &names, live: &live, me: &town.me };
+    let known = Knowledge { names: &names, live: &live, me: &town.me, window: None };
     let mut kept = Kept::new(names.clone(), live.clone());
     for kind in 0..=u16::MAX {
         let bytes = question("web.shop.hirsel.", kind.into(), None, 1);

@@ -79,7 +79,8 @@ impl Own {
                 RecordData::Ns(_) => own.is_cut = true,
                 _ => {}
             }
-            own.hosts.extend(data.host().filter(|host| !host.is_root()).map(wire));
+            let host = data.host().filter(|host| !host.is_root()).map(wire);
+            own.hosts.extend(host.filter(|host| !own.hosts.contains(host)));
             own.data.push(record(data));
         }
         own

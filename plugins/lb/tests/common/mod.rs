@@ -297,6 +297,7 @@ impl Bed {
             challenges: asked,
             tickets: resumed,
             access_keys: watch::channel(Arc::default()).1,
+            zone_keys: watch::channel(Arc::default()).1,
             floating: Arc::default(),
             ending: ended,
             voice: Arc::default(),

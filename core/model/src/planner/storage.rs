@@ -56,7 +56,8 @@ pub(super) fn settle(ground: &Ground, draft: &mut Draft) {
         true => table.voters.first().copied(),
         false => before.founder.filter(|_| reported.is_empty()),
     };
-    for (width, missing) in table::missing(&table, SHAPE) {
+    let takers = hosts.iter().filter(|host| host.takes).count();
+    for (width, missing) in table::missing(&table, SHAPE, takers) {
         let text =
             format!("{missing} of {width} nodes are missing for each partition of {width}: no further node takes data");
         draft.unmet(format!("storage/{width}"), text);

@@ -4,6 +4,7 @@
 //! was placed before that and after it was copied is copied then; only now the plan is told, and lets the old nodes go. Whoever leads in the middle
 //! of it begins anew, and finds most of it there.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::{FutureExt, StreamExt, stream};
@@ -20,7 +21,12 @@ use crate::meta::kinds::{Chunk, Class};
 use crate::meta::names::ChunkId;
 use crate::meta::query::{Query, Reply};
 
-/// Brings one partition to its end. Whether there is more to do.
+/// Partitions that are told at once: the plan changes with each report.
+const MOVED_MAX: usize = 128;
+/// Partitions that move at once. Most of them are small, and wait for commits; of large ones each copies [`AT_ONCE`] pieces at once.
+const PARTITIONS_AT_ONCE: usize = 8;
+
+/// Brings some partitions to their end. Whether there is more to do.
 pub async fn step(gateway: Gateway, order: Arc<StorageOrder>, healing: watch::Sender<Healing>) -> Result<bool, String> {
     // What the plan took note of is told no more.
     healing.send_if_modified(|healing| {
@@ -32,18 +38,32 @@ pub async fn step(gateway: Gateway, order: Arc<StorageOrder>, healing: watch::Se
     let is_waiting =
         |number: &u16, partition: &Partition| !partition.next.is_empty() && moved.get(number) != Some(&partition.table);
     let waiting = order.table.partitions.iter().filter(|(number, partition)| is_waiting(number, partition));
-    let waiting: Vec<(u16, Partition)> = waiting.take(2).map(|(number, it)| (*number, it.clone())).collect();
-    let more = waiting.len() > 1;
-    let Some((number, partition)) = waiting.into_iter().next() else { return Ok(false) };
+    let waiting: Vec<(u16, Partition)> =
+        waiting.take(MOVED_MAX + 1).map(|(number, it)| (*number, it.clone())).collect();
+    let more = waiting.len() > MOVED_MAX;
+    let moving = waiting.into_iter().take(MOVED_MAX).map(|(number, it)| bring_all(gateway.clone(), number, it).boxed());
+    let mut moving = stream::iter(moving).buffer_unordered(PARTITIONS_AT_ONCE);
+    let (mut done, mut failed) = (BTreeMap::new(), None);
+    while let Some(one) = moving.next().await {
+        match one {
+            Ok((number, table)) => drop(done.insert(number, table)),
+            Err(words) => failed = Some(words),
+        }
+    }
+    if !done.is_empty() {
+        info!(partitions = done.len(), "moved");
+        healing.send_modify(|healing| healing.moved.extend(done));
+    }
+    failed.map_or(Ok(more), Err)
+}
+
+/// Brings one partition to its end: its number, and the table that moved it.
+async fn bring_all(gateway: Gateway, number: u16, partition: Partition) -> Result<(u16, u64), String> {
     copy(&gateway, number, &partition).await?;
     let complete = Command::MoveComplete { partition: number, table: partition.table };
     gateway.ask(complete).await.map_err(|error| error.to_string())?;
     copy(&gateway, number, &partition).await?;
-    healing.send_modify(|healing| {
-        healing.moved.insert(number, partition.table);
-    });
-    info!(partition = number, table = partition.table, "moved");
-    Ok(more)
+    Ok((number, partition.table))
 }
 
 fn is_under_way(order: &StorageOrder, number: u16, table: u64) -> bool {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,10 @@ pub struct Node {
     pub gateway: Gateway,
     pub group: Arc<MetaGroup>,
     pub disk: Arc<Disk>,
+    /// Where its disk is.
+    pub folder: PathBuf,
+    /// What all nodes hear of the plan.
+    pub order: watch::Sender<Arc<StorageOrder>>,
 }
 
 /// A table over nodes 1 to `count`, all of which keep data; the first `voters` have the metadata.
@@ -59,7 +63,7 @@ pub async fn nodes(folder: &Path, net: u8, count: u64, voters: u64) -> Vec<Node>
         StorageOrder { table: table.clone(), nodes: all.clone().collect(), incarnations: incarnations.collect() };
     let heard = || LiveNode { liveness: Liveness::Alive, ..LiveNode::default() };
     let live = Live { nodes: all.map(|node| (node, heard())).collect(), ..Live::default() };
-    let (order, live) = (watch::channel(Arc::new(order)).1, watch::channel(Arc::new(live)).1);
+    let (order, live) = (watch::Sender::new(Arc::new(order)), watch::channel(Arc::new(live)).1);
     let scratch = real::world(&folder.join("authority")).unwrap();
     let cluster = draw_cluster_id(&*scratch.chance);
     let authority = Authority::create(&cluster, &*scratch.chance, scratch.clock.wall());
@@ -114,14 +118,14 @@ pub async fn nodes(folder: &Path, net: u8, count: u64, voters: u64) -> Vec<Node>
             incarnation: Incarnation(1),
             meta,
             store: store.clone(),
-            order: order.clone(),
+            order: order.subscribe(),
             live: live.clone(),
             clock: world.clock.clone(),
             chance: world.chance.clone(),
             spawner,
         });
         let target = Target { node: NodeId(number), disk: DiskId(number) };
-        nodes.push(Node { transport, store, target, gateway, group, disk });
+        nodes.push(Node { transport, store, target, gateway, group, disk, folder: root, order: order.clone() });
     }
     known.send_replace(Arc::new(members));
     let (wanted, begun): (BTreeSet<NodeId>, _) = (table.voters.clone(), Instant::now());

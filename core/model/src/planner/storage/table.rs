@@ -86,11 +86,13 @@ pub fn arrange(
     table
 }
 
-/// Widths whose partitions are on fewer nodes than they should be, and how many each lacks at most.
-pub fn missing(table: &StorageTable, shape: Shape) -> BTreeMap<u8, usize> {
+/// Widths whose partitions are on fewer nodes than they could be, with so many that take data, and how many each lacks at most. That there are
+/// fewer nodes than a width has is nothing to mend: what is kept in that way is told where it is kept.
+pub fn missing(table: &StorageTable, shape: Shape, takers: usize) -> BTreeMap<u8, usize> {
     let lacks = |width: u8| {
         let lists = (0..shape.each).map(|number| table.partitions.get(&partition(width, number)));
-        let most = lists.map(|list| usize::from(width) - list.map_or(0, |list| list.target().len())).max();
+        let could = usize::from(width).min(takers);
+        let most = lists.map(|list| could.saturating_sub(list.map_or(0, |list| list.target().len()))).max();
         (width, most.unwrap_or_default())
     };
     shape.widths.iter().map(|width| lacks(*width)).filter(|(_, missing)| *missing > 0).collect()

@@ -148,10 +148,7 @@ fn nothing_is_planned_before_a_node_stores_and_the_level_allows_it() {
     assert_eq!((table.voters.len(), table.founder), (5, Some(NodeId(1))));
     assert_eq!(old.settle(STEADY).founder, None, "somebody says that there is a group");
     let unmet: Vec<&str> = old.view.plan.unmet.iter().map(|unmet| unmet.reason.as_str()).collect();
-    assert!(
-        unmet.contains(&"1 of 6 nodes are missing for each partition of 6: no further node takes data"),
-        "{unmet:?}"
-    );
+    assert!(unmet.iter().all(|reason| !reason.contains("partition")), "five nodes are all that there are: {unmet:?}");
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! read is asked of, [`drive`] does it, and [`store`] is both for copies and stripes.
 //!
 //! [`meta`] is what the cluster agrees on about objects: the state machine of a metadata group, which a README of its own describes.
-//! [`gateway`] is both together, and [`s3`] is what clients speak with it; no agent serves that yet.
+//! [`gateway`] is both together, and [`s3`] is what clients speak with it.
 //!
 //! [`rules`] is who may do what with objects, what happens to them by itself, and how they are sealed; S3 asks it about access control lists so far.
 //!

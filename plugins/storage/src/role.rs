@@ -14,7 +14,7 @@ use hirsel_model::RoleName;
 use hirsel_model::order::{Order, StorageOrder, Work};
 use hirsel_model::report::{RoleFacts, RoleReport, RoleState};
 use hirsel_model::storage::StorageFacts;
-use hirsel_role::{Context, Groups, Plugin, Role};
+use hirsel_role::{Context, Groups, Plugin, Role, S3_NAME};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tracing::warn;
@@ -26,6 +26,8 @@ use crate::heal::{self, Healing, upkeep};
 use crate::meta::access::Metadata;
 use crate::meta::group::MetaGroup;
 use crate::people::People;
+use crate::s3::keys::Keys;
+use crate::s3::{Front, Server};
 use crate::store::Store;
 use crate::wire::{Remote, Service};
 
@@ -176,9 +178,32 @@ async fn take_part(
     gateway.meta().serve();
     context.objects.open(People::new(gateway.clone(), context.config.s3_region.clone()));
     begun.send_replace(Begun { gateway: Some(gateway.clone()), trouble: None });
+    let objects = serve_objects(context.clone(), gateway.clone()).boxed();
     let lead = heal::lead(gateway.clone(), orders.clone(), healing).boxed();
     let after = look_after(context, gateway, orders.clone(), disk).boxed();
-    tokio::select! { () = steer(group, orders).boxed() => {}, () = lead => {}, () = after => {} }
+    tokio::select! { () = steer(group, orders).boxed() => {}, () = lead => {}, () = after => {}, () = objects => {} }
+}
+
+/// Serves S3 where the configuration says, for as long as this is not dropped.
+async fn serve_objects(context: Context, gateway: Gateway) {
+    let Some(addr) = context.config.s3 else { return std::future::pending().await };
+    let mut told = false;
+    let listener = loop {
+        match context.host.listen(addr).await {
+            Ok(listener) => break listener,
+            Err(error) if !told => {
+                warn!(%addr, %error, "objects are not served yet: the address cannot be listened on");
+                told = true;
+            }
+            Err(_) => {}
+        }
+        sleep(RETRY).await;
+    };
+    let mut hosts = context.config.s3_domains.clone();
+    hosts.push(S3_NAME.to_owned());
+    let front = Front::new(gateway, Keys::new(context.access_keys.clone()), &context.config.s3_region);
+    let _server = Server::start(listener, front, hosts, context.spawner.clone());
+    std::future::pending().await
 }
 
 /// Audits this node's disk, and does what it needs, once there is one.

@@ -3,6 +3,8 @@
 //! Whatever is asked of a bucket goes through [`super::Front::admit`], which asks here; nobody but the owner may do anything unless a list
 //! says so.
 
+use hirsel_model::access::May;
+
 use crate::meta::kinds::{Bucket, Object, Permission};
 use crate::rules::acl::Owned;
 
@@ -17,6 +19,8 @@ pub enum Caller {
         key: String,
         /// To whom what is made belongs.
         owner: String,
+        /// What the key may do at most, whatever lists and policies say.
+        may: May,
     },
 }
 
@@ -26,6 +30,16 @@ impl Caller {
         match self {
             Caller::Anonymous => None,
             Caller::Known { owner, .. } => Some(owner),
+        }
+    }
+
+    /// Whether the access key lets its holder do this in a bucket, at most. Whoever has none is let in by others.
+    pub fn key_allows(&self, action: Action, bucket: &str) -> bool {
+        let Caller::Known { may, .. } = self else { return true };
+        match action {
+            Action::CreateBucket | Action::DeleteBucket => may.make(bucket),
+            action if action.name().starts_with("Get") || action.name().starts_with("List") => may.read(bucket),
+            _ => may.write(bucket),
         }
     }
 
@@ -245,7 +259,22 @@ mod tests {
     }
 
     fn known(owner: &str) -> Caller {
-        Caller::Known { key: "k".into(), owner: owner.into() }
+        Caller::Known { key: "k".into(), owner: owner.into(), may: May::default() }
+    }
+
+    #[test]
+    fn a_key_narrows_what_its_account_may() {
+        let may = |buckets: &str, reads_only, makes_buckets| {
+            let buckets = [buckets.parse().expect("a pattern")].into();
+            Caller::Known { key: "k".into(), owner: "ann".into(), may: May { buckets, reads_only, makes_buckets } }
+        };
+        let reader = may("log*", true, true);
+        assert!(reader.key_allows(Action::GetObject, "logs") && reader.key_allows(Action::ListBucket, "log"));
+        assert!(!reader.key_allows(Action::GetObject, "data") && !reader.key_allows(Action::PutObject, "logs"));
+        assert!(!reader.key_allows(Action::CreateBucket, "logs"));
+        let writer = may("data", false, false);
+        assert!(writer.key_allows(Action::DeleteObject, "data") && !writer.key_allows(Action::DeleteBucket, "data"));
+        assert!(Caller::Anonymous.key_allows(Action::PutObject, "data"));
     }
 
     #[test]

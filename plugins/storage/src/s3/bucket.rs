@@ -25,10 +25,13 @@ pub async fn create_bucket(
     let input = request.input;
     let Some(owner) = asked.caller.owner() else { return Err(denied()) };
     let name = BucketName::new(input.bucket.as_str()).map_err(|error| bad_bucket(&error))?;
+    if !asked.caller.key_allows(Action::CreateBucket, name.as_str()) {
+        return Err(denied());
+    }
     let constraint = input.create_bucket_configuration.and_then(|wanted| wanted.location_constraint);
-    if let Some(constraint) =
-        constraint.filter(|wanted| !wanted.as_str().is_empty() && wanted.as_str() != &*front.region)
-    {
+    // Clients that have been told of no region say the one that needs no saying.
+    let offered = ["", UNNAMED_REGION, &*front.region];
+    if let Some(constraint) = constraint.filter(|wanted| !offered.contains(&wanted.as_str())) {
         let words = format!("region {:.40?} is not offered: {} is", constraint.as_str(), front.region);
         return Err(error("InvalidLocationConstraint", words));
     }
@@ -81,7 +84,7 @@ pub async fn get_bucket_location(
 pub async fn list_buckets(front: &Front, request: S3Request<ListBucketsInput>) -> Done<S3Response<ListBucketsOutput>> {
     let asked = front.asked(&request);
     let input = request.input;
-    let Caller::Known { owner: mine, .. } = &asked.caller else { return Err(denied()) };
+    let Caller::Known { owner: mine, may, .. } = &asked.caller else { return Err(denied()) };
     let prefix = input.prefix.unwrap_or_default();
     let token = input.continuation_token.filter(|token| !token.is_empty());
     let incorrect = |_| argument("the continuation token provided is incorrect");
@@ -97,7 +100,9 @@ pub async fn list_buckets(front: &Front, request: S3Request<ListBucketsInput>) -
         let query = Query::Buckets { owner: Some(mine.clone()), prefix: prefix.clone(), after, max };
         let Reply::Buckets(page, more) = front.look(query).await? else { return Err(strange()) };
         after = page.last().map(|last| last.name.clone());
-        buckets.extend(page.into_iter().map(|one| Bucket {
+        // What a key may not look at it is not told of.
+        let seen = page.into_iter().filter(|one| may.read(one.name.as_str()));
+        buckets.extend(seen.map(|one| Bucket {
             name: Some(one.name.to_string()),
             creation_date: Some(moment(one.bucket.made)),
             bucket_region: Some(one.bucket.region),

@@ -61,8 +61,8 @@ impl Front {
     pub(crate) fn asked<T>(&self, request: &S3Request<T>) -> Asked {
         let caller = match &request.credentials {
             None => Caller::Anonymous,
-            Some(shown) => match self.keys.owner(&shown.access_key) {
-                Some(owner) => Caller::Known { key: shown.access_key.clone(), owner },
+            Some(shown) => match self.keys.known(&shown.access_key) {
+                Some((owner, may)) => Caller::Known { key: shown.access_key.clone(), owner, may },
                 // It was taken back since it was looked at.
                 None => Caller::Anonymous,
             },
@@ -137,11 +137,14 @@ impl Front {
         &self,
         asked: &Asked,
         action: Action,
-        _name: &BucketName,
+        name: &BucketName,
         bucket: &Bucket,
         object: Option<(&str, Option<&Object>)>,
     ) -> Done<()> {
         if header(&asked.headers, EXPECTED_OWNER).is_some_and(|expected| expected != bucket.owner) {
+            return Err(denied());
+        }
+        if !asked.caller.key_allows(action, name.as_str()) {
             return Err(denied());
         }
         if lists_allow(&asked.caller, action, bucket, object.and_then(|(_, object)| object)) {

@@ -1,43 +1,35 @@
-//! Access keys: whose they are, and the secret that a request is signed with.
+//! Access keys: whose they are, what they may do at most, and the secret that a request is signed with.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use hirsel_model::access::{AccessKeyId, May};
+use hirsel_role::access::AccessKeys;
 use s3s::auth::{S3Auth, SecretKey};
 use s3s::{S3Result, s3_error};
 use tokio::sync::watch;
 
-/// One access key.
-#[derive(Clone)]
-pub struct Key {
-    /// What signs.
-    pub secret: String,
-    /// To whom belongs what is made with it.
-    pub owner: String,
-}
-
 /// All access keys, as they are now.
 #[derive(Clone)]
-pub struct Keys(watch::Receiver<Arc<BTreeMap<String, Key>>>);
+pub struct Keys(watch::Receiver<Arc<AccessKeys>>);
 
 impl Keys {
     /// Those that are told here.
-    pub fn new(told: watch::Receiver<Arc<BTreeMap<String, Key>>>) -> Self {
+    pub fn new(told: watch::Receiver<Arc<AccessKeys>>) -> Self {
         Self(told)
     }
 
-    /// To whom belongs what is made with this key; none if there is no such key.
-    pub fn owner(&self, id: &str) -> Option<String> {
-        self.0.borrow().get(id).map(|key| key.owner.clone())
+    /// To whom belongs what is made with this key, and what it may do at most; none if there is no such key.
+    pub fn known(&self, id: &str) -> Option<(String, May)> {
+        let id: AccessKeyId = id.parse().ok()?;
+        self.0.borrow().keys.get(&id).map(|key| (key.account.to_string(), key.may.clone()))
     }
 }
 
 #[async_trait::async_trait]
 impl S3Auth for Keys {
     async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
-        match self.0.borrow().get(access_key) {
-            Some(key) => Ok(SecretKey::from(key.secret.as_str())),
-            None => Err(s3_error!(InvalidAccessKeyId, "there is no such access key")),
-        }
+        let id = access_key.parse::<AccessKeyId>().ok();
+        let secret = id.and_then(|id| self.0.borrow().keys.get(&id).map(|key| SecretKey::from(key.secret.0.as_str())));
+        secret.ok_or_else(|| s3_error!(InvalidAccessKeyId, "there is no such access key"))
     }
 }

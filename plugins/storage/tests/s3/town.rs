@@ -12,17 +12,20 @@ use hirsel_mesh::raft::{CallHandler as RaftHandler, Calls, StreamHandler as Raft
 use hirsel_mesh::seam::BoxStream;
 use hirsel_mesh::seam::real::{self, FolderVolume};
 use hirsel_mesh::transport::CallError;
+use hirsel_model::access::May;
 use hirsel_model::order::StorageOrder;
 use hirsel_model::storage::{PARTITIONS, Partition, StorageTable, WIDTHS, partition};
 use hirsel_model::view::Liveness;
 use hirsel_model::{ClusterId, Incarnation, NodeId};
+use hirsel_role::access::{AccessKey, AccessKeys};
 use hirsel_role::peers::{CallHandler, Peers, StreamHandler};
+use hirsel_role::secret::Plain;
 use hirsel_role::{Live, LiveNode, Spawner};
 use hirsel_storage::disk::{Disk, DiskId, Identity, Settings};
 use hirsel_storage::gateway::{Gateway, Parts};
 use hirsel_storage::meta::access::Metadata;
 use hirsel_storage::meta::group::MetaGroup;
-use hirsel_storage::s3::keys::{Key, Keys};
+use hirsel_storage::s3::keys::Keys;
 use hirsel_storage::s3::{Front, Server};
 use hirsel_storage::store::Store;
 use hirsel_storage::wire::{Remote, Service};
@@ -131,7 +134,7 @@ pub struct Town {
     _server: Server,
     _order: watch::Sender<Arc<StorageOrder>>,
     _live: watch::Sender<Arc<Live>>,
-    _keys: watch::Sender<Arc<BTreeMap<String, Key>>>,
+    _keys: watch::Sender<Arc<AccessKeys>>,
 }
 
 /// Three partitions' worth of everything, on all three nodes.
@@ -191,7 +194,12 @@ pub async fn start(folder: &Path, addr: SocketAddr, keys: Vec<Said>) -> Town {
         chance: world.chance.clone(),
         spawner: spawner.clone(),
     });
-    let keys = keys.into_iter().map(|(id, secret, owner)| (id, Key { secret, owner })).collect();
+    let keys = (1..).zip(keys).map(|(version, (id, secret, owner))| {
+        let account = owner.parse().expect("the name of an account");
+        let key = AccessKey { version, account, may: May::default(), secret: Plain(secret) };
+        (id.parse().expect("the id of an access key"), key)
+    });
+    let keys = AccessKeys { keys: keys.collect(), ..AccessKeys::default() };
     let keys = watch::Sender::new(Arc::new(keys));
     let front = Front::new(gateway, Keys::new(keys.subscribe()), REGION);
     let listener = world.net.listen(addr).await.expect("the address is free");

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::ServiceExt;
 
 use super::auth::Source;
-use super::fixture::sight;
+use super::fixture::{self, sight};
 use super::server::{Server, router};
 use super::sight::Sight;
 use super::stand_in::StandIn;

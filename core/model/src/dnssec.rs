@@ -270,7 +270,7 @@ pub fn due(state: &ControlState, wall: WallTime) -> Option<Due> {
             return Some(Due::Draw(zone, keys.newest()));
         }
         let is_time = keys.next_at().is_some_and(|at| at <= wall);
-        is_time.then(|| Due::Change(Change::Advance { zone, from: keys.step, cause: Cause::Time }))
+        is_time.then_some(Due::Change(Change::Advance { zone, from: keys.step, cause: Cause::Time }))
     })
 }
 

@@ -51,6 +51,8 @@ pub struct Parts {
     pub store: Store,
     /// Where data is, as the plan says.
     pub order: watch::Receiver<Arc<StorageOrder>>,
+    /// Set once somebody wants objects: before that nothing is founded, and an idle cluster does not pay for it.
+    pub wanted: watch::Sender<bool>,
     /// Who is heard.
     pub live: watch::Receiver<Arc<Live>>,
     /// Time.
@@ -119,6 +121,7 @@ impl Gateway {
     /// # Errors
     /// When it is refused, or nobody leads in time.
     pub async fn ask(&self, command: Command) -> Result<Answer, MetaError> {
+        self.want();
         let asked = self.shared.parts.meta.ask(command).await;
         // Who ended one of our writes ended all that this start had opened by then.
         if matches!(&asked, Err(MetaError::Refused(Refusal::NotOpen))) {
@@ -132,6 +135,7 @@ impl Gateway {
     /// # Errors
     /// When it is refused, or nobody can answer in time.
     pub async fn look(&self, query: Query) -> Result<Reply, MetaError> {
+        self.want();
         self.shared.parts.meta.look(query).await
     }
 
@@ -140,6 +144,7 @@ impl Gateway {
     /// # Errors
     /// When nobody can answer in time.
     pub async fn look_all(&self, queries: Vec<Query>) -> Result<Vec<Result<Reply, Refusal>>, MetaError> {
+        self.want();
         self.shared.parts.meta.look_all(queries).await
     }
 
@@ -172,6 +177,10 @@ impl Gateway {
             all.extend_from_slice(&piece);
         }
         Ok(Some(all.freeze()))
+    }
+
+    fn want(&self) {
+        self.shared.parts.wanted.send_if_modified(|wanted| !std::mem::replace(wanted, true));
     }
 
     pub(crate) fn codec(&self, scheme: Scheme) -> Arc<Codec> {

@@ -66,6 +66,7 @@ struct Keeper {
     begun: watch::Receiver<Begun>,
     room: watch::Receiver<Room>,
     healing: watch::Receiver<Healing>,
+    wanted: watch::Receiver<bool>,
     me: hirsel_model::NodeId,
 }
 
@@ -80,16 +81,18 @@ impl Keeper {
         let (spawner, wake) = (context.spawner.clone(), context.wake.clone());
         let (disks, disk) = watch::channel(None);
         let (heal, healing) = watch::channel(Healing::default());
+        let (want, wanted) = watch::channel(false);
         spawner.spawn(room::keep(context.clone(), orders.subscribe(), service, rooms, disks));
-        spawner.spawn(take_part(context, orders.subscribe(), begin, disk, heal));
+        spawner.spawn(take_part(context, orders.subscribe(), begin, disk, (heal, want)));
         // What is to be told changed.
-        let (mut one, mut two, mut three) = (begun.clone(), room.clone(), healing.clone());
+        let (mut one, mut two, mut three, mut four) = (begun.clone(), room.clone(), healing.clone(), wanted.clone());
         spawner.spawn(async move {
             loop {
                 let changed = tokio::select! {
                     changed = one.changed() => changed,
                     changed = two.changed() => changed,
                     changed = three.changed() => changed,
+                    changed = four.changed() => changed,
                 };
                 if changed.is_err() {
                     return;
@@ -97,7 +100,7 @@ impl Keeper {
                 wake.notify_one();
             }
         });
-        Self { orders, begun, room, healing, me }
+        Self { orders, begun, room, healing, wanted, me }
     }
 
     fn step(&mut self, order: &Order) -> RoleReport {
@@ -120,6 +123,10 @@ impl Keeper {
         let keeps = !order.slots.is_empty() || work.table.holds(self.me);
         if !keeps {
             return report(RoleState::Stopped, begun.trouble, RoleFacts::None);
+        }
+        // What is told makes the leader plan: that waits until somebody, on any node, wants objects.
+        if work.table.is_empty() && !*self.wanted.borrow() {
+            return report(RoleState::Running, None, RoleFacts::None);
         }
         let voters = begun.gateway.as_ref().map_or_else(BTreeSet::new, |gateway| gateway.meta().group().voters());
         let facts = StorageFacts {
@@ -153,7 +160,7 @@ async fn take_part(
     mut orders: watch::Receiver<Arc<StorageOrder>>,
     begun: watch::Sender<Begun>,
     disk: watch::Receiver<Option<Arc<Disk>>>,
-    healing: watch::Sender<Healing>,
+    (healing, wanted): (watch::Sender<Healing>, watch::Sender<bool>),
 ) {
     // Before there is an order it is not known whether this node belongs to the cluster.
     let Some(groups) = context.groups.clone() else { return };
@@ -174,7 +181,7 @@ async fn take_part(
         }
         sleep(RETRY).await;
     };
-    let gateway = gateway(&context, &groups, group.clone(), orders.clone());
+    let gateway = gateway(&context, &groups, group.clone(), orders.clone(), wanted);
     gateway.meta().serve();
     context.objects.open(People::new(gateway.clone(), context.config.s3_region.clone()));
     begun.send_replace(Begun { gateway: Some(gateway.clone()), trouble: None });
@@ -233,6 +240,7 @@ fn gateway(
     groups: &Groups,
     group: Arc<MetaGroup>,
     order: watch::Receiver<Arc<StorageOrder>>,
+    wanted: watch::Sender<bool>,
 ) -> Gateway {
     let (clock, chance) = (context.clock.clone(), context.chance.clone());
     Gateway::new(Parts {
@@ -241,6 +249,7 @@ fn gateway(
         meta: Metadata::new(group, context.peers.clone(), clock.clone(), chance.clone()),
         store: Store::new(Remote::new(context.peers.clone())),
         order,
+        wanted,
         live: context.live.clone(),
         clock,
         chance,

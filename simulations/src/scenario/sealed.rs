@@ -1,11 +1,13 @@
 //! Another sealing key again and again, while those who hold it lose power: what is sealed opens at every moment, and at last all who
 //! vote or are spares hold the key in force.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hirsel_mesh::identity::{Front, front};
+use hirsel_model::Revision;
 use hirsel_model::control::Command;
 use hirsel_model::spec::{AppSpec, ZoneSpec};
 use rand::Rng;
@@ -117,7 +119,14 @@ fn all_resume(world: &World) -> Result<(), String> {
 /// An application that is a zone which is signed.
 fn zone() -> Result<Command> {
     let zone = ZoneSpec { dnssec: true, ..ZoneSpec::default() };
-    let spec = AppSpec { zones: [("example.com".to_owned(), Arc::new(zone))].into(), ..AppSpec::default() };
+    let spec = AppSpec {
+        revision: Revision(0),
+        services: BTreeMap::new(),
+        routes: Vec::new(),
+        stopped: false,
+        ports: BTreeMap::new(),
+        zones: [("example.com".to_owned(), Arc::new(zone))].into(),
+    };
     Ok(Command::ApplyApp { app: "names".parse()?, spec })
 }
 

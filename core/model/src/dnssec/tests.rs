@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::control::samples::{cluster, named};
+use crate::control::samples::{app, cluster, named};
 use crate::control::{Command, Entry, Outcome};
 use crate::order::Work;
 use crate::spec::{AppSpec, ZoneSpec};
@@ -29,7 +29,7 @@ fn change(state: &mut ControlState, at: WallTime, change: Change) -> Result<(), 
 fn apply(state: &mut ControlState, dnssec: bool) {
     let zone = ZoneSpec { dnssec, ..ZoneSpec::default() };
     let zones = [(ZONE.to_owned(), Arc::new(zone)), ("plain.test".to_owned(), Arc::default())].into();
-    let spec = AppSpec { zones, ..AppSpec::default() };
+    let spec = AppSpec { zones, ..app(&[]) };
     run(state, NOON, Command::ApplyApp { app: named("shop"), spec }).expect("applied");
 }
 

@@ -151,7 +151,7 @@ fn kinds(place: Place<'_>) -> Vec<RecordType> {
         Place::Held(at) | Place::Wild(at) => held(at).collect(),
         Place::Server(_) | Place::App(_) => ADDRESSES.into(),
         Place::ByProtocol(_) => vec![RecordType::SRV],
-        Place::Service(_) | Place::Instance(_) | Place::Node(_) => {
+        Place::Service(_) | Place::Instance(_) | Place::Node(_) | Place::Objects | Place::Bucket => {
             ADDRESSES.into_iter().chain([RecordType::SRV, RecordType::TXT]).collect()
         }
     }

@@ -128,8 +128,8 @@ impl Validator {
             let Some(alias) = alias.filter(|_| asked.query_type != RecordType::CNAME) else { break };
             meant = Name::from_ascii(alias.data.to_string()).unwrap().to_lowercase();
         }
-        let proofs = message.authorities.iter().filter(|record| record.record_type() == RecordType::NSEC);
-        for proof in proofs {
+        let mut proofs = message.authorities.iter().filter(|record| record.record_type() == RecordType::NSEC);
+        if let Some(proof) = proofs.next() {
             let bytes = proof.data.to_bytes().unwrap();
             let (next, bits) = names(&bytes);
             let kinds = kinds(bits);

@@ -230,7 +230,8 @@ mod tests {
     #[test]
     fn a_canned_word_grants_what_s3_says() {
         let (read, write) = (Permission::Read, Permission::Write);
-        let table: [(&str, &[(Option<&str>, Permission)]); 6] = [
+        type May = (Option<&'static str>, Permission);
+        let table: [(&str, &[May]); 6] = [
             ("private", &[(Some("bob"), read), (Some("bob"), write)]),
             ("public-read", &[(None, read), (Some("bob"), read), (Some("bob"), write)]),
             ("public-read-write", &[(None, read), (Some("bob"), read), (Some("bob"), write), (None, write)]),

@@ -145,7 +145,7 @@ fn statement(bucket: &str, value: &Value, variables: bool) -> Result<Statement, 
         (_, true) if effect == Effect::Allow => return wrong("NotPrincipal goes with Deny only"),
         (value, true) => Principals::AllBut(principals(value)?),
     };
-    let actions = selected(one_of(fields, "Action", "NotAction")?, |text| action(text))?;
+    let actions = selected(one_of(fields, "Action", "NotAction")?, action)?;
     let resources = selected(one_of(fields, "Resource", "NotResource")?, |text| resource(bucket, text, variables))?;
     let conditions = match fields.get("Condition") {
         None => Vec::new(),

@@ -119,6 +119,7 @@ pub async fn nodes(folder: &Path, net: u8, count: u64, voters: u64) -> Vec<Node>
             meta,
             store: store.clone(),
             order: order.subscribe(),
+            wanted: watch::Sender::new(true),
             live: live.clone(),
             clock: world.clock.clone(),
             chance: world.chance.clone(),

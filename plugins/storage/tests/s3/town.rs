@@ -189,6 +189,7 @@ pub async fn start(folder: &Path, addr: SocketAddr, keys: Vec<Said>) -> Town {
         meta,
         store: Store::new(Remote::new(peers)),
         order: order.subscribe(),
+        wanted: watch::Sender::new(true),
         live: live.subscribe(),
         clock: world.clock.clone(),
         chance: world.chance.clone(),

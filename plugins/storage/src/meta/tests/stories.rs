@@ -421,7 +421,7 @@ fn what_is_sealed_is_as_long_for_clients_as_it_was_before() {
     finish(&mut town, "c", upload, &[1, 2]).expect("an object");
     assert_eq!(bytes(&town, "c"), Some(5 * MIB + 7));
     let found = newest(&town, "c").and_then(|it| it.object).expect("it is there");
-    let pieces = read::layout(&town.rows, &found, 0, 100).expect("memory");
+    let pieces = read::layout(&town.rows, &found.body, 0, 100).expect("memory");
     let last = pieces.last().map(|piece| piece.offset + u64::from(piece.chunk.bytes));
     assert_eq!(last, Some(sealed_bytes(5 * MIB) + sealed_bytes(7)), "on disks it is as long as its streams");
     town.delete(PICS, "c", None).expect("a deletion");

@@ -29,6 +29,7 @@ pub mod rules;
 pub mod s3;
 pub mod spread;
 pub mod store;
+pub mod tidy;
 pub mod wire;
 
 pub use role::Storage;

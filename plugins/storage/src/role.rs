@@ -29,6 +29,7 @@ use crate::people::People;
 use crate::s3::keys::Keys;
 use crate::s3::{Front, Server};
 use crate::store::Store;
+use crate::tidy;
 use crate::wire::{Remote, Service};
 
 mod room;
@@ -187,8 +188,9 @@ async fn take_part(
     begun.send_replace(Begun { gateway: Some(gateway.clone()), trouble: None });
     let objects = serve_objects(context.clone(), gateway.clone()).boxed();
     let lead = heal::lead(gateway.clone(), orders.clone(), healing).boxed();
+    let tidy = tidy::keep(gateway.clone()).boxed();
     let after = look_after(context, gateway, orders.clone(), disk).boxed();
-    tokio::select! { () = steer(group, orders).boxed() => {}, () = lead => {}, () = after => {}, () = objects => {} }
+    tokio::select! { () = steer(group, orders).boxed() => {}, () = lead => {}, () = after => {}, () = objects => {}, () = tidy => {} }
 }
 
 /// Serves S3 where the configuration says, for as long as this is not dropped.

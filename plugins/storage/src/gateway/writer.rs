@@ -54,6 +54,8 @@ pub struct Writer {
     when_short: WhenShort,
     held: BytesMut,
     taken: u64,
+    /// A body of at most so many bytes is kept in its row.
+    inline_bytes_max: usize,
     begun: Option<Begun>,
 }
 
@@ -68,7 +70,14 @@ struct Begun {
 
 impl Writer {
     pub(super) fn new(gateway: Gateway, class: Class, when_short: WhenShort) -> Self {
-        Self { gateway, class, when_short, held: BytesMut::new(), taken: 0, begun: None }
+        let (held, inline_bytes_max) = (BytesMut::new(), INLINE_BYTES_MAX);
+        Self { gateway, class, when_short, held, taken: 0, inline_bytes_max, begun: None }
+    }
+
+    /// It is a part of an object: its bytes are never kept in its row, for who reads an object looks for chunks.
+    pub fn of_part(mut self) -> Self {
+        self.inline_bytes_max = 0;
+        self
     }
 
     /// Bytes that were taken.
@@ -101,7 +110,7 @@ impl Writer {
     /// # Errors
     /// See [`WriteError`].
     pub async fn finish(mut self) -> Result<Written, WriteError> {
-        if self.begun.is_none() && self.held.len() <= INLINE_BYTES_MAX {
+        if self.begun.is_none() && self.held.len() <= self.inline_bytes_max {
             return Ok(Written::Inline(std::mem::take(&mut self.held).to_vec()));
         }
         if !self.held.is_empty() {

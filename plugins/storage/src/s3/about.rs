@@ -10,7 +10,7 @@ use s3s::dto::{Owner, Timestamp, TimestampFormat};
 use super::access::Caller;
 use super::error::{Done, argument, error};
 use crate::meta::command::Condition;
-use crate::meta::kinds::{About, Acl, Bucket, Checksum, Lock, LockMode, Object, Retention};
+use crate::meta::kinds::{About, Bucket, Checksum, Lock, LockMode, Object, Retention};
 
 /// Headers that are kept with an object, besides those of the user.
 const KEPT: [&str; 7] = [
@@ -85,7 +85,7 @@ pub fn read(headers: &HeaderMap, caller: &Caller, bucket: &Bucket) -> Done<About
     }
     let tags = header(headers, "x-amz-tagging").map_or(Ok(BTreeMap::new()), |said| tags(&said))?;
     let owner = caller.owner().filter(|owner| *owner != bucket.owner).map(str::to_owned);
-    Ok(About { headers: kept, tags, acl: acl(headers)?, owner, sealed: None })
+    Ok(About { headers: kept, tags, owner, ..About::default() })
 }
 
 /// How the body is cut for its way is nothing of the object.
@@ -100,29 +100,7 @@ fn offered(headers: &HeaderMap) -> Done<()> {
     if let Some(class) = header(headers, "x-amz-storage-class").filter(|class| class != "STANDARD") {
         return Err(error("InvalidStorageClass", format!("storage class {class:.40?} is not offered: STANDARD is")));
     }
-    if headers.keys().any(|name| name.as_str().starts_with("x-amz-server-side-encryption")) {
-        return Err(error("NotImplemented", "encryption on request is not offered"));
-    }
-    if headers.keys().any(|name| name.as_str().starts_with("x-amz-grant-")) {
-        return Err(error("NotImplemented", "grants one by one are not offered: x-amz-acl is"));
-    }
     Ok(())
-}
-
-/// The access control list in one word; private if nothing is said.
-///
-/// # Errors
-/// When it is no such word.
-pub fn acl(headers: &HeaderMap) -> Done<Acl> {
-    match header(headers, "x-amz-acl").as_deref() {
-        None | Some("private") => Ok(Acl::Private),
-        Some("public-read") => Ok(Acl::PublicRead),
-        Some("public-read-write") => Ok(Acl::PublicReadWrite),
-        Some("authenticated-read") => Ok(Acl::AuthenticatedRead),
-        Some("bucket-owner-read") => Ok(Acl::BucketOwnerRead),
-        Some("bucket-owner-full-control") => Ok(Acl::BucketOwnerFullControl),
-        Some(word) => Err(argument(format!("{word:.40?} is no canned access control list"))),
-    }
 }
 
 /// Tags written as a query.

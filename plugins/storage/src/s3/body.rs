@@ -8,10 +8,13 @@ use s3s::dto::StreamingBlob;
 use s3s::{S3Error, StdError, TrailingHeaders};
 
 use super::error::{Done, error, unwritten};
+use super::front::Front;
 use super::hash::{Counted, Counting, Said};
-use crate::gateway::{self, Gateway};
-use crate::meta::kinds::{Bucket, Written};
+use super::sealing::{Outgoing, broken};
+use crate::gateway::Writer;
+use crate::meta::kinds::Written;
 use crate::meta::limits::BODY_BYTES_MAX;
+use crate::rules::seal::{DataKey, Sealing};
 
 /// A body that comes with a request.
 pub struct Coming {
@@ -23,14 +26,24 @@ pub struct Coming {
     pub said: Said,
     /// What comes behind it.
     pub trailers: Option<TrailingHeaders>,
+    /// What seals it, if it is to be sealed.
+    pub seal: Option<Sealing>,
+}
+
+/// What seals a stream: part `part` of an object, or 0 of one that is put whole.
+///
+/// # Errors
+/// Never, as long as the cipher takes keys of 32 bytes.
+pub fn sealer(front: &Front, key: Option<&DataKey>, part: u16) -> Done<Option<Sealing>> {
+    key.map(|key| Sealing::new(key, part, front.drawn()).map_err(broken)).transpose()
 }
 
 /// Writes a body to the disks of the cluster, and says what it was.
 ///
 /// # Errors
 /// When it is not what the request said, or cannot be kept. Then nothing of it can be read, ever.
-pub async fn take(gateway: &Gateway, bucket: &Bucket, coming: Coming) -> Done<(Written, Counted)> {
-    let Coming { body, length, said, trailers } = coming;
+pub async fn take(mut writer: Writer, coming: Coming) -> Done<(Written, Counted)> {
+    let Coming { body, length, said, trailers, mut seal } = coming;
     let length = match length {
         Some(length) => u64::try_from(length).map_err(|_| error("InvalidArgument", "a length below zero"))?,
         None => return Err(error("MissingContentLength", "you must provide the Content-Length HTTP header")),
@@ -39,27 +52,34 @@ pub async fn take(gateway: &Gateway, bucket: &Bucket, coming: Coming) -> Done<(W
         return Err(error("EntityTooLarge", format!("{length} bytes exceed {BODY_BYTES_MAX}")));
     }
     let mut counting = Counting::new(said);
-    let mut writer = gateway.writer(bucket.class, bucket.when_short);
     let mut body = body.unwrap_or_else(|| StreamingBlob::from(s3s::Body::empty()));
+    let mut came = 0;
     while let Some(piece) = body.next().await {
-        let piece: Bytes = piece.map_err(|problem| broken(&problem))?;
+        let piece: Bytes = piece.map_err(|problem| ended_early(&problem))?;
         counting.update(&piece);
-        if writer.bytes() + piece.len() as u64 > length {
+        came += piece.len() as u64;
+        if came > length {
             return Err(error("IncompleteBody", format!("more bytes came than the {length} that were said")));
         }
+        let piece = match &mut seal {
+            None => piece,
+            Some(seal) => Bytes::from(seal.push(&piece).map_err(broken)?),
+        };
         writer.push(piece).await.map_err(unwritten)?;
     }
-    let came = writer.bytes();
     if came != length {
         return Err(error("IncompleteBody", format!("{came} bytes came of {length}")));
     }
     let trailers = trailers.and_then(|trailers| trailers.take());
     let counted = counting.finish(trailers.as_ref())?;
+    if let Some(seal) = seal {
+        writer.push(Bytes::from(seal.finish().map_err(broken)?)).await.map_err(unwritten)?;
+    }
     Ok((writer.finish().await.map_err(unwritten)?, counted))
 }
 
 /// Why a body ended early. The types of s3s are its own, so that only their words can be looked at.
-fn broken(problem: &StdError) -> S3Error {
+fn ended_early(problem: &StdError) -> S3Error {
     let words = problem.to_string();
     let (code, said) = match words.as_str() {
         said if said.ends_with("Sha256Mismatch") => {
@@ -78,7 +98,7 @@ fn broken(problem: &StdError) -> S3Error {
 ///
 /// # Errors
 /// When they cannot be read.
-pub async fn give(mut body: gateway::Body) -> Done<StreamingBlob> {
+pub async fn give(mut body: Outgoing) -> Done<StreamingBlob> {
     let first = body.next().await.map_err(|why| error("ServiceUnavailable", why))?;
     let rest = futures::stream::try_unfold(body, |mut body| async move {
         let next = body.next().await.map_err(std::io::Error::other)?;

@@ -3,15 +3,18 @@
 use s3s::dto::*;
 use s3s::{S3Request, S3Response};
 
-use super::about::{acl, header, moment, owner};
+use super::about::{header, moment, owner};
 use super::access::{Action, Caller};
+use super::decision::{owns, untaken};
+use super::documents::write;
 use super::error::{Done, argument, bad_bucket, denied, error, strange};
 use super::front::Front;
 use crate::meta::command::{BucketChange, Command};
-use crate::meta::kinds::{Class, Versioning};
+use crate::meta::kinds::{Class, DocumentKind, Versioning};
 use crate::meta::limits::PAGE_MAX;
 use crate::meta::names::BucketName;
 use crate::meta::query::{Query, Reply};
+use crate::rules::access::Rules;
 
 /// What clients call the region that has no name in answers.
 const UNNAMED_REGION: &str = "us-east-1";
@@ -35,18 +38,25 @@ pub async fn create_bucket(
         let words = format!("region {:.40?} is not offered: {} is", constraint.as_str(), front.region);
         return Err(error("InvalidLocationConstraint", words));
     }
-    if asked.headers.keys().any(|name| name.as_str().starts_with("x-amz-grant-")) {
-        return Err(error("NotImplemented", "grants one by one are not offered: x-amz-acl is"));
-    }
+    let ownership = input.object_ownership.map(|word| OwnershipControlsRule { object_ownership: word });
+    let ownership = ownership.map(|rule| OwnershipControls { rules: vec![rule] });
+    let owns = ownership.as_ref().map(|said| owns(said).ok_or_else(|| argument("no such ownership of objects")));
+    let list = front.list(&asked)?;
+    let rules = Rules { ownership: owns.transpose()?.unwrap_or_default(), ..Rules::default() };
+    rules.takes_list(list.as_ref()).map_err(untaken)?;
+    let named = name.clone();
     let command = Command::CreateBucket {
         name,
         owner: owner.to_owned(),
         region: front.region.to_string(),
         lockable: input.object_lock_enabled_for_bucket == Some(true),
-        acl: acl(&asked.headers)?,
+        acl: list.unwrap_or_default(),
         class: Class::default(),
     };
     front.ask(command).await?;
+    if let Some(ownership) = ownership {
+        front.keep(named, DocumentKind::Ownership, Some(write(&ownership)?)).await?;
+    }
     Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{}", input.bucket)) }))
 }
 

@@ -81,6 +81,13 @@ pub fn argument(words: impl Into<String>) -> S3Error {
     error("InvalidArgument", words)
 }
 
+/// Something is asked for that is not there.
+pub fn missing(code: &str, words: &str) -> S3Error {
+    let mut missing = error(code, words);
+    missing.set_status_code(StatusCode::NOT_FOUND);
+    missing
+}
+
 /// Nobody may do this who asks so.
 pub fn denied() -> S3Error {
     error("AccessDenied", "access denied")

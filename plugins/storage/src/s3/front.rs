@@ -1,23 +1,25 @@
 //! What every operation stands on: the gateway, the keys, and the one door to buckets and objects, at which is asked who may.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderMap;
 use s3s::S3Request;
 
-use super::about::header;
-use super::access::{Action, Caller, lists_allow};
-use super::error::{Done, argument, bad_bucket, denied, error, failed, strange};
+use super::access::{Action, Caller};
+use super::decision::{Remote, Told};
+use super::error::{Done, argument, bad_bucket, error, failed, strange};
 use super::keys::Keys;
 use crate::gateway::Gateway;
 use crate::meta::command::{Answer, Command};
-use crate::meta::kinds::{Bucket, Object};
+use crate::meta::kinds::Bucket;
 use crate::meta::names::{BucketName, ObjectKey, UploadId, VersionRef};
 use crate::meta::query::{Found, Query, Reply};
 use crate::meta::refusal::Refusal;
 
 /// By this a client says whose it takes the bucket for.
-const EXPECTED_OWNER: &str = "x-amz-expected-bucket-owner";
+pub(super) const EXPECTED_OWNER: &str = "x-amz-expected-bucket-owner";
 
 /// Objects as clients of S3 see them.
 #[derive(Clone)]
@@ -37,6 +39,20 @@ pub struct Asked {
     pub headers: HeaderMap,
     /// The query of the request, as it came.
     pub query: String,
+    /// From where, if it is known.
+    pub remote: Option<IpAddr>,
+    /// What buckets say about access, once it was looked up.
+    told: Arc<Mutex<BTreeMap<BucketName, Arc<Told>>>>,
+}
+
+impl Asked {
+    pub(super) fn known(&self, bucket: &BucketName) -> Option<Arc<Told>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).get(bucket).cloned()
+    }
+
+    pub(super) fn remember(&self, bucket: &BucketName, told: Arc<Told>) {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(bucket.clone(), told);
+    }
 }
 
 impl Asked {
@@ -68,7 +84,8 @@ impl Front {
             },
         };
         let query = request.uri.query().unwrap_or_default().to_owned();
-        Asked { caller, headers: request.headers.clone(), query }
+        let remote = request.extensions.get::<Remote>().map(|remote| remote.0);
+        Asked { caller, headers: request.headers.clone(), query, remote, told: Arc::default() }
     }
 
     pub(crate) async fn ask(&self, command: Command) -> Done<Answer> {
@@ -130,27 +147,6 @@ impl Front {
             }
             Err(error) => Err(failed(error)),
         }
-    }
-
-    /// Lets through whoever may do this to a bucket, or to the object in it with its key.
-    pub(crate) async fn admit(
-        &self,
-        asked: &Asked,
-        action: Action,
-        name: &BucketName,
-        bucket: &Bucket,
-        object: Option<(&str, Option<&Object>)>,
-    ) -> Done<()> {
-        if header(&asked.headers, EXPECTED_OWNER).is_some_and(|expected| expected != bucket.owner) {
-            return Err(denied());
-        }
-        if !asked.caller.key_allows(action, name.as_str()) {
-            return Err(denied());
-        }
-        if lists_allow(&asked.caller, action, bucket, object.and_then(|(_, object)| object)) {
-            return Ok(());
-        }
-        Err(denied())
     }
 }
 

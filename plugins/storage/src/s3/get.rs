@@ -14,9 +14,12 @@ use super::conditions::{Conditions, Verdict};
 use super::error::{Done, argument, error, strange};
 use super::front::{Asked, Front, version};
 use super::hash::Algorithm;
+use super::sealing::open_bytes;
 use crate::meta::kinds::{self, Versioning};
+use crate::meta::names::BucketName;
 use crate::meta::query::{Found, Query, Reply};
 use crate::meta::refusal::Refusal;
+use crate::rules::seal::DataKey;
 
 /// What of an object is wanted.
 struct Wanted {
@@ -31,6 +34,8 @@ struct Sent {
     found: Box<Found>,
     bytes: Range<u64>,
     headers: HeaderMap,
+    /// What opens it, if it is sealed.
+    key: Option<DataKey>,
     /// `Content-Range`, where it is not the whole.
     part: Option<String>,
 }
@@ -48,10 +53,10 @@ pub async fn get_object(front: &Front, request: S3Request<GetObjectInput>) -> Do
     let checksums = input.checksum_mode.is_some_and(|mode| mode.as_str() == ChecksumMode::ENABLED);
     let wanted = Wanted { conditions, range: input.range, part: input.part_number, checksums };
     let sent = look(front, &asked, (&input.bucket, &input.key), input.version_id.as_deref(), wanted).await?;
-    let Sent { found, bytes, headers, part } = sent;
+    let Sent { found, bytes, headers, key, part } = sent;
     let object = found.version.object.ok_or_else(strange)?;
     // Pieces were told from the byte that was guessed; others are asked for on the way.
-    let body = front.gateway.read(&object, found.pieces, bytes.start, bytes.end);
+    let body = front.outgoing(&object, found.pieces, (bytes.start, bytes.end), key).await?;
     let body = Some(give(body).await?);
     let mut response = S3Response::new(GetObjectOutput { body, content_range: part, ..GetObjectOutput::default() });
     response.headers = headers;
@@ -85,7 +90,21 @@ async fn look(front: &Front, asked: &Asked, at: (&str, &str), id: Option<&str>, 
     };
     let found = front.version(asked, action, at, id, from).await?;
     let Some(object) = &found.version.object else { return Err(marker(&found, id.is_some())) };
+    if header(&asked.headers, "x-amz-server-side-encryption").is_some() {
+        return Err(argument("x-amz-server-side-encryption is not asked for when an object is read"));
+    }
+    let opened = front.opens(object.about.sealed.as_ref(), &asked.headers, false)?;
     let mut headers = about::headers(object);
+    if let Some((_, wanted)) = &opened {
+        wanted.answer(&mut headers, &asked.headers);
+    }
+    if found.latest
+        && let Ok(bucket) = BucketName::new(at.0)
+        && let Some(expires) = front.expiration_of(asked, &bucket, at.1, &found.version).await?
+        && let Ok(expires) = HeaderValue::from_str(&expires)
+    {
+        headers.insert("x-amz-expiration", expires);
+    }
     seen(&mut headers, &found, object);
     match wanted.conditions.verdict(&object.etag, found.version.at) {
         Verdict::Go => {}
@@ -129,7 +148,7 @@ async fn look(front: &Front, asked: &Asked, at: (&str, &str), id: Option<&str>, 
     }
     headers.insert("content-length", HeaderValue::from(bytes.end - bytes.start));
     overridden(&mut headers, asked)?;
-    Ok(Sent { found, bytes, headers, part })
+    Ok(Sent { found, bytes, headers, key: opened.map(|(key, _)| key), part })
 }
 
 /// The checksum of what is sent: of the whole, or of a part that was counted in the same way. Of a range there is none.
@@ -205,10 +224,11 @@ async fn part_of(front: &Front, object: &kinds::Object, number: i32) -> Done<(Ra
     };
     let mut begins = 0;
     for part in parts {
+        let bytes = open_bytes(&object.about, part.bytes)?;
         if i32::from(part.number) == number {
-            return Ok((begins..begins + part.bytes, Some(object.parts)));
+            return Ok((begins..begins + bytes, Some(object.parts)));
         }
-        begins += part.bytes;
+        begins += bytes;
     }
     Err(wrong())
 }
@@ -249,6 +269,7 @@ pub async fn get_object_attributes(
     let action = if id.is_some() { Action::GetObjectVersionAttributes } else { Action::GetObjectAttributes };
     let found = front.version(&asked, action, (&input.bucket, &input.key), id, 0).await?;
     let Some(object) = &found.version.object else { return Err(marker(&found, id.is_some())) };
+    front.opens(object.about.sealed.as_ref(), &asked.headers, false)?;
     let named: String = header(&asked.headers, "x-amz-object-attributes").unwrap_or_default();
     let wanted: Vec<&str> = named.split(',').map(str::trim).collect();
     let known = ["ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize"];
@@ -290,7 +311,7 @@ fn listed(object: &kinds::Object, number: u16, part: &kinds::Part) -> ObjectPart
     let sum = sum.map(checksum).unwrap_or_default();
     ObjectPart {
         part_number: Some(i32::from(number)),
-        size: Some(part.bytes as i64),
+        size: open_bytes(&object.about, part.bytes).ok().map(|bytes| bytes as i64),
         checksum_crc32: sum.checksum_crc32,
         checksum_crc32c: sum.checksum_crc32c,
         checksum_crc64nvme: sum.checksum_crc64nvme,

@@ -5,6 +5,7 @@ use s3s::S3Result;
 use s3s::host::{S3Host, VirtualHost};
 
 /// Names under which buckets are hosts.
+#[derive(Clone)]
 pub struct Hosts(Vec<String>);
 
 impl Hosts {
@@ -13,7 +14,8 @@ impl Hosts {
         Self(names.into_iter().map(|name| name.trim_matches('.').to_ascii_lowercase()).collect())
     }
 
-    fn bucket(&self, host: &str) -> Option<String> {
+    /// The bucket that a host is; none if it is no name of ours.
+    pub fn bucket(&self, host: &str) -> Option<String> {
         let host = match host.rsplit_once(':') {
             Some((name, port)) if port.bytes().all(|c| c.is_ascii_digit()) => name,
             _ => host,

@@ -23,6 +23,21 @@ impl Keys {
         let id: AccessKeyId = id.parse().ok()?;
         self.0.borrow().keys.get(&id).map(|key| (key.account.to_string(), key.may.clone()))
     }
+
+    /// Whether somebody of this name has an access key.
+    pub fn is_owner(&self, name: &str) -> bool {
+        self.0.borrow().keys.values().any(|key| key.account.as_str() == name)
+    }
+
+    /// With what is encrypted now: the newest of the cluster's keys, with its version.
+    pub fn encrypts(&self) -> Option<(u64, [u8; 32])> {
+        self.0.borrow().encrypts().map(|(version, key)| (version, key.0))
+    }
+
+    /// The cluster's key of this version.
+    pub fn master(&self, version: u64) -> Option<[u8; 32]> {
+        self.0.borrow().master.get(&version).map(|key| key.0)
+    }
 }
 
 #[async_trait::async_trait]

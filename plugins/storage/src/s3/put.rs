@@ -1,22 +1,26 @@
 //! Making objects: put whole, or copied.
 
+use bytes::Bytes;
 use s3s::dto::*;
 use s3s::{S3Request, S3Response};
 
 use super::about::{self, condition, header, lock, moment};
 use super::access::Action;
-use super::body::{Coming, take};
+use super::body::{Coming, sealer, take};
 use super::conditions::{Conditions, Verdict};
 use super::error::{Done, error, failed, strange, unwritten};
 use super::front::{Asked, Front, version};
 use super::get::checksum;
 use super::hash::{Algorithm, Counted, Counting, Said};
+use super::sealing::broken;
+use crate::gateway::Writer;
 use crate::meta::access::MetaError;
 use crate::meta::command::{Answer, Command, Copying, Made, Put};
-use crate::meta::kinds::{self, About, Bucket, Versioning, Written};
+use crate::meta::kinds::{self, About, Versioning, Written};
 use crate::meta::limits::BODY_BYTES_MAX;
 use crate::meta::query::Found;
 use crate::meta::refusal::Refusal;
+use crate::rules::seal::{DataKey, Sealing};
 
 /// `PutObject`.
 pub async fn put_object(front: &Front, request: S3Request<PutObjectInput>) -> Done<S3Response<PutObjectOutput>> {
@@ -27,17 +31,23 @@ pub async fn put_object(front: &Front, request: S3Request<PutObjectInput>) -> Do
         return Err(error("NotImplemented", "objects are not appended to"));
     }
     let (bucket, key, there) = front.place(&asked, Action::PutObject, (&input.bucket, &input.key)).await?;
-    let about = about::read(&asked.headers, &asked.caller, &there)?;
+    let mut about = front.about(&asked, &bucket, &there).await?;
     let lock = lock(&asked.headers)?;
+    let sealed = front.sealing(&asked, &bucket).await?;
+    about.sealed = sealed.as_ref().map(|sealed| sealed.header.clone());
+    let seal = sealer(front, sealed.as_ref().map(|sealed| &sealed.key), 0)?;
+    let trailers = request.trailing_headers;
     let length = about::length(input.content_length, &asked.headers);
-    let coming = Coming { body: input.body, length, said, trailers: request.trailing_headers };
-    let (body, counted) = take(&front.gateway, &there, coming).await?;
+    let coming = Coming { body: input.body, length, said, trailers, seal };
+    let expires = front.expiration(&asked, &bucket, key.as_str(), &about.tags, length).await?;
+    let (body, counted) = take(front.gateway.writer(there.class, there.when_short), coming).await?;
     let Counted { etag, checksum: counted, .. } = counted;
     let condition = condition(&asked.headers);
     let put = Put { bucket, key, body, etag, checksum: counted.clone(), about, lock, condition };
     let made = made(front.ask(Command::Put(Box::new(put))).await?)?;
     let sum = counted.as_ref().map(checksum).unwrap_or_default();
-    Ok(S3Response::new(PutObjectOutput {
+    let mut response = S3Response::new(PutObjectOutput {
+        expiration: expires,
         e_tag: Some(ETag::Strong(made.etag)),
         version_id: made.version.map(|version| version.to_string()),
         checksum_crc32: sum.checksum_crc32,
@@ -47,7 +57,11 @@ pub async fn put_object(front: &Front, request: S3Request<PutObjectInput>) -> Do
         checksum_sha256: sum.checksum_sha256,
         checksum_type: sum.checksum_type,
         ..PutObjectOutput::default()
-    }))
+    });
+    if let Some(sealed) = sealed {
+        sealed.wanted.answer(&mut response.headers, &asked.headers);
+    }
+    Ok(response)
 }
 
 /// What was made.
@@ -99,7 +113,9 @@ pub async fn copy_object(front: &Front, request: S3Request<CopyObjectInput>) -> 
     };
     let (from_bucket, from_key, found) = source(front, &asked, &input.copy_source, conditions, 0).await?;
     let object = found.version.object.as_deref().ok_or_else(strange)?;
-    let mut about = about::read(&asked.headers, &asked.caller, &there)?;
+    let mut about = front.about(&asked, &bucket, &there).await?;
+    let opened = front.opens(object.about.sealed.as_ref(), &asked.headers, true)?;
+    let sealed = front.sealing(&asked, &bucket).await?;
     let directive = |name| match header(&asked.headers, name).as_deref() {
         None | Some("COPY") => Ok(false),
         Some("REPLACE") => Ok(true),
@@ -133,9 +149,15 @@ pub async fn copy_object(front: &Front, request: S3Request<CopyObjectInput>) -> 
     let same_sum = object.checksum.as_ref().map(|sum| sum.algorithm.as_str());
     let counts_anew = algorithm.is_some_and(|wanted| same_sum != Some(wanted.name()));
     let from = (found.bucket.versioning != Versioning::Off).then(|| found.version.name().to_string());
-    let (made, sum) = if counts_anew {
+    // What is sealed is opened, and what is to be sealed gets a key of its own: only what is neither is shared.
+    let (made, sum) = if counts_anew || opened.is_some() || sealed.is_some() {
+        let algorithm = algorithm.or_else(|| same_sum.and_then(Algorithm::named));
         let said = Said { algorithm, ..Said::default() };
-        let (body, counted) = pour(front, &there, &found, 0..object.bytes, said).await?;
+        let opener = opened.map(|(key, _)| key);
+        let seal = sealer(front, sealed.as_ref().map(|sealed| &sealed.key), 0)?;
+        let writer = front.gateway.writer(there.class, there.when_short);
+        let (body, counted) = pour(front, writer, &found, 0..object.bytes, said, (opener, seal)).await?;
+        about.sealed = sealed.as_ref().map(|sealed| sealed.header.clone());
         if !anew {
             about.headers = object.about.headers.clone();
         }
@@ -182,12 +204,16 @@ pub async fn copy_object(front: &Front, request: S3Request<CopyObjectInput>) -> 
         checksum_sha256: sum.checksum_sha256,
         checksum_type: sum.checksum_type,
     };
-    Ok(S3Response::new(CopyObjectOutput {
+    let mut response = S3Response::new(CopyObjectOutput {
         copy_object_result: Some(result),
         version_id: made.version.map(|version| version.to_string()),
         copy_source_version_id: from,
         ..CopyObjectOutput::default()
-    }))
+    });
+    if let Some(sealed) = sealed {
+        sealed.wanted.answer(&mut response.headers, &asked.headers);
+    }
+    Ok(response)
 }
 
 fn input_is_newest(source: &CopySource) -> bool {
@@ -208,19 +234,26 @@ fn described(anew: bool, mut about: About, object: &kinds::Object) -> Option<Abo
 /// When it cannot be read or kept.
 pub async fn pour(
     front: &Front,
-    into: &Bucket,
+    mut writer: Writer,
     found: &Found,
     bytes: std::ops::Range<u64>,
     said: Said,
+    (key, mut seal): (Option<DataKey>, Option<Sealing>),
 ) -> Done<(Written, Counted)> {
     let object = found.version.object.as_deref().ok_or_else(strange)?;
-    let mut body = front.gateway.read(object, found.pieces.clone(), bytes.start, bytes.end);
-    let mut writer = front.gateway.writer(into.class, into.when_short);
+    let mut body = front.outgoing(object, found.pieces.clone(), (bytes.start, bytes.end), key).await?;
     let mut counting = Counting::new(said);
     while let Some(piece) = body.next().await.map_err(|why| error("ServiceUnavailable", why))? {
         counting.update(&piece);
+        let piece = match &mut seal {
+            None => piece,
+            Some(seal) => Bytes::from(seal.push(&piece).map_err(broken)?),
+        };
         writer.push(piece).await.map_err(unwritten)?;
     }
     let counted = counting.finish(None)?;
+    if let Some(seal) = seal {
+        writer.push(Bytes::from(seal.finish().map_err(broken)?)).await.map_err(unwritten)?;
+    }
     Ok((writer.finish().await.map_err(unwritten)?, counted))
 }

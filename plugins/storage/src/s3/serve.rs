@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -23,7 +24,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
+use super::browsers::{Browser, add, preflight};
 use super::checked::{Checked, Verdict, is_object};
+use super::decision::Remote;
 use super::error::error;
 use super::front::Front;
 use super::host::Hosts;
@@ -58,9 +61,11 @@ pub struct Server {
 impl Server {
     /// Serves what `listener` accepts. Under each of `hosts` a bucket is a host of its own.
     pub fn start(listener: Box<dyn Listener>, front: Front, hosts: Vec<String>, spawner: Spawner) -> Self {
+        let hosts = Hosts::new(hosts);
         let stop = watch::Sender::new(false);
         let shared = Arc::new(Shared {
-            service: service(&front, hosts),
+            service: service(&front, hosts.clone()),
+            hosts,
             front,
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             requests: Semaphore::new(REQUESTS_MAX),
@@ -84,6 +89,7 @@ pub struct RequestId(pub String);
 
 struct Shared {
     service: S3Service,
+    hosts: Hosts,
     front: Front,
     connections: Arc<Semaphore>,
     requests: Semaphore,
@@ -101,7 +107,7 @@ impl S3Access for AskedLater {
     }
 }
 
-fn service(front: &Front, hosts: Vec<String>) -> S3Service {
+fn service(front: &Front, hosts: Hosts) -> S3Service {
     let mut config = S3Config::default();
     config.xml_max_body_size = DOCUMENT_BYTES_MAX;
     config.post_object_max_file_size = FORM_BYTES_MAX;
@@ -110,7 +116,7 @@ fn service(front: &Front, hosts: Vec<String>) -> S3Service {
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
     builder.set_auth(front.keys.clone());
     builder.set_access(AskedLater);
-    builder.set_host(Hosts::new(hosts));
+    builder.set_host(hosts);
     builder.build()
 }
 
@@ -120,7 +126,7 @@ async fn accept(mut listener: Box<dyn Listener>, shared: Arc<Shared>) {
         let Ok(slot) = shared.connections.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, remote)) => {
-                let serving = serve(stream, shared.clone(), slot);
+                let serving = serve(stream, shared.clone(), slot, remote.ip());
                 shared.spawner.spawn(async move {
                     if let Err(error) = serving.await {
                         debug!(%error, %remote, "connection of a client of S3 ended");
@@ -139,10 +145,12 @@ async fn serve(
     stream: BoxStream,
     shared: Arc<Shared>,
     _slot: OwnedSemaphorePermit,
+    remote: IpAddr,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let mut stop = shared.stop.clone();
-    let answering = service_fn(move |request| {
+    let answering = service_fn(move |mut request: Request<Incoming>| {
         let shared = shared.clone();
+        request.extensions_mut().insert(Remote(remote));
         async move { Ok::<_, Infallible>(answer(&shared, request).await) }
     });
     let connection = http1::Builder::new()
@@ -162,8 +170,12 @@ async fn serve(
 
 async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
     let head = *request.method() == Method::HEAD;
+    let browser = Browser::read(&shared.hosts, request.method(), request.uri(), request.headers());
     let id = RequestId(format!("{:016X}", shared.front.gateway.chance().number()));
     let answered = match shared.requests.try_acquire() {
+        Ok(_permit) if *request.method() == Method::OPTIONS => {
+            preflight(&shared.front, browser.as_ref(), request.headers()).await
+        }
         Ok(_permit) => carried_out(shared, request, id.clone()).await,
         Err(_) => Err(error("SlowDown", "please reduce your request rate")),
     };
@@ -175,6 +187,10 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
         // There is no room for words in the answer to HEAD.
         *response.body_mut() = Body::empty();
         response.headers_mut().remove(http::header::CONTENT_LENGTH);
+    }
+    if let Some(browser) = browser {
+        // An answer is worth more than what a browser may do with it.
+        add(response.headers_mut(), browser.told(&shared.front).await.ok().flatten().unwrap_or_default());
     }
     named(shared, response.headers_mut(), id);
     response

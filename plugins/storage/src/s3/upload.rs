@@ -6,13 +6,14 @@ use s3s::{S3Request, S3Response};
 
 use super::about::{self, condition, header, lock, moment, owner};
 use super::access::Action;
-use super::body::{Coming, take};
+use super::body::{Coming, sealer, take};
 use super::conditions::Conditions;
 use super::error::{Done, argument, error, failed, refused, strange};
 use super::front::{Asked, Front, upload};
 use super::get::checksum;
 use super::hash::{Algorithm, Counted, Said, md5};
 use super::put::{made, pour, source};
+use super::sealing::open_bytes;
 use super::sums::Way;
 use crate::meta::access::MetaError;
 use crate::meta::command::{Answer, Command, CompleteUpload, CreateUpload, PutPart};
@@ -30,7 +31,9 @@ pub async fn create_multipart_upload(
     let asked = front.asked(&request);
     let input = request.input;
     let (bucket, key, there) = front.place(&asked, Action::PutObject, (&input.bucket, &input.key)).await?;
-    let about = about::read(&asked.headers, &asked.caller, &there)?;
+    let mut about = front.about(&asked, &bucket, &there).await?;
+    let sealed = front.sealing(&asked, &bucket).await?;
+    about.sealed = sealed.as_ref().map(|sealed| sealed.header.clone());
     let lock = lock(&asked.headers)?;
     let way = Way::new(
         header(&asked.headers, "x-amz-checksum-algorithm").as_deref(),
@@ -38,14 +41,18 @@ pub async fn create_multipart_upload(
     )?;
     let create = CreateUpload { bucket, key, about, lock, checksum: way.map(Way::kept) };
     let Answer::Upload(id) = front.ask(Command::CreateUpload(Box::new(create))).await? else { return Err(strange()) };
-    Ok(S3Response::new(CreateMultipartUploadOutput {
+    let mut response = S3Response::new(CreateMultipartUploadOutput {
         bucket: Some(input.bucket),
         key: Some(input.key),
         upload_id: Some(id.to_string()),
         checksum_algorithm: way.map(|way| ChecksumAlgorithm::from_static(way.algorithm.name())),
         checksum_type: way.map(kind),
         ..CreateMultipartUploadOutput::default()
-    }))
+    });
+    if let Some(sealed) = sealed {
+        sealed.wanted.answer(&mut response.headers, &asked.headers);
+    }
+    Ok(response)
 }
 
 fn kind(way: Way) -> ChecksumType {
@@ -96,14 +103,17 @@ pub async fn upload_part(front: &Front, request: S3Request<UploadPartInput>) -> 
     let at = (input.bucket.as_str(), input.key.as_str());
     let (bucket, key, there, id, found) = under_way(front, &asked, Action::PutObject, at, &input.upload_id).await?;
     let said = counted_as(&found, said)?;
+    let opened = front.opens(found.about.sealed.as_ref(), &asked.headers, false)?;
+    let seal = sealer(front, opened.as_ref().map(|(key, _)| key), number)?;
+    let trailers = request.trailing_headers;
     let length = about::length(input.content_length, &asked.headers);
-    let coming = Coming { body: input.body, length, said, trailers: request.trailing_headers };
-    let (body, counted) = take(&front.gateway, &there, coming).await?;
+    let coming = Coming { body: input.body, length, said, trailers, seal };
+    let (body, counted) = take(front.gateway.writer(there.class, there.when_short).of_part(), coming).await?;
     let Counted { etag, checksum: counted, .. } = counted;
     let put = PutPart { bucket, key, upload: id, number, body, etag, checksum: counted.clone() };
     let made = made(front.ask(Command::PutPart(Box::new(put))).await?)?;
     let sum = counted.as_ref().map(checksum).unwrap_or_default();
-    Ok(S3Response::new(UploadPartOutput {
+    let mut response = S3Response::new(UploadPartOutput {
         e_tag: Some(ETag::Strong(made.etag)),
         checksum_crc32: sum.checksum_crc32,
         checksum_crc32c: sum.checksum_crc32c,
@@ -111,7 +121,11 @@ pub async fn upload_part(front: &Front, request: S3Request<UploadPartInput>) -> 
         checksum_sha1: sum.checksum_sha1,
         checksum_sha256: sum.checksum_sha256,
         ..UploadPartOutput::default()
-    }))
+    });
+    if let Some((_, wanted)) = opened {
+        wanted.answer(&mut response.headers, &asked.headers);
+    }
+    Ok(response)
 }
 
 /// `UploadPartCopy`.
@@ -142,7 +156,12 @@ pub async fn upload_part_copy(
         return Err(error("InvalidRequest", format!("a part of more than {BODY_BYTES_MAX} bytes")));
     }
     let said = counted_as(&upload, Said::default())?;
-    let (body, counted) = pour(front, &there, &found, range, said).await?;
+    let source_sealed = found.version.object.as_deref().and_then(|object| object.about.sealed.as_ref());
+    let opener = front.opens(source_sealed, &asked.headers, true)?.map(|(key, _)| key);
+    let into = front.opens(upload.about.sealed.as_ref(), &asked.headers, false)?;
+    let seal = sealer(front, into.as_ref().map(|(key, _)| key), number)?;
+    let writer = front.gateway.writer(there.class, there.when_short).of_part();
+    let (body, counted) = pour(front, writer, &found, range, said, (opener, seal)).await?;
     let Counted { etag, checksum: counted, .. } = counted;
     let put = PutPart { bucket, key, upload: id, number, body, etag, checksum: counted.clone() };
     let made = made(front.ask(Command::PutPart(Box::new(put))).await?)?;
@@ -190,15 +209,20 @@ pub async fn complete_multipart_upload(
     }
     let parts = listed.iter().map(numbered).collect::<Done<Vec<(u16, String)>>>()?;
     let etag = joined(&parts)?;
+    let mut begun = kinds::About::default();
     let way = match front.gateway.look(Query::Upload { bucket: bucket.clone(), key: key.clone(), upload: id }).await {
-        Ok(Reply::Upload(found)) => found.checksum.as_deref().and_then(Way::read),
+        Ok(Reply::Upload(found)) => {
+            let way = found.checksum.as_deref().and_then(Way::read);
+            begun = found.about;
+            way
+        }
         Ok(_) => return Err(strange()),
         // It may have been finished, by a request whose answer was lost.
         Err(MetaError::Refused(Refusal::NoSuchUpload)) => None,
         Err(failure) => return Err(failed(failure)),
     };
     let whole = match way {
-        Some(way) => Some(summed(front, (&bucket, &key, id), way, &listed, &parts).await?),
+        Some(way) => Some(summed(front, (&bucket, &key, id), (way, &begun), &listed, &parts).await?),
         None => None,
     };
     if let (Some(whole), Some(way)) = (&whole, way) {
@@ -273,7 +297,7 @@ fn joined(parts: &[(u16, String)]) -> Done<String> {
 async fn summed(
     front: &Front,
     at: (&BucketName, &ObjectKey, UploadId),
-    way: Way,
+    (way, begun): (Way, &kinds::About),
     listed: &[CompletedPart],
     parts: &[(u16, String)],
 ) -> Done<kinds::Checksum> {
@@ -304,7 +328,7 @@ async fn summed(
         if said.as_ref().is_some_and(|said| *said != checksum.value) {
             return Err(missing());
         }
-        sums.push((checksum.value.clone(), *bytes));
+        sums.push((checksum.value.clone(), open_bytes(begun, *bytes)?));
     }
     way.whole(&sums)
 }
@@ -345,7 +369,7 @@ pub async fn list_parts(front: &Front, request: S3Request<ListPartsInput>) -> Do
             part_number: Some(i32::from(number)),
             e_tag: Some(ETag::Strong(part.etag)),
             last_modified: Some(moment(part.at)),
-            size: Some(part.bytes as i64),
+            size: open_bytes(&begun.about, part.bytes).ok().map(|bytes| bytes as i64),
             checksum_crc32: sum.checksum_crc32,
             checksum_crc32c: sum.checksum_crc32c,
             checksum_crc64nvme: sum.checksum_crc64nvme,

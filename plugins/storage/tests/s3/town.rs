@@ -17,7 +17,7 @@ use hirsel_model::order::StorageOrder;
 use hirsel_model::storage::{PARTITIONS, Partition, StorageTable, WIDTHS, partition};
 use hirsel_model::view::Liveness;
 use hirsel_model::{ClusterId, Incarnation, NodeId};
-use hirsel_role::access::{AccessKey, AccessKeys};
+use hirsel_role::access::{AccessKey, AccessKeys, MasterKey};
 use hirsel_role::peers::{CallHandler, Peers, StreamHandler};
 use hirsel_role::secret::Plain;
 use hirsel_role::{Live, LiveNode, Spawner};
@@ -200,7 +200,7 @@ pub async fn start(folder: &Path, addr: SocketAddr, keys: Vec<Said>) -> Town {
         let key = AccessKey { version, account, may: May::default(), secret: Plain(secret) };
         (id.parse().expect("the id of an access key"), key)
     });
-    let keys = AccessKeys { keys: keys.collect(), ..AccessKeys::default() };
+    let keys = AccessKeys { keys: keys.collect(), master: [(1, MasterKey([7; 32]))].into() };
     let keys = watch::Sender::new(Arc::new(keys));
     let front = Front::new(gateway, Keys::new(keys.subscribe()), REGION);
     let listener = world.net.listen(addr).await.expect("the address is free");

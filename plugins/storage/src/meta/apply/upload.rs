@@ -128,15 +128,20 @@ fn check_parts(
         return Err(Refusal::PartOrder);
     }
     let (mut heads, mut sum) = (Vec::with_capacity(listed.len()), 0_u64);
+    let mut small = None;
     for (number, etag) in listed {
         let found = there.remove(number).filter(|(_, known)| known == etag);
         let (bytes, _) = found.ok_or(Refusal::InvalidPart(*number))?;
         heads.push(PartHead { number: *number, bytes });
         let open = open_bytes(&upload.about, bytes)?;
         if open < PART_BYTES_MIN && heads.len() < listed.len() {
-            return Err(Refusal::PartTooSmall(*number));
+            small.get_or_insert(*number);
         }
         sum += open;
+    }
+    // That one is missing is said first.
+    if let Some(number) = small {
+        return Err(Refusal::PartTooSmall(number));
     }
     if sum > OBJECT_BYTES_MAX {
         return Err(Refusal::TooLarge(format!("{sum} bytes exceed {OBJECT_BYTES_MAX}")));

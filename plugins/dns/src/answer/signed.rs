@@ -49,7 +49,10 @@ impl Knowledge<'_> {
             None => vec![NXNAME],
             Some(place) => kinds(place).into_iter().filter(|kind| *kind != question.kind).collect(),
         };
-        let proof = self.proven(question, zone, question.name, Next::Below, kinds);
+        // Whoever asks a delegation for its keys.
+        let is_cut = matches!(place, Some(Place::Held(held)) if held.own.as_ref().is_some_and(|own| own.is_cut));
+        let next = if is_cut { Next::Beside } else { Next::Below };
+        let proof = self.proven(question, zone, question.name, next, kinds);
         if proof.is_empty() {
             (answer.code, answer.class) = (ResponseCode::ServFail, Class::ServFail);
         }

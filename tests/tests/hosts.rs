@@ -39,8 +39,8 @@ fn three_hosts_join_with_one_token_and_open_one_port_number() {
     for host in 1..=3 {
         let open = network.listening(host);
         assert!(open.contains(&"udp 7400".into()) && open.contains(&"tcp 7400".into()), "{open:?}");
-        // What clients ask is no part of the mesh: the lb role's port, and that of names.
-        let public = ["tcp 8080", "tcp 8053", "udp 8053"];
+        // What clients ask is no part of the mesh: the lb role's port, those of names, and the one of objects.
+        let public = ["tcp 8080", "tcp 8053", "udp 8053", "tcp 7480"];
         let others: Vec<_> =
             open.iter().filter(|port| !port.ends_with(" 7400") && !public.contains(&port.as_str())).collect();
         assert!(others.is_empty(), "nothing else is open: {others:?}");

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+/// How keys and names of zones are written: whoever shows them shows what is answered.
+pub use hirsel_dns::{dnssec::wire, names::name};
 use hirsel_model::RoleName;
 use hirsel_role::Plugin;
 

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use data_encoding::{BASE64, HEXUPPER};
-use hirsel_dns::dnssec::wire;
 use hirsel_model::dnssec::{Step, ZoneKey, ZoneKeys, wanted};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::api::sight::{Sight, rfc3339};
+use crate::plugins::{name, wire};
 
 /// A zone that is signed, or shall be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -120,7 +120,7 @@ fn view(keys: &ZoneKeys, key: &ZoneKey, zone: &str) -> KeyView {
 }
 
 fn ds(key: &ZoneKey, zone: &str) -> String {
-    let hash = HEXUPPER.encode(&wire::hash(&hirsel_dns::names::name(format_args!("{zone}")), &key.public.0));
+    let hash = HEXUPPER.encode(&wire::hash(&name(format_args!("{zone}")), &key.public.0));
     format!("{zone}. IN DS {} 13 2 {hash}", wire::tag(&key.public.0))
 }
 

@@ -75,7 +75,11 @@ fn a_session_is_resumed_at_every_load_balancer_until_its_key_is_forgotten() {
     for version in ["-tls1_3", "-tls1_2"] {
         resumes(cluster.node(a), cluster.node(b), version, &file(&format!("warm{version}")));
     }
-    let first = keys(&cluster);
+    // The second one follows the first when that has come everywhere.
+    let (first, _) = wait_for("there is a key that is next", Duration::from_secs(30), || {
+        let found = keys(&cluster);
+        if found.len() == 2 { Ok(found) } else { Err(format!("{found:?}")) }
+    });
     let states: Vec<_> = first.iter().map(|key| key["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["next", "seals"]);
 

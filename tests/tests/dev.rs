@@ -94,8 +94,11 @@ fn one_command_makes_a_cluster_that_ctrl_c_ends_and_the_same_command_resumes() {
     let words = dev.until_ready();
     assert!(words.contains("hirsel why") && words.contains("http://"), "says where to look and what to try: {words}");
 
-    let status = dev.ask(&["status"]).unwrap();
-    assert_eq!(status["health"], "healthy", "{status}");
+    // It was asked of the first node; any may answer now, and has heard the same a moment later.
+    let (status, _) = wait_for("every node says healthy", Duration::from_secs(30), || {
+        let status = dev.ask(&["status"]).unwrap();
+        if status["health"] == "healthy" { Ok(status) } else { Err(status.to_string()) }
+    });
     assert!(status["leader"].is_string() && array(&status["voters"]).len() == 5, "{status}");
     let members = dev.ask(&["members"]).unwrap();
     let mut zones: Vec<&str> = array(&members).iter().filter_map(|row| row["zone"].as_str()).collect();

@@ -183,7 +183,7 @@ impl Cluster {
     /// agent was restarted: a node that is killed before keeps its place for longer. Returns how long that took.
     pub fn whole(&self) -> Duration {
         let count = self.nodes.len();
-        let (_, took) = wait_for("the cluster is whole", Duration::from_secs(120), || {
+        let (_, took) = wait_for("the cluster is whole", Duration::from_secs(60), || {
             let status = self.any().ask(["status"]).try_data()?;
             let alive = status["nodes"]["alive"].as_u64().unwrap_or(0) as usize;
             if alive != count {

@@ -23,7 +23,7 @@ const WARM: u64 = 1_000;
 const REPLACED_WITHIN: Duration = Duration::from_secs(40);
 
 /// Nothing new is sent to a lost node after this. A second is promised.
-const SILENT_WITHIN: Duration = Duration::from_secs(15);
+const SILENT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Each of these tests wants the machine for itself.
 static MACHINE: Mutex<()> = Mutex::new(());

@@ -1,5 +1,6 @@
 //! Hosts with a network of their own: namespaces on one bridge. Needs root; cables are cut in an nftables *bridge* table.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -148,25 +149,30 @@ impl Network {
     /// Begins to watch what is still sent over TCP towards a host whose cable is cut: attempts to connect, and pieces of data on
     /// connections that were open. What is only sent again counts once.
     pub fn watch(&self, host: u8) -> Watch {
-        let (tag, set) = (&self.tag, format!("sent{host}"));
+        let tag = &self.tag;
         // Before the rules that drop. The kernel sends again from the same sequence number, with longer and longer pauses.
-        sh(&format!(
-            "nft 'add set bridge {tag} {set} {{ typeof ip saddr . tcp sport . tcp sequence; size 65535; flags dynamic; }}'; \
-             nft flush set bridge {tag} {set}; \
-             nft 'add chain bridge {tag} w {{ type filter hook forward priority -10; }}'; \
-             nft 'add rule bridge {tag} w oifname {tag}v{host} tcp flags & (syn | ack) == syn add @{set} \
-                  {{ ip saddr . tcp sport . tcp sequence }}'; \
-             nft 'add rule bridge {tag} w oifname {tag}v{host} tcp flags & psh == psh add @{set} \
-                  {{ ip saddr . tcp sport . tcp sequence }}'"
-        ));
-        let (stop, list) = (Arc::new(AtomicBool::new(false)), format!("nft -j list set bridge {tag} {set}"));
+        sh(&format!("nft 'add chain bridge {tag} w {{ type filter hook forward priority -10; }}'"));
+        let kinds = [("dials", "syn | ack", "syn"), ("data", "psh", "psh")];
+        let [dials, data] = kinds.map(|(kind, mask, flag)| {
+            let set = format!("{kind}{host}");
+            sh(&format!(
+                "nft 'add set bridge {tag} {set} {{ typeof ip saddr . tcp sport . tcp sequence; size 65535; flags dynamic; }}'; \
+                 nft flush set bridge {tag} {set}; \
+                 nft 'add rule bridge {tag} w oifname {tag}v{host} tcp flags & ({mask}) == {flag} add @{set} \
+                      {{ ip saddr . tcp sport . tcp sequence }}'"
+            ));
+            format!("nft -j list set bridge {tag} {set}")
+        });
+        let stop = Arc::new(AtomicBool::new(false));
         let (stopped, began) = (stop.clone(), Instant::now());
         let thread = std::thread::spawn(move || {
             let mut seen = Seen::default();
             while !stopped.load(Ordering::Relaxed) {
-                let count = elements(&list);
-                if count > seen.count {
-                    seen = Seen { count, last: began.elapsed() };
+                let now = began.elapsed();
+                for (list, into) in [(&dials, &mut seen.dials), (&data, &mut seen.data)] {
+                    for (piece, from) in pieces(list) {
+                        into.entry(piece).or_insert((from, now));
+                    }
                 }
                 std::thread::sleep(LOOK_EVERY);
             }
@@ -243,21 +249,26 @@ pub enum Wire {
     Loses(u8),
 }
 
-/// How many elements the set has that `list` lists.
-fn elements(list: &str) -> usize {
+/// The pieces in the set that `list` lists, each with who sent it.
+fn pieces(list: &str) -> Vec<(String, String)> {
     let output = Command::new("sh").args(["-ec", list]).output().expect("sh runs");
     let listed: Value = serde_json::from_slice(&output.stdout).expect("nft lists in JSON");
     let sets = listed["nftables"].as_array().into_iter().flatten();
-    sets.filter_map(|item| item["set"]["elem"].as_array()).map(Vec::len).sum()
+    let elements = sets.filter_map(|item| item["set"]["elem"].as_array()).flatten();
+    let piece = |element: &Value| {
+        let from = element["concat"][0].as_str().expect("an element begins with an address");
+        (element.to_string(), from.to_owned())
+    };
+    elements.map(piece).collect()
 }
 
-/// What a [`Watch`] saw.
-#[derive(Clone, Copy, Debug, Default)]
+/// What a [`Watch`] saw: of each piece who sent it, and when it was first seen, since the watch began.
+#[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// Pieces that were sent.
-    pub count: usize,
-    /// When the last of them was seen, since the watch began.
-    pub last: Duration,
+    /// Attempts to connect.
+    pub dials: BTreeMap<String, (String, Duration)>,
+    /// Data on connections that were open.
+    pub data: BTreeMap<String, (String, Duration)>,
 }
 
 /// Watches what is sent to a host.

@@ -1,6 +1,6 @@
 //! Programs people write: Python, Node, Go, three instances each, under load while nodes are lost, drained and redeployed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hirsel_tests::cluster::Cluster;
 use hirsel_tests::load::{Load, Running};
-use hirsel_tests::netns::{self, Network, Watch};
+use hirsel_tests::netns::{self, Network, Seen, Watch};
 use hirsel_tests::programs::{self, Program};
 use hirsel_tests::{http, lacks, wait_for};
 
@@ -24,6 +24,9 @@ const REPLACED_WITHIN: Duration = Duration::from_secs(40);
 
 /// Nothing new is sent to a lost node after this. A second is promised.
 const SILENT_WITHIN: Duration = Duration::from_secs(5);
+
+/// An agent asks a member that it does not hear so often which foundation of the cluster it belongs to.
+const ASKED_EVERY: Duration = Duration::from_secs(5);
 
 /// Each of these tests wants the machine for itself.
 static MACHINE: Mutex<()> = Mutex::new(());
@@ -125,12 +128,7 @@ fn lose_one_after_another(cluster: &mut Cluster, programs: &[(&str, Program)], n
         let (answered, slowest) = sound(loads);
         eprintln!("{answered} requests at {RATE}/s, none failed, longest {slowest:.2?}");
         if let Some(seen) = watch.map(Watch::end) {
-            eprintln!(
-                "  {} new pieces were sent to {victim} after the cut, the last one {:.2?} after it",
-                seen.count, seen.last
-            );
-            assert!(seen.last < SILENT_WITHIN, "{seen:?}");
-            assert!(seen.count > 0 || what != "a compute node", "nothing at all was seen to go to an instance");
+            assert_silent(&seen, what);
         }
         match network {
             Some(network) => {
@@ -139,8 +137,8 @@ fn lose_one_after_another(cluster: &mut Cluster, programs: &[(&str, Program)], n
             }
             None => cluster.nodes[index].start(None),
         }
-        cluster.whole();
-        cluster.well(REPLACED_WITHIN);
+        let (whole, well) = (cluster.whole(), cluster.well(REPLACED_WITHIN));
+        eprintln!("  it came back: whole after {whole:.1?}, well {well:.1?} later");
     }
     for (app, program) in programs {
         // gunicorn's workers have the words of their parent.
@@ -148,6 +146,30 @@ fn lose_one_after_another(cluster: &mut Cluster, programs: &[(&str, Program)], n
             cluster.assert_declared_is_running(app, &program.word);
         }
     }
+}
+
+/// Nothing new was sent to the lost node any more, but the question of each agent to a member that it does not hear.
+fn assert_silent(seen: &Seen, what: &str) {
+    let last =
+        |pieces: &BTreeMap<String, (String, Duration)>| pieces.values().map(|(_, at)| *at).max().unwrap_or_default();
+    eprintln!(
+        "  {} pieces of data were sent to it after the cut, the last one {:.2?} after it; {} attempts to connect, the last one {:.2?} after",
+        seen.data.len(),
+        last(&seen.data),
+        seen.dials.len(),
+        last(&seen.dials)
+    );
+    assert!(last(&seen.data) < SILENT_WITHIN, "{seen:?}");
+    let mut late: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
+    for (from, at) in seen.dials.values().filter(|(_, at)| *at >= SILENT_WITHIN) {
+        late.entry(from).or_default().push(*at);
+    }
+    let rounds = 1 + (last(&seen.dials).as_secs() / ASKED_EVERY.as_secs()) as usize;
+    assert!(late.values().all(|dials| dials.len() <= rounds), "{late:?}");
+    assert!(
+        seen.data.len() + seen.dials.len() > 0 || what != "a compute node",
+        "nothing at all was seen to go to an instance"
+    );
 }
 
 /// Drains a node, then replaces every instance by a new one, under load of every kind.

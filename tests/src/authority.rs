@@ -41,14 +41,14 @@ impl Authority {
         self.issuer.pem()
     }
 
-    /// A new certificate for `name` and its key, in PEM, and the key's public half in DER.
+    /// A new certificate for `names`, of which the first is its subject, and its key, in PEM, and the key's public half in DER.
     ///
     /// # Panics
-    /// When the name is none.
-    pub fn certify(&self, name: &str) -> (String, String, Vec<u8>) {
+    /// When one of them is no name.
+    pub fn certify(&self, names: &[&str]) -> (String, String, Vec<u8>) {
         let key = KeyPair::generate().expect("a key");
-        let mut own = CertificateParams::new(vec![name.to_owned()]).expect("a name");
-        own.distinguished_name.push(DnType::CommonName, name);
+        let mut own = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).expect("names");
+        own.distinguished_name.push(DnType::CommonName, names[0]);
         (own.not_before, own.not_after) = ((SystemTime::now() - DAY).into(), (SystemTime::now() + 80 * DAY).into());
         own.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         own.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -56,12 +56,12 @@ impl Authority {
         (cert.pem(), key.serialize_pem(), key.subject_public_key_info())
     }
 
-    /// Has every load balancer of `cluster` show a new certificate for `name` from now on; returns the key's public half in DER.
+    /// Has every load balancer of `cluster` show a new certificate for `names` from now on; returns the key's public half in DER.
     ///
     /// # Panics
     /// When it is refused.
-    pub fn equip(&self, cluster: &Cluster, name: &str) -> Vec<u8> {
-        let (cert, key, public) = self.certify(name);
+    pub fn equip(&self, cluster: &Cluster, names: &[&str]) -> Vec<u8> {
+        let (cert, key, public) = self.certify(names);
         let at = |name: &str| cluster.folder.path().join(name);
         std::fs::write(at("cert.pem"), cert).expect("a file");
         std::fs::write(at("key.pem"), key).expect("a file");

@@ -86,7 +86,7 @@ fn a_browser_reaches_a_program_over_every_protocol_and_draws_its_page() {
         "[route.\"front.example/probe\"]\nrespond = {{ status = 200, body = {PROBE:?}, headers = {{ content-type = \"text/html\" }} }}\n"
     );
     cluster.apply(&format!("{}[route.\"front.example\"]\nto = \"web\"\n{rule}", sample(1)));
-    let key = fingerprint(&Authority::new().equip(&cluster, "front.example"));
+    let key = fingerprint(&Authority::new().equip(&cluster, &["front.example"]));
     let node = &cluster.nodes[0];
     let browser = Browser { program, folder: cluster.folder.path(), ip: node.ip.to_string(), key };
     wait_for("HTTPS is spoken", Duration::from_secs(30), || {

@@ -74,7 +74,7 @@ impl Storm {
         let service = sample(1).replace("\"hello\"", "\"still\"").replace("[route.\"*\"]\nto = \"web\"\n", "");
         cluster.apply(&format!("{service}[route.\"still.example\"]\nto = \"http://{still}\"\n"));
         let authority = Authority::new();
-        authority.equip(&cluster, "storm.example");
+        authority.equip(&cluster, &["storm.example"]);
         let address = IpAddr::from(network.address(200));
         let ran = cluster.any().ask(["address", "add", &format!("{address}/24"), "--wait", "--timeout", "30s"]);
         assert_eq!(ran.code, Some(0), "{}", ran.words());
@@ -284,7 +284,7 @@ fn nobody_at_the_front_door_notices_what_befalls_the_cluster() {
 
     storm.phase("the certificate is changed five times", Bears::Nothing, &lbs, |storm| {
         for _ in 0..5 {
-            authority.equip(&storm.cluster, "storm.example");
+            authority.equip(&storm.cluster, &["storm.example"]);
         }
     });
 

@@ -120,7 +120,7 @@ fn nothing_is_found_wrong_with_tls() {
     let authority = Authority::new();
     fs::write(at("root.pem"), authority.pem()).unwrap();
     cluster.apply(&sample(1));
-    authority.equip(&cluster, "hello.example");
+    authority.equip(&cluster, &["hello.example"]);
     let ip = cluster.lbs()[0].1.ip();
     wait_for("HTTPS is spoken", SOON, || match std::net::TcpStream::connect((ip, HTTPS_PORT)) {
         Ok(_) => Ok(()),

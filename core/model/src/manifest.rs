@@ -111,8 +111,9 @@ fn read(
     if blocks.len() > SERVICES_PER_APP_MAX {
         let number = blocks.len();
         errors.at(blocks[SERVICES_PER_APP_MAX].key.clone(), format!("{number} services exceed {SERVICES_PER_APP_MAX}"));
-    } else if blocks.is_empty() && top.get("service").is_none() && top.get("zone").is_none() {
-        errors.absent(0..0, "an application needs at least one program: [service.NAME]");
+    } else if ["service", "route", "port", "zone"].iter().all(|block| top.get(block).is_none()) {
+        // What leads to addresses outside, or only names something, needs no program.
+        errors.absent(0..0, "an application has nothing in it; most begin with a program: [service.NAME]");
     }
     for block in &blocks {
         let known = secrets.map(|secrets| secrets.names(name.as_ref()));

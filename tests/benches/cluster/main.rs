@@ -1,7 +1,7 @@
 //! Whole clusters of real processes: how fast they join and heal, and what they cost while nothing happens.
 //!
 //! `cargo bench -p hirsel-tests --bench cluster -- [SECTION...] [RUNS]`; sections are `join`, `idle`, `heal`, `leader`, `down`,
-//! `exclusive`, `handover` and `calm`. Ten runs make a distribution, fifty in `leader` and `down`, a hundred (in two halves) in
+//! `exclusive`, `handover`, `calm` and `objects`. Ten runs make a distribution, fifty in `leader` and `down`, a hundred (in two halves) in
 //! `exclusive` and twenty in `handover`, unless a number among the words, or `HIRSEL_BENCH_RUNS`, says otherwise; `calm` takes it as
 //! minutes. `HIRSEL_BIN` names another executable.
 //!
@@ -20,6 +20,7 @@ mod heal;
 mod idle;
 mod join;
 mod leader;
+mod objects;
 mod recorder;
 mod serf;
 mod usage;
@@ -41,7 +42,7 @@ fn main() {
     let asked = asked.or_else(|| std::env::var("HIRSEL_BENCH_RUNS").ok()?.parse().ok());
     let sections: Vec<&str> = words.iter().map(String::as_str).filter(|word| word.parse::<usize>().is_err()).collect();
     type Section = (&'static str, fn(usize), usize);
-    let all: [Section; 8] = [
+    let all: [Section; 9] = [
         ("join", join::report, RUNS),
         ("idle", idle::report, RUNS),
         ("heal", heal::report, RUNS),
@@ -50,6 +51,7 @@ fn main() {
         ("exclusive", duty::exclusive, 2 * RUNS_MANY),
         ("handover", duty::handover, 2 * RUNS),
         ("calm", calm::report, RUNS),
+        ("objects", objects::report, 1),
     ];
     if let Some(unknown) = sections.iter().find(|word| all.iter().all(|(name, ..)| name != *word)) {
         let known = all.map(|(name, ..)| name).join(", ");

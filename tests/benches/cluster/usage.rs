@@ -39,7 +39,7 @@ pub fn watch(pids: &[u32], time: Duration) -> Usage {
 }
 
 /// Processor time of a process so far. The kernel counts it in ticks but scales them to what its scheduler measured.
-fn cpu_ms(pid: u32) -> f64 {
+pub fn cpu_ms(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process lives");
     // The name, in brackets, may hold anything; utime and stime are the 14th and 15th field.
     let fields: Vec<&str> = stat[stat.rfind(')').expect("a name") + 2..].split(' ').collect();

@@ -220,7 +220,7 @@ fn equipped() -> (Cluster, Authority) {
     let cluster = Cluster::start(1);
     cluster.apply(&sample(1));
     let authority = Authority::new();
-    authority.equip(&cluster, "out.example");
+    authority.equip(&cluster, &["out.example"]);
     (cluster, authority)
 }
 

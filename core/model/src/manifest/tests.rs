@@ -201,9 +201,17 @@ fn the_same_thing_twice_is_an_error() {
 }
 
 #[test]
+fn what_only_leads_elsewhere_needs_no_program() {
+    let (_, app) = parse("app = \"a\"\n[route.\"h\"]\nto = [\"http://10.0.0.5:80\"]\n", &built()).unwrap();
+    assert_eq!((app.services.len(), app.routes.len()), (0, 1));
+    let errors = wrong("app = \"a\"\n[route.\"h\"]\nto = \"web\"\n");
+    assert_eq!(errors, ["3:6 unknown service \"web\": there is none"]);
+}
+
+#[test]
 fn an_empty_manifest_says_what_is_missing() {
     let expected = [
-        "1:1 an application needs at least one program: [service.NAME]",
+        "1:1 an application has nothing in it; most begin with a program: [service.NAME]",
         "1:1 the name of the application is missing: app = \"NAME\"",
     ];
     assert_eq!(wrong(""), expected);

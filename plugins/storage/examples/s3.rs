@@ -4,6 +4,8 @@
 use std::io::Read;
 use std::path::Path;
 
+use hirsel_storage::rules::date::Day;
+
 #[path = "../tests/s3/town.rs"]
 mod town;
 
@@ -21,7 +23,7 @@ fn main() {
     });
     let keys = keys.collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    let town = runtime.block_on(town::start(Path::new(&folder), addr, keys));
+    let town = runtime.block_on(town::start(Path::new(&folder), addr, keys, Day::REAL));
     eprintln!("S3 is at http://{}", town.addr);
     // Whoever started it holds the other end, and lets go when done.
     let mut rest = Vec::new();

@@ -8,19 +8,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hirsel_mesh::seam::{Chance, Clock};
 use hirsel_model::order::StorageOrder;
 use hirsel_model::{Incarnation, NodeId, Timestamp, WallTime};
 use hirsel_role::{Live, Spawner};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::timeout;
 
 use crate::codec::{Codec, Scheme};
 use crate::meta::access::{MetaError, Metadata};
-use crate::meta::command::{Answer, Command};
-use crate::meta::kinds::{Class, Object, WhenShort};
-use crate::meta::query::{Query, Reply};
+use crate::meta::command::{Answer, Command, Made};
+use crate::meta::kinds::{Class, Object, Versioning, WhenShort};
+use crate::meta::query::{Found, Query, Reply};
 use crate::meta::refusal::Refusal;
 use crate::store::Store;
 
@@ -32,6 +34,12 @@ mod writer;
 pub use places::{Places, target};
 pub use reader::Body;
 pub use writer::{WriteError, Writer};
+
+/// Chunks of bodies on their way in that are in memory at once, of all requests together: 256 MiB. A body waits for one before it takes more
+/// of it from its client, and gives it back when the chunk is safe.
+pub const CHUNKS_COMING_MAX: usize = 64;
+/// A body waits so long for room; then its client is to come back. Chunks are safe, or given up, within ten seconds.
+const ROOM_WITHIN: Duration = Duration::from_secs(30);
 
 /// Objects, as this node reaches them. Copies are the same one.
 #[derive(Clone)]
@@ -67,12 +75,14 @@ struct Shared {
     parts: Parts,
     pool: pool::Pool,
     codecs: Mutex<BTreeMap<Scheme, Arc<Codec>>>,
+    coming: Arc<Semaphore>,
 }
 
 impl Gateway {
     /// Of these parts.
     pub fn new(parts: Parts) -> Self {
-        Self { shared: Arc::new(Shared { parts, pool: pool::Pool::default(), codecs: Mutex::default() }) }
+        let coming = Arc::new(Semaphore::new(CHUNKS_COMING_MAX));
+        Self { shared: Arc::new(Shared { parts, pool: pool::Pool::default(), codecs: Mutex::default(), coming }) }
     }
 
     /// Which node this is.
@@ -116,13 +126,24 @@ impl Gateway {
         Places::new(order, live, self.shared.parts.me)
     }
 
-    /// Has a command carried out; see [`Metadata::ask`].
+    /// Has a command carried out; see [`Metadata::ask`]. Where the answer was lost that an object was put, it is looked for.
     ///
     /// # Errors
     /// When it is refused, or nobody leads in time.
     pub async fn ask(&self, command: Command) -> Result<Answer, MetaError> {
         self.want();
-        let asked = self.shared.parts.meta.ask(command).await;
+        let place = match &command {
+            Command::Put(put) => Some((put.bucket.clone(), put.key.clone())),
+            _ => None,
+        };
+        let salt = self.chance().number();
+        let asked = self.shared.parts.meta.ask_as(command, salt).await;
+        if let (Err(MetaError::Unknown), Some((bucket, key))) = (&asked, place)
+            && let Ok(Reply::Version(found)) = self.look(Query::Version { bucket, key, version: None, from: 0 }).await
+            && let Some(made) = made_by(&found, salt)
+        {
+            return Ok(Answer::Made(made));
+        }
         // Who ended one of our writes ended all that this start had opened by then.
         if matches!(&asked, Err(MetaError::Refused(Refusal::NotOpen))) {
             self.shared.pool.forget();
@@ -179,6 +200,11 @@ impl Gateway {
         Ok(Some(all.freeze()))
     }
 
+    /// Room in memory for a chunk on its way in; none in time.
+    async fn room(&self) -> Option<OwnedSemaphorePermit> {
+        timeout(ROOM_WITHIN, self.shared.coming.clone().acquire_owned()).await.ok()?.ok()
+    }
+
     fn want(&self) {
         self.shared.parts.wanted.send_if_modified(|wanted| !std::mem::replace(wanted, true));
     }
@@ -188,6 +214,58 @@ impl Gateway {
     }
 }
 
+/// What the command with this number made, if it is what was found. If it is not, it may have been replaced, or may still come.
+fn made_by(found: &Found, salt: u64) -> Option<Made> {
+    let object = found.version.object.as_ref().filter(|_| found.version.stamp.salt == salt)?;
+    let version = (found.bucket.versioning != Versioning::Off).then(|| found.version.name());
+    Some(Made { version, etag: object.etag.clone(), at: found.version.at, from: None })
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meta::kinds::{self, About, Acl, Bucket, Lock, Quota, Version};
+    use crate::meta::names::{Stamp, VersionRef};
+
+    fn found(salt: u64, versioning: Versioning, is_object: bool) -> Found {
+        let bucket = Bucket {
+            id: 1,
+            owner: "ann".into(),
+            region: "here".into(),
+            made: WallTime(1),
+            versioning,
+            lockable: false,
+            lock: None,
+            quota: Quota::default(),
+            acl: Acl::default(),
+            class: Class::default(),
+            when_short: WhenShort::default(),
+        };
+        let object = Object {
+            bytes: 1,
+            etag: "e".into(),
+            body: kinds::Body::Inline(vec![1]),
+            about: About::default(),
+            checksum: None,
+            lock: Lock::default(),
+            parts: 0,
+        };
+        let object = is_object.then(|| Box::new(object));
+        let version = Version { stamp: Stamp { number: 5, salt }, null: false, at: WallTime(9), object };
+        Found { bucket, version, latest: true, pieces: Vec::new() }
+    }
+
+    #[test]
+    fn an_object_whose_making_was_not_answered_is_known_by_its_number() {
+        let made = made_by(&found(7, Versioning::On, true), 7).expect("it is there");
+        let version = VersionRef::Id(Stamp { number: 5, salt: 7 });
+        assert_eq!((made.etag.as_str(), made.version, made.at), ("e", Some(version), WallTime(9)));
+        assert_eq!(made_by(&found(7, Versioning::Off, true), 7).expect("it is there").version, None);
+        assert!(made_by(&found(8, Versioning::On, true), 7).is_none(), "another took its place");
+        assert!(made_by(&found(7, Versioning::On, false), 7).is_none());
+    }
 }

@@ -9,7 +9,7 @@
 //! [`meta`] is what the cluster agrees on about objects: the state machine of a metadata group, which a README of its own describes.
 //! [`gateway`] is both together, and [`s3`] is what clients speak with it.
 //!
-//! [`rules`] is who may do what with objects, what happens to them by itself, and how they are sealed; S3 asks it about access control lists so far.
+//! [`rules`] is who may do what with objects, what happens to them by itself, and how they are sealed.
 //!
 //! Deliberately absent: deciding which chunks should be where (that is the metadata's and the planner's), and clocks: nothing here is
 //! deleted because time passed.

@@ -275,6 +275,7 @@ fn unwritten(error: WriteError) -> StorageError {
     match error {
         WriteError::Meta(error) => meta(error),
         WriteError::TooLarge => fault(Fault::Argument, "EntityTooLarge", message),
+        WriteError::Busy => fault(Fault::Unavailable, "SlowDown", message),
         WriteError::TooFew { .. } => fault(Fault::Unavailable, "ServiceUnavailable", message),
         WriteError::Full(_) => fault(Fault::Failed, "InsufficientStorage", message),
     }

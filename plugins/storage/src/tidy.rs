@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use hirsel_model::WallTime;
 use tokio::time::sleep;
 use tracing::{debug, info};
 
@@ -17,7 +16,8 @@ use crate::meta::limits::PAGE_MAX;
 use crate::meta::list::{Ask, Listed};
 use crate::meta::names::{BucketName, ObjectKey, UploadId, VersionRef};
 use crate::meta::query::{Query, Reply};
-use crate::rules::lifecycle::{self, Due, Rule};
+use crate::rules::date::Day;
+use crate::rules::lifecycle::{self, Due, Now, Rule};
 use crate::s3::lifecycle_of;
 
 /// Between two passes. Rules count in days; an hour is late enough to cost nothing and early enough to be of the day.
@@ -45,7 +45,7 @@ pub async fn keep(gateway: Gateway) {
         if !gateway.meta().group().leads() {
             continue;
         }
-        match pass(&gateway).await {
+        match pass(&gateway, Day::REAL).await {
             Ok(done) if done.versions + done.uploads > 0 => {
                 info!(
                     versions = done.versions,
@@ -61,17 +61,17 @@ pub async fn keep(gateway: Gateway) {
     }
 }
 
-/// Goes over all buckets once.
+/// Goes over all buckets once. Rules count in days of this length.
 ///
 /// # Errors
 /// When the metadata cannot be reached; what was done until then is done.
-pub async fn pass(gateway: &Gateway) -> Result<Tidied, MetaError> {
+pub async fn pass(gateway: &Gateway, day: Day) -> Result<Tidied, MetaError> {
     let (mut done, mut after) = (Tidied::default(), None);
     loop {
         let query = Query::Buckets { owner: None, prefix: String::new(), after, max: PAGE_MAX };
         let Reply::Buckets(page, more) = gateway.look(query).await? else { return Ok(done) };
         for Named { name, bucket } in &page {
-            match bucket_pass(gateway, name, bucket, &mut done).await {
+            match bucket_pass(gateway, (name, bucket), day, &mut done).await {
                 // It was deleted meanwhile, or a rule cannot be read: the others are tidied all the same.
                 Ok(()) | Err(MetaError::Refused(_)) => {}
                 Err(error) => return Err(error),
@@ -86,14 +86,14 @@ pub async fn pass(gateway: &Gateway) -> Result<Tidied, MetaError> {
 
 async fn bucket_pass(
     gateway: &Gateway,
-    name: &BucketName,
-    bucket: &Bucket,
+    (name, bucket): (&BucketName, &Bucket),
+    day: Day,
     done: &mut Tidied,
 ) -> Result<(), MetaError> {
     let query = Query::Document(name.clone(), DocumentKind::Lifecycle);
     let Reply::Document(Some(text)) = gateway.look(query).await? else { return Ok(()) };
     let Some(rules) = lifecycle_of(&text) else { return Ok(()) };
-    let now = gateway.wall();
+    let now = Now { at: gateway.wall(), day };
     versions(gateway, (name, bucket), &rules, now, done).await?;
     uploads(gateway, name, &rules, now, done).await
 }
@@ -102,7 +102,7 @@ async fn versions(
     gateway: &Gateway,
     (name, bucket): (&BucketName, &Bucket),
     rules: &[Rule],
-    now: WallTime,
+    now: Now,
     done: &mut Tidied,
 ) -> Result<(), MetaError> {
     let (mut after, mut version): (Option<String>, Option<VersionRef>) = (None, None);
@@ -141,7 +141,7 @@ async fn versions(
 }
 
 /// What is to be deleted of one key.
-fn due(rules: &[Rule], bucket: &Bucket, versions: &[Listed], now: WallTime) -> Vec<Deletion> {
+fn due(rules: &[Rule], bucket: &Bucket, versions: &[Listed], now: Now) -> Vec<Deletion> {
     let Some(key) = versions.first().and_then(|first| ObjectKey::new(first.key.as_str()).ok()) else {
         return Vec::new();
     };
@@ -184,7 +184,7 @@ async fn uploads(
     gateway: &Gateway,
     name: &BucketName,
     rules: &[Rule],
-    now: WallTime,
+    now: Now,
     done: &mut Tidied,
 ) -> Result<(), MetaError> {
     let (mut after, mut upload): (Option<String>, Option<UploadId>) = (None, None);

@@ -2,8 +2,11 @@
 
 mod common;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use common::{Node, content, nodes};
+use hirsel_storage::gateway::CHUNKS_COMING_MAX;
 use hirsel_storage::meta::access::MetaError;
 use hirsel_storage::meta::command::{Answer, Command, Condition, Deletion, Put};
 use hirsel_storage::meta::kinds::{About, Acl, Class, WhenShort, Written};
@@ -108,4 +111,19 @@ async fn what_is_put_through_one_node_is_read_through_every_other() {
     let delete = Command::Delete { bucket: bucket(), deletions, bypass: false };
     assert!(matches!(nodes[6].gateway.ask(delete).await, Ok(Answer::Deleted(_))));
     assert_eq!(look(&nodes[0], "late", 0).await.err(), Some(MetaError::Refused(Refusal::NoSuchKey)));
+
+    // Bodies on their way have so much room together, and small ones need none of it.
+    let gateway = &nodes[6].gateway;
+    let writer = || gateway.writer(Class::Copies(3), WhenShort::Degrade);
+    let mut coming = Vec::new();
+    for _ in 0..CHUNKS_COMING_MAX {
+        coming.push(writer());
+        coming.last_mut().unwrap().push(content(1, 100_000)).await.unwrap();
+    }
+    let mut waiting = writer();
+    let waits = tokio::time::timeout(Duration::from_millis(100), waiting.push(content(1, 100_000))).await;
+    assert!(waits.is_err(), "there is no room");
+    assert!(writer().push(content(2, 4_096)).await.is_ok());
+    coming.pop();
+    assert!(waiting.push(content(1, 100_000)).await.is_ok());
 }

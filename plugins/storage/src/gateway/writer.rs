@@ -5,6 +5,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
 use hirsel_model::NodeId;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Gateway, Places};
 use crate::chunk::CHUNK_BYTES_MAX;
@@ -20,6 +21,8 @@ use crate::wire::Target;
 
 /// Chunks of one body that are being written at once, each with its bytes in memory: enough to fill the time of a sync.
 const AT_ONCE_MAX: usize = 3;
+/// What a body may hold without room for a chunk: small objects do not wait behind large ones, and a thousand of these are 64 MiB.
+const UNCOUNTED_BYTES_MAX: usize = 64 << 10;
 
 /// Why a body is not kept. Nothing of it can ever be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +45,9 @@ pub enum WriteError {
         /// Why others did not.
         why: String,
     },
+    /// Too much of other bodies is in memory.
+    #[error("too many bodies are on their way")]
+    Busy,
     /// Every node that should take it is full.
     #[error("the storage nodes are full: {0}")]
     Full(String),
@@ -53,6 +59,8 @@ pub struct Writer {
     class: Class,
     when_short: WhenShort,
     held: BytesMut,
+    /// The room that `held` takes, once it is more than a little.
+    room: Option<OwnedSemaphorePermit>,
     taken: u64,
     /// A body of at most so many bytes is kept in its row.
     inline_bytes_max: usize,
@@ -71,7 +79,7 @@ struct Begun {
 impl Writer {
     pub(super) fn new(gateway: Gateway, class: Class, when_short: WhenShort) -> Self {
         let (held, inline_bytes_max) = (BytesMut::new(), INLINE_BYTES_MAX);
-        Self { gateway, class, when_short, held, taken: 0, inline_bytes_max, begun: None }
+        Self { gateway, class, when_short, held, room: None, taken: 0, inline_bytes_max, begun: None }
     }
 
     /// It is a part of an object: its bytes are never kept in its row, for who reads an object looks for chunks.
@@ -97,6 +105,9 @@ impl Writer {
         while !piece.is_empty() {
             let room = CHUNK_BYTES_MAX as usize - self.held.len();
             let part = piece.split_to(room.min(piece.len()));
+            if self.room.is_none() && self.held.len() + part.len() > UNCOUNTED_BYTES_MAX {
+                self.room = Some(self.gateway.room().await.ok_or(WriteError::Busy)?);
+            }
             self.held.extend_from_slice(&part);
             if self.held.len() == CHUNK_BYTES_MAX as usize {
                 self.send().await?;
@@ -149,7 +160,8 @@ impl Writer {
         let number = u16::try_from(begun.chunks.len()).map_err(|_| WriteError::TooLarge)?;
         let id = ChunkId::new(partition, begun.write, number);
         begun.chunks.push(ChunkRef { id, bytes: content.len() as u32 });
-        let sending = Sending { gateway: self.gateway.clone(), places: begun.places.clone(), id, content };
+        let room = self.room.take();
+        let sending = Sending { gateway: self.gateway.clone(), places: begun.places.clone(), id, content, _room: room };
         let (class, when_short) = (self.class, self.when_short);
         // A task of its own, so that it goes on while the client sends more.
         let task = self.gateway.spawner().spawn(sending.send(class, when_short));
@@ -190,6 +202,7 @@ struct Sending {
     places: Places,
     id: ChunkId,
     content: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Sending {

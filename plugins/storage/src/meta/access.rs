@@ -86,7 +86,15 @@ impl Metadata {
     /// # Errors
     /// When it is refused, or nobody leads in time. It is carried out at most once.
     pub async fn ask(&self, command: Command) -> Result<Answer, MetaError> {
-        let entry = Entry { at: self.clock.wall(), salt: self.chance.number(), command };
+        self.ask_as(command, self.chance.number()).await
+    }
+
+    /// The same under a number that was drawn for it: what it makes has it in its stamp, and can be known by it.
+    ///
+    /// # Errors
+    /// See [`Metadata::ask`].
+    pub async fn ask_as(&self, command: Command, salt: u64) -> Result<Answer, MetaError> {
+        let entry = Entry { at: self.clock.wall(), salt, command };
         match self.group.ask(&entry, WITHIN).await {
             Ok(answer) => Ok(answer),
             Err(AskError::Refused(refusal)) => Err(refusal.into()),

@@ -17,14 +17,24 @@ pub fn parse(text: &str) -> Option<WallTime> {
     u64::try_from(ms).ok().map(WallTime)
 }
 
-/// The first midnight at or after this.
-pub fn midnight(time: WallTime) -> WallTime {
-    WallTime(time.0.div_ceil(DAY_MS).saturating_mul(DAY_MS))
-}
+/// How long the days are that rules count in, in milliseconds and at least one: a day, but for tests that cannot wait for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Day(pub u64);
 
-/// When something that is `days` old is due: the midnight after so many whole days (S3).
-pub fn days_after(time: WallTime, days: u32) -> WallTime {
-    midnight(WallTime(time.0.saturating_add(u64::from(days) * DAY_MS)))
+impl Day {
+    /// From midnight to midnight.
+    pub const REAL: Day = Day(DAY_MS);
+
+    /// The first midnight at or after this.
+    pub fn midnight(self, time: WallTime) -> WallTime {
+        let ms = self.0.max(1);
+        WallTime(time.0.div_ceil(ms).saturating_mul(ms))
+    }
+
+    /// When something that is `days` old is due: the midnight after so many whole days (S3).
+    pub fn days_after(self, time: WallTime, days: u32) -> WallTime {
+        self.midnight(WallTime(time.0.saturating_add(u64::from(days).saturating_mul(self.0))))
+    }
 }
 
 /// As headers of HTTP write it.
@@ -62,9 +72,11 @@ mod tests {
     #[test]
     fn days_end_at_midnight() {
         let noon = WallTime(10 * DAY_MS + DAY_MS / 2);
-        assert_eq!(days_after(noon, 1), WallTime(12 * DAY_MS), "a day later, and then the next midnight");
-        assert_eq!(days_after(WallTime(10 * DAY_MS), 1), WallTime(11 * DAY_MS));
-        assert_eq!(midnight(WallTime(10 * DAY_MS)), WallTime(10 * DAY_MS));
+        let day = Day::REAL;
+        assert_eq!(day.days_after(noon, 1), WallTime(12 * DAY_MS), "a day later, and then the next midnight");
+        assert_eq!(day.days_after(WallTime(10 * DAY_MS), 1), WallTime(11 * DAY_MS));
+        assert_eq!(day.midnight(WallTime(10 * DAY_MS)), WallTime(10 * DAY_MS));
+        assert_eq!(Day(10).days_after(WallTime(101), 3), WallTime(140), "a shorter day ends as often");
     }
 
     proptest! {

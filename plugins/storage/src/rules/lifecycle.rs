@@ -1,7 +1,7 @@
 //! What is deleted by itself, and when (S3's lifecycle configuration).
 //!
 //! A rule is about the versions, delete markers and uploads that its filter fits. Days are counted from when something was made, and
-//! something is due at the midnight (UTC) after so many; see [`date::days_after`]. [`due`] says what is to be done with a key; whoever
+//! something is due at the midnight (UTC) after so many; see [`Day::days_after`]. [`due`] says what is to be done with a key; whoever
 //! carries it out deletes as any client does, so locks hold.
 //!
 //! Transitions to other storage classes are refused: there is one class.
@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hirsel_model::WallTime;
 
-use super::date::{self, DAY_MS};
+use super::date::{self, DAY_MS, Day};
 
 /// Rules of a bucket (S3).
 pub const RULES_MAX: usize = 1_000;
@@ -158,6 +158,21 @@ pub struct Version<'a> {
     pub object: Option<(u64, &'a BTreeMap<String, String>)>,
 }
 
+/// When it is asked what is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// The moment.
+    pub at: WallTime,
+    /// How long days are.
+    pub day: Day,
+}
+
+impl From<WallTime> for Now {
+    fn from(at: WallTime) -> Self {
+        Self { at, day: Day::REAL }
+    }
+}
+
 impl Filter {
     fn fits(&self, key: &str, version: &Version<'_>) -> bool {
         key.starts_with(&self.prefix)
@@ -173,12 +188,12 @@ impl Filter {
 }
 
 /// When a version that is an object, and the newest, goes by which rule: what `x-amz-expiration` says.
-pub fn expiry<'a>(rules: &'a [Rule], key: &str, version: &Version<'_>) -> Option<(WallTime, &'a str)> {
+pub fn expiry<'a>(rules: &'a [Rule], key: &str, version: &Version<'_>, day: Day) -> Option<(WallTime, &'a str)> {
     version.object?;
     let enabled = rules.iter().filter(|rule| rule.enabled && rule.filter.fits(key, version));
     let all = enabled.filter_map(|rule| {
         let when = match rule.expires? {
-            Expiry::Days(days) => date::days_after(version.at, days),
+            Expiry::Days(days) => day.days_after(version.at, days),
             Expiry::Date(date) => date,
         };
         Some((when, rule.id.as_str()))
@@ -188,7 +203,7 @@ pub fn expiry<'a>(rules: &'a [Rule], key: &str, version: &Version<'_>) -> Option
 
 /// The header `x-amz-expiration` of an object.
 pub fn header(rules: &[Rule], key: &str, version: &Version<'_>) -> Option<String> {
-    let (when, rule) = expiry(rules, key, version)?;
+    let (when, rule) = expiry(rules, key, version, Day::REAL)?;
     Some(format!("expiry-date=\"{}\", rule-id=\"{}\"", date::http(when), escaped(rule)))
 }
 
@@ -211,10 +226,11 @@ pub enum Due {
 }
 
 /// What is due of a key, whose versions are these from the newest down. `kept` is whether deleting leaves a marker.
-pub fn due(rules: &[Rule], key: &str, versions: &[Version<'_>], now: WallTime, kept: bool) -> Vec<Due> {
+pub fn due(rules: &[Rule], key: &str, versions: &[Version<'_>], now: impl Into<Now>, kept: bool) -> Vec<Due> {
+    let now = now.into();
     let mut all = Vec::new();
     if let Some(newest) = versions.first() {
-        let expires = expiry(rules, key, newest).is_some_and(|(when, _)| when <= now);
+        let expires = expiry(rules, key, newest, now.day).is_some_and(|(when, _)| when <= now.at);
         if expires {
             all.push(if kept { Due::Expire } else { Due::Remove(0) });
         } else if newest.object.is_none() && versions.len() == 1 && lone_marker_is_due(rules, key, newest, now) {
@@ -229,7 +245,7 @@ pub fn due(rules: &[Rule], key: &str, versions: &[Version<'_>], now: WallTime, k
             rule.enabled
                 && rule.filter.fits(key, version)
                 && older >= keep as usize
-                && date::days_after(since, days) <= now
+                && now.day.days_after(since, days) <= now.at
         };
         if rules.iter().any(goes) {
             all.push(Due::Remove(older + 1));
@@ -239,11 +255,11 @@ pub fn due(rules: &[Rule], key: &str, versions: &[Version<'_>], now: WallTime, k
 }
 
 /// A marker behind which nothing is goes at once where a rule says so, and with the objects of its age where one says days.
-fn lone_marker_is_due(rules: &[Rule], key: &str, marker: &Version<'_>, now: WallTime) -> bool {
+fn lone_marker_is_due(rules: &[Rule], key: &str, marker: &Version<'_>, now: Now) -> bool {
     rules.iter().filter(|rule| rule.enabled && rule.filter.fits(key, marker)).any(|rule| {
         let days = match rule.expires {
-            Some(Expiry::Days(days)) => date::days_after(marker.at, days) <= now,
-            Some(Expiry::Date(date)) => date <= now,
+            Some(Expiry::Days(days)) => now.day.days_after(marker.at, days) <= now.at,
+            Some(Expiry::Date(date)) => date <= now.at,
             None => false,
         };
         rule.lone_markers || days
@@ -251,14 +267,15 @@ fn lone_marker_is_due(rules: &[Rule], key: &str, marker: &Version<'_>, now: Wall
 }
 
 /// Whether an upload that was begun then is to end.
-pub fn abort_is_due(rules: &[Rule], key: &str, begun: WallTime, now: WallTime) -> bool {
-    abort_date(rules, key, begun).is_some_and(|(when, _)| when <= now)
+pub fn abort_is_due(rules: &[Rule], key: &str, begun: WallTime, now: impl Into<Now>) -> bool {
+    let now = now.into();
+    abort_date(rules, key, begun, now.day).is_some_and(|(when, _)| when <= now.at)
 }
 
 /// When an upload that was begun then ends if it is not finished, and by which rule.
-pub fn abort_date<'a>(rules: &'a [Rule], key: &str, begun: WallTime) -> Option<(WallTime, &'a str)> {
+pub fn abort_date<'a>(rules: &'a [Rule], key: &str, begun: WallTime, day: Day) -> Option<(WallTime, &'a str)> {
     let enabled = rules.iter().filter(|rule| rule.enabled && key.starts_with(&rule.filter.prefix));
-    let all = enabled.filter_map(|rule| Some((date::days_after(begun, rule.abort_days?), rule.id.as_str())));
+    let all = enabled.filter_map(|rule| Some((day.days_after(begun, rule.abort_days?), rule.id.as_str())));
     all.min_by_key(|(when, _)| *when)
 }
 
@@ -353,8 +370,8 @@ mod tests {
         let mut rules =
             vec![Rule { abort_days: Some(3), ..rule("three") }, Rule { abort_days: Some(2), ..rule("two") }];
         rules[1].filter.prefix = "tmp/".into();
-        assert_eq!(abort_date(&rules, "tmp/a", WallTime(1)), Some((WallTime(3 * DAY), "two")));
-        assert_eq!(abort_date(&rules, "a", WallTime(1)), Some((WallTime(4 * DAY), "three")));
+        assert_eq!(abort_date(&rules, "tmp/a", WallTime(1), Day::REAL), Some((WallTime(3 * DAY), "two")));
+        assert_eq!(abort_date(&rules, "a", WallTime(1), Day::REAL), Some((WallTime(4 * DAY), "three")));
         assert!(abort_is_due(&rules, "a", WallTime(1), WallTime(4 * DAY)));
         assert!(!abort_is_due(&rules, "a", WallTime(1), WallTime(4 * DAY - 1)));
         assert!(!abort_is_due(&[days(1)], "a", WallTime(1), WallTime(99 * DAY)));

@@ -47,12 +47,38 @@ pub fn owner(name: &str) -> Owner {
     Owner { display_name: Some(name.to_owned()), id: Some(name.to_owned()) }
 }
 
+/// The first of the characters that stand for bytes which are no text: they are of Unicode's private ones, and the byte is added.
+const BYTES: u32 = 0xF700;
+
+/// A header as it is kept: text as it is; where it is none (or holds characters that stand for bytes), a character for each byte that is
+/// not ASCII.
 fn text(value: &HeaderValue) -> String {
-    match std::str::from_utf8(value.as_bytes()) {
-        Ok(text) => text.to_owned(),
-        // As it came, a byte for a character.
-        Err(_) => value.as_bytes().iter().map(|byte| char::from(*byte)).collect(),
+    let bytes = value.as_bytes();
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(|c| byte_of(c).is_some()) => text.to_owned(),
+        _ => {
+            let one = |byte: &u8| {
+                if byte.is_ascii() { Some(char::from(*byte)) } else { char::from_u32(BYTES + u32::from(*byte)) }
+            };
+            bytes.iter().filter_map(one).collect()
+        }
     }
+}
+
+fn byte_of(c: char) -> Option<u8> {
+    u32::from(c).checked_sub(BYTES).and_then(|byte| u8::try_from(byte).ok()).filter(|byte| !byte.is_ascii())
+}
+
+/// The bytes that a header came with.
+fn bytes(kept: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(kept.len());
+    for c in kept.chars() {
+        match byte_of(c) {
+            Some(byte) => bytes.push(byte),
+            None => bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+    bytes
 }
 
 /// One header as text; an empty one is none.
@@ -90,9 +116,12 @@ pub fn read(headers: &HeaderMap, caller: &Caller, bucket: &Bucket) -> Done<About
 
 /// How the body is cut for its way is nothing of the object.
 fn unchunked(encoding: &str) -> String {
-    let rest: Vec<&str> =
-        encoding.split(',').map(str::trim).filter(|one| !one.eq_ignore_ascii_case("aws-chunked")).collect();
-    rest.join(",")
+    let is_chunked = |one: &&str| one.eq_ignore_ascii_case("aws-chunked");
+    let all = || encoding.split(',').map(str::trim);
+    if !all().any(|one| is_chunked(&one)) {
+        return encoding.to_owned();
+    }
+    all().filter(|one| !is_chunked(one)).collect::<Vec<_>>().join(", ")
 }
 
 /// Refuses what would be promised and not kept.
@@ -182,8 +211,7 @@ pub fn headers(object: &Object) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let mut put = |name: &str, value: &str| {
         // What was kept came as a header once.
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value.as_bytes()))
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(&bytes(value)))
         {
             headers.insert(name, value);
         }
@@ -238,10 +266,21 @@ mod tests {
     #[test]
     fn how_a_body_is_cut_for_its_way_is_not_kept() {
         for (came, kept) in
-            [("aws-chunked", ""), ("aws-chunked, gzip", "gzip"), ("gzip", "gzip"), ("a, AWS-chunked,b", "a,b")]
+            [("aws-chunked", ""), ("aws-chunked, gzip", "gzip"), ("a,b", "a,b"), ("a, AWS-chunked,b", "a, b")]
         {
             assert_eq!(unchunked(came), kept);
         }
+    }
+
+    #[test]
+    fn a_header_comes_back_byte_for_byte() {
+        let all: [&[u8]; 6] =
+            [b"plain", "\u{e4}\u{1f411}".as_bytes(), b"Hello World\xe9", b"\xff\x80", "\u{f7e9}".as_bytes(), b""];
+        for came in all {
+            let kept = text(&HeaderValue::from_bytes(came).expect("it can be a header"));
+            assert_eq!(bytes(&kept), came, "{kept:?}");
+        }
+        assert_eq!(text(&HeaderValue::from_bytes("\u{e4}".as_bytes()).expect("it can be a header")), "\u{e4}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::error::{Done, error, unwritten};
 use super::front::Front;
 use super::hash::{Counted, Counting, Said};
 use super::sealing::{Outgoing, broken};
+use super::stall::STALLED;
 use crate::gateway::Writer;
 use crate::meta::kinds::Written;
 use crate::meta::limits::BODY_BYTES_MAX;
@@ -79,9 +80,10 @@ pub async fn take(mut writer: Writer, coming: Coming) -> Done<(Written, Counted)
 }
 
 /// Why a body ended early. The types of s3s are its own, so that only their words can be looked at.
-fn ended_early(problem: &StdError) -> S3Error {
+pub fn ended_early(problem: &StdError) -> S3Error {
     let words = problem.to_string();
     let (code, said) = match words.as_str() {
+        said if said.contains(STALLED) => ("RequestTimeout", "nothing more of the body came in time"),
         said if said.ends_with("Sha256Mismatch") => {
             ("XAmzContentSHA256Mismatch", "the provided x-amz-content-sha256 header does not match what was computed")
         }

@@ -7,13 +7,15 @@ use super::about::{header, moment, owner};
 use super::access::{Action, Caller};
 use super::decision::{owns, untaken};
 use super::documents::write;
-use super::error::{Done, argument, bad_bucket, denied, error, strange};
-use super::front::Front;
+use super::error::{Done, argument, bad_bucket, denied, error, failed, strange};
+use super::front::{Asked, Front};
+use crate::meta::access::MetaError;
 use crate::meta::command::{BucketChange, Command};
-use crate::meta::kinds::{Class, DocumentKind, Versioning};
+use crate::meta::kinds::{Acl, Class, DocumentKind, Versioning};
 use crate::meta::limits::PAGE_MAX;
 use crate::meta::names::BucketName;
 use crate::meta::query::{Query, Reply};
+use crate::meta::refusal::Refusal;
 use crate::rules::access::Rules;
 
 /// What clients call the region that has no name in answers.
@@ -45,19 +47,41 @@ pub async fn create_bucket(
     let rules = Rules { ownership: owns.transpose()?.unwrap_or_default(), ..Rules::default() };
     rules.takes_list(list.as_ref()).map_err(untaken)?;
     let named = name.clone();
+    let (acl, lockable) = (list.unwrap_or_default(), input.object_lock_enabled_for_bucket == Some(true));
     let command = Command::CreateBucket {
         name,
         owner: owner.to_owned(),
         region: front.region.to_string(),
-        lockable: input.object_lock_enabled_for_bucket == Some(true),
-        acl: list.unwrap_or_default(),
+        lockable,
+        acl: acl.clone(),
         class: Class::default(),
     };
-    front.ask(command).await?;
+    match front.gateway.ask(command).await {
+        Ok(_) => {}
+        // Whoever lost the answer asks once more, and some ask each time that they start.
+        Err(MetaError::Refused(Refusal::BucketYours))
+            if is_so(front, &asked, &named, (&acl, lockable, rules)).await? =>
+        {
+            return Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{}", input.bucket)) }));
+        }
+        Err(failure) => return Err(failed(failure)),
+    }
     if let Some(ownership) = ownership {
         front.keep(named, DocumentKind::Ownership, Some(write(&ownership)?)).await?;
     }
     Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{}", input.bucket)) }))
+}
+
+/// Whether a bucket is what would be made.
+async fn is_so(
+    front: &Front,
+    asked: &Asked,
+    name: &BucketName,
+    (acl, lockable, rules): (&Acl, bool, Rules),
+) -> Done<bool> {
+    let Reply::Bucket(there) = front.look(Query::Bucket(name.clone())).await? else { return Err(strange()) };
+    let owned = front.rules(asked, name).await?.ownership == rules.ownership;
+    Ok(there.acl == *acl && there.lockable == lockable && owned)
 }
 
 /// `DeleteBucket`.

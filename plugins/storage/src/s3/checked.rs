@@ -12,6 +12,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use s3s::crypto::{Checksum as _, Sha256};
 use s3s::{S3Error, StdError};
 
+use super::body::ended_early;
 use super::error::{Done, error};
 use super::hash::{Counting, Said};
 
@@ -142,7 +143,11 @@ where
                 }
                 Some(Ok(frame))
             }
-            Some(Err(broken)) => Some(Err(broken.into())),
+            Some(Err(broken)) => {
+                let broken = broken.into();
+                self.verdict.set(ended_early(&broken));
+                Some(Err(broken))
+            }
             None => self.end().err().map(Err),
         })
     }

@@ -57,6 +57,7 @@ pub fn unwritten(failure: WriteError) -> S3Error {
     match failure {
         WriteError::Meta(error) => failed(error),
         WriteError::TooLarge => error("EntityTooLarge", failure.to_string()),
+        WriteError::Busy => error("SlowDown", failure.to_string()),
         WriteError::TooFew { .. } => error("ServiceUnavailable", failure.to_string()),
         WriteError::Full(_) => {
             let mut full = error("InsufficientStorage", failure.to_string());

@@ -8,6 +8,7 @@ use s3s::{S3Request, S3Response};
 use super::about::META;
 use super::documents::read;
 use super::error::{Done, argument, error};
+use super::fields::Tags;
 use super::front::Front;
 use super::put::put_object;
 
@@ -16,7 +17,11 @@ const KEPT: [&str; 6] = ["host", "origin", "referer", "user-agent", "authorizati
 
 /// `PostObject`.
 pub async fn post_object(front: &Front, request: S3Request<PostObjectInput>) -> Done<S3Response<PostObjectOutput>> {
-    let headers = headers(&request.headers, &request.input)?;
+    let tagged = request.extensions.get::<Tags>().map(|Tags(document)| tags(document)).transpose()?;
+    let mut headers = headers(&request.headers, &request.input)?;
+    if let Some(tagged) = tagged {
+        headers.insert("x-amz-tagging", field("tagging", &tagged)?);
+    }
     let mut request = request.map_input(|input| PutObjectInput {
         // What a form carries was held whole, so that its length is known.
         content_length: input.body.as_ref().and_then(length),
@@ -26,9 +31,14 @@ pub async fn post_object(front: &Front, request: S3Request<PostObjectInput>) -> 
         ..PutObjectInput::default()
     });
     request.headers = headers;
-    let response = put_object(front, request).await?;
+    let mut response = put_object(front, request).await?;
+    // Whoever is sent on, or told in a document, gets it in quotes, as everywhere else.
+    let quoted = response.output.e_tag.as_ref().map(|etag| format!("\"{}\"", etag.value()));
+    if let Some(etag) = quoted.as_deref().and_then(|etag| HeaderValue::from_str(etag).ok()) {
+        response.headers.insert("etag", etag);
+    }
     Ok(response.map_output(|output| PostObjectOutput {
-        e_tag: output.e_tag,
+        e_tag: quoted.map(ETag::Strong),
         version_id: output.version_id,
         expiration: output.expiration,
         ..PostObjectOutput::default()
@@ -48,13 +58,12 @@ fn headers(came: &HeaderMap, form: &PostObjectInput) -> Done<HeaderMap> {
             headers.insert(name, value.clone());
         }
     }
-    let tags = form.tagging.as_deref().map(tags).transpose()?;
     let text = |value: &Option<String>| value.clone();
     let mut until = Vec::new();
     if let Some(date) = &form.object_lock_retain_until_date {
         date.format(TimestampFormat::DateTime, &mut until).map_err(|_| argument("the date cannot be read"))?;
     }
-    let fields: [(&'static str, Option<String>); 24] = [
+    let fields: [(&'static str, Option<String>); 23] = [
         ("x-amz-acl", form.acl.as_ref().map(|acl| acl.as_str().to_owned())),
         ("cache-control", text(&form.cache_control)),
         ("content-disposition", text(&form.content_disposition)),
@@ -77,7 +86,6 @@ fn headers(came: &HeaderMap, form: &PostObjectInput) -> Done<HeaderMap> {
         ("x-amz-server-side-encryption-customer-key", text(&form.sse_customer_key)),
         ("x-amz-server-side-encryption-customer-key-md5", text(&form.sse_customer_key_md5)),
         ("x-amz-storage-class", form.storage_class.as_ref().map(|class| class.as_str().to_owned())),
-        ("x-amz-tagging", tags),
         ("x-amz-website-redirect-location", text(&form.website_redirect_location)),
     ];
     for (name, value) in fields {

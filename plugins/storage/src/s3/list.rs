@@ -38,6 +38,13 @@ impl Writing {
         }
     }
 
+    /// The prefix as the first way of listing gives it back: as it was sent, where XML can carry it, for clients that unescape everything but
+    /// what they sent themselves.
+    fn sent(self, prefix: &str) -> String {
+        let carried = |c: char| !c.is_control() || matches!(c, '\t' | '\n');
+        if prefix.chars().all(carried) { prefix.to_owned() } else { self.write(prefix) }
+    }
+
     fn prefixes(self, prefixes: &[String]) -> Option<Vec<CommonPrefix>> {
         Some(prefixes.iter().map(|prefix| CommonPrefix { prefix: Some(self.write(prefix)) }).collect())
     }
@@ -101,7 +108,7 @@ pub async fn list_objects(front: &Front, request: S3Request<ListObjectsInput>) -
         // Without a delimiter the last key says as much.
         next_marker: page.next.filter(|_| !delimiter.is_empty()).map(|next| writing.write(&next)),
         delimiter: Some(delimiter).filter(|delimiter| !delimiter.is_empty()).map(|it| writing.write(&it)),
-        prefix: Some(writing.write(&prefix)),
+        prefix: Some(writing.sent(&prefix)),
         marker: Some(writing.write(&marker)),
         max_keys: Some(max_keys),
         encoding_type: input.encoding_type,
@@ -278,6 +285,13 @@ mod tests {
     #[test]
     fn escapes_leave_what_a_path_has_alone() {
         assert_eq!(escaped("foo+1/b r~\u{1}ä"), "foo%2B1/b%20r~%01%C3%A4");
+    }
+
+    #[test]
+    fn a_prefix_comes_back_as_it_was_sent_where_it_can() {
+        assert_eq!(Writing::Url.sent("a b/\nä"), "a b/\nä");
+        assert_eq!(Writing::Url.sent("a b\u{1}"), "a%20b%01");
+        assert_eq!(Writing::Plain.sent("a\u{1}"), "a\u{1}");
     }
 
     #[test]

@@ -26,7 +26,10 @@ fn written(acl: &Acl, owner: &str, bucket_owner: &str) -> Vec<Grant> {
         let grantee = Grantee { display_name: id.clone(), email_address: None, id, type_, uri };
         Grant { grantee: Some(grantee), permission: Some(Permission::from_static(acl::word(grant.may))) }
     };
-    acl::grants(acl, owner, bucket_owner).into_iter().map(one).collect()
+    let mut grants = acl::grants(acl, owner, bucket_owner);
+    // The order says nothing. Groups have no name to be sorted by, and clients do not expect one behind somebody who has.
+    grants.sort_by_key(|grant| matches!(grant.to, To::User(_)));
+    grants.into_iter().map(one).collect()
 }
 
 /// `GetBucketAcl`.

@@ -18,6 +18,7 @@ use crate::meta::access::MetaError;
 use crate::meta::command::{Answer, Command, Copying, Made, Put};
 use crate::meta::kinds::{self, About, Versioning, Written};
 use crate::meta::limits::BODY_BYTES_MAX;
+use crate::meta::names::VersionRef;
 use crate::meta::query::Found;
 use crate::meta::refusal::Refusal;
 use crate::rules::seal::{DataKey, Sealing};
@@ -64,10 +65,10 @@ pub async fn put_object(front: &Front, request: S3Request<PutObjectInput>) -> Do
     Ok(response)
 }
 
-/// What was made.
+/// What was made. Clients are not told of the null version, which is what there is where versions are no longer kept.
 pub fn made(answer: Answer) -> Done<Made> {
     match answer {
-        Answer::Made(made) => Ok(made),
+        Answer::Made(made) => Ok(Made { version: made.version.filter(|version| *version != VersionRef::Null), ..made }),
         _ => Err(strange()),
     }
 }

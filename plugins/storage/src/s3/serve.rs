@@ -28,8 +28,10 @@ use super::browsers::{Browser, add, preflight};
 use super::checked::{Checked, Verdict, is_object};
 use super::decision::Remote;
 use super::error::error;
+use super::fields::looked_at;
 use super::front::Front;
 use super::host::Hosts;
+use super::stall::{Paced, SILENT_WITHIN};
 
 /// Connections that are served at once; more wait in the kernel's queue. Each may hold a request's head and a piece of its body.
 pub const CONNECTIONS_MAX: usize = 4_096;
@@ -228,12 +230,22 @@ async fn carried_out(shared: &Shared, request: Request<Incoming>, id: RequestId)
     lasting(&parts.uri)?;
     parts.extensions.insert(id);
     let verdict = Verdict::default();
-    let body = if is_object(&parts.method, &parts.uri, &parts.headers) {
-        Body::from(body)
+    let body = Paced::new(body, SILENT_WITHIN);
+    let body = if let Some(boundary) = boundary(&parts.headers) {
+        let host = parts.headers.get("host").and_then(|host| host.to_str().ok());
+        let in_path = || parts.uri.path().trim_start_matches('/').split('/').next().unwrap_or_default().to_owned();
+        let bucket = host.and_then(|host| shared.hosts.bucket(host)).unwrap_or_else(in_path);
+        let (body, tags) = looked_at(&boundary, &bucket, body).await?;
+        if let Some(tags) = tags {
+            parts.extensions.insert(tags);
+        }
+        body
+    } else if is_object(&parts.method, &parts.uri, &parts.headers) {
+        Body::http_body_unsync(body)
     } else {
         let of_object =
             parts.uri.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("uploadId=")));
-        Body::http_body(Checked::<Incoming>::new(body, &parts.headers, of_object, verdict.clone())?)
+        Body::http_body_unsync(Checked::new(body, &parts.headers, of_object, verdict.clone())?)
     };
     let response = shared.service.call(Request::from_parts(parts, body)).await;
     if let Some(wrong) = verdict.take() {
@@ -243,6 +255,14 @@ async fn carried_out(shared: &Shared, request: Request<Incoming>, id: RequestId)
         debug!(?wrong, "s3s could not answer");
         error("InternalError", "the request could not be answered")
     })
+}
+
+/// What stands between the fields of a form; none if the body is no form.
+fn boundary(headers: &HeaderMap) -> Option<String> {
+    let kind = headers.get("content-type")?.to_str().ok()?;
+    let rest = kind.strip_prefix("multipart/form-data")?;
+    let said = rest.split(';').find_map(|one| one.trim().strip_prefix("boundary="))?;
+    Some(said.trim_matches('"').to_owned())
 }
 
 /// Refuses what was signed to last for no time, or for longer than signatures may.

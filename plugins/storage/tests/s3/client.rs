@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use data_encoding::HEXLOWER;
+use data_encoding::{BASE64, HEXLOWER};
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper_util::rt::TokioIo;
@@ -99,11 +99,42 @@ impl Client {
     fn sign(&self, stamp: &str, canonical: &str) -> String {
         let day = &stamp[..8];
         let scope = format!("{day}/us-east-1/s3/aws4_request");
-        let text = format!("AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{}", sha256(canonical.as_bytes()));
+        self.sign_text(day, &format!("AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{}", sha256(canonical.as_bytes())))
+    }
+
+    fn sign_text(&self, day: &str, text: &str) -> String {
         let key = [day, "us-east-1", "s3", "aws4_request"]
             .iter()
             .fold(format!("AWS4{}", self.secret).into_bytes(), |key, part| mac(&key, part));
-        HEXLOWER.encode(&mac(&key, &text))
+        HEXLOWER.encode(&mac(&key, text))
+    }
+
+    /// A form with these fields and a file, under a policy with these conditions beside those that its signature needs.
+    pub fn form(&self, conditions: &str, fields: &[(&str, &str)], file: (&str, &str)) -> Vec<u8> {
+        let stamp = stamp(0);
+        let credential = format!("{}/{}/us-east-1/s3/aws4_request", self.id, &stamp[..8]);
+        let policy = format!(
+            r#"{{"expiration":"2100-01-01T00:00:00Z","conditions":[{conditions},{{"x-amz-algorithm":"AWS4-HMAC-SHA256"}},
+               {{"x-amz-credential":"{credential}"}},{{"x-amz-date":"{stamp}"}}]}}"#
+        );
+        let policy = BASE64.encode(policy.as_bytes());
+        let signature = self.sign_text(&stamp[..8], &policy);
+        let signed = [
+            ("policy", policy.as_str()),
+            ("x-amz-algorithm", "AWS4-HMAC-SHA256"),
+            ("x-amz-credential", &credential),
+            ("x-amz-date", &stamp),
+            ("x-amz-signature", &signature),
+        ];
+        let mut form = String::new();
+        for (name, value) in fields.iter().chain(&signed) {
+            form += &format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");
+        }
+        let (name, bytes) = file;
+        form += &format!(
+            "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\r\n{bytes}\r\n--b--\r\n"
+        );
+        form.into_bytes()
     }
 
     /// Asks with a signature in the headers.

@@ -1,10 +1,12 @@
 //! S3 through HTTP, as clients speak it and as nobody should.
 
 use client::{Answer, Ask, Client, anonymous, ask};
+use hirsel_storage::rules::date::Day;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use town::{HOST, Town, start};
 
 mod client;
+mod forms;
 mod rules;
 mod town;
 
@@ -19,9 +21,13 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::with_days_of(Day::REAL).await
+    }
+
+    async fn with_days_of(day: Day) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let keys = ["ann", "bob"].map(|who| (id(who), format!("secret of {who}"), who.to_owned()));
-        let town = start(folder.path(), ([127, 0, 0, 1], 0).into(), keys.to_vec()).await;
+        let town = start(folder.path(), ([127, 0, 0, 1], 0).into(), keys.to_vec(), day).await;
         let client = |who: &str| Client { addr: town.addr, id: id(who), secret: format!("secret of {who}") };
         let (ann, bob) = (client("ann"), client("bob"));
         assert_eq!(ann.send(ask("PUT", "/box")).await.status, 200);
@@ -274,6 +280,13 @@ async fn versions_are_kept_and_a_marker_stands_for_what_was_deleted() {
     assert!(deleted.text().contains("<DeleteMarker>true</DeleteMarker>"), "{}", deleted.text());
     assert_eq!(world.get("v").await.text(), "2");
     assert_eq!(world.get("v?versionId=nonsense").await.code(), code(400, "InvalidArgument"));
+    let off = on.replace("Enabled", "Suspended");
+    assert_eq!(world.ann.send(ask("PUT", "/box?versioning").body(off)).await.status, 200);
+    assert_eq!(world.put("v", "3").await.header("x-amz-version-id"), "");
+    assert_eq!(
+        (world.get("v?versionId=null").await.text(), world.get(&format!("v?versionId={second}")).await.text()),
+        ("3".into(), "2".into())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -81,6 +81,22 @@ async fn grants_are_kept_one_by_one_and_blocked_where_the_bucket_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_is_made_once_and_asking_for_the_same_again_changes_nothing() {
+    let world = World::new().await;
+    world.put("a", "a").await;
+    world.ann(ask("PUT", "/box")).await;
+    assert_eq!(world.get("a").await.text(), "a");
+    let other = || ask("PUT", "/box").with("x-amz-acl", "public-read");
+    assert_eq!(world.ann.send(other()).await.code(), code(409, "BucketAlreadyOwnedByYou"));
+    world.ann(ask("PUT", "/box?acl").with("x-amz-acl", "public-read")).await;
+    world.ann(other()).await;
+    assert_eq!(world.ann.send(ask("PUT", "/box")).await.code(), code(409, "BucketAlreadyOwnedByYou"));
+    let owned = other().with("x-amz-object-ownership", "BucketOwnerPreferred");
+    assert_eq!(world.ann.send(owned).await.code(), code(409, "BucketAlreadyOwnedByYou"));
+    assert_eq!(world.bob.send(other()).await.code(), code(409, "BucketAlreadyExists"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_others_put_is_theirs_or_the_buckets_as_it_says() {
     let world = World::new().await;
     world.ann(ask("PUT", "/box?acl").with("x-amz-acl", "public-read-write")).await;
@@ -240,6 +256,31 @@ async fn rules_that_delete_are_taken_told_and_given_back() {
     }
     world.ann(ask("DELETE", "/box?lifecycle")).await;
     assert_eq!(world.ann.send(ask("GET", "/box?lifecycle")).await.code(), code(404, "NoSuchLifecycleConfiguration"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_due_is_deleted_and_what_is_not_stays() {
+    let world = World::with_days_of(Day(1_000)).await;
+    let rule = |prefix: &str, days: u32| {
+        format!(
+            "<Rule><Filter><Prefix>{prefix}</Prefix></Filter><Status>Enabled</Status><Expiration><Days>{days}</Days></Expiration>\
+             <AbortIncompleteMultipartUpload><DaysAfterInitiation>1</DaysAfterInitiation></AbortIncompleteMultipartUpload></Rule>"
+        )
+    };
+    let rules =
+        format!("<LifecycleConfiguration>{}{}</LifecycleConfiguration>", rule("soon/", 1), rule("late/", 1_000_000));
+    for key in ["soon/a", "late/a", "b"] {
+        world.put(key, "x").await;
+    }
+    let upload = world.ann(ask("POST", "/box/soon/big?uploads")).await.tag("UploadId").unwrap();
+    world.ann(ask("PUT", "/box?lifecycle").body(rules)).await;
+    let at = format!("/box/soon/big?uploadId={upload}");
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    while world.get("soon/a").await.status == 200 || world.ann.send(ask("GET", &at)).await.status == 200 {
+        assert!(tokio::time::Instant::now() < deadline, "it is not deleted");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert_eq!((world.get("late/a").await.status, world.get("b").await.status), (200, 200));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,9 +25,11 @@ use hirsel_storage::disk::{Disk, DiskId, Identity, Settings};
 use hirsel_storage::gateway::{Gateway, Parts};
 use hirsel_storage::meta::access::Metadata;
 use hirsel_storage::meta::group::MetaGroup;
+use hirsel_storage::rules::date::Day;
 use hirsel_storage::s3::keys::Keys;
 use hirsel_storage::s3::{Front, Server};
 use hirsel_storage::store::Store;
+use hirsel_storage::tidy;
 use hirsel_storage::wire::{Remote, Service};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -35,7 +37,10 @@ use tokio::time::timeout;
 /// Each node's share of the disk.
 const DISK_BYTES: u64 = 6 << 30;
 const NODES: u64 = 3;
-const REGION: &str = "us-east-1";
+/// Between two passes over what buckets say is to be deleted by itself.
+const TIDY_EVERY: Duration = Duration::from_millis(500);
+/// Where buckets are: another place than where those are that clients are told of no place.
+const REGION: &str = "hill-1";
 /// Under this name each bucket is a host.
 pub const HOST: &str = "s3.example.com";
 
@@ -146,8 +151,8 @@ fn order() -> StorageOrder {
     StorageOrder { table, nodes: nodes.into_iter().collect(), incarnations: BTreeMap::new() }
 }
 
-/// Everything in `folder`, with these keys, listening at `addr`.
-pub async fn start(folder: &Path, addr: SocketAddr, keys: Vec<Said>) -> Town {
+/// Everything in `folder`, with these keys, listening at `addr`. The days that buckets count in are so long.
+pub async fn start(folder: &Path, addr: SocketAddr, keys: Vec<Said>, day: Day) -> Town {
     let world = real::world(&folder.join("agent")).expect("a data folder");
     let spawner = Spawner::new(tokio::runtime::Handle::current());
     let wires = Arc::new(Mutex::new(Wires::default()));
@@ -202,6 +207,13 @@ pub async fn start(folder: &Path, addr: SocketAddr, keys: Vec<Said>) -> Town {
     });
     let keys = AccessKeys { keys: keys.collect(), master: [(1, MasterKey([7; 32]))].into() };
     let keys = watch::Sender::new(Arc::new(keys));
+    let tidied = gateway.clone();
+    spawner.spawn(async move {
+        loop {
+            tokio::time::sleep(TIDY_EVERY).await;
+            tidy::pass(&tidied, day).await.expect("the metadata is here");
+        }
+    });
     let front = Front::new(gateway, Keys::new(keys.subscribe()), REGION);
     let listener = world.net.listen(addr).await.expect("the address is free");
     let addr = listener.local_addr().expect("it listens");

@@ -203,7 +203,8 @@ impl SimDisk {
         f(&mut inner)
     }
 
-    fn is_gone(&self) -> bool {
+    /// Whether this life is over.
+    pub fn is_gone(&self) -> bool {
         crate::lock(&self.platter.0).mount != self.mount
     }
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use hirsel_mesh::seam::volume::Volume;
 use hirsel_mesh::seam::{BoxStream, Datagrams, Disk, Listener, Net};
 use hirsel_model::{InstanceId, Timestamp};
 use hirsel_role::Host;
@@ -20,6 +21,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::clock::{SimClock, elapsed};
 use crate::disk::SimDisk;
+use crate::drive::Drive;
 use crate::net::SimNet;
 
 mod program;
@@ -298,6 +300,7 @@ pub struct SimHost {
     machine: Arc<Machine>,
     net: SimNet,
     disk: Arc<SimDisk>,
+    drive: Arc<Drive>,
     folder: String,
 }
 
@@ -308,9 +311,9 @@ impl fmt::Debug for SimHost {
 }
 
 impl SimHost {
-    /// The host of `role` of an agent with this network and this disk. Its files lie beside the agent's own.
-    pub fn new(net: SimNet, disk: Arc<SimDisk>, role: &str) -> Self {
-        Self { machine: net.machine.clone(), net, disk, folder: format!("roles/{role}") }
+    /// The host of `role` of an agent with this network, this disk, on which its files lie beside the agent's own, and this one for data.
+    pub fn new(net: SimNet, disk: Arc<SimDisk>, drive: Arc<Drive>, role: &str) -> Self {
+        Self { machine: net.machine.clone(), net, disk, drive, folder: format!("roles/{role}") }
     }
 
     fn path_of(&self, path: &str) -> String {
@@ -419,6 +422,10 @@ impl Host for SimHost {
 
     fn remove(&self, path: &str) -> io::Result<()> {
         self.disk.remove(&self.path_of(path))
+    }
+
+    fn volume(&self, _path: Option<&str>) -> io::Result<Arc<dyn Volume>> {
+        Ok(self.drive.mount(&self.disk)?)
     }
 }
 

@@ -12,6 +12,7 @@ pub mod check;
 pub mod client;
 pub mod clock;
 pub mod disk;
+pub mod drive;
 pub mod entropy;
 pub mod host;
 pub mod linear;

@@ -36,6 +36,7 @@ use crate::chance::{SimChance, stream};
 use crate::check::{Oracle, Rule};
 use crate::clock::{SimClock, elapsed};
 use crate::disk::{Platter, SimDisk};
+use crate::drive::Drive;
 use crate::host::{Machine, SimHost};
 use crate::net::{Links, Open, SimNet};
 use crate::registers::{Call, Journal};
@@ -83,6 +84,8 @@ pub struct Node {
     pub ip: IpAddr,
     /// Its disk.
     pub platter: Arc<Platter>,
+    /// Its disk for objects.
+    pub drive: Arc<Drive>,
     /// Its processes.
     pub machine: Arc<Machine>,
     /// The agent that lives on it now.
@@ -249,6 +252,7 @@ impl Node {
             zone: ["a", "b", "c"][(number - 1) % 3].into(),
             ip,
             platter: Arc::default(),
+            drive: Arc::default(),
             machine: Machine::new(&name, clock.clone()),
             life: Arc::default(),
             common: common.clone(),
@@ -319,7 +323,7 @@ impl Node {
         let setup = Setup {
             config: self.config(),
             world: seams,
-            host: host_for(net, disk),
+            host: host_for(net, disk, self.drive.clone()),
             load: self.load(),
             start,
             runtimes: Runtimes::Shared,
@@ -468,6 +472,17 @@ impl Node {
         crate::lock(&self.life).hand.as_ref().is_some_and(|hand| hand.send(deed).is_ok())
     }
 
+    /// The agent ended and the host goes on: nothing more of it reaches a disk.
+    pub fn unmount(&self) {
+        self.platter.unmount();
+        self.drive.unmount();
+    }
+
+    /// Whether its power has failed inside something that one of its disks did.
+    pub fn has_lost_power(&self) -> bool {
+        self.platter.has_failed() || self.drive.has_failed()
+    }
+
     /// Whether the agent ended by itself and another one is to be started. Says so once.
     pub fn take_ended(&self) -> bool {
         std::mem::take(&mut crate::lock(&self.life).ended)
@@ -479,9 +494,9 @@ impl Node {
     }
 }
 
-fn host_for(net: SimNet, disk: Arc<SimDisk>) -> hirsel::run::HostFor {
+fn host_for(net: SimNet, disk: Arc<SimDisk>, drive: Arc<Drive>) -> hirsel::run::HostFor {
     Arc::new(move |role: &RoleName| {
-        Ok(Arc::new(SimHost::new(net.clone(), disk.clone(), role.as_str())) as Arc<dyn Host>)
+        Ok(Arc::new(SimHost::new(net.clone(), disk.clone(), drive.clone(), role.as_str())) as Arc<dyn Host>)
     })
 }
 

@@ -48,6 +48,8 @@ pub struct World {
     common: Common,
     sight: Arc<Mutex<Sight>>,
     rng: SmallRng,
+    /// What happens to disks with objects: beside the rest, so that having them changes nothing else of a history.
+    drives: SmallRng,
     looked: Duration,
     marks: u64,
     /// The last event of the cluster's log that was told.
@@ -104,6 +106,7 @@ impl World {
             links: BTreeMap::new(),
             sight,
             rng: stream(seed, "world"),
+            drives: stream(seed, "drives"),
             common,
             looked: Duration::ZERO,
             marks: 0,
@@ -176,10 +179,10 @@ impl World {
         self.sim.step().map_err(|error| anyhow!("{error}"))?;
         for index in 0..self.nodes.len() {
             match self.trouble[index].power {
-                Power::Doomed if self.nodes[index].platter.has_failed() => self.lose_power(index),
+                Power::Doomed if self.nodes[index].has_lost_power() => self.lose_power(index),
                 Power::Killed(at) if self.now() == at + LAST_WORDS => self.relink(),
                 Power::On | Power::Doomed if self.nodes[index].take_ended() => {
-                    self.nodes[index].platter.unmount();
+                    self.nodes[index].unmount();
                     self.sim.crash(self.nodes[index].name.as_str());
                     self.sim.bounce(self.nodes[index].name.as_str());
                 }

@@ -45,7 +45,7 @@ fn on_a_host<F: Future<Output = ()> + 'static>(story: impl FnOnce(Arc<Machine>, 
         trace: Trace::default(),
         open: crate::net::Open::default(),
     };
-    let host = SimHost::new(net, Arc::new(Platter::default()).mount(), "compute");
+    let host = SimHost::new(net, Arc::new(Platter::default()).mount(), Arc::default(), "compute");
     sim.client("n1", async move {
         story(machine, host).await;
         Ok(())
@@ -150,7 +150,7 @@ fn processes_outlive_the_agent_and_end_with_the_power() {
         open: crate::net::Open::default(),
     };
     sim.host("n1", move || {
-        let host = SimHost::new(net.clone(), platter.mount(), "compute");
+        let host = SimHost::new(net.clone(), platter.mount(), Arc::default(), "compute");
         async move {
             let _ = host.start(spec(1, 20_001, &["sim-web"])).await;
             std::future::pending().await

@@ -46,6 +46,8 @@ pub struct Trouble {
     pub full: bool,
     /// So much longer each piece of durable work takes.
     pub slow: Duration,
+    /// Nothing on its disk for objects comes to an end.
+    pub hung: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,6 +73,9 @@ impl World {
         self.common.links.set_loss(self.nodes[index].ip, after.loss);
         self.nodes[index].platter.set_full(after.full);
         self.nodes[index].platter.set_slow(after.slow);
+        self.nodes[index].drive.set_full(after.full);
+        self.nodes[index].drive.set_slow(after.slow);
+        self.nodes[index].drive.set_hung(after.hung);
         self.nodes[index].machine.hold_still(after.frozen);
         // At once, so that no request which begins now is owed an answer.
         self.look_around();
@@ -78,18 +83,20 @@ impl World {
             (same, other) if same == other => self.relink(),
             (_, Power::Killed(_)) => {
                 // The kernel lives: it says that the connections end, and its page cache is written some day.
-                self.nodes[index].platter.unmount();
+                self.nodes[index].unmount();
                 self.sim.crash(self.nodes[index].name.as_str());
                 self.common.links.set_down(self.nodes[index].ip, true);
             }
             (_, Power::Off) => self.lose_power(index),
             (_, Power::Doomed) => {
                 self.nodes[index].platter.doom();
+                self.nodes[index].drive.doom(&mut self.drives);
                 self.relink();
             }
             (Power::Doomed, Power::On) => {
                 // It never synced: there was nothing to lose, and the power stays.
                 self.nodes[index].platter.spare();
+                self.nodes[index].drive.spare();
                 self.relink();
             }
             (_, Power::On) => {
@@ -108,6 +115,7 @@ impl World {
         self.relink();
         let torn = self.rng.random_bool(0.5);
         let loss = node.platter.lose_power(torn.then_some(&mut self.rng));
+        node.drive.lose_power(torn.then_some(&mut self.drives));
         node.machine.lose_power();
         self.sim.crash(node.name.as_str());
         self.note(format!("{} is off, {} of {} unsynced writes are lost", node.name, loss.lost, loss.unsynced));

@@ -37,6 +37,8 @@ struct Inner {
     files: BTreeMap<u64, File>,
     next: u64,
     capacity: u64,
+    /// Bytes of it that others have filled.
+    taken: u64,
     /// Operations that change something.
     operations: u64,
     /// The power is lost inside the operation of this number.
@@ -72,9 +74,15 @@ impl File {
         self.dirty.extend(at / SECTOR..end.div_ceil(SECTOR));
     }
 
+    /// Only what was written since the last sync: what a sync failed to make safe is not safe after a later one either.
     fn sync(&mut self) {
-        self.safe.clone_from(&self.bytes);
-        self.dirty.clear();
+        self.safe.resize(self.bytes.len(), 0);
+        for sector in std::mem::take(&mut self.dirty) {
+            let (from, to) = (sector * SECTOR, ((sector + 1) * SECTOR).min(self.bytes.len()));
+            if from < to {
+                self.safe[from..to].copy_from_slice(&self.bytes[from..to]);
+            }
+        }
     }
 
     /// What is on the platter after the power was lost.
@@ -113,6 +121,7 @@ impl Platter {
             files: BTreeMap::new(),
             next: 0,
             capacity,
+            taken: 0,
             operations: 0,
             power_ends_at: None,
             sync_fails_in: None,
@@ -138,6 +147,7 @@ impl Platter {
     pub fn lose_power(&self, mut chance: Option<&mut SmallRng>) {
         let mut inner = self.inner();
         inner.mount += 1;
+        inner.power_ends_at = None;
         let mut names = inner.safe.clone();
         for (_, pending) in std::mem::take(&mut inner.pending) {
             let kept = chance.as_mut().map_or(0, |rng| rng.random_range(0..=pending.len()));
@@ -164,6 +174,19 @@ impl Platter {
         inner.power_ends_at = Some(inner.operations + operations);
     }
 
+    /// Takes that back, unless it has happened.
+    pub fn spare(&self) {
+        let mut inner = self.inner();
+        if !inner.is_dead() {
+            inner.power_ends_at = None;
+        }
+    }
+
+    /// Whether the power has failed inside an operation. The host must lose it before it acts on that.
+    pub fn has_failed(&self) -> bool {
+        self.inner().is_dead()
+    }
+
     /// How many operations changed something so far.
     pub fn operations(&self) -> u64 {
         self.inner().operations
@@ -182,6 +205,11 @@ impl Platter {
     /// Changes how much fits.
     pub fn set_capacity(&self, capacity: u64) {
         self.inner().capacity = capacity;
+    }
+
+    /// Lets others fill so many bytes of it.
+    pub fn set_taken(&self, bytes: u64) {
+        self.inner().taken = bytes;
     }
 
     /// Makes everything that blocks take so much longer.
@@ -244,8 +272,14 @@ impl Inner {
         }
     }
 
-    fn used(&self) -> u64 {
-        self.names.values().map(|file| self.files[file].bytes.len() as u64).sum()
+    /// Whether the power has failed inside an operation.
+    fn is_dead(&self) -> bool {
+        self.power_ends_at.is_some_and(|end| self.operations > end)
+    }
+
+    fn free(&self) -> u64 {
+        let used: u64 = self.names.values().map(|file| self.files[file].bytes.len() as u64).sum();
+        self.capacity.saturating_sub(used).saturating_sub(self.taken)
     }
 
     fn name(&mut self, naming: Naming) {
@@ -282,10 +316,15 @@ pub struct MemoryVolume {
 }
 
 impl MemoryVolume {
+    /// Whether nothing reaches the platter through it any more: there is a newer one, or the power has failed.
+    pub fn is_gone(&self) -> bool {
+        let inner = self.platter.inner();
+        inner.mount != self.mount || inner.is_dead()
+    }
+
     fn with<T>(&self, f: impl FnOnce(&mut Inner) -> io::Result<T>) -> io::Result<T> {
         let mut inner = self.platter.inner();
-        let dead = inner.power_ends_at.is_some_and(|end| inner.operations > end);
-        if inner.mount != self.mount || dead {
+        if inner.mount != self.mount || inner.is_dead() {
             return Err(gone());
         }
         f(&mut inner)
@@ -377,7 +416,7 @@ impl Volume for MemoryVolume {
     }
 
     fn room(&self) -> io::Result<Room> {
-        self.with(|inner| Ok(Room { total: inner.capacity, free: inner.capacity.saturating_sub(inner.used()) }))
+        self.with(|inner| Ok(Room { total: inner.capacity, free: inner.free() }))
     }
 
     fn run<'a>(&'a self, work: Box<dyn FnOnce() + Send + 'static>) -> BoxFuture<'a, io::Result<()>> {
@@ -432,7 +471,7 @@ impl VolumeFile for MemoryFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let at = index(offset)?;
         self.volume.with(|inner| {
-            let free = inner.capacity.saturating_sub(inner.used());
+            let free = inner.free();
             let file = inner.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?;
             let grows = (at + bytes.len()).saturating_sub(file.bytes.len()) as u64;
             // A full disk takes what still fits, and then says so.
@@ -448,7 +487,7 @@ impl VolumeFile for MemoryFile {
     fn set_bytes(&self, bytes: u64) -> io::Result<()> {
         let new = index(bytes)?;
         self.volume.with(|inner| {
-            let free = inner.capacity.saturating_sub(inner.used());
+            let free = inner.free();
             let file = inner.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?;
             if new.saturating_sub(file.bytes.len()) as u64 > free {
                 return Err(io::ErrorKind::StorageFull.into());
@@ -512,6 +551,7 @@ mod tests {
         let mut byte = [0];
         file.read_at(0, &mut byte).unwrap();
         assert_eq!(byte, [7]);
+        file.sync().unwrap();
         platter.lose_power(Some(&mut SmallRng::seed_from_u64(1)));
         let file = platter.mount().open("f").unwrap().unwrap();
         let mut all = vec![0; file.bytes().unwrap() as usize];
@@ -528,5 +568,24 @@ mod tests {
         assert_eq!(volume.room().unwrap(), Room { total: 1000, free: 0 });
         volume.remove("f").unwrap();
         assert_eq!(volume.room().unwrap().free, 1000);
+        platter.set_taken(900);
+        assert_eq!(volume.room().unwrap(), Room { total: 1000, free: 100 });
+    }
+
+    #[test]
+    fn power_that_failed_inside_an_operation_is_noticed_and_one_that_did_not_can_be_spared() {
+        let platter = Platter::new(1000);
+        let volume = platter.mount();
+        platter.fail_power_after(1);
+        platter.spare();
+        let file = volume.create("f").unwrap();
+        file.sync().unwrap();
+        assert!(!platter.has_failed() && !volume.is_gone());
+        platter.fail_power_after(0);
+        assert!(file.sync().is_err());
+        platter.spare();
+        assert!(platter.has_failed() && volume.is_gone());
+        platter.lose_power(None);
+        assert!(!platter.has_failed() && volume.is_gone());
     }
 }

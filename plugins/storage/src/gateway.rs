@@ -21,7 +21,8 @@ use tokio::time::timeout;
 use crate::codec::{Codec, Scheme};
 use crate::meta::access::{MetaError, Metadata};
 use crate::meta::command::{Answer, Command, Made};
-use crate::meta::kinds::{Class, Object, Versioning, WhenShort};
+use crate::meta::kinds::{Class, Object, Versioning, WhenShort, Written};
+use crate::meta::names::WriteId;
 use crate::meta::query::{Found, Query, Reply};
 use crate::meta::refusal::Refusal;
 use crate::store::Store;
@@ -126,7 +127,9 @@ impl Gateway {
         Places::new(order, live, self.shared.parts.me)
     }
 
-    /// Has a command carried out; see [`Metadata::ask`]. Where the answer was lost that an object was put, it is looked for.
+    /// Has a command carried out; see [`Metadata::ask`]. Where the answer was lost that an object was put, it is looked for. What was written
+    /// for a command that is not carried out, or for whose answer nobody waits, is given up: its chunks would otherwise lie there until this
+    /// start of the gateway is over.
     ///
     /// # Errors
     /// When it is refused, or nobody leads in time.
@@ -136,8 +139,12 @@ impl Gateway {
             Command::Put(put) => Some((put.bucket.clone(), put.key.clone())),
             _ => None,
         };
+        let mut unnamed = Unnamed { gateway: self, write: written(&command) };
         let salt = self.chance().number();
         let asked = self.shared.parts.meta.ask_as(command, salt).await;
+        if matches!(&asked, Ok(_) | Err(MetaError::Refused(Refusal::NotOpen))) {
+            unnamed.write = None;
+        }
         if let (Err(MetaError::Unknown), Some((bucket, key))) = (&asked, place)
             && let Ok(Reply::Version(found)) = self.look(Query::Version { bucket, key, version: None, from: 0 }).await
             && let Some(made) = made_by(&found, salt)
@@ -205,6 +212,13 @@ impl Gateway {
         timeout(ROOM_WITHIN, self.shared.coming.clone().acquire_owned()).await.ok()?.ok()
     }
 
+    /// Ends a write without a commit, beside. Should that be lost, the write ends with this start of the gateway.
+    fn abort(&self, write: WriteId) {
+        let gateway = self.clone();
+        let abort = async move { drop(gateway.shared.parts.meta.ask(Command::Abort { writes: vec![write] }).await) };
+        self.shared.parts.spawner.spawn(abort);
+    }
+
     fn want(&self) {
         self.shared.parts.wanted.send_if_modified(|wanted| !std::mem::replace(wanted, true));
     }
@@ -219,6 +233,33 @@ fn made_by(found: &Found, salt: u64) -> Option<Made> {
     let object = found.version.object.as_ref().filter(|_| found.version.stamp.salt == salt)?;
     let version = (found.bucket.versioning != Versioning::Off).then(|| found.version.name());
     Some(Made { version, etag: object.etag.clone(), at: found.version.at, from: None })
+}
+
+/// A write that a command is to name. Dropped with one, it is ended: it may have been committed all the same, and then that changes nothing.
+struct Unnamed<'a> {
+    gateway: &'a Gateway,
+    write: Option<WriteId>,
+}
+
+impl Drop for Unnamed<'_> {
+    fn drop(&mut self) {
+        if let Some(write) = self.write.take() {
+            self.gateway.abort(write);
+        }
+    }
+}
+
+/// The write that a command names.
+fn written(command: &Command) -> Option<WriteId> {
+    let body = match command {
+        Command::Put(put) => &put.body,
+        Command::PutPart(put) => &put.body,
+        _ => return None,
+    };
+    match body {
+        Written::Chunks { write, .. } => Some(*write),
+        Written::Inline(_) => None,
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

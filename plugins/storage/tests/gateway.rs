@@ -2,20 +2,47 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{Node, content, nodes};
+use futures::FutureExt;
 use hirsel_storage::gateway::CHUNKS_COMING_MAX;
 use hirsel_storage::meta::access::MetaError;
 use hirsel_storage::meta::command::{Answer, Command, Condition, Deletion, Put};
 use hirsel_storage::meta::kinds::{About, Acl, Class, WhenShort, Written};
 use hirsel_storage::meta::names::{BucketName, ObjectKey};
 use hirsel_storage::meta::query::{Found, Query, Reply};
+use hirsel_storage::meta::read::Known;
 use hirsel_storage::meta::refusal::Refusal;
 
 fn bucket() -> BucketName {
     BucketName::new("pasture").unwrap()
+}
+
+fn creation() -> Command {
+    Command::CreateBucket {
+        name: bucket(),
+        owner: "ann".into(),
+        region: "here".into(),
+        lockable: false,
+        acl: Acl::Private,
+        class: Class::default(),
+    }
+}
+
+/// A commit of this body.
+fn commit(key: &str, body: Written, condition: Condition) -> Command {
+    Command::Put(Box::new(Put {
+        bucket: bucket(),
+        key: ObjectKey::new(key).unwrap(),
+        body,
+        etag: "etag".into(),
+        checksum: None,
+        about: About::default(),
+        lock: None,
+        condition,
+    }))
 }
 
 async fn put(node: &Node, key: &str, class: Class, body: &Bytes) -> Written {
@@ -25,17 +52,8 @@ async fn put(node: &Node, key: &str, class: Class, body: &Bytes) -> Written {
         writer.push(body.slice(from..body.len().min(from + 100_000))).await.unwrap();
     }
     let written = writer.finish().await.unwrap();
-    let put = Put {
-        bucket: bucket(),
-        key: ObjectKey::new(key).unwrap(),
-        body: written.clone(),
-        etag: "etag".into(),
-        checksum: None,
-        about: About::default(),
-        lock: None,
-        condition: Condition::default(),
-    };
-    assert!(matches!(node.gateway.ask(Command::Put(Box::new(put))).await, Ok(Answer::Made(_))));
+    let put = commit(key, written.clone(), Condition::default());
+    assert!(matches!(node.gateway.ask(put).await, Ok(Answer::Made(_))));
     written
 }
 
@@ -63,14 +81,7 @@ async fn what_is_put_through_one_node_is_read_through_every_other() {
     let folder = tempfile::tempdir().unwrap();
     let nodes = nodes(folder.path(), 74, 7, 3).await;
     // Node 7 is no member of the metadata group.
-    let create = Command::CreateBucket {
-        name: bucket(),
-        owner: "ann".into(),
-        region: "here".into(),
-        lockable: false,
-        acl: Acl::Private,
-        class: Class::default(),
-    };
+    let create = creation();
     assert_eq!(nodes[6].gateway.ask(create.clone()).await, Ok(Answer::Done));
     assert_eq!(nodes[1].gateway.ask(create).await, Err(MetaError::Refused(Refusal::BucketYours)));
 
@@ -126,4 +137,32 @@ async fn what_is_put_through_one_node_is_read_through_every_other() {
     assert!(writer().push(content(2, 4_096)).await.is_ok());
     coming.pop();
     assert!(waiting.push(content(1, 100_000)).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_written_for_a_commit_that_is_refused_or_that_nobody_waits_for_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let nodes = nodes(folder.path(), 77, 3, 3).await;
+    assert_eq!(nodes[0].gateway.ask(creation()).await, Ok(Answer::Done));
+    put(&nodes[0], "there", Class::Copies(3), &content(1, 10_000)).await;
+    for (n, is_dropped) in [(2, false), (3, true)] {
+        let mut writer = nodes[1].gateway.writer(Class::Copies(3), WhenShort::Degrade);
+        writer.push(content(n, 10_000)).await.unwrap();
+        let written = writer.finish().await.unwrap();
+        let Written::Chunks { chunks, .. } = written.clone() else { panic!("too long for a row") };
+        let first = Condition { if_none_match: Some("*".into()), ..Condition::default() };
+        let asked = nodes[1].gateway.ask(commit("there", written, first));
+        if is_dropped {
+            assert!(asked.now_or_never().is_none());
+        } else {
+            assert!(matches!(asked.await, Err(MetaError::Refused(Refusal::Condition(_)))));
+        }
+        let begun = Instant::now();
+        let fate = || async { nodes[2].gateway.look(Query::Fates(vec![chunks[0].id])).await };
+        while fate().await == Ok(Reply::Fates(vec![Known::Open])) {
+            assert!(begun.elapsed() < Duration::from_secs(30), "the write stays open");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    assert_eq!(read(&nodes[2], "there", 0, u64::MAX).await, content(1, 10_000));
 }

@@ -11,7 +11,6 @@ use super::{Gateway, Places};
 use crate::chunk::CHUNK_BYTES_MAX;
 use crate::codec::Scheme;
 use crate::meta::access::MetaError;
-use crate::meta::command::Command;
 use crate::meta::kinds::{ChunkRef, Class, Missed, WhenShort, Written};
 use crate::meta::limits::{BODY_BYTES_MAX, CHUNKS_MAX, INLINE_BYTES_MAX};
 use crate::meta::names::{ChunkId, WriteId};
@@ -172,10 +171,9 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        let Some(begun) = self.begun.take() else { return };
-        let (gateway, write) = (self.gateway.clone(), begun.write);
-        // Should this be lost, the write ends with this start of the gateway.
-        self.gateway.spawner().spawn(async move { drop(gateway.ask(Command::Abort { writes: vec![write] }).await) });
+        if let Some(begun) = self.begun.take() {
+            self.gateway.abort(begun.write);
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use hirsel_mesh::transport::PingState;
 use hirsel_model::control::ControlState;
 use hirsel_model::report::{NodeReport, RoleFacts};
 use hirsel_model::resilience::{CanLose, can_lose};
+use hirsel_model::storage::seen;
 use hirsel_model::view::Liveness;
 use hirsel_model::{NodeId, RoleName, Timestamp};
 use hirsel_role::{Live, LiveNode};
@@ -137,7 +138,15 @@ fn can_lose_now(state: &ControlState, live: &Live) -> CanLose {
         }
     });
     let liveness = live.nodes.iter().map(|(id, node)| (*id, node.liveness)).collect();
-    can_lose(state, &liveness, &healthy.collect())
+    let stored = live.nodes.iter().filter(|(_, node)| alive(node)).filter_map(|(id, node)| {
+        match node.facts.get(&RoleName::storage())? {
+            RoleFacts::Storage(facts) => Some((*id, facts)),
+            RoleFacts::None | RoleFacts::Compute(_) | RoleFacts::Lb(_) | RoleFacts::Address(_) | RoleFacts::Unknown => {
+                None
+            }
+        }
+    });
+    can_lose(state, &liveness, &healthy.collect(), seen::bears(&stored.collect()))
 }
 
 fn unheard(

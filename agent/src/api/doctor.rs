@@ -3,11 +3,12 @@
 use hirsel_mesh::transport::{Carried, DATAGRAM_BYTES, HEADERS_BYTES};
 use hirsel_model::WallTime;
 use hirsel_model::certificate::{Age, LATE_MS, age};
+use hirsel_model::report::RoleState;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::sight::{Sight, Standing, people_order};
-use super::views::{acme, certificates, zones};
+use super::views::{acme, certificates, storage, zones};
 
 /// Clocks further apart than this make the times in logs misleading, and tokens expire early or late.
 const CLOCK_WARN_MS: u64 = 1_000;
@@ -157,7 +158,7 @@ pub struct Doctor {
 /// One check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Check {
-    /// `clock`, `tcp`, `udp`, `mtu`, `disk`, `space`, `reserve`, `files`, `versions`, `certificate`, `unit`, `guard`, `user`, `dns`, `address`, `port`.
+    /// `clock`, `tcp`, `udp`, `mtu`, `disk`, `space`, `reserve`, `files`, `versions`, `certificate`, `unit`, `guard`, `user`, `dns`, `address`, `objects`, `port`.
     pub check: String,
     /// What was looked at: this node, or `n1 -> n2`.
     pub subject: String,
@@ -239,6 +240,7 @@ pub fn doctor(sight: &Sight, found: &Findings) -> Doctor {
     checks.extend(told.map(|words| {
         check("dnssec", "zones", Grade::Warning, words, "signed, and named by the zone above", "hirsel dns list")
     }));
+    checks.extend(storage(sight));
     let mut peers: Vec<&PeerFindings> = found.peers.iter().collect();
     peers.sort_by(|one, other| people_order(&one.name, &other.name));
     for peer in peers {
@@ -248,6 +250,40 @@ pub fn doctor(sight: &Sight, found: &Findings) -> Doctor {
     }
     checks.push(versions(sight, found));
     judged(checks)
+}
+
+/// What is stored: each disk, how many nodes there are for it, and who votes over the metadata.
+fn storage(sight: &Sight) -> Vec<Check> {
+    let Some(seen) = storage::storage(sight) else { return Vec::new() };
+    let mut checks: Vec<Check> = storage::disks(sight)
+        .into_iter()
+        .map(|(node, state, why, free)| {
+            let (grade, value) = match (state, why, free) {
+                (RoleState::Failed, why, _) => (Grade::Failed, why.unwrap_or_else(|| "the disk does not work".into())),
+                (_, Some(why), _) => (Grade::Warning, why),
+                (_, None, Some(0)) => (Grade::Warning, "less than a tenth is free".into()),
+                (_, None, Some(free)) => (Grade::Ok, format!("{free} tenths are free")),
+                (_, None, None) => (Grade::Ok, "no disk is in use yet".into()),
+            };
+            let next =
+                "give it a larger disk (storage.disk in hirsel.toml), or add a node; of a dead one: hirsel drain NODE";
+            check("objects", &node, grade, value, "a tenth free, and a disk that takes writes", next)
+        })
+        .collect();
+    let voters = seen.voters.len();
+    let (grade, value) = match (storage::has_majority(sight), seen.voters_can_lose) {
+        (false, _) => (Grade::Failed, format!("no majority of its {voters} voters is heard")),
+        (true, 0) if voters > 2 => (Grade::Warning, format!("any further loss among its {voters} voters stops it")),
+        (true, bears) => (Grade::Ok, format!("{voters} voters, {bears} of which may be lost")),
+    };
+    let next = "hirsel members: bring the nodes back that vote";
+    checks.push(check("objects", "metadata", grade, value, "a majority of its voters, and one to spare", next));
+    let told = storage::too_few(sight).into_iter();
+    checks.extend(told.map(|words| {
+        let next = "add nodes, or have less asked for: hirsel bucket set NAME --copies N";
+        check("objects", "classes", Grade::Warning, words, "as many nodes as classes ask for", next)
+    }));
+    checks
 }
 
 /// Certificates of the other nodes that are not as they should be, as those say themselves.

@@ -165,6 +165,8 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/access-keys", get(access::list))
         .route("/v1/buckets", get(buckets::list))
         .route("/v1/buckets/{bucket}", get(buckets::usage))
+        .route("/v1/storage/audit", get(buckets::audits))
+        .route("/v1/storage/scrub", get(buckets::scrubs))
         .route("/v1/openapi.json", get(reads::openapi))
         .fallback(reads::nothing);
     let operate = Router::new()
@@ -187,6 +189,8 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/cache/purge", post(cache::purge))
         .route("/v1/access-keys", post(access::create))
         .route("/v1/access-keys/{id}", delete(access::remove))
+        .route("/v1/storage/audit", post(buckets::audit))
+        .route("/v1/storage/scrub", post(buckets::scrub))
         .route("/v1/buckets", post(buckets::create))
         .route("/v1/buckets/{bucket}", put(buckets::change).delete(buckets::remove))
         // It is passed on piece by piece, and bounded where it is written.

@@ -9,9 +9,12 @@ use hirsel_model::plan::VerdictKind;
 use hirsel_model::report::{InstanceFacts, InstanceState, RoleFacts};
 use hirsel_model::resilience::{CanLose, can_lose};
 use hirsel_model::spec::{HealthSpec, NodeSpec};
+use hirsel_model::storage::seen;
 use hirsel_model::view::Liveness;
 use hirsel_model::{Generation, InstanceId, NodeId, RoleName, WallTime};
 use hirsel_role::{Live, RoleConfig};
+
+use super::views::storage;
 
 /// A leader that was not heard for this long is shown as none. Three of the longest election timeouts: an election that goes well
 /// is not worth an alarm.
@@ -148,7 +151,7 @@ impl Sight {
         };
         let liveness = self.state.spec.nodes.keys().map(|node| (*node, liveness(node))).collect();
         let healthy = self.state.plan.instances.keys().filter(|id| self.is_healthy(id)).cloned().collect();
-        can_lose(&self.state, &liveness, &healthy)
+        can_lose(&self.state, &liveness, &healthy, seen::bears(&storage::heard(self)))
     }
 
     fn health_spec(&self, instance: &InstanceId) -> Option<&HealthSpec> {

@@ -7,6 +7,7 @@ use hirsel_model::control::{Command, ControlState, Entry, Outcome};
 use hirsel_model::plan::{Phase, Plan};
 use hirsel_model::resilience::can_lose;
 use hirsel_model::spec::Availability;
+use hirsel_model::storage::seen;
 use hirsel_model::view::Liveness;
 use hirsel_model::{InstanceId, NodeId};
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use super::error::{ApiError, Code};
 use super::forecast::{Count, Placed, SlotChange, counts, placements, settle, slot_changes, without_log};
 use super::sight::{Sight, Standing};
 use super::views::status::Losses;
+use super::views::storage;
 
 /// What may be asked for, in words.
 const KINDS: &str = "kill:NODE, zone:ZONE, leave:NODE or drain:NODE";
@@ -134,7 +136,7 @@ pub async fn simulate(sight: &Sight, events: &[String]) -> Result<Simulated, Api
         state.spec.nodes.keys().filter(|node| lives(node)).map(|node| (*node, Liveness::Alive)).collect();
     let healthy: BTreeSet<InstanceId> =
         state.plan.instances.iter().filter(|(_, placed)| lives(&placed.node)).map(|(id, _)| id.clone()).collect();
-    let after = can_lose(&state, &liveness, &healthy);
+    let after = can_lose(&state, &liveness, &healthy, seen::bears(&storage::heard(sight)));
     Ok(Simulated {
         events: events.iter().map(ToString::to_string).collect(),
         lost,

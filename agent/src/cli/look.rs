@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use super::args::{EventsArgs, LogsArgs, MembersArgs, PlanArgs, PsArgs, SimulateArgs, WhyArgs};
 use super::client::{Answer, Client};
 use super::output::{self, Colour, ago_or_dash, any, line, note, paint, since, state, table};
-use super::{Done, read_file, wall};
+use super::{Done, read_file, survey, wall};
 use crate::api::doctor::{Check, Doctor};
 use crate::api::envelope::Envelope;
 use crate::api::error::{ApiError, Code};
@@ -80,6 +80,9 @@ pub(super) fn print_status(envelope: &Envelope<Status>) {
     for it in &status.addresses {
         let by = if it.holders.is_empty() { it.state.clone() } else { it.holders.join(" and ") };
         line(format!("Address   {}: {by}", it.address));
+    }
+    if let Some(storage) = &status.storage {
+        survey::print_storage(storage);
     }
     let roles: Vec<Vec<String>> = status
         .roles

@@ -29,6 +29,7 @@ pub mod look;
 pub mod output;
 pub mod recover;
 pub mod secret;
+pub mod survey;
 pub mod target;
 pub mod top;
 mod traffic;
@@ -178,6 +179,8 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
             BucketVerb::Usage(args) => bucket::usage(&client, json, &args.bucket).await,
             BucketVerb::Set(args) => bucket::set(&client, json, args).await,
             BucketVerb::Rm(args) => bucket::remove(&client, json, &args.bucket).await,
+            BucketVerb::Audit(args) => survey::audit(&client, json, args).await,
+            BucketVerb::Scrub(args) => survey::scrub(&client, json, args).await,
             BucketVerb::Key(key) => match &key.verb {
                 KeyVerb::Create(args) => key::create(&client, json, args).await,
                 KeyVerb::List => key::list(&client, json).await,

@@ -68,9 +68,8 @@ pub fn paint(text: &str, colour: Colour) -> String {
 pub fn colour_of(word: &str) -> Option<Colour> {
     match word {
         "healthy" | "alive" | "running" | "valid" | "leader" | "verified" | "ok" => Some(Colour::Green),
-        "degraded" | "suspect" | "starting" | "draining" | "stopping" | "waiting" | "unfit" | "warning" => {
-            Some(Colour::Yellow)
-        }
+        "degraded" | "suspect" | "starting" | "draining" | "stopping" | "waiting" | "unfit" | "warning"
+        | "unproven" => Some(Colour::Yellow),
         "critical" | "no_leader" | "down" | "failed" | "unknown" | "revoked" | "expired" => Some(Colour::Red),
         "stopped" | "ended" | "none" | "-" => Some(Colour::Dim),
         _ => None,

@@ -1,5 +1,5 @@
 //! How much may vanish at once: the largest n such that *any* n nodes (or zones) may be lost and the cluster still has its quorum, one
-//! healthy instance of each service, and a node to take over each exclusive one.
+//! healthy instance of each service, a node to take over each exclusive one, and everything that is stored.
 //!
 //! Each of these wishes tolerates losses on its own, whatever the others tolerate, and the worst loss of n is the n nodes (zones) that
 //! carry most of it. So counting is exact: no set of victims has to be tried.
@@ -31,11 +31,23 @@ struct Tolerance {
     words: String,
 }
 
-/// What can be lost now. Only nodes that are heard and not judged count, and only instances in `healthy` that take requests.
+impl Tolerance {
+    /// The one that tolerates less; of two alike this one.
+    fn or(self, other: Option<Tolerance>) -> Tolerance {
+        match other {
+            Some(other) if other.lost < self.lost => other,
+            _ => self,
+        }
+    }
+}
+
+/// What can be lost now. Only nodes that are heard and not judged count, and only instances in `healthy` that take requests. What is stored bears
+/// the loss of `bears` nodes of each partition (see [`crate::storage::seen::bears`]).
 pub fn can_lose(
     state: &ControlState,
     liveness: &BTreeMap<NodeId, Liveness>,
     healthy: &BTreeSet<InstanceId>,
+    bears: Option<u8>,
 ) -> CanLose {
     let live: BTreeMap<NodeId, Zone> = state
         .spec
@@ -46,7 +58,9 @@ pub fn can_lose(
         .collect();
 
     let nodes = least(state, &live, healthy, "node", |id| live.contains_key(&id).then_some(id));
+    let nodes = nodes.or(stored(state, bears, "node", |id| live.contains_key(&id).then_some(id)));
     let zones = least(state, &live, healthy, "zone", |id| live.get(&id).copied());
+    let zones = zones.or(stored(state, bears, "zone", |id| live.get(&id).copied()));
     let limit = if nodes.words == zones.words {
         nodes.words
     } else {
@@ -67,7 +81,7 @@ fn least<D: Ord>(
     what: &str,
     domain: impl Fn(NodeId) -> Option<D>,
 ) -> Tolerance {
-    let mut least = quorum(state, &domain);
+    let mut least = quorum(&state.plan.voters, "voters", &domain);
     for (app, spec) in state.spec.apps.iter().filter(|(_, spec)| !spec.stopped) {
         for (service, described) in spec.services.iter().filter(|(_, service)| service.replicas.min > 0) {
             let mut domains = BTreeSet::new();
@@ -110,31 +124,70 @@ fn able(state: &ControlState, service: &ServiceSpec) -> impl Iterator<Item = Nod
     })
 }
 
+/// What is stored: a majority of those who vote over its metadata, and of each partition all but so many nodes as its chunks bear to lose. None
+/// while nothing is stored.
+fn stored<D: Ord>(
+    state: &ControlState,
+    bears: Option<u8>,
+    what: &str,
+    domain: impl Fn(NodeId) -> Option<D>,
+) -> Option<Tolerance> {
+    let table = &state.plan.storage;
+    if table.is_empty() {
+        return None;
+    }
+    let least = quorum(&table.voters, "voters of the metadata of objects", &domain);
+    let Some(bears) = bears.map(usize::from) else { return Some(least) };
+    // While a partition moves a chunk may be on either list.
+    let lists = table.partitions.values().flat_map(|partition| [&partition.nodes, &partition.next]);
+    let lost = lists.filter(|list| !list.is_empty()).map(|list| {
+        let live: Vec<D> = list.iter().filter_map(|node| domain(*node)).collect();
+        bears.checked_sub(list.len() - live.len()).map_or(0, |spare| domains(counts(live), spare))
+    });
+    let lost = lost.min().unwrap_or(usize::MAX);
+    let s = if bears == 1 { "" } else { "s" };
+    let words =
+        format!("what is stored bears the loss of {bears} node{s} that have a part of it, and so of {lost} by {what}");
+    Some(least.or(Some(Tolerance { lost, words })))
+}
+
 /// The most domains that may vanish, however unlucky, with a majority of the voters left.
-fn quorum<D: Ord>(state: &ControlState, domain: impl Fn(NodeId) -> Option<D>) -> Tolerance {
-    let voters = state.plan.voters.len();
-    let needed = voters / 2 + 1;
+fn quorum<D: Ord>(voters: &BTreeSet<NodeId>, who: &str, domain: impl Fn(NodeId) -> Option<D>) -> Tolerance {
+    let needed = voters.len() / 2 + 1;
+    let per_domain = counts(voters.iter().filter_map(|voter| domain(*voter)));
+    let live: usize = per_domain.iter().sum();
+    let all = voters.len();
+    match live.checked_sub(needed) {
+        None => Tolerance { lost: 0, words: format!("no quorum: {live} of {all} {who} live, {needed} are needed") },
+        Some(spare) => Tolerance {
+            lost: domains(per_domain, spare),
+            words: format!("quorum: {needed} of {all} {who} are needed, {live} live"),
+        },
+    }
+}
+
+/// How many are in each domain, most first.
+fn counts<D: Ord>(all: impl IntoIterator<Item = D>) -> Vec<usize> {
     let mut per_domain: BTreeMap<D, usize> = BTreeMap::new();
-    for domain in state.plan.voters.iter().filter_map(|voter| domain(*voter)) {
+    for domain in all {
         *per_domain.entry(domain).or_default() += 1;
     }
-    let live: usize = per_domain.values().sum();
-    let words = match live {
-        _ if live < needed => format!("no quorum: {live} of {voters} voters live, {needed} are needed"),
-        _ => format!("quorum: {needed} of {voters} voters are needed, {live} live"),
-    };
-    let mut spare = live.saturating_sub(needed);
     let mut counts: Vec<usize> = per_domain.into_values().collect();
     counts.sort_unstable_by(|a, b| b.cmp(a));
+    counts
+}
+
+/// How many domains of so many may vanish, however unlucky, when `spare` may be lost.
+fn domains(counts: Vec<usize>, mut spare: usize) -> usize {
     let mut lost = 0;
     for count in counts {
-        if live < needed || count > spare {
+        if count > spare {
             break;
         }
         spare -= count;
         lost += 1;
     }
-    Tolerance { lost, words }
+    lost
 }
 
 #[cfg(test)]
@@ -145,6 +198,7 @@ mod tests {
     use crate::control::samples::{app, cluster, instance, named, place, service};
     use crate::duty::Duty;
     use crate::plan::{Assignment, Because, Reason, Verdict, VerdictKind};
+    use crate::storage::Partition;
 
     /// Nodes `n1`… each in a zone by letter; voters; and the nodes on which shop/web is healthy.
     fn herd(zones: &str, voters: &[u64], web: &[u64]) -> (ControlState, BTreeSet<InstanceId>) {
@@ -168,7 +222,7 @@ mod tests {
     }
 
     fn told((state, healthy): &(ControlState, BTreeSet<InstanceId>)) -> (u32, u32, String) {
-        let can = can_lose(state, &all_alive(state), healthy);
+        let can = can_lose(state, &all_alive(state), healthy, None);
         (can.nodes, can.zones, can.limit)
     }
 
@@ -248,7 +302,7 @@ mod tests {
         let (mut state, healthy) = herd("abcde", &[1, 2, 3, 4, 5], &[1, 2, 3]);
         let mut liveness = all_alive(&state);
         liveness.insert(NodeId(5), Liveness::Suspect);
-        assert_eq!(can_lose(&state, &liveness, &healthy).nodes, 1);
+        assert_eq!(can_lose(&state, &liveness, &healthy, None).nodes, 1);
         let verdict = Verdict {
             kind: VerdictKind::Down,
             incarnation: Incarnation(1),
@@ -256,9 +310,9 @@ mod tests {
             evidence: String::new(),
         };
         state.plan.verdicts.insert(NodeId(4), verdict);
-        assert_eq!(can_lose(&state, &liveness, &healthy).nodes, 0);
+        assert_eq!(can_lose(&state, &liveness, &healthy, None).nodes, 0);
         liveness.remove(&NodeId(3));
-        let can = can_lose(&state, &liveness, &healthy);
+        let can = can_lose(&state, &liveness, &healthy, None);
         assert_eq!((can.nodes, can.limit.as_str()), (0, "no quorum: 2 of 5 voters live, 3 are needed"));
     }
 
@@ -270,6 +324,30 @@ mod tests {
             node.site = named(site);
         }
         assert_eq!(told(&herd).1, 1);
+    }
+
+    #[test]
+    fn what_is_stored_limits_by_the_partition_that_bears_least() {
+        let (mut state, healthy) = herd("abcabcabc", &[1, 2, 3, 4, 5], &[1, 2, 3, 4, 5, 6]);
+        let nodes = |ids: &[u64]| ids.iter().copied().map(NodeId).collect::<Vec<_>>();
+        let partition = |ids: &[u64], next: &[u64]| Partition { nodes: nodes(ids), next: nodes(next), table: 1 };
+        let told = |state: &ControlState, bears| {
+            let can = can_lose(state, &all_alive(state), &healthy, bears);
+            (can.nodes, can.zones)
+        };
+        let before = told(&state, Some(0));
+        assert_eq!(before, (2, 1), "nothing is stored");
+        state.plan.storage.voters = nodes(&[1, 2, 3]).into_iter().collect();
+        assert_eq!(told(&state, None), (1, 1), "the metadata have three voters");
+        state.plan.storage.voters = state.plan.voters.clone();
+        state.plan.storage.partitions.insert(768, partition(&[1, 2, 3], &[]));
+        assert_eq!(told(&state, Some(2)), (2, 1));
+        assert_eq!(told(&state, Some(1)), (1, 1));
+        assert_eq!(told(&state, Some(0)), (0, 0));
+        state.plan.storage.partitions.insert(769, partition(&[1, 4, 2], &[]));
+        assert_eq!(told(&state, Some(1)), (1, 0), "two of it are in one zone");
+        state.plan.storage.partitions.insert(769, partition(&[1, 77, 2], &[1, 3, 2]));
+        assert_eq!(told(&state, Some(1)), (0, 0), "one of it is gone already");
     }
 
     /// By trying every set of victims.
@@ -305,7 +383,7 @@ mod tests {
                 by_zone.entry(&node.zone).or_default().insert(*id);
             }
             let zones: Vec<_> = by_zone.into_values().collect();
-            let can = can_lose(&state, &all_alive(&state), &healthy);
+            let can = can_lose(&state, &all_alive(&state), &healthy, None);
             prop_assert_eq!(can.nodes, by_force(&state, &healthy, &nodes));
             prop_assert_eq!(can.zones, by_force(&state, &healthy, &zones));
             prop_assert!(!can.limit.is_empty());

@@ -12,6 +12,10 @@ use crate::feature::Need;
 use crate::id::NodeId;
 use crate::spec::is_default;
 
+pub mod seen;
+
+pub use seen::{Audit, Totals};
+
 /// What a table of partitions needs.
 pub const STORAGE: Need = Need::of(2, "storage");
 
@@ -21,6 +25,15 @@ pub const PARTITIONS: u16 = 256;
 pub const WIDTHS: [u8; 2] = [3, 6];
 /// Nodes that may be lost at once without losing anything, in each of [`WIDTHS`]; the metadata groups have voters for the same.
 pub const LOSSES: usize = 2;
+
+/// On how many nodes at least a partition of each of [`WIDTHS`] stays when one of its nodes goes and no other can take its place: two copies, and 4+1.
+/// Less than that is never acknowledged, and so is not left behind on purpose.
+pub const FLOORS: [usize; 2] = [2, 5];
+
+/// On how many nodes at least a partition of this width stays when one of its nodes goes.
+pub fn floor(width: u8) -> usize {
+    WIDTHS.iter().zip(FLOORS).find(|(known, _)| **known == width).map_or(usize::from(width), |(_, floor)| floor)
+}
 
 /// A partition, by its width and its number among those of that width.
 pub fn partition(width: u8, number: u16) -> u16 {
@@ -119,4 +132,10 @@ pub struct StorageFacts {
     pub moved: BTreeMap<u16, u64>,
     /// Who votes in the metadata groups, as far as it knows.
     pub voters: BTreeSet<NodeId>,
+    /// What its last audit counted.
+    #[serde(skip_serializing_if = "is_default")]
+    pub audit: Audit,
+    /// What it counted in the metadata, while it leads their group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub totals: Option<Totals>,
 }

@@ -3,12 +3,14 @@
 //!
 //! Whoever asks here has been let in by the agent and may do everything; access keys and policies are no matter of it.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 
 use bytes::Bytes;
 use futures::Stream;
 use futures::future::BoxFuture;
-use hirsel_model::{AccountName, WallTime};
+use hirsel_model::storage::Audit;
+use hirsel_model::{AccountName, NodeId, WallTime};
 use serde::{Deserialize, Serialize};
 
 use crate::window;
@@ -152,6 +154,126 @@ pub struct StorageError {
     pub message: String,
 }
 
+/// How far a node is with its audits: what it counts on its disk against what the metadata say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Auditing {
+    /// What the last one counted that came to its end.
+    pub last: Audit,
+    /// Why the last one did not come to its end; none if it did.
+    pub failed: Option<String>,
+    /// Audits that began since the node started. One that is asked for now is the next.
+    pub begun: u64,
+    /// Of these, how many are over.
+    pub ended: u64,
+    /// Steps of the one under way that are done.
+    pub step: u32,
+    /// Steps it has.
+    pub of: u32,
+}
+
+/// How far a node is with reading everything that its disk holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Scrubbing {
+    /// When the pass under way began, in milliseconds since 1970; zero before the first.
+    pub begun_ms: u64,
+    /// Chunks that it looked at.
+    pub chunks: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// How many of them were damaged.
+    pub damaged: u64,
+    /// Bytes on the disk.
+    pub held: u64,
+    /// Passes that began at once because somebody asked, since the node started. One that is asked for now is the next.
+    pub begun: u64,
+    /// Of these, how many are over.
+    pub ended: u64,
+    /// When the last whole pass ended; zero before the first since the node started.
+    pub last_ms: u64,
+    /// Chunks that it looked at.
+    pub last_chunks: u64,
+    /// Bytes of them.
+    pub last_bytes: u64,
+    /// How many of them were damaged.
+    pub last_damaged: u64,
+    /// Why nothing is read; none if it is.
+    pub failed: Option<String>,
+}
+
+/// Whether nodes shall only say what they know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Only that.
+    Known,
+    /// They shall do it again, from the beginning, beside that.
+    Again,
+}
+
+/// What nodes that keep data say, or why one does not.
+pub type Told<T> = BTreeMap<NodeId, Result<T, String>>;
+
+/// Where the pieces of an object are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// When it was written.
+    pub written: WallTime,
+    /// How long it is.
+    pub bytes: u64,
+    /// Whether its bytes are in the metadata, with as many copies as these have voters.
+    pub inline: bool,
+    /// Its chunks, from the first; not all of a long one.
+    pub chunks: Vec<ChunkLayout>,
+    /// The byte before which those that were looked at end.
+    pub looked_at: u64,
+}
+
+/// Where the pieces of a chunk are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChunkLayout {
+    /// What it is called.
+    pub chunk: String,
+    /// The byte of the object at which it begins.
+    pub from: u64,
+    /// How many bytes of the object are in it.
+    pub bytes: u32,
+    /// How it is kept safe.
+    pub safety: Safety,
+    /// Pieces from which it can be read.
+    pub enough: u8,
+    /// Its pieces, as its class asks for them.
+    pub pieces: Vec<PieceLayout>,
+    /// To which nodes its partition moves; none where it does not.
+    pub moves_to: Vec<NodeId>,
+}
+
+/// Where a piece is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PieceLayout {
+    /// Which: the number of a shard, or of a copy.
+    pub number: u8,
+    /// Where it should be; none where fewer nodes keep data than the class asks for.
+    pub node: Option<NodeId>,
+    /// How it is there.
+    pub state: PieceState,
+    /// Whether it waits to be made anew there.
+    pub waits: bool,
+}
+
+/// How a piece is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PieceState {
+    /// It is there.
+    There,
+    /// The node has no such piece, or one that is damaged: its words.
+    Missing(String),
+    /// The node does not say: its words, or those of whoever asked it.
+    Silent(String),
+    /// There is no node for it.
+    Homeless,
+}
+
 /// The objects of the cluster, for people.
 pub trait Objects: Send + Sync {
     /// Makes a bucket.
@@ -168,6 +290,12 @@ pub trait Objects: Send + Sync {
     fn put<'a>(&'a self, new: NewObject) -> BoxFuture<'a, Result<Stored, StorageError>>;
     /// Reads an object.
     fn get<'a>(&'a self, bucket: &'a str, key: &'a str) -> BoxFuture<'a, Result<Found, StorageError>>;
+    /// Where the pieces of an object are, as the nodes say that should have them.
+    fn layout<'a>(&'a self, bucket: &'a str, key: &'a str) -> BoxFuture<'a, Result<Layout, StorageError>>;
+    /// How far each node that keeps data is with its audits. Changes nothing of what is stored.
+    fn audits(&self, ask: Ask) -> BoxFuture<'_, Told<Auditing>>;
+    /// How far each node that keeps data is with reading everything it has. Changes nothing of what is stored.
+    fn scrubs(&self, ask: Ask) -> BoxFuture<'_, Told<Scrubbing>>;
 }
 
 /// Where the agent finds the objects of the cluster.

@@ -446,6 +446,14 @@ impl Disk {
             .await
     }
 
+    /// Begins another pass of [`Disk::scrub`], wherever the one under way is.
+    pub async fn scrub_anew(&self, now_ms: u64) {
+        let mut held = self.pass.lock().await;
+        // Where nothing is written any more, what was sealed before is read all the same.
+        let _ = self.ask(|reply| Work::Seal { reply }).await;
+        *held = Some(scrub::Pass::begun(now_ms));
+    }
+
     /// Frees the room of the most wasteful segment, if one wastes enough ([`compact::WASTE_PERCENT`]); none if none does.
     pub async fn compact(&self) -> Result<Option<compact::Freed>, DiskError> {
         let mut stuck = self.compacting.lock().await;

@@ -6,7 +6,7 @@
 //! Kept: nothing that was not committed can be read; a commit names only what is safe on as many nodes as its class promises, or, where the
 //! bucket allows that, on as many as there are, and then says which missed it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::codec::{Codec, Scheme};
+use crate::counts::Counts;
 use crate::meta::access::{MetaError, Metadata};
 use crate::meta::command::{Answer, Command, Made};
 use crate::meta::kinds::{Class, Object, Versioning, WhenShort, Written};
@@ -77,13 +78,15 @@ struct Shared {
     pool: pool::Pool,
     codecs: Mutex<BTreeMap<Scheme, Arc<Codec>>>,
     coming: Arc<Semaphore>,
+    counts: Counts,
 }
 
 impl Gateway {
     /// Of these parts.
     pub fn new(parts: Parts) -> Self {
+        let (pool, codecs, counts) = (pool::Pool::default(), Mutex::default(), Counts::default());
         let coming = Arc::new(Semaphore::new(CHUNKS_COMING_MAX));
-        Self { shared: Arc::new(Shared { parts, pool: pool::Pool::default(), codecs: Mutex::default(), coming }) }
+        Self { shared: Arc::new(Shared { parts, pool, codecs, coming, counts }) }
     }
 
     /// Which node this is.
@@ -119,6 +122,16 @@ impl Gateway {
     /// Where what goes on beside a request runs.
     pub fn spawner(&self) -> &Spawner {
         &self.shared.parts.spawner
+    }
+
+    /// What is counted of what this node does.
+    pub fn counts(&self) -> &Counts {
+        &self.shared.counts
+    }
+
+    /// Nodes that keep data, or are to, by the plan that this node knows.
+    pub fn keepers(&self) -> BTreeSet<NodeId> {
+        self.shared.parts.order.borrow().table.holders().into_keys().collect()
     }
 
     /// Where data is, by the plan that this node knows and by who is heard now.

@@ -6,6 +6,7 @@
 //! - [`deaths`] ends writes of gateways that are gone, sweeps what dies, and unlinks what was condemned.
 //! - [`repair`] makes pieces anew that are missing.
 //! - [`moves`] brings partitions to where the plan moves them.
+//! - [`survey`] counts what there is and what waits, for people.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use hirsel_model::order::StorageOrder;
+use hirsel_model::storage::Totals;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::debug;
@@ -24,10 +26,13 @@ pub mod deaths;
 pub mod moves;
 pub mod piece;
 pub mod repair;
+pub mod survey;
 pub mod upkeep;
 
 /// Between two looks at what there is to do.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two counts of everything: each is told to all nodes if something changed.
+const SURVEY_EVERY: Duration = Duration::from_secs(5);
 /// Chunks that are worked on at once: each is some mebibytes in memory, and others want the disks.
 const AT_ONCE: usize = 4;
 
@@ -36,26 +41,46 @@ const AT_ONCE: usize = 4;
 pub struct Healing {
     /// Moves that are complete: the partition, and the table that decided it.
     pub moved: BTreeMap<u16, u64>,
+    /// What was counted last; none before this node has led.
+    pub totals: Option<Totals>,
+    /// Pieces that were made anew since all was whole the last time.
+    pub repaired: u64,
+    /// Why none could be made anew in the last try.
+    pub stuck: Option<String>,
 }
 
 /// Does what the leader of the metadata group does, whenever this node leads it.
 pub async fn lead(gateway: Gateway, order: watch::Receiver<Arc<StorageOrder>>, healing: watch::Sender<Healing>) {
     let deaths = {
         let (gateway, order) = (gateway.clone(), order.clone());
-        while_leading(gateway.clone(), "deaths", move || deaths::step(gateway.clone(), order.borrow().clone()))
+        let step = move || deaths::step(gateway.clone(), order.borrow().clone());
+        (LOOK_EVERY, step)
     };
     let repairs = {
-        let (gateway, order) = (gateway.clone(), order.clone());
-        while_leading(gateway.clone(), "repairs", move || repair::step(gateway.clone(), order.borrow().clone()))
+        let (gateway, order, healing) = (gateway.clone(), order.clone(), healing.clone());
+        let step = move || repair::step(gateway.clone(), order.borrow().clone(), healing.clone());
+        (LOOK_EVERY, step)
     };
-    let moves = while_leading(gateway.clone(), "moves", move || {
-        moves::step(gateway.clone(), order.borrow().clone(), healing.clone())
-    });
-    tokio::join!(deaths, repairs, moves);
+    let survey = {
+        let (gateway, healing) = (gateway.clone(), healing.clone());
+        let step = move || survey::step(gateway.clone(), healing.clone());
+        (SURVEY_EVERY, step)
+    };
+    let moves = {
+        let gateway = gateway.clone();
+        let step = move || moves::step(gateway.clone(), order.borrow().clone(), healing.clone());
+        (LOOK_EVERY, step)
+    };
+    tokio::join!(
+        while_leading(&gateway, "deaths", deaths),
+        while_leading(&gateway, "repairs", repairs),
+        while_leading(&gateway, "survey", survey),
+        while_leading(&gateway, "moves", moves),
+    );
 }
 
 /// Takes steps, one after the other, while this node leads: at once where the last one did something, after a pause where not.
-async fn while_leading<F>(gateway: Gateway, what: &'static str, step: impl Fn() -> F)
+async fn while_leading<F>(gateway: &Gateway, what: &'static str, (pause, step): (Duration, impl Fn() -> F))
 where
     F: Future<Output = Result<bool, String>> + Send,
 {
@@ -66,10 +91,10 @@ where
         };
         match more {
             Ok(true) => tokio::task::yield_now().await,
-            Ok(false) => sleep(LOOK_EVERY).await,
+            Ok(false) => sleep(pause).await,
             Err(words) => {
                 debug!(what, words, "not done yet");
-                sleep(LOOK_EVERY).await;
+                sleep(pause).await;
             }
         }
     }

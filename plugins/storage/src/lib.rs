@@ -16,6 +16,7 @@
 
 pub mod chunk;
 pub mod codec;
+pub mod counts;
 pub mod decoders;
 pub mod disk;
 pub mod drive;

@@ -6,17 +6,22 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
+use hirsel_role::peers::Peers;
 use hirsel_role::storage::{
-    Bucket, BucketChange, Fault, Found, NewBucket, NewObject, Objects, Pieces, Safety, StorageError, Stored, Usage,
+    Ask, Auditing, Bucket, BucketChange, Fault, Found, Layout, NewBucket, NewObject, Objects, Pieces, Safety,
+    Scrubbing, StorageError, Stored, Told, Usage,
 };
 
 use crate::gateway::{Body, Gateway, WriteError};
+use crate::heal::{audit, upkeep};
 use crate::meta::access::MetaError;
 use crate::meta::command::{Answer, BucketChange as Change, Command, Condition, Put};
 use crate::meta::kinds::{self, About, Acl, Class, Quota, Versioning};
 use crate::meta::names::{BucketName, NameError, ObjectKey};
 use crate::meta::query::{QUESTIONS_MAX, Query, Reply};
 use crate::meta::refusal::Refusal;
+
+mod layout;
 
 /// Buckets that are told at once, each with what is in it: some dozens of milliseconds of work.
 const PAGE: usize = 10 * QUESTIONS_MAX;
@@ -26,13 +31,14 @@ const CONTENT_TYPE: &str = "content-type";
 /// All objects, for people.
 pub struct People {
     gateway: Gateway,
+    peers: Arc<dyn Peers>,
     region: String,
 }
 
 impl People {
-    /// Through this gateway. Buckets are made in `region`.
-    pub fn new(gateway: Gateway, region: String) -> Arc<Self> {
-        Arc::new(Self { gateway, region })
+    /// Through this gateway; other nodes that keep data are asked through `peers`. Buckets are made in `region`.
+    pub fn new(gateway: Gateway, peers: Arc<dyn Peers>, region: String) -> Arc<Self> {
+        Arc::new(Self { gateway, peers, region })
     }
 
     async fn create_now(&self, new: NewBucket) -> Result<Bucket, StorageError> {
@@ -191,6 +197,29 @@ impl Objects for People {
     fn get<'a>(&'a self, bucket: &'a str, key: &'a str) -> BoxFuture<'a, Result<Found, StorageError>> {
         self.read(bucket, key).boxed()
     }
+
+    fn layout<'a>(&'a self, bucket: &'a str, key: &'a str) -> BoxFuture<'a, Result<Layout, StorageError>> {
+        async move {
+            let (bucket, key) = (bucket_name(bucket)?, object_key(key.to_owned())?);
+            layout::layout(self, bucket, key).await
+        }
+        .boxed()
+    }
+
+    fn audits(&self, ask: Ask) -> BoxFuture<'_, Told<Auditing>> {
+        audit::ask(&*self.peers, self.gateway.keepers(), what(ask)).boxed()
+    }
+
+    fn scrubs(&self, ask: Ask) -> BoxFuture<'_, Told<Scrubbing>> {
+        upkeep::ask(&*self.peers, self.gateway.keepers(), what(ask)).boxed()
+    }
+}
+
+fn what(ask: Ask) -> u8 {
+    match ask {
+        Ask::Known => audit::LAST,
+        Ask::Again => audit::AGAIN,
+    }
 }
 
 /// By what an object is told from others. No MD5, so it has the shape of one that clients do not compare with one.
@@ -204,10 +233,7 @@ fn told(name: &str, bucket: kinds::Bucket, usage: kinds::Usage) -> Bucket {
         name: name.to_owned(),
         owner: bucket.owner,
         made: bucket.made,
-        safety: match bucket.class {
-            Class::Copies(copies) => Safety::Copies(copies),
-            Class::Erasure(data, parity) => Safety::Erasure(data, parity),
-        },
+        safety: safety(bucket.class),
         quota: bucket.quota.bytes,
         versioning: bucket.versioning == Versioning::On,
         usage: Usage {
@@ -217,6 +243,13 @@ fn told(name: &str, bucket: kinds::Bucket, usage: kinds::Usage) -> Bucket {
             uploads: usage.uploads,
             upload_bytes: usage.part_bytes,
         },
+    }
+}
+
+fn safety(class: Class) -> Safety {
+    match class {
+        Class::Copies(copies) => Safety::Copies(copies),
+        Class::Erasure(data, parity) => Safety::Erasure(data, parity),
     }
 }
 

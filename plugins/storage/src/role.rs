@@ -5,7 +5,7 @@
 //! tells what is.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -14,14 +14,16 @@ use hirsel_model::RoleName;
 use hirsel_model::order::{Order, StorageOrder, Work};
 use hirsel_model::report::{RoleFacts, RoleReport, RoleState};
 use hirsel_model::storage::StorageFacts;
+use hirsel_role::storage::{Auditing, Scrubbing};
 use hirsel_role::{Context, Groups, Plugin, Role, S3_NAME};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
+use crate::counts::Counts;
 use crate::disk::Disk;
 use crate::gateway::{Gateway, Parts};
-use crate::heal::audit::{self, Audit};
+use crate::heal::audit;
 use crate::heal::{self, Healing, upkeep};
 use crate::meta::access::Metadata;
 use crate::meta::group::MetaGroup;
@@ -40,6 +42,9 @@ pub use room::Room;
 const RETRY: Duration = Duration::from_millis(500);
 /// The group is steered this often, and whenever the plan changes.
 const STEER_EVERY: Duration = Duration::from_secs(1);
+
+/// Nobody reads what is counted more often than this matters.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
 
 /// The plugin.
 pub struct Storage;
@@ -68,6 +73,7 @@ struct Keeper {
     room: watch::Receiver<Room>,
     healing: watch::Receiver<Healing>,
     wanted: watch::Receiver<bool>,
+    audited: watch::Receiver<Auditing>,
     me: hirsel_model::NodeId,
 }
 
@@ -84,9 +90,11 @@ impl Keeper {
         let (heal, healing) = watch::channel(Healing::default());
         let (want, wanted) = watch::channel(false);
         spawner.spawn(room::keep(context.clone(), orders.subscribe(), service, rooms, disks));
-        spawner.spawn(take_part(context, orders.subscribe(), begin, disk, (heal, want)));
+        let (audits, audited) = watch::channel(Auditing::default());
+        spawner.spawn(take_part(context, orders.subscribe(), begin, disk, (heal, want, audits)));
         // What is to be told changed.
         let (mut one, mut two, mut three, mut four) = (begun.clone(), room.clone(), healing.clone(), wanted.clone());
+        let mut five = audited.clone();
         spawner.spawn(async move {
             loop {
                 let changed = tokio::select! {
@@ -94,6 +102,7 @@ impl Keeper {
                     changed = two.changed() => changed,
                     changed = three.changed() => changed,
                     changed = four.changed() => changed,
+                    changed = five.changed() => changed,
                 };
                 if changed.is_err() {
                     return;
@@ -101,7 +110,7 @@ impl Keeper {
                 wake.notify_one();
             }
         });
-        Self { orders, begun, room, healing, wanted, me }
+        Self { orders, begun, room, healing, wanted, audited, me }
     }
 
     fn step(&mut self, order: &Order) -> RoleReport {
@@ -130,12 +139,15 @@ impl Keeper {
             return report(RoleState::Running, None, RoleFacts::None);
         }
         let voters = begun.gateway.as_ref().map_or_else(BTreeSet::new, |gateway| gateway.meta().group().voters());
+        let leads = begun.gateway.as_ref().is_some_and(|gateway| gateway.meta().group().leads());
         let facts = StorageFacts {
             unable: room.unable.clone(),
             bytes: room.bytes,
             free: room.free,
             moved: self.healing.borrow().moved.clone(),
             voters,
+            audit: self.audited.borrow().last,
+            totals: self.healing.borrow().totals.clone().filter(|_| leads),
         };
         let facts = RoleFacts::Storage(facts);
         match (begun.gateway, room.unable, room.is_open) {
@@ -161,7 +173,7 @@ async fn take_part(
     mut orders: watch::Receiver<Arc<StorageOrder>>,
     begun: watch::Sender<Begun>,
     disk: watch::Receiver<Option<Arc<Disk>>>,
-    (healing, wanted): (watch::Sender<Healing>, watch::Sender<bool>),
+    (healing, wanted, audits): (watch::Sender<Healing>, watch::Sender<bool>, watch::Sender<Auditing>),
 ) {
     // Before there is an order it is not known whether this node belongs to the cluster.
     let Some(groups) = context.groups.clone() else { return };
@@ -184,12 +196,13 @@ async fn take_part(
     };
     let gateway = gateway(&context, &groups, group.clone(), orders.clone(), wanted);
     gateway.meta().serve();
-    context.objects.open(People::new(gateway.clone(), context.config.s3_region.clone()));
+    gateway.counts().register(&mut context.metrics.lock().unwrap_or_else(PoisonError::into_inner));
+    context.objects.open(People::new(gateway.clone(), context.peers.clone(), context.config.s3_region.clone()));
     begun.send_replace(Begun { gateway: Some(gateway.clone()), trouble: None });
     let objects = serve_objects(context.clone(), gateway.clone()).boxed();
     let lead = heal::lead(gateway.clone(), orders.clone(), healing).boxed();
     let tidy = tidy::keep(gateway.clone()).boxed();
-    let after = look_after(context, gateway, orders.clone(), disk).boxed();
+    let after = look_after(context, gateway, orders.clone(), disk, audits).boxed();
     tokio::select! { () = steer(group, orders).boxed() => {}, () = lead => {}, () = after => {}, () = objects => {}, () = tidy => {} }
 }
 
@@ -221,20 +234,35 @@ async fn look_after(
     gateway: Gateway,
     orders: watch::Receiver<Arc<StorageOrder>>,
     mut disk: watch::Receiver<Option<Arc<Disk>>>,
+    audits: watch::Sender<Auditing>,
 ) {
-    let (audits, audited) = watch::channel(Audit::default());
-    let now = Arc::new(Notify::new());
-    audit::serve(&*context.peers, audited, now.clone());
+    let (audit_now, scrub_now) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let scrubs = watch::Sender::new(Scrubbing::default());
+    audit::serve(&*context.peers, audits.subscribe(), audit_now.clone());
+    upkeep::serve(&*context.peers, scrubs.subscribe(), scrub_now.clone());
     let disk = match disk.wait_for(Option::is_some).await {
         Ok(disk) => disk.clone(),
         Err(_) => None,
     };
     if let Some(disk) = disk {
-        let audit = audit::keep(gateway.clone(), disk.clone(), orders, audits, now).boxed();
-        tokio::join!(audit, upkeep::keep(gateway, disk).boxed());
+        let count = count(gateway.counts().clone(), disk.clone(), audits.subscribe(), scrubs.subscribe()).boxed();
+        let audit = audit::keep(gateway.clone(), disk.clone(), orders, audits, audit_now).boxed();
+        tokio::join!(audit, upkeep::keep(gateway, disk, scrubs, scrub_now).boxed(), count);
     }
     // Without one this node goes on serving.
     std::future::pending().await
+}
+
+/// Keeps what is counted as it is.
+async fn count(counts: Counts, disk: Arc<Disk>, audits: watch::Receiver<Auditing>, scrubs: watch::Receiver<Scrubbing>) {
+    loop {
+        if let Ok(usage) = disk.usage().await {
+            counts.disk(&usage);
+        }
+        counts.audit(&audits.borrow());
+        counts.scrub(&scrubs.borrow());
+        sleep(COUNT_EVERY).await;
+    }
 }
 
 fn gateway(

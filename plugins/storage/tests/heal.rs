@@ -98,9 +98,10 @@ async fn a_damaged_piece_is_found_and_made_anew() {
         assert!(!damaged.is_empty(), "{name}");
         upkeep::repair(&broken.gateway, &damaged).await;
         let order = nodes[0].order.borrow().clone();
+        let healing = watch::Sender::new(Healing::default());
         let begun = Instant::now();
         while !broken.disk.usage().await.unwrap().damaged.is_empty() {
-            let _ = repair::step(leader(&nodes).await.gateway.clone(), order.clone()).await;
+            let _ = repair::step(leader(&nodes).await.gateway.clone(), order.clone(), healing.clone()).await;
             assert!(begun.elapsed() < SOON, "never made anew");
         }
         // With all others silent about it, this one gives it.

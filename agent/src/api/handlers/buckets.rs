@@ -2,17 +2,20 @@
 //! this node, and not of the control state.
 
 use std::io;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use futures::TryStreamExt;
 use hirsel_model::access::ACCOUNT;
-use hirsel_role::storage::{BucketChange, Fault, NewBucket, NewObject, Objects, Safety, StorageError};
+use hirsel_model::control::{Command, Entry};
+use hirsel_model::event::{Cause, EventKind, NewEvent};
+use hirsel_role::storage::{Ask, BucketChange, Fault, NewBucket, NewObject, Objects, Safety, StorageError};
 use http::HeaderValue;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 use serde::Deserialize;
-use tracing::info;
+use tracing::{debug, info};
 use utoipa::ToSchema;
 
 use super::changes::Changed;
@@ -20,10 +23,17 @@ use super::{AgentState, Fields, Part, answer};
 use crate::api::auth::{Caller, signature};
 use crate::api::envelope::Envelope;
 use crate::api::error::{ApiError, Code, ErrorBody};
+use crate::api::sight::Sight;
 use crate::api::views::buckets::{self, Bucket, Stored};
+use crate::api::views::layout;
+use crate::api::views::storage::{self, NodeAudit, NodeScrub};
+use crate::api::views::why::Why;
 
 /// Buckets that are listed for people at once: as many as there may be would be read for minutes.
 const LISTED_MAX: usize = 10_000;
+
+/// A line in the log is not waited for longer: what it tells of is done already.
+const NOTE_WITHIN: Duration = Duration::from_secs(1);
 
 /// The bucket to make.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -101,6 +111,23 @@ fn wrong(error: StorageError) -> ApiError {
     }
 }
 
+/// Tells the cluster's log what became of a bucket, and by whom. What was done is done: where nobody leads, only this node's own log has it.
+async fn noted(agent: &AgentState, sight: &Sight, caller: &Caller, bucket: &str, message: String) {
+    let by = signature(sight, caller);
+    info!(bucket, by, "{message}");
+    let event = NewEvent {
+        kind: EventKind::Happened,
+        subject: format!("bucket/{bucket}"),
+        message: format!("{message} (by {by})"),
+        cause: Cause::None,
+        rejected: Vec::new(),
+    };
+    let entry = Entry { at: sight.wall, by, if_index: None, command: Command::Note { events: vec![event] } };
+    if agent.propose(entry, NOTE_WITHIN).await.is_err() {
+        debug!(bucket, "not noted in the log of the cluster");
+    }
+}
+
 /// The buckets there are.
 #[utoipa::path(get, path = "/v1/buckets", responses((status = 200, body = Envelope<Vec<Bucket>>), (status = 503, body = ErrorBody)))]
 pub async fn list(State(agent): State<AgentState>) -> Result<Response, ApiError> {
@@ -148,7 +175,7 @@ pub async fn create(
     };
     let made = objects(&agent)?.create(new).await.map_err(wrong)?;
     let sight = agent.sight();
-    info!(bucket = made.name, by = signature(&sight, &caller), "bucket made");
+    noted(&agent, &sight, &caller, &made.name, format!("bucket {} was made", made.name)).await;
     Ok(answer(&sight, buckets::bucket(made)))
 }
 
@@ -171,7 +198,7 @@ pub async fn change(
     }
     let changed = objects(&agent)?.change(&name, change).await.map_err(wrong)?;
     let sight = agent.sight();
-    info!(bucket = name, by = signature(&sight, &caller), "bucket changed");
+    noted(&agent, &sight, &caller, &name, format!("bucket {name} was changed")).await;
     Ok(answer(&sight, buckets::bucket(changed)))
 }
 
@@ -185,9 +212,59 @@ pub async fn remove(
 ) -> Result<Response, ApiError> {
     objects(&agent)?.remove(&name).await.map_err(wrong)?;
     let sight = agent.sight();
-    info!(bucket = name, by = signature(&sight, &caller), "bucket removed");
+    noted(&agent, &sight, &caller, &name, format!("bucket {name} was removed")).await;
     let (did, undo) = (format!("removed bucket {name}"), Some(format!("hirsel bucket create {name}")));
     Ok(answer(&sight, Changed { did, undo, index: sight.state.applied.0 }))
+}
+
+/// How far each node that keeps data is with its audit, and what the last one counted.
+#[utoipa::path(get, path = "/v1/storage/audit", responses((status = 200, body = Envelope<Vec<NodeAudit>>), (status = 503, body = ErrorBody)))]
+pub async fn audits(State(agent): State<AgentState>) -> Result<Response, ApiError> {
+    let told = objects(&agent)?.audits(Ask::Known).await;
+    let sight = agent.sight();
+    Ok(answer(&sight, storage::audits(&sight, told)))
+}
+
+/// Has each node that keeps data audit it now: the next audit of each is the one that was asked for.
+#[utoipa::path(post, path = "/v1/storage/audit", responses((status = 200, body = Envelope<Vec<NodeAudit>>), (status = 503, body = ErrorBody)))]
+pub async fn audit(State(agent): State<AgentState>) -> Result<Response, ApiError> {
+    let told = objects(&agent)?.audits(Ask::Again).await;
+    let sight = agent.sight();
+    Ok(answer(&sight, storage::audits(&sight, told)))
+}
+
+/// How far each node that keeps data is with reading all of it.
+#[utoipa::path(get, path = "/v1/storage/scrub", responses((status = 200, body = Envelope<Vec<NodeScrub>>), (status = 503, body = ErrorBody)))]
+pub async fn scrubs(State(agent): State<AgentState>) -> Result<Response, ApiError> {
+    let told = objects(&agent)?.scrubs(Ask::Known).await;
+    let sight = agent.sight();
+    Ok(answer(&sight, storage::scrubs(&sight, told)))
+}
+
+/// Has each node that keeps data read all of it now: the next pass of each is the one that was asked for.
+#[utoipa::path(post, path = "/v1/storage/scrub", responses((status = 200, body = Envelope<Vec<NodeScrub>>), (status = 503, body = ErrorBody)))]
+pub async fn scrub(State(agent): State<AgentState>) -> Result<Response, ApiError> {
+    let told = objects(&agent)?.scrubs(Ask::Again).await;
+    let sight = agent.sight();
+    Ok(answer(&sight, storage::scrubs(&sight, told)))
+}
+
+/// Why an object is as it is: `BUCKET/KEY`, or `s3://BUCKET/KEY` where the cluster has something else of that name. None where it is no object,
+/// or nothing is stored at all.
+pub async fn why(agent: &AgentState, sight: &Sight, thing: &str) -> Result<Option<Why>, ApiError> {
+    let said = thing.strip_prefix("s3://").or_else(|| thing.strip_prefix("object/"));
+    let Some((bucket, key)) = said.unwrap_or(thing).split_once('/').filter(|(_, key)| !key.is_empty()) else {
+        return Ok(None);
+    };
+    // Whoever asks has objects founded, and a question about something else shall not.
+    if sight.state.plan.storage.is_empty() {
+        return Ok(None);
+    }
+    match objects(agent)?.layout(bucket, key).await {
+        Ok(found) => Ok(Some(layout::why(sight, bucket, key, &found))),
+        Err(error) if said.is_none() && matches!(error.fault, Fault::NotFound | Fault::Argument) => Ok(None),
+        Err(error) => Err(wrong(error)),
+    }
 }
 
 /// Writes an object: the body of the request, of any length up to 5 GiB.

@@ -12,6 +12,7 @@ use crate::api::auth::Caller;
 use crate::api::envelope::Envelope;
 use crate::api::error::{ApiError, Code, ErrorBody};
 use crate::api::sight::{Sight, Standing};
+use crate::api::views::storage;
 
 /// What can be done with a node.
 const VERBS: [&str; 5] = ["drain", "cordon", "uncordon", "leave", "forget"];
@@ -31,13 +32,14 @@ pub async fn change(
     let set = |availability| Command::SetAvailability { node: id, availability };
     let (command, did, undo) = match verb.as_str() {
         "drain" => {
-            (set(Availability::Draining), format!("draining {node}: what it holds moves away"), Some("uncordon"))
+            let did = format!("draining {node}: what it holds moves away{}", stays(&sight, id));
+            (set(Availability::Draining), did, Some("uncordon"))
         }
         "cordon" => (set(Availability::Cordoned), format!("cordoned {node}: nothing new goes there"), Some("uncordon")),
         "uncordon" => (set(Availability::Open), format!("opened {node}"), Some("cordon")),
         "leave" => (
             set(Availability::Leaving),
-            format!("{node} hands everything over, then leaves for good"),
+            format!("{node} hands everything over, then leaves for good{}", stays(&sight, id)),
             Some("uncordon"),
         ),
         "forget" => {
@@ -45,12 +47,23 @@ pub async fn change(
             if standing != Standing::Down && params.force.is_none() {
                 return Err(still_there(&node, standing));
             }
+            if let Some(words) = storage::lost_with(&sight, id).filter(|_| params.force.is_none()) {
+                let told = ApiError::new(Code::Unsafe, format!("{node} is not forgotten: {words}"));
+                return Err(told
+                    .next("bring the nodes back that have the rest, or their disks")
+                    .next(format!("hirsel forget {node} --force REASON")));
+            }
             (Command::RemoveNode { node: id }, format!("forgot {node}: its key is not accepted any more"), None)
         }
         other => return Err(ApiError::not_found("verb", other, VERBS)),
     };
     let undo = undo.map(|undo| format!("hirsel {undo} {node}"));
     carry_out(&agent, &caller, &params, Change { command, did, undo }).await
+}
+
+/// What of a node will not move away as things are.
+fn stays(sight: &Sight, node: NodeId) -> String {
+    storage::stays(sight, node).map(|words| format!("; {words}")).unwrap_or_default()
 }
 
 /// The rights that a verb about nodes needs: what cannot be undone needs more.

@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use serde::Deserialize;
 
-use super::{AgentState, Params, Part, answer, json};
+use super::{AgentState, Params, Part, answer, buckets, json};
 use crate::api::doctor::{self, Doctor};
 use crate::api::envelope::Envelope;
 use crate::api::error::{ApiError, Code, ErrorBody};
@@ -98,7 +98,7 @@ pub async fn ps(
 }
 
 /// Why something is as it is.
-#[utoipa::path(get, path = "/v1/why/{thing}", params(("thing", description = "node, role/slot, app, app/service, instance, voters, can_lose, or the id of a request")),
+#[utoipa::path(get, path = "/v1/why/{thing}", params(("thing", description = "node, role/slot, app, app/service, instance, bucket/key, voters, can_lose, or the id of a request")),
     responses((status = 200, body = Envelope<Why>), (status = 404, body = ErrorBody)))]
 pub async fn why(State(agent): State<AgentState>, Part(thing): Part<String>) -> Result<Response, ApiError> {
     let sight = agent.sight();
@@ -106,6 +106,9 @@ pub async fn why(State(agent): State<AgentState>, Part(thing): Part<String>) -> 
         Ok(told) => return Ok(answer(&sight, told)),
         Err(error) => error,
     };
+    if let Some(told) = buckets::why(&agent, &sight, &thing).await? {
+        return Ok(answer(&sight, told));
+    }
     let (told, missing) = past::why(&agent, &thing, otherwise).await?;
     let mut envelope = Envelope::new(&sight, told);
     envelope.warnings.extend(missing);

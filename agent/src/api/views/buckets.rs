@@ -58,7 +58,7 @@ pub fn bucket(known: Known) -> Bucket {
         bucket: name,
         account: owner,
         made_at: rfc3339(made),
-        safety: words(safety),
+        safety: self::safety(safety),
         quota_bytes: quota,
         versioning,
         objects,
@@ -75,7 +75,8 @@ pub fn stored(bucket: String, key: String, written: Written) -> Stored {
     Stored { bucket, key, bytes, etag, version }
 }
 
-fn words(safety: Safety) -> String {
+/// How bodies are kept safe, in words.
+pub fn safety(safety: Safety) -> String {
     match safety {
         Safety::Copies(1) => "1 copy".into(),
         Safety::Copies(copies) => format!("{copies} copies"),

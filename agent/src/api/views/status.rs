@@ -13,6 +13,7 @@ use super::apps::{self, App};
 use super::certificates;
 use super::members::voters;
 use super::roles::{self, RoleSlot};
+use super::storage::{self, StorageStatus};
 use super::zones;
 use crate::api::sight::{Sight, Standing, people_order, rfc3339};
 
@@ -52,6 +53,9 @@ pub struct Status {
     /// Floating addresses.
     #[serde(default)]
     pub addresses: Vec<FloatingAddress>,
+    /// What is stored; none while nothing is.
+    #[serde(default)]
+    pub storage: Option<StorageStatus>,
 }
 
 /// What may act on while the agent of its node is restarted.
@@ -152,18 +156,20 @@ pub fn status(sight: &Sight) -> Status {
         brake: sight.state.plan.brake,
         long_grants: long_grants(sight),
         addresses: addresses::addresses(sight),
+        storage: storage::storage(sight),
     }
 }
 
 /// What is worth knowing besides, and makes nothing less healthy: nodes that do not answer names, though they should; certificates that
-/// end soon; zones whose keys somebody has to see to.
+/// end soon; zones whose keys somebody has to see to; what is stored less safely than somebody asked for.
 pub fn warnings(sight: &Sight) -> Vec<String> {
     let silent = sight.state.spec.nodes.keys().filter(|node| {
         let report = sight.role_report(**node, &RoleName::dns());
         sight.standing(**node) == Standing::Alive && report.is_some_and(|report| report.state == RoleState::Failed)
     });
     let told = |node: String| format!("names are not answered on {node}; try: hirsel doctor --node {node}");
-    sight.names(silent).into_iter().map(told).chain(certificates::warnings(sight)).chain(zones::to_do(sight)).collect()
+    let silent = sight.names(silent).into_iter().map(told);
+    silent.chain(certificates::warnings(sight)).chain(zones::to_do(sight)).chain(storage::warnings(sight)).collect()
 }
 
 /// What was only assumed when the control group was founded anew is nobody's wish, and left out.
@@ -232,6 +238,9 @@ fn health(sight: &Sight, apps: &[App], roles: &[RoleSlot]) -> (&'static str, Vec
         if summary.running == 0 { critical.push(line) } else { degraded.push(line) }
     }
     critical.extend(addresses::missing(sight));
+    let (lost, lacking) = storage::troubles(sight);
+    critical.extend(lost);
+    degraded.extend(lacking);
     for node in sight.state.spec.nodes.keys() {
         match sight.standing(*node) {
             Standing::Alive => {}

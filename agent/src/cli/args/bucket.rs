@@ -1,10 +1,12 @@
 //! What `bucket` and `cp` take.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 
 use super::ChangeArgs;
 
-/// `bucket create|list|usage|set|rm|key`
+/// `bucket create|list|usage|set|rm|audit|scrub|key`
 #[derive(Args, Clone, Debug)]
 pub struct BucketCommand {
     /// What to do.
@@ -34,6 +36,17 @@ pub enum BucketVerb {
     /// Remove a bucket in which nothing is
     #[command(after_help = "Example: hirsel bucket rm media")]
     Rm(BucketArgs),
+    /// Count on every disk what should be there, now, and say what is missing
+    #[command(after_help = "Example: hirsel bucket audit\n         hirsel bucket audit --last --json\n\n\
+        Each node compares the pieces on its disk with what the metadata say, in both directions. What is missing is made anew,\n\
+        what nobody can name is removed. Exits with 0 if every piece was found where it should be, else with 3. Nodes do this by\n\
+        themselves every ten minutes, and only this lets `hirsel status` call what is stored healthy.")]
+    Audit(SurveyArgs),
+    /// Read everything on every disk, now, and say what is damaged
+    #[command(after_help = "Example: hirsel bucket scrub --timeout 2h\n         hirsel bucket scrub --last\n\n\
+        Each node reads all it has and checks it; what is damaged is made anew from others. Exits with 0 if nothing was damaged,\n\
+        else with 3. Nodes do this by themselves, slowly, within two weeks. It goes on when this command is ended.")]
+    Scrub(SurveyArgs),
     /// Access keys, with which programs ask the object store (create, list, rm)
     #[command(after_help = "Example: hirsel bucket key create shop --bucket media\n         hirsel bucket key list")]
     Key(KeyCommand),
@@ -44,6 +57,17 @@ pub enum BucketVerb {
 pub struct BucketArgs {
     /// Its name
     pub bucket: String,
+}
+
+/// `bucket audit`, `bucket scrub`
+#[derive(Args, Clone, Debug)]
+pub struct SurveyArgs {
+    /// Only show what was found the last time
+    #[arg(long)]
+    pub last: bool,
+    /// How long to wait for all nodes, in seconds or as 90s, 5m [default: 10m]
+    #[arg(long, value_name = "TIME", value_parser = super::parse_duration)]
+    pub timeout: Option<Duration>,
 }
 
 /// `bucket create`

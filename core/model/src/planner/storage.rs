@@ -5,7 +5,8 @@
 //!
 //! - A node that is lost keeps its place for [`MOVE_DATA_AFTER`]: copying what a node has costs hours of a network, and most come back.
 //! - While the brake is on (more than half of the nodes fell at once) no data moves at all.
-//! - A node that drains or leaves keeps its slot until nothing of it is in the table any more ([`super::roles`]).
+//! - A node that drains or leaves has its place taken by another; where there is none, its partitions stay on fewer nodes, within limits. It
+//!   keeps its slot until nothing of it is in the table any more ([`super::roles`]).
 //!
 //! Nothing is planned before the feature level allows it, and before some node reports that it stores.
 
@@ -22,9 +23,9 @@ use super::ground::{Ground, Row};
 use crate::id::*;
 use crate::report::RoleFacts;
 use crate::spec::Availability;
-use crate::storage::{STORAGE, StorageFacts};
+use crate::storage::{STORAGE, StorageFacts, seen};
 
-use table::{Host, SHAPE, arrange};
+use table::{Host, SHAPE, Shape, arrange};
 
 /// A node must be lost this long before its data moves: a server takes one to two minutes to start again. Twice as long leaves what it
 /// had a copy short for two minutes more.
@@ -48,7 +49,8 @@ pub(super) fn settle(ground: &Ground, draft: &mut Draft) {
     let brake = draft.plan.brake;
     let moved = moved(ground);
     let before = draft.plan.storage.clone();
-    let mut table = arrange(&before, &hosts, SHAPE, &moved, brake);
+    let floors = floors(ground);
+    let mut table = arrange(&before, &hosts, Shape { floors: &floors, ..SHAPE }, &moved, brake);
     let reported = reported_voters(ground);
     table.voters = table::voters(&before.voters, &reported, &hosts);
     // Named once. Should it never come to found the group, nobody else may: it might have, with nobody to tell.
@@ -89,7 +91,17 @@ fn host(ground: &Ground, row: &Row, held: bool) -> Host {
         takes,
         keeps,
         lives: !row.lost,
+        goes,
     }
+}
+
+/// On how many nodes partitions stay when one of theirs goes. Where no chunk is kept in partitions of a width, as whoever leads the metadata group
+/// says, one is enough; should one come meanwhile, its move does not end ([`crate::storage::Partition::next`]).
+fn floors(ground: &Ground) -> Vec<usize> {
+    let heard = ground.rows.iter().filter(|row| !row.lost).filter_map(|row| Some((row.id, facts(row)?))).collect();
+    let kept = seen::totals(&heard).map(|totals| &totals.kept);
+    let floor = |(width, floor): (&u8, &usize)| if kept.is_some_and(|kept| !kept.contains(width)) { 1 } else { *floor };
+    SHAPE.widths.iter().zip(SHAPE.floors).map(floor).collect()
 }
 
 /// Moves that are reported complete. What a metadata group has committed is true whoever says it, and for ever.

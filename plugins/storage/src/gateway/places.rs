@@ -102,6 +102,21 @@ impl Places {
         homes.into_iter().map(target).collect()
     }
 
+    /// Where the piece `number` of a chunk should be, and where it moves from.
+    pub fn at(&self, chunk: ChunkId, number: u8) -> Vec<NodeId> {
+        let Some(partition) = self.partition(chunk.partition()) else { return Vec::new() };
+        let mut nodes: Vec<NodeId> = Vec::new();
+        for list in [partition.target(), &partition.nodes] {
+            nodes.extend(list.get(usize::from(number)).filter(|node| !nodes.contains(node)).copied());
+        }
+        nodes
+    }
+
+    /// To which nodes the partition of a chunk moves.
+    pub fn moves_to(&self, chunk: ChunkId) -> Vec<NodeId> {
+        self.partition(chunk.partition()).map(|partition| partition.next.clone()).unwrap_or_default()
+    }
+
     /// Everybody else who keeps data: a write that found its nodes gone went to some of them.
     pub fn others(&self, not: &[Target]) -> Vec<Target> {
         let known = |node: &NodeId| not.iter().all(|target| target.node != *node);

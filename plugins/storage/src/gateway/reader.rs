@@ -51,6 +51,12 @@ impl Body {
     /// # Errors
     /// In words, when they cannot be read: then the body ends before its end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, String> {
+        let next = self.take().await?;
+        self.gateway.counts().bytes_out.inc_by(next.as_ref().map_or(0, Bytes::len) as u64);
+        Ok(next)
+    }
+
+    async fn take(&mut self) -> Result<Option<Bytes>, String> {
         if let Source::Row(bytes) = &self.source {
             let (from, to) = (self.next as usize, self.end as usize);
             self.next = self.end;

@@ -98,6 +98,7 @@ impl Writer {
     /// See [`WriteError`]; then the writer is to be dropped.
     pub async fn push(&mut self, mut piece: Bytes) -> Result<(), WriteError> {
         self.taken += piece.len() as u64;
+        self.gateway.counts().bytes_in.inc_by(piece.len() as u64);
         if self.taken > BODY_BYTES_MAX {
             return Err(WriteError::TooLarge);
         }

@@ -11,10 +11,12 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::join_all;
 use hirsel_model::order::StorageOrder;
-use hirsel_model::storage::Partition;
+use hirsel_model::storage::{Audit, Partition, StorageTable};
 use hirsel_model::{NodeId, codec};
-use hirsel_role::peers::Peers;
-use serde::{Deserialize, Serialize};
+use hirsel_role::peers::{CallHandler, Peers};
+use hirsel_role::storage::Auditing;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
@@ -29,37 +31,14 @@ use crate::meta::read::Known;
 
 /// Between two audits that nobody asked for.
 const EVERY: Duration = Duration::from_secs(10 * 60);
-/// After the first start, once others had time to be heard.
+/// After the first start, once others had time to be heard; and after one that failed.
 const FIRST_AFTER: Duration = Duration::from_secs(20);
+/// After one that missed something, or was made by an older table: what is made anew meanwhile is soon seen to be there.
+const SOON_AFTER: Duration = Duration::from_secs(30);
+/// Between two looks at whether one is due.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Between two pages, so that an audit is never felt by others: a million pieces take some minutes.
 const PAUSE: Duration = Duration::from_millis(20);
-
-/// What an audit found on one node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Audit {
-    /// When it ended, in milliseconds since 1970; zero before the first.
-    pub at_ms: u64,
-    /// Pieces that should be here.
-    pub wanted: u64,
-    /// Of these, pieces that are.
-    pub there: u64,
-    /// Pieces that are damaged, and are not counted as there.
-    pub damaged: u64,
-    /// Pieces here that should be elsewhere: they were kept when their own node was away, or their partition moved.
-    pub elsewhere: u64,
-    /// Pieces here that nobody could name any more.
-    pub unknown: u64,
-    /// Pieces here whose writing is under way.
-    pub open: u64,
-}
-
-impl Audit {
-    /// Whether everything is here that should be.
-    pub fn is_complete(&self) -> bool {
-        self.at_ms > 0 && self.there == self.wanted
-    }
-}
 
 /// By what a node is asked for its last audit, with one byte: [`LAST`], or [`AGAIN`] to have it made anew beside.
 pub const ASK: &str = "storage.audit";
@@ -71,23 +50,41 @@ pub const AGAIN: u8 = 1;
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Answers for this node's audits.
-pub fn serve(peers: &dyn Peers, audits: watch::Receiver<Audit>, now: Arc<Notify>) {
+pub fn serve(peers: &dyn Peers, audits: watch::Receiver<Auditing>, now: Arc<Notify>) {
+    peers.serve(ASK, answering(audits, now));
+}
+
+/// Tells what is known, and has it done again where that is asked.
+pub(super) fn answering<T: Clone + Serialize + Send + Sync + 'static>(
+    known: watch::Receiver<T>,
+    now: Arc<Notify>,
+) -> CallHandler {
     let handler = move |_: NodeId, body: Vec<u8>| {
+        let told = codec::encode(&*known.borrow());
         if body.first() == Some(&AGAIN) {
             now.notify_one();
         }
-        let audit = *audits.borrow();
-        async move { Ok(codec::encode(&audit)) }.boxed()
+        async move { Ok(told) }.boxed()
     };
-    peers.serve(ASK, Arc::new(handler));
+    Arc::new(handler)
 }
 
 /// What each of `nodes` found last, or why it does not say.
-pub async fn ask(peers: &dyn Peers, nodes: BTreeSet<NodeId>, what: u8) -> BTreeMap<NodeId, Result<Audit, String>> {
+pub async fn ask(peers: &dyn Peers, nodes: BTreeSet<NodeId>, what: u8) -> BTreeMap<NodeId, Result<Auditing, String>> {
+    ask_all(peers, nodes, ASK, what).await
+}
+
+/// What each of `nodes` says to a call with one byte.
+pub(super) async fn ask_all<T: DeserializeOwned>(
+    peers: &dyn Peers,
+    nodes: BTreeSet<NodeId>,
+    call: &'static str,
+    what: u8,
+) -> BTreeMap<NodeId, Result<T, String>> {
     let asked = nodes.into_iter().map(|node| async move {
-        let answer = peers.call(node, ASK, vec![what], ANSWER_WITHIN).await.map_err(|error| error.to_string());
-        let audit = answer.and_then(|bytes| codec::decode::<Audit>(&bytes).map_err(|error| error.to_string()));
-        (node, audit)
+        let answer = peers.call(node, call, vec![what], ANSWER_WITHIN).await.map_err(|error| error.to_string());
+        let told = answer.and_then(|bytes| codec::decode::<T>(&bytes).map_err(|error| error.to_string()));
+        (node, told)
     });
     join_all(asked).await.into_iter().collect()
 }
@@ -97,47 +94,78 @@ pub async fn keep(
     gateway: Gateway,
     disk: Arc<Disk>,
     order: watch::Receiver<Arc<StorageOrder>>,
-    audits: watch::Sender<Audit>,
+    audits: watch::Sender<Auditing>,
     now: Arc<Notify>,
 ) {
-    let mut wait = FIRST_AFTER;
+    let (mut wait, mut ended) = (FIRST_AFTER, gateway.now());
     loop {
-        let _ = timeout(wait, now.notified()).await;
-        wait = EVERY;
+        let asked = timeout(LOOK_EVERY, now.notified()).await.is_ok();
+        if audits.is_closed() {
+            return;
+        }
+        let table = order.borrow().table.clone();
+        let last = audits.borrow().last;
+        let due = gateway.now().since(ended) >= wait.min(pause_after(&last, &table, gateway.me()));
         // Before anybody wanted objects there are none.
-        if order.borrow().table.is_empty() {
+        if table.is_empty() || !(asked || due) {
             continue;
         }
-        match audit(&gateway, &disk, &order).await {
+        note(&audits, |auditing| auditing.begun += 1);
+        wait = match audit(&gateway, &disk, &order, &audits).await {
             Ok(audit) => {
                 if audit.there < audit.wanted || audit.unknown > 0 {
                     info!(wanted = audit.wanted, there = audit.there, unknown = audit.unknown, "audited");
                 }
-                audits.send_replace(audit);
+                audits.send_modify(|auditing| (auditing.last, auditing.failed) = (audit, None));
+                EVERY
             }
             Err(words) => {
                 debug!(words, "not audited");
-                wait = FIRST_AFTER;
+                note(&audits, |auditing| auditing.failed = Some(words));
+                FIRST_AFTER
             }
-        }
-        if audits.is_closed() {
-            return;
-        }
+        };
+        note(&audits, |auditing| auditing.ended = auditing.begun);
+        ended = gateway.now();
     }
 }
 
-async fn audit(gateway: &Gateway, disk: &Disk, order: &watch::Receiver<Arc<StorageOrder>>) -> Result<Audit, String> {
+/// Changes what whoever asks is told. Nobody is woken: only what an audit found is news to the cluster.
+fn note(audits: &watch::Sender<Auditing>, change: impl FnOnce(&mut Auditing)) {
+    audits.send_if_modified(|auditing| {
+        change(auditing);
+        false
+    });
+}
+
+/// How long after an audit another one is made.
+fn pause_after(last: &Audit, table: &StorageTable, me: NodeId) -> Duration {
+    let newest = table.holders().get(&me).copied().unwrap_or_default();
+    if last.at_ms > 0 && (last.there < last.wanted || last.table < newest) { SOON_AFTER } else { EVERY }
+}
+
+async fn audit(
+    gateway: &Gateway,
+    disk: &Disk,
+    order: &watch::Receiver<Arc<StorageOrder>>,
+    audits: &watch::Sender<Auditing>,
+) -> Result<Audit, String> {
     let mut audit = Audit::default();
     let damaged: BTreeSet<_> = disk.usage().await.map_err(|error| error.to_string())?.damaged.into_iter().collect();
     let table = order.borrow().table.clone();
-    for (number, partition) in &table.partitions {
-        let mine = partition.nodes.iter().chain(&partition.next).any(|node| *node == gateway.me());
-        // What is on its way here is the move's to bring.
-        if !mine || !partition.target().contains(&gateway.me()) || !partition.next.is_empty() {
-            continue;
+    audit.table = table.version;
+    let mine: Vec<_> = table.partitions.iter().filter(|(_, it)| it.target().contains(&gateway.me())).collect();
+    // The other way is one step more.
+    let of = u32::try_from(mine.len()).unwrap_or(u32::MAX).saturating_add(1);
+    for (step, (number, partition)) in (0..).zip(mine) {
+        note(audits, |auditing| (auditing.step, auditing.of) = (step, of));
+        // What is on its way here is the move's to bring, and so is not counted as seen.
+        match partition.next.is_empty() {
+            true => wanted(gateway, disk, *number, partition, &damaged, &mut audit).await?,
+            false => audit.table = audit.table.min(partition.table.saturating_sub(1)),
         }
-        wanted(gateway, disk, *number, partition, &damaged, &mut audit).await?;
     }
+    note(audits, |auditing| (auditing.step, auditing.of) = (of - 1, of));
     found(gateway, disk, order, &mut audit).await?;
     audit.at_ms = gateway.wall().0;
     Ok(audit)
@@ -162,6 +190,12 @@ async fn wanted(
         after = Some(*last);
         let mut missed = Vec::new();
         for (chunk, known) in &page {
+            let homes = partition.target().len().min(usize::from(known.class.pieces()));
+            if partition.target().first() == Some(&gateway.me()) {
+                audit.homeless += u64::from(known.class.pieces()).saturating_sub(homes as u64);
+            }
+            let bears = homes.saturating_sub(usize::from(known.class.enough())).min(usize::from(u8::MAX)) as u8;
+            audit.bears = Some(audit.bears.map_or(bears, |before| before.min(bears)));
             for shard in shards_of(partition, known, gateway.me()) {
                 audit.wanted += 1;
                 let id = chunk.on_disk(shard);
@@ -247,4 +281,22 @@ async fn condemn(gateway: &Gateway, chunks: Vec<ChunkId>) -> Result<(), String> 
         debug!(condemned, "pieces that nobody names");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_audit_is_made_sooner_after_one_that_missed_something_or_went_by_an_older_table() {
+        let partition = Partition { nodes: [1, 2].map(NodeId).to_vec(), next: Vec::new(), table: 4 };
+        let table = StorageTable { version: 6, partitions: [(768, partition)].into(), ..StorageTable::default() };
+        let sound = Audit { at_ms: 1, table: 5, wanted: 3, there: 3, ..Audit::default() };
+        let after = |audit: Audit, node| pause_after(&audit, &table, NodeId(node));
+        assert_eq!(after(sound, 1), EVERY);
+        assert_eq!(after(Audit { there: 2, ..sound }, 1), SOON_AFTER);
+        assert_eq!(after(Audit { table: 3, ..sound }, 1), SOON_AFTER);
+        assert_eq!(after(Audit { table: 3, ..sound }, 3), EVERY, "it has no part of it");
+        assert_eq!(after(Audit::default(), 1), EVERY, "before the first, what is waited for is others");
+    }
 }

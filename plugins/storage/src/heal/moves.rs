@@ -81,6 +81,12 @@ async fn copy(gateway: &Gateway, number: u16, partition: &Partition) -> Result<(
         };
         let Some((last, _)) = page.last() else { return Ok(()) };
         after = Some(*last);
+        if let Some((chunk, known)) = page.iter().find(|(_, chunk)| is_too_few(partition, chunk.class)) {
+            let (nodes, least) = (partition.next.len(), known.class.least());
+            return Err(format!(
+                "partition {number} stays where it is: chunk {chunk} needs {least} nodes, and {nodes} are left for it"
+            ));
+        }
         let wanted: Vec<_> = page.iter().flat_map(|(id, chunk)| lacking(partition, *id, chunk)).collect();
         let copy = |(wanted, node)| bring(gateway.clone(), wanted, node).boxed();
         let mut copied = stream::iter(wanted).map(copy).buffer_unordered(AT_ONCE);
@@ -90,11 +96,20 @@ async fn copy(gateway: &Gateway, number: u16, partition: &Partition) -> Result<(
     }
 }
 
+/// Whether fewer nodes would be left than a chunk of this class needs to be acknowledged: of those there were more, none is given up for less.
+fn is_too_few(partition: &Partition, class: Class) -> bool {
+    partition.next.len() < usize::from(class.least()) && partition.next.len() < partition.nodes.len()
+}
+
 /// Bytes that had to be moved for a node to have a piece.
 async fn bring(gateway: Gateway, wanted: piece::Wanted, node: NodeId) -> Result<u64, String> {
     match piece::is_there(&gateway, &wanted, node).await {
         true => Ok(0),
-        false => piece::put(&gateway, &wanted, node).await,
+        false => {
+            let bytes = piece::put(&gateway, &wanted, node).await?;
+            gateway.counts().moved.inc();
+            Ok(bytes)
+        }
     }
 }
 
@@ -114,6 +129,16 @@ fn lacking(partition: &Partition, chunk: ChunkId, known: &Chunk) -> Vec<(piece::
 mod tests {
     use super::*;
     use crate::meta::names::WriteId;
+
+    #[test]
+    fn a_move_to_fewer_nodes_ends_only_while_as_many_are_left_as_are_needed() {
+        let nodes = |count: u64| (1..=count).map(NodeId).collect::<Vec<_>>();
+        let too_few = |from, to, class| is_too_few(&Partition { nodes: nodes(from), next: nodes(to), table: 1 }, class);
+        assert!(!too_few(3, 2, Class::Copies(3)) && too_few(2, 1, Class::Copies(3)));
+        assert!(!too_few(2, 1, Class::Copies(1)));
+        assert!(!too_few(6, 5, Class::Erasure(4, 2)) && too_few(5, 4, Class::Erasure(4, 2)));
+        assert!(!too_few(1, 1, Class::Copies(3)), "it was no more before");
+    }
 
     #[test]
     fn only_nodes_that_are_new_lack_pieces() {

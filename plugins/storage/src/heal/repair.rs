@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use futures::{FutureExt, StreamExt, stream};
 use hirsel_model::order::StorageOrder;
+use tokio::sync::watch;
 
-use super::{AT_ONCE, piece};
+use super::{AT_ONCE, Healing, piece};
 use crate::gateway::Gateway;
 use crate::meta::command::Command;
 use crate::meta::kinds::Missed;
@@ -17,7 +18,7 @@ use crate::meta::read::{self, Known};
 const LOOKED_AT: usize = 256;
 
 /// Makes some missing pieces. Whether there is more to do.
-pub async fn step(gateway: Gateway, order: Arc<StorageOrder>) -> Result<bool, String> {
+pub async fn step(gateway: Gateway, order: Arc<StorageOrder>, healing: watch::Sender<Healing>) -> Result<bool, String> {
     let queue = {
         let here = gateway.meta().group().here().map_err(|error| error.to_string())?;
         let wrong = |error: crate::meta::rows::RowsError| error.to_string();
@@ -26,9 +27,14 @@ pub async fn step(gateway: Gateway, order: Arc<StorageOrder>) -> Result<bool, St
         queue.into_iter().map(known).collect::<Result<Vec<_>, _>>().map_err(wrong)?
     };
     if queue.is_empty() {
+        healing.send_if_modified(|it| {
+            let whole = std::mem::take(&mut it.repaired) == 0;
+            !whole | it.stuck.take().is_some()
+        });
         return Ok(false);
     }
     let (todo, done) = sort(queue, &order);
+    let gone = done.len();
     let full = todo.len() + done.len() >= LOOKED_AT;
     let make = |(missed, wanted): (Missed, piece::Wanted)| {
         let gateway = gateway.clone();
@@ -45,6 +51,12 @@ pub async fn step(gateway: Gateway, order: Arc<StorageOrder>) -> Result<bool, St
         }
     }
     let went_on = !repaired.is_empty();
+    let anew = repaired.len().saturating_sub(gone) as u64;
+    healing.send_modify(|it| {
+        it.repaired += anew;
+        it.stuck = failed.clone().filter(|_| anew == 0);
+    });
+    gateway.counts().repaired.inc_by(anew);
     if went_on {
         gateway.ask(Command::Repaired { missed: repaired }).await.map_err(|error| error.to_string())?;
     }

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::key::BucketId;
-use super::kinds::{Body, Bucket, Chunk, DocumentKind, Head, Named, Part, PartHead, Upload, Usage, Version};
+use super::kinds::{Body, Bucket, Chunk, DocumentKind, Head, Missed, Named, Part, PartHead, Upload, Usage, Version};
 use super::list::{self, Ask, Listed, Page, Uploading};
 use super::names::{BucketName, ChunkId, ObjectKey, UploadId, VersionRef};
 use super::read::{self, Piece, ReadError};
@@ -108,6 +108,8 @@ pub enum Query {
     Chunks(u16, Option<ChunkId>),
     /// What is known of each of these chunks.
     Fates(Vec<ChunkId>),
+    /// What of these chunks waits to be made anew.
+    Missing(Vec<ChunkId>),
     /// How much waits to be done, and the least table that commits of a partition may be made by, where one was said.
     Waiting(Option<u16>),
 }
@@ -148,6 +150,8 @@ pub enum Reply {
     Chunks(Vec<(ChunkId, Chunk)>),
     /// To [`Query::Fates`], in the same order.
     Fates(Vec<read::Known>),
+    /// To [`Query::Missing`].
+    Missing(Vec<Missed>),
     /// To [`Query::Waiting`].
     Waiting(Waiting),
 }
@@ -219,6 +223,11 @@ pub fn answer(rows: &dyn Rows, query: &Query) -> Result<Reply, ReadError> {
             let fates: Result<Vec<_>, RowsError> =
                 chunks.iter().take(CHUNKS_MAX).map(|chunk| read::chunk(rows, *chunk)).collect();
             Reply::Fates(fates?)
+        }
+        Query::Missing(chunks) => {
+            let missing: Result<Vec<_>, RowsError> =
+                chunks.iter().take(CHUNKS_MAX).map(|chunk| read::repairs_of(rows, *chunk)).collect();
+            Reply::Missing(missing?.into_iter().flatten().collect())
         }
         Query::Waiting(partition) => Reply::Waiting(Waiting {
             repairs: read::repairs(rows, *partition, None, WAITING_MAX)?.len(),

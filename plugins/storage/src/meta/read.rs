@@ -1,7 +1,8 @@
 //! Questions about one thing. Asked of rows that are as new as the read point of the group, the answers are linearizable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use hirsel_model::storage::{WIDTHS, partition};
 use hirsel_model::{Incarnation, NodeId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,65 @@ pub fn bucket(rows: &dyn Rows, name: &BucketName) -> Result<Bucket, ReadError> {
 /// When the rows cannot be read.
 pub fn usage(rows: &dyn Rows, bucket: BucketId) -> Result<Usage, RowsError> {
     Ok(row(rows, &key::usage(bucket))?.unwrap_or_default())
+}
+
+/// What all buckets amount to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Everything {
+    /// Buckets.
+    pub buckets: u64,
+    /// What is in them: objects, other versions, markers, and bytes of versions.
+    pub usage: Usage,
+    /// Nodes that the class of a bucket asks for at most.
+    pub widest: u8,
+    /// Nodes that may be lost by the class of the bucket with objects that bears least.
+    pub bears: Option<u8>,
+}
+
+/// What all buckets amount to.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn everything(rows: &dyn Rows) -> Result<Everything, RowsError> {
+    let (mut all, mut classes) = (Everything::default(), BTreeMap::new());
+    let (from, to) = key::buckets();
+    rows.scan(&from, &to, &mut |key, bytes| {
+        let bucket: Bucket = value(key, bytes)?;
+        all.buckets += 1;
+        all.widest = all.widest.max(bucket.class.pieces());
+        classes.insert(key::usage(bucket.id), bucket.class);
+        Ok(Step::On)
+    })?;
+    let (from, to) = key::all_of(b"s".to_vec());
+    rows.scan(&from, &to, &mut |key, bytes| {
+        let one: Usage = value(key, bytes)?;
+        if let Some(class) = classes.get(key).filter(|_| one.objects + one.noncurrent > 0) {
+            let bears = class.pieces().saturating_sub(class.enough());
+            all.bears = Some(all.bears.map_or(bears, |before| before.min(bears)));
+        }
+        all.usage.objects += one.objects;
+        all.usage.noncurrent += one.noncurrent;
+        all.usage.markers += one.markers;
+        all.usage.bytes += one.bytes;
+        Ok(Step::On)
+    })?;
+    Ok(all)
+}
+
+/// Widths of the partitions in which some chunk is.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn widths(rows: &dyn Rows) -> Result<BTreeSet<u8>, RowsError> {
+    let mut found = BTreeSet::new();
+    for width in WIDTHS {
+        // All partitions of a width lie together: each number has its width in front.
+        let first = |width: u8| [b"k".as_slice(), &partition(width, 0).to_be_bytes()].concat();
+        if rows.first(&first(width), &first(width + 1))?.is_some() {
+            found.insert(width);
+        }
+    }
+    Ok(found)
 }
 
 /// A document of a bucket, as it was given.
@@ -260,11 +320,27 @@ pub fn repairs(
     after: Option<ChunkId>,
     max: usize,
 ) -> Result<Vec<Missed>, RowsError> {
-    in_partition(rows, b'r', partition, after, max, |key, _| {
-        let short = || RowsError("a row of kind r is short".into());
-        let node = key::number_in(key, 18).ok_or_else(short)?;
-        Ok(Missed { chunk: chunk_in(key)?, shard: *key.get(17).ok_or_else(short)?, node: NodeId(node) })
-    })
+    in_partition(rows, b'r', partition, after, max, |key, _| missed_in(key))
+}
+
+/// What is missing where, of one chunk.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn repairs_of(rows: &dyn Rows, chunk: ChunkId) -> Result<Vec<Missed>, RowsError> {
+    let (from, to) = key::all_of([b"r".as_slice(), &chunk.0].concat());
+    let mut found = Vec::new();
+    rows.scan(&from, &to, &mut |key, _| {
+        found.push(missed_in(key)?);
+        Ok(Step::On)
+    })?;
+    Ok(found)
+}
+
+fn missed_in(key: &[u8]) -> Result<Missed, RowsError> {
+    let short = || RowsError("a row of kind r is short".into());
+    let node = key::number_in(key, 18).ok_or_else(short)?;
+    Ok(Missed { chunk: chunk_in(key)?, shard: *key.get(17).ok_or_else(short)?, node: NodeId(node) })
 }
 
 fn chunk_in(key: &[u8]) -> Result<ChunkId, RowsError> {

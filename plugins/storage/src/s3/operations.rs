@@ -4,7 +4,7 @@ use s3s::dto::*;
 use s3s::{S3, S3Request, S3Response, S3Result};
 
 use super::front::Front;
-use super::serve::RequestId;
+use super::serve::{Operation, RequestId};
 use super::{bucket, configurations, delete, form, get, list, lists, locks, policies, put, tags, upload};
 
 macro_rules! operations {
@@ -13,6 +13,9 @@ macro_rules! operations {
         impl S3 for Front {
             $(async fn $name(&self, request: S3Request<$input>) -> S3Result<S3Response<$output>> {
                 let id = request.extensions.get::<RequestId>().cloned();
+                if let Some(operation) = request.extensions.get::<Operation>() {
+                    operation.is(stringify!($name));
+                }
                 $place(self, request).await.map_err(|mut error| {
                     if let Some(RequestId(id)) = id {
                         error.set_request_id(id);

@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use hirsel_mesh::seam::{BoxStream, Listener};
@@ -89,6 +89,22 @@ impl Drop for Server {
 #[derive(Clone)]
 pub struct RequestId(pub String);
 
+/// Which operation a request came to, for what is counted; none where it did not come that far.
+#[derive(Clone, Default)]
+pub struct Operation(Arc<OnceLock<&'static str>>);
+
+impl Operation {
+    /// This one.
+    pub fn is(&self, name: &'static str) {
+        // A request is one operation; should it be two, the first counts.
+        let _ = self.0.set(name);
+    }
+
+    fn name(&self) -> &'static str {
+        self.0.get().copied().unwrap_or("none")
+    }
+}
+
 struct Shared {
     service: S3Service,
     hosts: Hosts,
@@ -170,7 +186,9 @@ async fn serve(
     Ok(connection.await?)
 }
 
-async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
+async fn answer(shared: &Shared, mut request: Request<Incoming>) -> Response<Body> {
+    let operation = Operation::default();
+    request.extensions_mut().insert(operation.clone());
     let head = *request.method() == Method::HEAD;
     let browser = Browser::read(&shared.hosts, request.method(), request.uri(), request.headers());
     let id = RequestId(format!("{:016X}", shared.front.gateway.chance().number()));
@@ -194,6 +212,7 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
         // An answer is worth more than what a browser may do with it.
         add(response.headers_mut(), browser.told(&shared.front).await.ok().flatten().unwrap_or_default());
     }
+    shared.front.gateway.counts().answered(operation.name(), response.status().as_u16());
     named(shared, response.headers_mut(), id);
     response
 }

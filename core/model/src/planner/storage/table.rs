@@ -2,7 +2,8 @@
 //!
 //! Kept:
 //! - A partition is on two lists at most, where it is and where it moves to. While it moves, only who is gone is replaced, in the second.
-//! - A place in a list is kept: whoever replaces a node takes its place, so no other shard moves.
+//! - A place in a list is kept: whoever replaces a node takes its place, so no other shard moves. Only a node that goes, with nobody to take its
+//!   place, makes a list shorter; then what was behind it moves up.
 //! - No node is in a list twice. Lists are over as many zones as can be, evenly, and then over as many machines.
 //! - What is moved for the sake of balance is limited, and makes the table better each time; so it comes to an end.
 //! - The same table and the same nodes give the same: arranging again changes nothing.
@@ -13,7 +14,7 @@ use std::net::IpAddr;
 
 use super::score::score;
 use crate::id::NodeId;
-use crate::storage::{LOSSES, PARTITIONS, Partition, StorageTable, WIDTHS, partition};
+use crate::storage::{FLOORS, LOSSES, PARTITIONS, Partition, StorageTable, WIDTHS, partition};
 
 /// Partitions that move at once for balance or spread. What is lost or drained does not wait for it, and stops it.
 pub const MOVES_AT_ONCE: usize = 32;
@@ -35,6 +36,8 @@ pub struct Host {
     pub keeps: bool,
     /// It is not lost, not even for a moment.
     pub lives: bool,
+    /// It drains or leaves: what it has goes, were it to fewer nodes than before.
+    pub goes: bool,
 }
 
 /// The weight of disks of so many bytes: in GiB, with the first four binary digits, so that two disks that are nearly the same are.
@@ -51,10 +54,12 @@ pub struct Shape<'a> {
     pub widths: &'a [u8],
     /// How many there are of each width.
     pub each: u16,
+    /// On how many nodes at least a partition of each width stays when one of its nodes goes and no other can take its place.
+    pub floors: &'a [usize],
 }
 
 /// What the cluster has.
-pub const SHAPE: Shape<'static> = Shape { widths: &WIDTHS, each: PARTITIONS };
+pub const SHAPE: Shape<'static> = Shape { widths: &WIDTHS, each: PARTITIONS, floors: &FLOORS };
 
 /// The next table.
 pub fn arrange(
@@ -72,9 +77,9 @@ pub fn arrange(
         }
     }
     if !brake || table.partitions.is_empty() {
-        for width in shape.widths {
+        for (width, floor) in shape.widths.iter().zip(shape.floors) {
             let mut board = Board::new(hosts, (*width, shape.each), &mut table, before.version + 1);
-            board.replace();
+            board.replace(*floor);
             if !brake {
                 board.improve();
             }
@@ -132,8 +137,9 @@ impl<'a> Board<'a> {
         Self { hosts, index, width, each, table, version, load, cap }
     }
 
-    /// Fills what has too few nodes, and replaces who is gone.
-    fn replace(&mut self) {
+    /// Fills what has too few nodes, and replaces who is gone. Who goes and cannot be replaced leaves his place empty, one in a move, while more than
+    /// `floor` stay.
+    fn replace(&mut self, floor: usize) {
         for number in 0..self.each {
             let id = partition(self.width, number);
             let known = self.table.partitions.get(&id).cloned();
@@ -156,6 +162,14 @@ impl<'a> Board<'a> {
             {
                 list.push(self.hosts[best].id);
                 self.load[best] += 1;
+            }
+            if list == old
+                && settled
+                && list.len() > floor.max(1)
+                && let Some(place) =
+                    list.iter().position(|node| self.index.get(node).is_some_and(|at| self.hosts[*at].goes))
+            {
+                self.count(list.remove(place), -1);
             }
             if list != old {
                 self.give(id, list);

@@ -12,7 +12,7 @@ mod stories;
 
 fn host(id: u64, zone: usize) -> Host {
     let machine = Some([10, 0, 0, id as u8].into());
-    Host { id: NodeId(id), weight: 512, zone, machine, takes: true, keeps: true, lives: true }
+    Host { id: NodeId(id), weight: 512, zone, machine, takes: true, keeps: true, lives: true, goes: false }
 }
 
 fn hosts(nodes: u64, zones: usize) -> Vec<Host> {
@@ -89,6 +89,40 @@ fn data_is_spread_evenly_over_equal_nodes_and_zones() {
         assert!(missing(&table, SHAPE, nodes as usize).is_empty(), "more nodes there are not");
         let wider = WIDTHS.iter().filter(|of| u64::from(**of) > nodes).count();
         assert_eq!(missing(&table, SHAPE, nodes as usize + 1).len(), wider);
+    }
+}
+
+#[test]
+fn who_drains_with_nobody_to_take_its_place_leaves_it_empty_while_enough_stay() {
+    let drain = |hosts: &mut [Host], id: u64| {
+        let host = hosts.iter_mut().find(|host| host.id == NodeId(id)).expect("it is one of them");
+        (host.takes, host.keeps, host.goes) = (false, false, true);
+    };
+    let lists = |table: &StorageTable, of| {
+        let all = (0..PARTITIONS).map(|number| table.partitions[&partition(of, number)].target());
+        all.map(|list| (list.len(), list.iter().any(|node| node.0 == 1))).collect::<BTreeSet<_>>()
+    };
+    for (nodes, of_three, of_six) in [
+        (7, (3, false), (6, false)),
+        (6, (3, false), (5, false)),
+        (3, (2, false), (3, true)),
+        (2, (2, true), (2, true)),
+    ] {
+        let mut hosts = hosts(nodes, 3);
+        let table = settled(StorageTable::default(), &hosts);
+        drain(&mut hosts, 1);
+        let after = settled(table.clone(), &hosts);
+        assert_eq!((lists(&after, 3), lists(&after, 6)), ([of_three].into(), [of_six].into()), "{nodes} nodes");
+        // Where nothing is in them, one node is enough.
+        let empty = Shape { floors: &[1, 1], ..SHAPE };
+        let mut bare = table;
+        for _ in 0..10 {
+            bare = arrange(&bare, &hosts, empty, &complete(&bare), false);
+        }
+        assert!(!bare.holds(NodeId(1)), "{nodes} nodes");
+        // It comes back, and with it its places.
+        let back = settled(after, &self::hosts(nodes, 3));
+        assert!(missing(&back, SHAPE, nodes as usize).is_empty(), "{nodes} nodes");
     }
 }
 
@@ -238,7 +272,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 }
 
 /// Fewer partitions than a cluster has, so that more histories fit.
-const SMALL: Shape<'static> = Shape { widths: &WIDTHS, each: 8 };
+const SMALL: Shape<'static> = Shape { each: 8, ..SHAPE };
 
 /// A cluster of which a few nodes are lost for good, never more at once than may be.
 #[derive(Default)]

@@ -41,6 +41,10 @@ pub enum Bug {
     Stale,
     /// Agents confirm some changes that they never proposed.
     Loses,
+    /// Gateways confirm some objects that they never committed.
+    Unkept,
+    /// A disk rots after everything on it was looked at.
+    Rots,
 }
 
 /// The agent that [`Bug::Restless`], [`Bug::Panics`] and [`Bug::Ends`] are planted in.

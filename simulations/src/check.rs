@@ -38,6 +38,8 @@ pub enum Rule {
     NeverTwo,
     /// What clients were told of registers is what one copy would have answered.
     Linear,
+    /// Of every object there is, at last, every piece where it should be, whole; and nothing else.
+    Objects,
     /// Certificates are renewed long before they end.
     Renewed,
     /// What is sealed can be opened by somebody at every moment, and by all who should when it is calm.

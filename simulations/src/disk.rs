@@ -143,6 +143,11 @@ impl Platter {
         inner.files.iter().find(|(_, file)| holds(file)).map(|(path, _)| path.clone())
     }
 
+    /// Somebody removes a file, while no agent runs.
+    pub fn remove(&self, path: &str) {
+        crate::lock(&self.0).files.remove(path);
+    }
+
     /// Whether that has happened. The host must lose its power before it acts on it.
     pub fn has_failed(&self) -> bool {
         crate::lock(&self.0).power == Power::Failed

@@ -19,6 +19,7 @@ pub mod linear;
 pub mod model;
 pub mod net;
 pub mod node;
+pub mod objects;
 pub mod panics;
 pub mod registers;
 pub mod scenario;

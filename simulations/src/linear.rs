@@ -4,7 +4,8 @@
 //! The search is that of Wing and Gong with the memory of Lowe: take a minimal operation, look whether its answer fits, go on, go back;
 //! a set of operations done, with the value they led to, is looked at once. A history is linearizable if that of each key is
 //! (P-compositionality), which keeps the sets small. An operation without a return may have happened at any time after its call, or
-//! never; one whose value nobody ever saw cannot matter and is left out.
+//! never; one whose value nobody ever saw cannot matter and is left out. (Where somebody was refused because of what a register held,
+//! it can.)
 //!
 //! Sources: J. Wing, C. Gong, "Testing and Verifying Concurrent Objects", J. Parallel Distrib. Comput. 17 (1993); G. Lowe, "Testing for
 //! Linearizability", Concurrency Computat.: Pract. Exper. 29 (2017); A. Horn, D. Kroening, "Faster Linearizability Checking via
@@ -34,6 +35,10 @@ pub enum Act {
     },
     /// What it holds.
     Read,
+    /// To hold nothing.
+    Erase,
+    /// Something that is refused, and was, because it held anything else than this.
+    Differs(Value),
 }
 
 /// What became of it.
@@ -102,18 +107,19 @@ pub fn check(history: &[Operation]) -> Verdict {
 
 /// Without reads that saw nothing and unknown writes whose value was never seen: those can be ordered last, or never have happened.
 fn relevant(operations: Vec<&Operation>) -> Vec<&Operation> {
-    let mut seen = BTreeSet::new();
+    let (mut seen, mut differs) = (BTreeSet::new(), false);
     for operation in &operations {
         match (operation.act, operation.end) {
             (Act::Read, End::Done(value)) => seen.extend(value),
             (Act::Swap { from, .. }, _) => seen.extend(from),
-            (Act::Read | Act::Write(_), _) => {}
+            (Act::Differs(_), End::Done(_)) => differs = true,
+            (Act::Read | Act::Write(_) | Act::Erase | Act::Differs(_), _) => {}
         }
     }
     let matters = |operation: &&Operation| match (operation.act, operation.end) {
-        (_, End::Done(_)) => true,
-        (Act::Read, _) | (_, End::Failed) => false,
-        (Act::Write(value) | Act::Swap { to: value, .. }, End::Unknown) => seen.contains(&value),
+        (_, End::Done(_)) | (Act::Erase, End::Unknown) => true,
+        (Act::Read | Act::Differs(_), _) | (_, End::Failed) => false,
+        (Act::Write(value) | Act::Swap { to: value, .. }, End::Unknown) => differs || seen.contains(&value),
     };
     let mut operations: Vec<&Operation> = operations.into_iter().filter(matters).collect();
     operations.sort_by_key(|operation| operation.called);
@@ -127,6 +133,8 @@ fn after(held: Value, act: Act, end: End) -> Option<Value> {
         (Act::Swap { from, to }, _) => (held == from).then_some(Some(to)),
         (Act::Read, End::Done(value)) => (held == value).then_some(held),
         (Act::Read, _) => Some(held),
+        (Act::Erase, _) => Some(None),
+        (Act::Differs(value), _) => (held != value).then_some(held),
     }
 }
 
@@ -293,6 +301,26 @@ mod tests {
         // What certainly failed must not be seen.
         let failed = Operation { end: End::Failed, ..done(1, 2, Act::Write(1), None) };
         assert!(matches!(check(&[failed, done(3, 4, Act::Read, Some(1))]), Verdict::Broken(_)));
+    }
+
+    #[test]
+    fn of_those_who_want_to_be_first_one_is_and_the_others_are_told() {
+        let first = |called, returned, to| done(called, returned, Act::Swap { from: None, to }, None);
+        let late = |called, returned| done(called, returned, Act::Differs(None), None);
+        assert_eq!(check(&[first(1, 9, 1), late(2, 8), done(10, 11, Act::Read, Some(1))]), Verdict::Linear);
+        let again = [first(1, 2, 1), done(3, 4, Act::Erase, None), first(5, 6, 2), late(7, 8)];
+        assert_eq!(check(&again), Verdict::Linear);
+        let two = [first(1, 9, 1), first(2, 8, 2)];
+        let nobody = [late(1, 9), late(2, 8)];
+        let gone = [first(1, 2, 1), done(3, 4, Act::Erase, None), late(5, 6)];
+        for history in [&two[..], &nobody, &gone] {
+            assert!(matches!(check(history), Verdict::Broken(_)), "{history:?}");
+        }
+        // Whose answer was lost may have been the first, though nobody ever saw what it brought.
+        let silent = [unknown(1, Act::Swap { from: None, to: 1 }), late(2, 3), done(4, 5, Act::Erase, None)];
+        assert_eq!(check(&silent), Verdict::Linear);
+        let erased = [first(1, 2, 1), unknown(3, Act::Erase), done(4, 5, Act::Read, None)];
+        assert_eq!(check(&erased), Verdict::Linear);
     }
 
     #[test]

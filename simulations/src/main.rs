@@ -34,8 +34,8 @@ struct Args {
     /// Run each seed twice and compare the histories
     #[arg(long)]
     twice: bool,
-    /// What happens, to whole agents (random, calm, lossy, frozen, flapping, chained, blackout, years, full, slow, crowded, unguarded, sealed) or
-    /// to the model; a name that only one of them knows runs only that one
+    /// What happens, to whole agents (random, calm, lossy, frozen, flapping, chained, blackout, years, full, slow, crowded, unguarded, sealed,
+    /// stored, objects) or to the model; a name that only one of them knows runs only that one
     #[arg(long)]
     scenario: Option<String>,
     /// Only the model

@@ -26,6 +26,7 @@ use hirsel_model::{CertificateName, RoleName, WallTime};
 use hirsel_role::certificate::TicketKey;
 use hirsel_role::dnssec::ZoneKey;
 use hirsel_role::{Host, Plugin, RoleConfig};
+use hirsel_storage::role::{Seen, Shown};
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
@@ -39,6 +40,7 @@ use crate::disk::{Platter, SimDisk};
 use crate::drive::Drive;
 use crate::host::{Machine, SimHost};
 use crate::net::{Links, Open, SimNet};
+use crate::objects::{self, Inspection, Inspections};
 use crate::registers::{Call, Journal};
 use crate::trace::Trace;
 
@@ -71,6 +73,10 @@ pub struct Common {
     pub leapt_ms: Arc<AtomicU64>,
     /// What clients asked of registers.
     pub journal: Arc<Mutex<Journal>>,
+    /// What clients asked of objects.
+    pub objects: Arc<Mutex<objects::Journal>>,
+    /// What nodes found on their disks.
+    pub inspections: Inspections,
 }
 
 /// A node and what survives its agents.
@@ -118,9 +124,16 @@ pub struct Eyes {
     pub transport: Weak<Transport>,
     /// All of it, as long as it lives.
     agent: Weak<Shared>,
+    /// What it has of storage.
+    storage: watch::Receiver<Option<Seen>>,
 }
 
 impl Eyes {
+    /// What the agent has of storage, once that runs.
+    pub fn storage(&self) -> Option<Seen> {
+        self.storage.borrow().clone()
+    }
+
     /// When the certificate ends that the agent shows, in seconds since 1970.
     pub fn certificate_ends(&self) -> Option<u64> {
         Some(self.transport.upgrade()?.certificate().not_after)
@@ -227,12 +240,21 @@ pub enum Deed {
     Change(Command),
     /// Use a register, through the interface.
     Call(Call),
+    /// Use an object, through the gateway.
+    Object(objects::Call),
+    /// Look at what is on the disk for objects.
+    Inspect(Inspection),
 }
 
 /// The plugins, as the agent has them.
-fn plugins(planted: bool) -> Vec<Arc<dyn Plugin>> {
+fn plugins(planted: bool, seen: watch::Sender<Option<Seen>>) -> Vec<Arc<dyn Plugin>> {
+    let storage: Arc<dyn Plugin> = Arc::new(Shown(seen));
     let idle = |plugin: Arc<dyn Plugin>| -> Arc<dyn Plugin> {
-        if planted && plugin.role() == RoleName::compute() { Arc::new(bug::Idle(plugin)) } else { plugin }
+        match plugin.role() {
+            role if role == storage.role() => storage.clone(),
+            role if planted && role == RoleName::compute() => Arc::new(bug::Idle(plugin)),
+            _ => plugin,
+        }
     };
     hirsel::plugins::all().into_iter().map(idle).collect()
 }
@@ -315,9 +337,10 @@ impl Node {
         let start = self.start(disk.as_ref()).await?;
         let (ready, is_ready) = oneshot::channel();
         let node = self.clone();
+        let (show, storage) = watch::channel(None);
         tokio::spawn(async move {
             if let Ok(shared) = is_ready.await {
-                node.serve(shared).await;
+                node.serve(shared, storage).await;
             }
         });
         let setup = Setup {
@@ -331,7 +354,7 @@ impl Node {
             ready: Some(ready),
             stop,
         };
-        Box::pin(run(setup, plugins(self.common.bug == Bug::Forgetful && number > 1))).await
+        Box::pin(run(setup, plugins(self.common.bug == Bug::Forgetful && number > 1, show))).await
     }
 
     /// What the machine says of its load.
@@ -350,6 +373,7 @@ impl Node {
         }
         match self.common.bug {
             Bug::None | Bug::Forgetful | Bug::Contagious | Bug::Panics | Bug::Stale | Bug::Loses => {}
+            Bug::Unkept | Bug::Rots => {}
             Bug::Ends => {
                 sleep(bug::WHEN).await;
                 shared.stop.cancel();
@@ -400,7 +424,7 @@ impl Node {
     }
 
     /// Shows the agent to the world, and does for it what a person would.
-    async fn serve(self, shared: Arc<Shared>) {
+    async fn serve(self, shared: Arc<Shared>, storage: watch::Receiver<Option<Seen>>) {
         let (hand, mut deeds) = mpsc::unbounded_channel();
         {
             let mut life = crate::lock(&self.life);
@@ -410,6 +434,7 @@ impl Node {
                 report: shared.report.clone(),
                 transport: Arc::downgrade(&shared.transport),
                 agent: Arc::downgrade(&shared),
+                storage: storage.clone(),
             });
             life.hand = Some(hand);
         }
@@ -420,7 +445,7 @@ impl Node {
         }
         while let Some(deed) = deeds.recv().await {
             // A deed may wait for a leader; the next one does not wait for it.
-            tokio::spawn(self.clone().do_deed(shared.clone(), deed));
+            tokio::spawn(self.clone().do_deed(shared.clone(), storage.borrow().clone(), deed));
         }
     }
 
@@ -449,8 +474,22 @@ impl Node {
         shared.control.propose(entry, DEED_WITHIN).await.map_err(|error| error.to_string())
     }
 
-    async fn do_deed(self, shared: Arc<Shared>, deed: Deed) {
+    async fn do_deed(self, shared: Arc<Shared>, storage: Option<Seen>, deed: Deed) {
         let (command, mark) = match deed {
+            Deed::Object(call) => {
+                let gateway = storage.and_then(|seen| seen.gateway());
+                let what = call.run(gateway, self.common.objects.clone(), self.common.bug).await;
+                return self.common.trace.note(&self.name, what);
+            }
+            Deed::Inspect(inspection) => {
+                let wall_ms = shared.world.clock.wall().0;
+                let Some(seen) = storage else { return };
+                match inspection.run(seen, shared.node, wall_ms).await {
+                    Ok(look) => drop(crate::lock(&self.common.inspections).insert(self.name.clone(), look)),
+                    Err(words) => self.common.trace.note(&self.name, format!("not looked at: {words}")),
+                }
+                return;
+            }
             Deed::Call(call) => {
                 let agent = bug::Lying::plant(interface::agent(&shared, Arc::new(Default::default)), self.common.bug);
                 let what = call.ask(agent, self.common.journal.clone()).await;
@@ -476,6 +515,12 @@ impl Node {
     pub fn unmount(&self) {
         self.platter.unmount();
         self.drive.unmount();
+    }
+
+    /// Somebody puts an empty disk for objects into its place, while no agent runs, and says so.
+    pub fn replace_drive(&self) {
+        self.drive.replace();
+        self.platter.remove("roles/storage/disk-id");
     }
 
     /// Whether its power has failed inside something that one of its disks did.

@@ -220,7 +220,10 @@ impl Call {
 
     fn request(&self) -> String {
         let (path, value) = match self.act {
-            Act::Read => return "GET /v1/apps?fresh=true HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n".into(),
+            // Nobody erases a register, and who is refused does not say why.
+            Act::Read | Act::Erase | Act::Differs(_) => {
+                return "GET /v1/apps?fresh=true HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n".into();
+            }
             Act::Write(value) => ("/v1/apply".to_string(), value),
             Act::Swap { to, .. } => (format!("/v1/apply?if_index={}", self.if_index), to),
         };

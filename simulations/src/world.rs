@@ -1,5 +1,6 @@
 //! Whole agents in a simulated world: time, wishes, and clients.
 
+mod kept;
 mod look;
 mod trouble;
 
@@ -22,6 +23,7 @@ use crate::client::{self, Sight};
 use crate::clock::EPOCH_MS;
 use crate::net::Links;
 use crate::node::{Common, Deed, Node};
+use crate::objects;
 use crate::registers::Clients;
 use crate::trace::Trace;
 
@@ -55,6 +57,7 @@ pub struct World {
     /// The last event of the cluster's log that was told.
     told: Cell<u64>,
     clients: Clients,
+    guests: objects::Clients,
     /// When something was last wrong with each node.
     troubled: BTreeMap<usize, Duration>,
     /// The newest state that was looked at for what moved.
@@ -85,6 +88,8 @@ impl World {
             token: Arc::default(),
             leapt_ms: Arc::default(),
             journal: Arc::default(),
+            objects: Arc::default(),
+            inspections: Arc::default(),
         };
         // Looking a name up gives it an address, so addresses follow this order.
         let ips: Vec<IpAddr> = (1..=count).map(|number| sim.lookup(format!("n{number}"))).collect();
@@ -95,6 +100,7 @@ impl World {
             sim.host(node.name.clone(), move || node.clone().software());
         }
         let (sight, journal) = (Arc::new(Mutex::new(Sight::default())), common.journal.clone());
+        let guests = objects::Clients::new(seed, common.objects.clone());
         let targets = nodes.iter().map(|node| (node.name.clone(), node.ip)).collect();
         let client = sim.lookup("client");
         sim.client("client", client::run(targets, sight.clone(), common.oracle.clone(), common.trace.clone()));
@@ -112,6 +118,7 @@ impl World {
             marks: 0,
             told: Cell::new(0),
             clients: Clients::new(seed, journal),
+            guests,
             troubled: BTreeMap::new(),
             moved: RefCell::default(),
             named: Cell::default(),

@@ -14,6 +14,7 @@ use hirsel_model::RoleName;
 use hirsel_model::order::{Order, StorageOrder, Work};
 use hirsel_model::report::{RoleFacts, RoleReport, RoleState};
 use hirsel_model::storage::StorageFacts;
+use hirsel_role::peers::Peers;
 use hirsel_role::storage::{Auditing, Scrubbing};
 use hirsel_role::{Context, Groups, Plugin, Role, S3_NAME};
 use tokio::sync::{Notify, watch};
@@ -55,7 +56,48 @@ impl Plugin for Storage {
     }
 
     fn start(&self, context: Context) -> Box<dyn Role> {
-        Box::new(Keeper::new(context))
+        Box::new(Keeper::new(context).0)
+    }
+}
+
+/// The plugin, which lets somebody else at what it has: a simulation, whose clients use the gateways of agents and whose checkers count
+/// what is on their disks.
+pub struct Shown(pub watch::Sender<Option<Seen>>);
+
+impl Plugin for Shown {
+    fn role(&self) -> RoleName {
+        RoleName::storage()
+    }
+
+    fn start(&self, context: Context) -> Box<dyn Role> {
+        let (keeper, seen) = Keeper::new(context);
+        self.0.send_replace(Some(seen));
+        Box::new(keeper)
+    }
+}
+
+/// What a node has of storage, seen from outside.
+#[derive(Clone)]
+pub struct Seen {
+    begun: watch::Receiver<Begun>,
+    disk: watch::Receiver<Option<Arc<Disk>>>,
+    peers: Arc<dyn Peers>,
+}
+
+impl Seen {
+    /// Its gateway, once there is one.
+    pub fn gateway(&self) -> Option<Gateway> {
+        self.begun.borrow().gateway.clone()
+    }
+
+    /// Its disk, once it is in use.
+    pub fn disk(&self) -> Option<Arc<Disk>> {
+        self.disk.borrow().clone()
+    }
+
+    /// The same role on all nodes.
+    pub fn peers(&self) -> &dyn Peers {
+        &*self.peers
     }
 }
 
@@ -78,7 +120,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn new(context: Context) -> Self {
+    fn new(context: Context) -> (Self, Seen) {
         let me = context.me.id;
         let orders = watch::Sender::new(Arc::new(StorageOrder::default()));
         let (begin, begun) = watch::channel(Begun::default());
@@ -87,6 +129,7 @@ impl Keeper {
         service.serve(&*context.peers);
         let (spawner, wake) = (context.spawner.clone(), context.wake.clone());
         let (disks, disk) = watch::channel(None);
+        let seen = Seen { begun: begun.clone(), disk: disk.clone(), peers: context.peers.clone() };
         let (heal, healing) = watch::channel(Healing::default());
         let (want, wanted) = watch::channel(false);
         spawner.spawn(room::keep(context.clone(), orders.subscribe(), service, rooms, disks));
@@ -110,7 +153,7 @@ impl Keeper {
                 wake.notify_one();
             }
         });
-        Self { orders, begun, room, healing, wanted, audited, me }
+        (Self { orders, begun, room, healing, wanted, audited, me }, seen)
     }
 
     fn step(&mut self, order: &Order) -> RoleReport {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use common::{Node, content, nodes};
 use futures::FutureExt;
+use hirsel_model::NodeId;
 use hirsel_storage::gateway::CHUNKS_COMING_MAX;
 use hirsel_storage::meta::access::MetaError;
 use hirsel_storage::meta::command::{Answer, Command, Condition, Deletion, Put};
@@ -165,4 +166,23 @@ async fn what_was_written_for_a_commit_that_is_refused_or_that_nobody_waits_for_
         }
     }
     assert_eq!(read(&nodes[2], "there", 0, u64::MAX).await, content(1, 10_000));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_taken_out_of_the_group_asks_those_who_are_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let nodes = nodes(folder.path(), 78, 4, 3).await;
+    assert_eq!(nodes[0].gateway.ask(creation()).await, Ok(Answer::Done));
+    let mut table = nodes[0].order.borrow().table.clone();
+    table.voters = [NodeId(1), NodeId(2), NodeId(4)].into();
+    let begun = Instant::now();
+    while [0, 1, 3].iter().any(|number| nodes[*number].group.voters() != table.voters) {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the group never changed");
+        for node in &nodes {
+            // In words; what is reached is looked at.
+            let _ = node.group.steer(&table).await;
+        }
+    }
+    put(&nodes[0], "late", Class::Copies(3), &content(1, 10_000)).await;
+    assert_eq!(read(&nodes[2], "late", 0, u64::MAX).await, content(1, 10_000));
 }

@@ -97,9 +97,14 @@ impl MetaGroup {
         self.group.standing().borrow().voters.clone()
     }
 
-    /// Whether this node has a copy of the rows that follows the others'.
+    /// Whether this node has a copy of the rows that follows the others': it is a member as far as it knows, and the plan does not say otherwise.
+    /// Who is taken out of the group is not told so by the group, and would wait for ever for what is sent to it no more.
     pub fn is_member(&self) -> bool {
-        matches!(self.group.standing().borrow().place, Place::Voter | Place::Learner)
+        let is_planned = {
+            let planned = lock(&self.planned);
+            planned.is_empty() || planned.contains(&self.me)
+        };
+        is_planned && matches!(self.group.standing().borrow().place, Place::Voter | Place::Learner)
     }
 
     /// Whether this node leads the group, and what it reads is what all others would be told.
@@ -107,10 +112,12 @@ impl MetaGroup {
         self.group.standing().borrow().mine
     }
 
-    /// Who can be asked: those who vote, as far as this node knows, else those who should.
+    /// Which others can be asked: those who vote, as far as this node knows, and those who should.
     pub fn known_voters(&self) -> BTreeSet<NodeId> {
-        let voters = self.voters();
-        if voters.is_empty() { lock(&self.planned).clone() } else { voters }
+        let mut voters = self.voters();
+        voters.extend(lock(&self.planned).iter().copied());
+        voters.remove(&self.me);
+        voters
     }
 
     /// Takes one step towards what the plan says. Doing it again when that is reached changes nothing.

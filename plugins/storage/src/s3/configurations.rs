@@ -145,17 +145,8 @@ fn size(bytes: Option<i64>) -> Done<Option<u64>> {
     bytes.map(u64::try_from).transpose().map_err(|_| error("InvalidArgument", "a size below zero"))
 }
 
+/// What a rule is about. Several things count together; S3 itself would have them in `And`.
 fn filtered(said: &LifecycleRuleFilter) -> Done<lifecycle::Filter> {
-    let alone = [
-        said.and.is_some(),
-        said.prefix.is_some(),
-        said.tag.is_some(),
-        said.object_size_greater_than.is_some(),
-        said.object_size_less_than.is_some(),
-    ];
-    if alone.into_iter().filter(|is| *is).count() > 1 {
-        return Err(malformed("a filter says one thing, or several in And"));
-    }
     let Some(and) = &said.and else {
         return Ok(lifecycle::Filter {
             prefix: said.prefix.clone().unwrap_or_default(),
@@ -164,6 +155,13 @@ fn filtered(said: &LifecycleRuleFilter) -> Done<lifecycle::Filter> {
             smaller_than: size(said.object_size_less_than)?,
         });
     };
+    let beside = said.prefix.is_some()
+        || said.tag.is_some()
+        || said.object_size_greater_than.is_some()
+        || said.object_size_less_than.is_some();
+    if beside {
+        return Err(malformed("a filter says nothing beside And"));
+    }
     let tags = and.tags.as_deref().unwrap_or_default();
     let named: BTreeMap<String, String> = tags.iter().map(tag).collect::<Done<_>>()?;
     if named.len() < tags.len() {

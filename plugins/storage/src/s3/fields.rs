@@ -12,7 +12,7 @@ use s3s::Body;
 use serde_json::Value;
 
 use super::body::ended_early;
-use super::error::{Done, error};
+use super::error::{Done, argument, error};
 use super::stall::Paced;
 
 /// What may stand before the file of a form: s3s takes so much of a single field, and a policy is far below it.
@@ -78,10 +78,13 @@ impl Head {
 
     /// The condition of a policy that does not hold of the fields, if there is one.
     fn unfit(&self, policy: &Value, bucket: &str) -> Option<String> {
+        if let Some(said) = self.field("bucket").filter(|said| *said != bucket) {
+            return Some(format!("the form is for bucket {said:.63}"));
+        }
         let holds = |word: &str, name: &str, wanted: &str| {
             let name = name.trim_start_matches('$').to_ascii_lowercase();
             let value = match name.as_str() {
-                "bucket" => self.field("bucket").filter(|said| *said != bucket).unwrap_or(bucket),
+                "bucket" => bucket,
                 name => self.field(name).unwrap_or_default(),
             };
             match word {
@@ -153,6 +156,11 @@ pub async fn looked_at(boundary: &str, bucket: &str, mut body: Paced<Incoming>) 
         if let Some(mut head) = Head::read(&bytes, boundary) {
             bytes = head.filled(bytes);
             tags = head.field("tagging").map(|tags| Tags(tags.to_owned()));
+            if head.field("policy").is_some()
+                && !["signature", "x-amz-signature"].iter().any(|name| head.field(name).is_some())
+            {
+                return Err(argument("a form with a policy has a signature of it"));
+            }
             if let Some(policy) = head.policy() {
                 fits(&head, &policy, bucket)?;
             }
@@ -217,7 +225,9 @@ mod tests {
         let meta = r#"["eq","$X-Amz-Meta-A","1"]"#;
         assert!(!unfit(meta, &[("x-amz-meta-a", "1")]) && unfit(meta, &[("x-amz-meta-a", "2")]) && unfit(meta, &[]));
         assert!(!unfit(r#"{"bucket":"box"}"#, &[]) && unfit(r#"{"bucket":"other"}"#, &[]));
-        assert!(unfit(r#"{"bucket":"box"}"#, &[("bucket", "other")]), "it says two buckets");
+        for condition in [r#"{"bucket":"box"}"#, r#"{"bucket":"other"}"#] {
+            assert!(unfit(condition, &[("bucket", "other")]), "it says two buckets");
+        }
         let dated = serde_json::json!({"expiration": "2100-01-01 00:00:00+00:00", "conditions": []});
         let head = Head::read(&form(&[], "f"), "b").expect("it is whole");
         assert!(fits(&head, &dated, "box").is_err(), "no date");

@@ -93,6 +93,12 @@ async fn look(front: &Front, asked: &Asked, at: (&str, &str), id: Option<&str>, 
     if header(&asked.headers, "x-amz-server-side-encryption").is_some() {
         return Err(argument("x-amz-server-side-encryption is not asked for when an object is read"));
     }
+    // A part that there is not is none with any key.
+    let of_part = match (&wanted.range, wanted.part) {
+        (Some(_), Some(_)) => return Err(error("InvalidRequest", "a range and a part cannot be asked for together")),
+        (None, Some(number)) => Some(part_of(front, object, number).await?),
+        (_, None) => None,
+    };
     let opened = front.opens(object.about.sealed.as_ref(), &asked.headers, false)?;
     let mut headers = about::headers(object);
     if let Some((_, wanted)) = &opened {
@@ -119,16 +125,14 @@ async fn look(front: &Front, asked: &Asked, at: (&str, &str), id: Option<&str>, 
             return Err(unchanged);
         }
     }
-    let (bytes, part) = match (&wanted.range, wanted.part) {
-        (Some(_), Some(_)) => return Err(error("InvalidRequest", "a range and a part cannot be asked for together")),
+    let (bytes, part) = match (&wanted.range, of_part) {
         (None, None) => (0..object.bytes, None),
-        (Some(range), None) => {
+        (Some(range), _) => {
             let bytes = range.check(object.bytes).map_err(|_| unsatisfiable(object.bytes))?;
             let part = format!("bytes {}-{}/{}", bytes.start, bytes.end.saturating_sub(1), object.bytes);
             (bytes, Some(part))
         }
-        (None, Some(number)) => {
-            let (bytes, count) = part_of(front, object, number).await?;
+        (None, Some((bytes, count))) => {
             if let Some(count) = count {
                 headers.insert("x-amz-mp-parts-count", HeaderValue::from(count));
             }
@@ -258,6 +262,23 @@ fn overridden(headers: &mut HeaderMap, asked: &Asked) -> Done<()> {
     Ok(())
 }
 
+/// An answer whose ETags are written without quotes. Those of s3s have some everywhere, and S3 leaves them out among the attributes of objects.
+#[derive(Clone, Copy)]
+pub struct BareEtags;
+
+/// A document of s3s without quotes around its ETags.
+pub fn bare_etags(document: &str) -> String {
+    let mut bare = String::with_capacity(document.len());
+    let mut rest = document;
+    while let Some((before, after)) = rest.split_once("<ETag>") {
+        let (etag, behind) = after.split_once("</ETag>").unwrap_or((after, ""));
+        let etag = etag.replace("&quot;", "").replace('"', "");
+        bare += &format!("{before}<ETag>{etag}</ETag>");
+        rest = behind;
+    }
+    bare + rest
+}
+
 /// `GetObjectAttributes`.
 pub async fn get_object_attributes(
     front: &Front,
@@ -301,7 +322,9 @@ pub async fn get_object_attributes(
             parts: Some(page.iter().map(|(number, part)| listed(object, *number, part)).collect()),
         });
     }
-    Ok(S3Response::new(output))
+    let mut response = S3Response::new(output);
+    response.extensions.insert(BareEtags);
+    Ok(response)
 }
 
 /// A part of a finished object; its checksum where that of the object was made of such.
@@ -330,5 +353,17 @@ pub fn checksum(checksum: &kinds::Checksum) -> Checksum {
         checksum_sha1: value(Algorithm::Sha1),
         checksum_sha256: value(Algorithm::Sha256),
         checksum_type: Some(ChecksumType::from_static(kind(checksum))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn etags_lose_their_quotes_and_nothing_else_does() {
+        let document = "<A><ETag>&quot;abc-2&quot;</ETag><B>&quot;</B><ETag>\"d\"</ETag></A>";
+        assert_eq!(bare_etags(document), "<A><ETag>abc-2</ETag><B>&quot;</B><ETag>d</ETag></A>");
+        assert_eq!(bare_etags("<A/>"), "<A/>");
     }
 }

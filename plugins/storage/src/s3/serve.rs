@@ -9,12 +9,15 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use hirsel_mesh::seam::{BoxStream, Listener};
+use hirsel_model::WallTime;
 use hirsel_role::Spawner;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use jiff::fmt::rfc2822;
 use s3s::access::{S3Access, S3AccessContext};
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::dto::Range;
@@ -30,6 +33,7 @@ use super::decision::Remote;
 use super::error::error;
 use super::fields::looked_at;
 use super::front::Front;
+use super::get::{BareEtags, bare_etags};
 use super::host::Hosts;
 use super::stall::{Paced, SILENT_WITHIN};
 
@@ -247,6 +251,7 @@ async fn carried_out(shared: &Shared, request: Request<Incoming>, id: RequestId)
     let (mut parts, body) = request.into_parts();
     mended(&mut parts.headers);
     lasting(&parts.uri)?;
+    fresh(&parts.headers, shared.front.gateway.wall())?;
     parts.extensions.insert(id);
     let verdict = Verdict::default();
     let body = Paced::new(body, SILENT_WITHIN);
@@ -270,10 +275,19 @@ async fn carried_out(shared: &Shared, request: Request<Incoming>, id: RequestId)
     if let Some(wrong) = verdict.take() {
         return Err(wrong);
     }
-    response.map_err(|wrong| {
+    let broken = || error("InternalError", "the request could not be answered");
+    let response = response.map_err(|wrong| {
         debug!(?wrong, "s3s could not answer");
-        error("InternalError", "the request could not be answered")
-    })
+        broken()
+    })?;
+    if response.extensions().get::<BareEtags>().is_none() {
+        return Ok(response);
+    }
+    let (mut parts, body) = response.into_parts();
+    let document = body.collect().await.map_err(|_| broken())?.to_bytes();
+    let document = String::from_utf8(document.to_vec()).map_err(|_| broken())?;
+    parts.headers.remove(http::header::CONTENT_LENGTH);
+    Ok(Response::from_parts(parts, Body::from(bare_etags(&document))))
 }
 
 /// What stands between the fields of a form; none if the body is no form.
@@ -294,6 +308,22 @@ fn lasting(uri: &Uri) -> Result<(), S3Error> {
     }
 }
 
+/// Refuses what was signed in the headers with version 2 of signatures at another time: of these s3s looks at no date.
+fn fresh(headers: &HeaderMap, now: WallTime) -> Result<(), S3Error> {
+    if !headers.get("authorization").is_some_and(|signed| signed.as_bytes().starts_with(b"AWS ")) {
+        return Ok(());
+    }
+    let said = headers.get("x-amz-date").or_else(|| headers.get("date")).and_then(|date| date.to_str().ok());
+    let parser = rfc2822::DateTimeParser::new().relaxed_weekday(true);
+    let said = said.and_then(|date| parser.parse_timestamp(date).ok());
+    let said = said.and_then(|date| u64::try_from(date.as_millisecond()).ok());
+    let said = said.ok_or_else(|| error("AccessDenied", "a signature goes with a valid Date or x-amz-date"))?;
+    match now.0.abs_diff(said) <= u64::from(SKEW_MAX_S) * 1_000 {
+        true => Ok(()),
+        false => Err(error("RequestTimeTooSkewed", "the request was signed at another time than now")),
+    }
+}
+
 /// Takes out of a request what is to be passed over (RFC 9110) and would be refused.
 fn mended(headers: &mut HeaderMap) {
     if headers.get("authorization").is_some_and(HeaderValue::is_empty) {
@@ -302,5 +332,38 @@ fn mended(headers: &mut HeaderMap) {
     let range = headers.get("range").map(|range| range.to_str().ok().and_then(|range| Range::parse(range).ok()));
     if range.is_some_and(|range| range.is_none()) {
         headers.remove("range");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_signed_in_the_old_way_was_signed_now() {
+        let now = WallTime(1_174_999_002_000);
+        let code = |lines: &[(&'static str, &str)]| {
+            let line =
+                |(name, value): &(&'static str, &str)| Some((http::HeaderName::from_static(name), value.parse().ok()?));
+            let headers: HeaderMap = lines.iter().filter_map(line).collect();
+            fresh(&headers, now).err().map(|wrong| wrong.code().as_str().to_owned())
+        };
+        let old = ("authorization", "AWS key:signature");
+        for good in
+            ["Tue, 27 Mar 2007 12:36:42 GMT", "Tue, 27 Mar 2007 12:22:00 +0000", "Tue, 27 Mar 2007 14:36:42 +0200"]
+        {
+            assert_eq!(code(&[old, ("date", good)]), None, "{good}");
+        }
+        for late in ["Tue, 27 Mar 2007 12:21:00 GMT", "Tue, 27 Mar 2007 12:52:00 GMT", "Tue, 07 Jul 9999 21:53:04 GMT"]
+        {
+            assert_eq!(code(&[old, ("date", late)]).as_deref(), Some("RequestTimeTooSkewed"), "{late}");
+        }
+        for none in ["", "soon", "Tue, 07 Jul 1950 21:53:04 GMT"] {
+            assert_eq!(code(&[old, ("date", none)]).as_deref(), Some("AccessDenied"), "{none}");
+        }
+        let both = [old, ("date", "Tue, 27 Mar 2007 12:36:42 GMT"), ("x-amz-date", "soon")];
+        assert_eq!(code(&both).as_deref(), Some("AccessDenied"), "what is Amazon's counts");
+        assert_eq!(code(&[old]).as_deref(), Some("AccessDenied"));
+        assert_eq!(code(&[("authorization", "AWS4-HMAC-SHA256 Credential=x")]), None, "s3s looks at it");
     }
 }

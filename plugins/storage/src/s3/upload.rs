@@ -176,11 +176,15 @@ pub async fn upload_part_copy(
         checksum_sha256: sum.checksum_sha256,
     };
     let versioned = found.bucket.versioning != kinds::Versioning::Off;
-    Ok(S3Response::new(UploadPartCopyOutput {
+    let mut response = S3Response::new(UploadPartCopyOutput {
         copy_part_result: Some(result),
         copy_source_version_id: versioned.then(|| found.version.name().to_string()),
         ..UploadPartCopyOutput::default()
-    }))
+    });
+    if let Some((_, wanted)) = into {
+        wanted.answer(&mut response.headers, &asked.headers);
+    }
+    Ok(response)
 }
 
 /// A range of a source: both ends are said.

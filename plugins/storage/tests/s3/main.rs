@@ -209,6 +209,15 @@ async fn an_object_of_parts_is_there_when_all_of_it_is() {
     assert_eq!(got.body, [first, last.clone()].concat());
     let second = world.ann.send(ask("GET", "/box/big?partNumber=2")).await;
     assert_eq!((second.status, second.body.to_vec(), second.header("x-amz-mp-parts-count")), (206, last, "2"));
+    let attributes = ask("GET", "/box/big?attributes").with("x-amz-object-attributes", "ETag,ObjectParts");
+    let attributes = world.ann.send(attributes).await;
+    assert_eq!(
+        attributes.tag("ETag"),
+        done.tag("ETag").map(|etag| etag.replace("&quot;", "").replace('"', "")),
+        "{}",
+        attributes.text()
+    );
+    assert_eq!(world.get("big?partNumber=3").await.code(), code(400, "InvalidPart"));
     let begun = world.ann.send(ask("POST", "/box/none?uploads")).await.tag("UploadId").unwrap();
     let at = format!("/box/none?uploadId={begun}");
     assert_eq!(world.ann.send(ask("DELETE", &at)).await.status, 204);

@@ -198,6 +198,10 @@ async fn parts_are_sealed_each_for_itself_as_the_bucket_says() {
     assert_eq!(across.body.to_vec(), whole[PART - 3..=PART + 65_600]);
     let second = world.ann(ask("GET", "/box/big?partNumber=2")).await;
     assert_eq!(second.body.to_vec(), bodies[1]);
+    let upload = world.ann(ask("POST", "/box/again?uploads")).await.tag("UploadId").unwrap();
+    let at = format!("/box/again?partNumber=1&uploadId={upload}");
+    let copied = world.ann(ask("PUT", &at).with("x-amz-copy-source", "box/big")).await;
+    assert_eq!(copied.header("x-amz-server-side-encryption"), "aws:kms");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -244,6 +248,12 @@ async fn rules_that_delete_are_taken_told_and_given_back() {
         (rule("<Expiration><Days>0</Days></Expiration>"), "InvalidArgument"),
         (rule("<Prefix></Prefix>"), "InvalidRequest"),
         (
+            rule(
+                "<Filter><Prefix>a</Prefix><And><Prefix>b</Prefix></And></Filter><Expiration><Days>1</Days></Expiration>",
+            ),
+            "MalformedXML",
+        ),
+        (
             rule("<Prefix></Prefix><Transition><Days>1</Days><StorageClass>GLACIER</StorageClass></Transition>"),
             "InvalidStorageClass",
         ),
@@ -267,20 +277,27 @@ async fn what_is_due_is_deleted_and_what_is_not_stays() {
              <AbortIncompleteMultipartUpload><DaysAfterInitiation>1</DaysAfterInitiation></AbortIncompleteMultipartUpload></Rule>"
         )
     };
-    let rules =
-        format!("<LifecycleConfiguration>{}{}</LifecycleConfiguration>", rule("soon/", 1), rule("late/", 1_000_000));
-    for key in ["soon/a", "late/a", "b"] {
+    let sized = "<Rule><Filter><Prefix>sized/</Prefix><ObjectSizeGreaterThan>1</ObjectSizeGreaterThan></Filter><Status>Enabled</Status>\
+                 <Expiration><Days>1</Days></Expiration></Rule>";
+    let (soon, late) = (rule("soon/", 1), rule("late/", 1_000_000));
+    let rules = format!("<LifecycleConfiguration>{sized}{soon}{late}</LifecycleConfiguration>");
+    for key in ["soon/a", "late/a", "b", "sized/small"] {
         world.put(key, "x").await;
     }
+    world.put("sized/large", "xx").await;
     let upload = world.ann(ask("POST", "/box/soon/big?uploads")).await.tag("UploadId").unwrap();
     world.ann(ask("PUT", "/box?lifecycle").body(rules)).await;
     let at = format!("/box/soon/big?uploadId={upload}");
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
-    while world.get("soon/a").await.status == 200 || world.ann.send(ask("GET", &at)).await.status == 200 {
-        assert!(tokio::time::Instant::now() < deadline, "it is not deleted");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    for at in ["/box/soon/a", "/box/sized/large", &at] {
+        while world.ann.send(ask("GET", at)).await.status == 200 {
+            assert!(tokio::time::Instant::now() < deadline, "{at} is not deleted");
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
     }
-    assert_eq!((world.get("late/a").await.status, world.get("b").await.status), (200, 200));
+    for key in ["late/a", "b", "sized/small"] {
+        assert_eq!(world.get(key).await.status, 200, "{key}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -37,8 +37,8 @@ use tokio::time::timeout;
 /// Each node's share of the disk.
 const DISK_BYTES: u64 = 6 << 30;
 const NODES: u64 = 3;
-/// Between two passes over what buckets say is to be deleted by itself.
-const TIDY_EVERY: Duration = Duration::from_millis(500);
+/// Between two passes over what buckets say is to be deleted by itself: as long as a client may want to look at it before.
+const TIDY_EVERY: Duration = Duration::from_secs(3);
 /// Where buckets are: another place than where those are that clients are told of no place.
 const REGION: &str = "hill-1";
 /// Under this name each bucket is a host.

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
+use crate::pace::Pace;
 use crate::run::REPEAT;
 use crate::sealing;
 use crate::secrets::holders;
@@ -115,7 +116,9 @@ pub async fn keep<K: Kind>(shared: Arc<Shared>, seen: watch::Sender<Arc<K::Have>
     let mut state = shared.control.state();
     let mut have = load::<K>(&shared, &own);
     seen.send_replace(Arc::new(have.clone()));
+    let mut pace = Pace::begin();
     loop {
+        pace.looks();
         let now = state.borrow_and_update().clone();
         let mut missing = false;
         if now.spec.nodes.contains_key(&shared.node) && !K::is_settled(&now, shared.node, &have) {
@@ -134,7 +137,7 @@ pub async fn keep<K: Kind>(shared: Arc<Shared>, seen: watch::Sender<Arc<K::Have>
         }
         drop(now);
         tokio::select! {
-            changed = state.changed() => if changed.is_err() { return },
+            changed = pace.changed(&mut state) => if changed.is_err() { return },
             () = sleep(REPEAT), if missing => {}
             () = shared.stop.cancelled() => return,
         }

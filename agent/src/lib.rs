@@ -26,6 +26,7 @@ pub mod launch;
 pub mod leader;
 pub mod lease;
 pub mod metrics;
+pub mod pace;
 pub mod parting;
 pub mod plugins;
 pub mod promise;

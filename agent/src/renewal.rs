@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
+use crate::pace::Pace;
 use crate::shared::Shared;
 use crate::{admission, authority};
 
@@ -87,7 +88,9 @@ pub async fn keep(shared: Arc<Shared>, mut identity: Identity) {
     let mut trouble = Trouble::default();
     let mut next_try = Instant::now();
     let mut state = shared.control.state();
+    let mut pace = Pace::begin();
     loop {
+        pace.looks();
         let now = state.borrow_and_update().clone();
         match authority::follow(&shared, &now, &mut identity) {
             Ok(false) => {}
@@ -112,7 +115,7 @@ pub async fn keep(shared: Arc<Shared>, mut identity: Identity) {
         let until_try = next_try.saturating_duration_since(Instant::now());
         tokio::select! {
             () = sleep(if until_try.is_zero() { LOOK_EVERY } else { until_try.min(LOOK_EVERY) }) => {}
-            changed = state.changed() => if changed.is_err() { return },
+            changed = pace.changed(&mut state) => if changed.is_err() { return },
             () = shared.stop.cancelled() => return,
         }
     }

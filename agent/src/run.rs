@@ -37,6 +37,7 @@ use crate::launch::reserve::FILE as RESERVE_FILE;
 use crate::leader::{Desk, lead};
 use crate::lease::{self, Asker};
 use crate::metrics::Registries;
+use crate::pace::Pace;
 use crate::roles::{self, Runtimes};
 use crate::senses::{self, Senses};
 use crate::shared::Shared;
@@ -368,7 +369,9 @@ fn no_order(role: RoleName) -> Order {
 async fn give_orders(shared: Arc<Shared>, orders: BTreeMap<RoleName, watch::Sender<Arc<Order>>>) {
     let mut state = shared.control.state();
     let names: Vec<RoleName> = orders.keys().cloned().collect();
+    let mut pace = Pace::begin();
     loop {
+        pace.looks();
         let now = state.borrow_and_update().clone();
         // Before the first state is known nothing is ordered, so that a start stops nothing that ran before.
         if now.spec.nodes.contains_key(&shared.node) {
@@ -384,7 +387,7 @@ async fn give_orders(shared: Arc<Shared>, orders: BTreeMap<RoleName, watch::Send
             }
         }
         tokio::select! {
-            changed = state.changed() => if changed.is_err() { return },
+            changed = pace.changed(&mut state) => if changed.is_err() { return },
             () = shared.stop.cancelled() => return,
         }
     }
@@ -396,7 +399,9 @@ async fn keep_peers(shared: Arc<Shared>, peers: watch::Sender<Arc<Peers>>, left:
     let mut was_member = false;
     let mut departed: BTreeMap<NodeId, (Peer, Instant)> = BTreeMap::new();
     let mut tag = state.borrow().cluster.tag.clone();
+    let mut pace = Pace::begin();
     loop {
+        pace.looks();
         let now = state.borrow_and_update().clone();
         let member = now.spec.nodes.contains_key(&shared.node);
         if was_member && !member {
@@ -418,7 +423,7 @@ async fn keep_peers(shared: Arc<Shared>, peers: watch::Sender<Arc<Peers>>, left:
         }
         let grace_ends = departed.values().map(|(_, since)| *since + FAREWELL_MAX).min();
         tokio::select! {
-            changed = state.changed() => if changed.is_err() { return },
+            changed = pace.changed(&mut state) => if changed.is_err() { return },
             () = sleep_until(grace_ends.unwrap_or_else(Instant::now)), if grace_ends.is_some() => {}
             () = shared.stop.cancelled() => return,
         }
@@ -454,7 +459,9 @@ async fn keep_report(
     let mut having = certificates::Having::new(shared.certificates.clone());
     let mut gossiped = BTreeMap::new();
     let mut step = 0;
+    let mut pace = Pace::begin();
     loop {
+        pace.looks();
         step = load_step(step, load());
         let mut next = NodeReport {
             version: report.borrow().version,
@@ -490,7 +497,7 @@ async fn keep_report(
         }
         tokio::select! {
             changed = roles.changed() => if changed.is_err() { return },
-            changed = state.changed() => if changed.is_err() { return },
+            changed = pace.changed(&mut state) => if changed.is_err() { return },
             changed = having.changed() => if changed.is_err() { return },
             () = sleep(LOAD_EVERY) => {}
             () = shared.stop.cancelled() => return,

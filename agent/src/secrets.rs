@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
+use crate::pace::Pace;
 use crate::run::REPEAT;
 use crate::sealing;
 use crate::shared::Shared;
@@ -161,7 +162,9 @@ pub async fn keep(shared: Arc<Shared>, values: watch::Sender<Arc<Values>>, own: 
     let mut state = shared.control.state();
     let mut have = load(&shared, &own);
     values.send_replace(Arc::new(Values(have.clone())));
+    let mut pace = Pace::begin();
     loop {
+        pace.looks();
         let now = state.borrow_and_update().clone();
         let mut missing = false;
         // Before the first state is known nothing is let go.
@@ -182,7 +185,7 @@ pub async fn keep(shared: Arc<Shared>, values: watch::Sender<Arc<Values>>, own: 
             }
         }
         tokio::select! {
-            changed = state.changed() => if changed.is_err() { return },
+            changed = pace.changed(&mut state) => if changed.is_err() { return },
             () = sleep(REPEAT), if missing => {}
             () = shared.stop.cancelled() => return,
         }

@@ -17,6 +17,7 @@ use hirsel_model::{NodeId, RoleName, Timestamp};
 use hirsel_role::{Live, LiveNode};
 use tokio::sync::watch;
 
+use crate::pace::Pace;
 use crate::shared::Shared;
 use crate::{authority, certificates, digest};
 
@@ -43,7 +44,9 @@ pub async fn watch(shared: Arc<Shared>, mut heard: watch::Receiver<Arc<BTreeMap<
     let mut own = shared.report.clone();
     let mut having = certificates::Having::new(shared.certificates.clone());
     let mut pinged = BTreeSet::new();
+    let mut pace = Pace::begin();
     loop {
+        pace.looks();
         let now = state.borrow_and_update().clone();
         let members = heard.borrow_and_update().clone();
         let answers = pings.borrow_and_update().clone();
@@ -77,7 +80,7 @@ pub async fn watch(shared: Arc<Shared>, mut heard: watch::Receiver<Arc<BTreeMap<
             changed
         });
         tokio::select! {
-            changed = state.changed() => if changed.is_err() { return },
+            changed = pace.changed(&mut state) => if changed.is_err() { return },
             changed = heard.changed() => if changed.is_err() { return },
             changed = pings.changed() => if changed.is_err() { return },
             changed = leadership.changed() => if changed.is_err() { return },

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
+use crate::pace::Pace;
 use crate::shared::Shared;
 
 /// The kind of call by which a node is asked whether it answers for a host.
@@ -140,7 +141,9 @@ async fn ask(shared: &Shared, node: NodeId, question: &[u8]) -> Result<(), Strin
 pub async fn keep(shared: Arc<Shared>, told: watch::Sender<Arc<Challenges>>) {
     let mut state = shared.control.state();
     let mut of = None;
+    let mut pace = Pace::begin();
     loop {
+        pace.looks();
         let now = state.borrow_and_update().clone();
         let shows = shows(&now, shared.node);
         let expected = shows && now.acme.settings.is_some() && is_asked_for(&now);
@@ -158,7 +161,7 @@ pub async fn keep(shared: Arc<Shared>, told: watch::Sender<Arc<Challenges>>) {
         }
         drop(now);
         tokio::select! {
-            changed = state.changed() => if changed.is_err() { return },
+            changed = pace.changed(&mut state) => if changed.is_err() { return },
             () = shared.stop.cancelled() => return,
         }
     }

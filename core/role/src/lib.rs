@@ -23,6 +23,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, watch};
 
 pub mod access;
+pub mod assets;
 pub mod certificate;
 pub mod dnssec;
 pub mod handover;

@@ -13,6 +13,7 @@ use hirsel_model::storage::Audit;
 use hirsel_model::{AccountName, NodeId, WallTime};
 use serde::{Deserialize, Serialize};
 
+use crate::assets::Asset;
 use crate::window;
 
 /// Bytes as they come, in pieces of any size. An error is in words, and the last thing that comes.
@@ -296,6 +297,8 @@ pub trait Objects: Send + Sync {
     fn audits(&self, ask: Ask) -> BoxFuture<'_, Told<Auditing>>;
     /// How far each node that keeps data is with reading everything it has. Changes nothing of what is stored.
     fn scrubs(&self, ask: Ask) -> BoxFuture<'_, Told<Scrubbing>>;
+    /// Finds an object for a load balancer.
+    fn asset<'a>(&'a self, bucket: &'a str, key: &'a str) -> BoxFuture<'a, Result<Asset, StorageError>>;
 }
 
 /// Where the agent finds the objects of the cluster.

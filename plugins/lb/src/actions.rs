@@ -11,7 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use hirsel_mesh::seam::Chance;
 use hirsel_model::codec::encode;
-use hirsel_model::spec::{Actions, Block, FIXED_HEADERS, HeaderChanges, Redirect, Respond, Rewrite, RouteSpec, Target};
+use hirsel_model::spec::{
+    Actions, Assets, Block, FIXED_HEADERS, HeaderChanges, Redirect, Respond, Rewrite, RouteSpec, Target,
+};
 use hirsel_model::{AppName, Timestamp};
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::request::Parts;
@@ -72,6 +74,8 @@ pub struct Acts {
     /// Which answers are encoded.
     pub compression: Option<Compression>,
     own: Option<Own>,
+    /// The objects that it leads to, if it does.
+    pub assets: Option<Assets>,
 }
 
 /// An answer of our own.
@@ -144,12 +148,18 @@ impl Acts {
         before: Option<&Self>,
     ) -> Result<Option<Self>, Unusable> {
         let own = match &route.to {
-            Target::Service(_) | Target::Shares(_) | Target::Outside(_) | Target::OutsideH2c(_) => None,
+            Target::Service(_) | Target::Shares(_) | Target::Outside(_) | Target::OutsideH2c(_) | Target::Bucket(_) => {
+                None
+            }
             Target::Redirect(redirect) => Some(Own::redirect(redirect)?),
             Target::Respond(respond) => Some(Own::respond(respond)?),
         };
+        let assets = match &route.to {
+            Target::Bucket(assets) => Some(assets.clone()),
+            _ => None,
+        };
         let actions = &*route.actions;
-        if own.is_none() && *actions == Actions::default() {
+        if own.is_none() && assets.is_none() && *actions == Actions::default() {
             return Ok(None);
         }
         let kept = before.and_then(|before| before.rate.clone());
@@ -177,6 +187,7 @@ impl Acts {
             response: Changes::of(&actions.response_headers)?,
             compression: actions.compress.as_ref().map(Compression::of),
             own,
+            assets,
         }))
     }
 
@@ -201,6 +212,7 @@ impl Acts {
             response: Changes::default(),
             compression: None,
             own: Some(Own::Closed),
+            assets: None,
         }
     }
 

@@ -7,6 +7,8 @@ pub enum Fault {
     BadRequest,
     /// No route takes it.
     NoRoute,
+    /// There is no such object.
+    NoObject,
     /// Its client is not let in.
     Forbidden,
     /// It does not say who asks, or not rightly.
@@ -51,6 +53,7 @@ impl Fault {
         match self {
             Fault::BadRequest => "bad_request",
             Fault::NoRoute => "no_route",
+            Fault::NoObject => "no_object",
             Fault::Forbidden => "forbidden",
             Fault::Unauthorized => "unauthorized",
             Fault::NoCertificate => "no_certificate",

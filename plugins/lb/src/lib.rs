@@ -16,6 +16,7 @@
 pub mod access;
 pub mod account;
 pub mod actions;
+pub mod assets;
 pub mod balance;
 mod behind;
 pub mod budget;

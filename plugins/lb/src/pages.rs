@@ -4,7 +4,9 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{HeaderValue, Response, StatusCode};
 use hyper::body::Body;
 
@@ -90,6 +92,41 @@ pub fn no_route(host: &str, path: &str) -> Response<AnswerBody> {
         StatusCode::NOT_FOUND,
         format_args!("no application is routed at host {host:?}, path {shown:?}"),
     )
+}
+
+/// There is no such object.
+pub fn no_object(bucket: &str) -> Response<AnswerBody> {
+    page(Fault::NoObject, StatusCode::NOT_FOUND, format_args!("there is no such object in bucket {bucket}"))
+}
+
+/// Objects are given, and nothing else.
+pub fn only_read() -> Response<AnswerBody> {
+    let text = "objects are here to be read: GET or HEAD";
+    let mut answer = page(Fault::BadRequest, StatusCode::METHOD_NOT_ALLOWED, text);
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    answer
+}
+
+/// The object is not the one that the client wants.
+pub fn changed() -> Response<AnswerBody> {
+    let text = "the object is another one than the client asks for (If-Match, If-Unmodified-Since)";
+    page(Fault::BadRequest, StatusCode::PRECONDITION_FAILED, text)
+}
+
+/// Objects are not to be had now.
+pub fn no_storage(why: &str) -> Response<AnswerBody> {
+    let text = format_args!("the object cannot be had now: {why}");
+    let mut answer = page(Fault::NoInstance, StatusCode::SERVICE_UNAVAILABLE, text);
+    answer.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+    answer
+}
+
+/// As many objects are on their way as memory takes.
+pub fn too_many_objects() -> Response<AnswerBody> {
+    let text = "as many objects are on their way to clients as this load balancer has memory for";
+    let mut answer = page(Fault::Overloaded, StatusCode::SERVICE_UNAVAILABLE, text);
+    answer.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+    answer
 }
 
 /// No instance takes requests now.

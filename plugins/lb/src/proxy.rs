@@ -14,6 +14,7 @@ use hirsel_mesh::seam::Clock;
 use hirsel_model::Timestamp;
 use hirsel_model::spec::Block;
 use hirsel_role::secret::Values;
+use hirsel_role::storage::Window;
 use hirsel_role::{Doors, Host, Spawner};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, Version};
@@ -46,6 +47,7 @@ use crate::ways::Finding;
 use crate::websocket;
 
 mod acting;
+mod assets;
 mod caching;
 mod dial;
 mod exchange;
@@ -85,6 +87,10 @@ pub struct Proxy {
     clock: Arc<dyn Clock>,
     spawner: Spawner,
     budget: Arc<Budget>,
+    /// Where objects are had.
+    objects: Window,
+    /// What of objects may be in memory.
+    of_objects: Arc<Budget>,
     secrets: watch::Receiver<Arc<Values>>,
     /// Where answers are encoded.
     encoders: Room,
@@ -145,6 +151,8 @@ impl Proxy {
             clock: context.clock.clone(),
             spawner: context.spawner.clone(),
             budget: Budget::new(KEPT_BYTES_MAX),
+            objects: context.objects.clone(),
+            of_objects: Budget::new(assets::OBJECTS_BYTES_MAX),
             chance: AtomicU64::new(context.chance.number()),
         }
     }

@@ -17,6 +17,7 @@ use hyper::body::{Body, Frame, SizeHint};
 
 use crate::account::Account;
 use crate::actions::compress::encoder::{Encoded, Encoder, Room};
+use crate::assets::Given;
 use crate::budget::Reserved;
 use crate::cache::filling::{PIECE_BYTES_MAX, Reader};
 use crate::cache::reading::Reading;
@@ -175,6 +176,8 @@ enum Kind {
     Filling(Box<Reader>),
     /// What is kept on disk.
     Stored(Box<Reading>),
+    /// An object.
+    Given(Box<Given>),
     Encoded(Box<(Encoded, Kind)>),
 }
 
@@ -235,6 +238,11 @@ impl AnswerBody {
         Self { kind: Kind::Stored(Box::new(reading)), account: None, busy: None }
     }
 
+    /// An object.
+    pub fn given(given: Given) -> Self {
+        Self { kind: Kind::Given(Box::new(given)), account: None, busy: None }
+    }
+
     /// A body passed on as it comes, behind these header fields.
     pub fn passing(leg: Leg, headers: &HeaderMap, clock: Arc<dyn Clock>) -> Self {
         leg.upstream.pulse().enter(Stage::Streaming);
@@ -251,7 +259,7 @@ impl AnswerBody {
                 Some(encoded) => Ok(Kind::Whole(encoded)),
                 None => Err(Kind::Whole(bytes)),
             },
-            kind @ (Kind::Passing(_) | Kind::Kept(_) | Kind::Filling(_) | Kind::Stored(_)) => {
+            kind @ (Kind::Passing(_) | Kind::Kept(_) | Kind::Filling(_) | Kind::Stored(_) | Kind::Given(_)) => {
                 match Encoder::new(encoding, None, room) {
                     Some(encoder) => Ok(Kind::Encoded(Box::new((Encoded::by(encoder), kind)))),
                     None => Err(kind),
@@ -274,6 +282,7 @@ impl AnswerBody {
             | Kind::Kept(_)
             | Kind::Filling(_)
             | Kind::Stored(_)
+            | Kind::Given(_)
             | Kind::Encoded(_) => None,
         }
     }
@@ -288,7 +297,16 @@ impl AnswerBody {
 
     /// Whether it is passed on as it comes, and is no answer to a call.
     pub fn is_passing(&self) -> bool {
-        matches!(&self.kind, Kind::Passing(passing) if !passing.call)
+        match &self.kind {
+            Kind::Passing(passing) => !passing.call,
+            Kind::Given(_) => true,
+            Kind::Whole(_)
+            | Kind::Trailed(..)
+            | Kind::Kept(_)
+            | Kind::Filling(_)
+            | Kind::Stored(_)
+            | Kind::Encoded(_) => false,
+        }
     }
 
     /// Has `account` go along until it is sent.
@@ -300,7 +318,7 @@ impl AnswerBody {
     /// Keeps its client marked as waiting.
     pub fn keeping(mut self, mut busy: Busy) -> Self {
         // What is at hand costs an instance nothing more.
-        if !matches!(self.kind, Kind::Passing(_) | Kind::Encoded(_)) {
+        if !matches!(self.kind, Kind::Passing(_) | Kind::Given(_) | Kind::Encoded(_)) {
             busy.answered();
         }
         self.busy = Some(busy);
@@ -323,6 +341,7 @@ impl Kind {
             }
             Kind::Filling(reader) => reader.poll_frame(cx),
             Kind::Stored(reading) => reading.poll_frame(cx),
+            Kind::Given(given) => given.poll_frame(cx),
             Kind::Encoded(pair) => {
                 let (encoded, plain) = &mut **pair;
                 encoded.poll_frame(cx, |cx| plain.poll(cx))
@@ -363,6 +382,7 @@ impl Body for AnswerBody {
             Kind::Kept(bytes) => bytes.is_empty(),
             Kind::Filling(reader) => reader.is_over(),
             Kind::Stored(reading) => reading.is_over(),
+            Kind::Given(given) => given.is_over(),
             Kind::Encoded(pair) => pair.0.is_done(),
         }
     }
@@ -374,6 +394,7 @@ impl Body for AnswerBody {
             }
             Kind::Filling(reader) => reader.left(),
             Kind::Stored(reading) => reading.left(),
+            Kind::Given(given) => given.left(),
             Kind::Encoded(_) => SizeHint::default(),
             Kind::Passing(passing) => match passing.leg.as_ref().map(|leg| leg.upstream.body_left()) {
                 Some(Some(left)) => SizeHint::with_exact(left),

@@ -29,6 +29,8 @@ pub enum Origin {
     Service(AppName, ServiceName),
     /// Programs outside the cluster that an application leads to.
     Outside(AppName, AppProtocol, Vec<SocketAddr>),
+    /// Objects of a bucket that an application leads to. The storage role has them, and no instance.
+    Bucket(AppName, String),
 }
 
 impl fmt::Display for Origin {
@@ -36,6 +38,7 @@ impl fmt::Display for Origin {
         match self {
             Origin::Service(app, service) => write!(f, "{app}/{service}"),
             Origin::Outside(app, ..) => write!(f, "{app}, outside the cluster,"),
+            Origin::Bucket(app, bucket) => write!(f, "{app}, bucket {bucket},"),
         }
     }
 }
@@ -193,6 +196,9 @@ impl Table {
             }
             Target::Outside(addrs) => To::One(self.outside(app, AppProtocol::Http1, addrs, find)),
             Target::OutsideH2c(addrs) => To::One(self.outside(app, AppProtocol::H2c, addrs, find)),
+            Target::Bucket(assets) => {
+                To::One(self.serve(Origin::Bucket(app.clone(), assets.bucket.clone()), Service::none))
+            }
             Target::Redirect(_) | Target::Respond(_) => To::Nobody,
         }
     }

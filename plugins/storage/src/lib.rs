@@ -14,6 +14,7 @@
 //! Deliberately absent: deciding which chunks should be where (that is the metadata's and the planner's), and clocks: nothing here is
 //! deleted because time passed.
 
+mod assets;
 pub mod chunk;
 pub mod codec;
 pub mod counts;

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
+use hirsel_role::assets::Asset;
 use hirsel_role::peers::Peers;
 use hirsel_role::storage::{
     Ask, Auditing, Bucket, BucketChange, Fault, Found, Layout, NewBucket, NewObject, Objects, Pieces, Safety,
     Scrubbing, StorageError, Stored, Told, Usage,
 };
 
+use crate::assets;
 use crate::gateway::{Body, Gateway, WriteError};
 use crate::heal::{audit, upkeep};
 use crate::meta::access::MetaError;
@@ -213,6 +215,10 @@ impl Objects for People {
     fn scrubs(&self, ask: Ask) -> BoxFuture<'_, Told<Scrubbing>> {
         upkeep::ask(&*self.peers, self.gateway.keepers(), what(ask)).boxed()
     }
+
+    fn asset<'a>(&'a self, bucket: &'a str, key: &'a str) -> BoxFuture<'a, Result<Asset, StorageError>> {
+        assets::find(&self.gateway, bucket, key).boxed()
+    }
 }
 
 fn what(ask: Ask) -> u8 {
@@ -260,7 +266,7 @@ fn class(safety: Safety) -> Class {
     }
 }
 
-fn pieces(body: Body) -> Pieces {
+pub(crate) fn pieces(body: Body) -> Pieces {
     let next = |mut body: Body| async move {
         let piece: Option<Bytes> = body.next().await?;
         Ok(piece.map(|piece| (piece, body)))
@@ -268,23 +274,23 @@ fn pieces(body: Body) -> Pieces {
     Box::pin(futures::stream::try_unfold(body, next))
 }
 
-fn bucket_name(name: &str) -> Result<BucketName, StorageError> {
+pub(crate) fn bucket_name(name: &str) -> Result<BucketName, StorageError> {
     BucketName::new(name).map_err(|NameError(words)| fault(Fault::Argument, "InvalidBucketName", words))
 }
 
-fn object_key(key: String) -> Result<ObjectKey, StorageError> {
+pub(crate) fn object_key(key: String) -> Result<ObjectKey, StorageError> {
     ObjectKey::new(key).map_err(|NameError(words)| fault(Fault::Argument, "InvalidArgument", words))
 }
 
-fn fault(fault: Fault, code: &str, message: String) -> StorageError {
+pub(crate) fn fault(fault: Fault, code: &str, message: String) -> StorageError {
     StorageError { fault, code: code.into(), message }
 }
 
-fn strange() -> StorageError {
+pub(crate) fn strange() -> StorageError {
     fault(Fault::Failed, "InternalError", "the metadata answer something else than was asked".into())
 }
 
-fn meta(error: MetaError) -> StorageError {
+pub(crate) fn meta(error: MetaError) -> StorageError {
     let message = error.to_string();
     match error {
         MetaError::Refused(refusal) => {

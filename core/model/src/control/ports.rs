@@ -31,7 +31,7 @@ pub(super) fn check(app: &AppSpec) -> Result<(), Refusal> {
                     return wrong("leads nowhere: it has no address".into());
                 }
             }
-            Target::OutsideH2c(_) | Target::Redirect(_) | Target::Respond(_) => {
+            Target::OutsideH2c(_) | Target::Redirect(_) | Target::Respond(_) | Target::Bucket(_) => {
                 return wrong("has an answer of HTTP, and what comes in at a port is passed on as it is".into());
             }
         }

@@ -7,7 +7,7 @@ use super::{ControlState, Refusal};
 use crate::codec::encode;
 use crate::id::AppName;
 use crate::spec::{
-    Actions, AppSpec, Conditions, Contradiction, PathKind, RouteSpec, Seen, Target, Tls, client_authorities,
+    Actions, AppSpec, Assets, Conditions, Contradiction, PathKind, RouteSpec, Seen, Target, Tls, client_authorities,
 };
 
 /// From this level on a final slash of a prefix makes no difference to whom it belongs.
@@ -113,6 +113,14 @@ fn check_room(shown: &str, route: &RouteSpec) -> Result<(), Refusal> {
             at_most(|| format!("addresses of route {shown:?}"), addrs.len(), OUTSIDE_MAX)?;
             if addrs.is_empty() {
                 return Err(Refusal::Invalid(format!("route {shown:?} leads nowhere: it has no address")));
+            }
+        }
+        Target::Bucket(Assets { bucket, index }) => {
+            if !Assets::is_bucket(bucket) {
+                return Err(Refusal::Invalid(format!("route {shown:?} leads to {bucket:.80?}, which names no bucket")));
+            }
+            if let Some(index) = index.as_deref().filter(|index| !Assets::is_index(index)) {
+                return Err(Refusal::Invalid(format!("route {shown:?} has the index {index:.80?}: no end of a path")));
             }
         }
     }
@@ -294,6 +302,12 @@ mod tests {
         let respond = Respond { status: 200, headers: [].into(), body: "x".repeat(ACTIONS_BYTES_MAX) };
         assert!(apply(&mut state, |route| route.to = Target::Respond(respond)).is_err());
         assert!(apply(&mut state, |route| route.to = Target::Outside(Vec::new())).is_err());
+        for (bucket, index) in [("Media", None), ("x", None), ("media", Some("a/b"))] {
+            let assets = Assets { bucket: bucket.into(), index: index.map(str::to_owned) };
+            assert!(apply(&mut state, |route| route.to = Target::Bucket(assets)).is_err(), "{bucket} {index:?}");
+        }
+        let assets = Assets { bucket: "media".into(), index: Some("index.html".into()) };
+        assert!(apply(&mut state, |route| route.to = Target::Bucket(assets)).is_ok());
         assert!(apply(&mut state, |route| route.to = Target::Shares([(named("web"), 0)].into())).is_err());
         assert!(apply(&mut state, |route| route.when.methods.extend((0..17).map(|n| format!("M{n}")))).is_err());
         assert!(apply(&mut state, |_| {}).is_ok());

@@ -23,7 +23,7 @@ pub(super) mod target;
 mod tls;
 
 /// What a route and a rule may both say, besides what is done with their requests.
-const KEYS: [&str; 6] = ["to", "redirect", "respond", "method", "header", "query"];
+const KEYS: [&str; 7] = ["to", "redirect", "respond", target::INDEX, "method", "header", "query"];
 /// What a route may say besides.
 const ROUTE_KEYS: [&str; 4] = ["rule", tls::KEY, clients::CA, clients::AUTH];
 /// What a rule may say besides.
@@ -153,6 +153,7 @@ fn say(said: Said, table: &Table<'_>, path: &str, known: Known<'_>, errors: &mut
         said.leads = true;
         said.to = to;
     }
+    target::index(&mut said.to, table, errors);
     if let Some(status) = target::https(table) {
         said.actions.https = Some(status);
     }

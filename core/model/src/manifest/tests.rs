@@ -399,7 +399,7 @@ fn every_route_has_a_host_and_leads_somewhere() {
     assert_eq!(wrong_service("[route.h]"), "4:8 [route.h] leads nowhere: to = \"SERVICE\"");
     assert_eq!(
         wrong_service("[route.h]\nto = 1"),
-        "5:6 to in [route.h] is a whole number; expected a service, shares like { web = 90, next = 10 }, or addresses outside like \"http://10.0.0.5:8080\""
+        "5:6 to in [route.h] is a whole number; expected a service, shares like { web = 90, next = 10 }, objects like \"bucket:media\", or addresses outside like \"http://10.0.0.5:8080\""
     );
 }
 

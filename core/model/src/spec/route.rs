@@ -12,6 +12,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::action::{Actions, BasicAuth, Redirect, Respond};
+use super::assets::Assets;
 use super::is_default;
 use super::seen::Seen;
 use crate::id::{SecretName, ServiceName};
@@ -106,6 +107,8 @@ pub enum Target {
     Redirect(Redirect),
     /// No program: the answer is known.
     Respond(Respond),
+    /// No program: objects of a bucket.
+    Bucket(Assets),
 }
 
 impl Target {
@@ -114,7 +117,11 @@ impl Target {
         let (one, shares) = match self {
             Target::Service(name) => (Some(name), None),
             Target::Shares(shares) => (None, Some(shares.keys())),
-            Target::Outside(_) | Target::OutsideH2c(_) | Target::Redirect(_) | Target::Respond(_) => (None, None),
+            Target::Outside(_)
+            | Target::OutsideH2c(_)
+            | Target::Redirect(_)
+            | Target::Respond(_)
+            | Target::Bucket(_) => (None, None),
         };
         one.into_iter().chain(shares.into_iter().flatten())
     }
@@ -207,6 +214,7 @@ enum Other {
     OutsideH2c(Vec<SocketAddr>),
     Redirect(Redirect),
     Respond(Respond),
+    Bucket(Assets),
 }
 
 impl Serialize for Target {
@@ -218,6 +226,7 @@ impl Serialize for Target {
             Target::Redirect(redirect) => to.serialize_newtype_variant("Target", 2, "redirect", redirect),
             Target::Respond(respond) => to.serialize_newtype_variant("Target", 3, "respond", respond),
             Target::OutsideH2c(addrs) => to.serialize_newtype_variant("Target", 4, "outside_h2c", addrs),
+            Target::Bucket(assets) => to.serialize_newtype_variant("Target", 5, "bucket", assets),
         }
     }
 }
@@ -240,6 +249,7 @@ impl<'de> Deserialize<'de> for Target {
                     Other::OutsideH2c(addrs) => Target::OutsideH2c(addrs),
                     Other::Redirect(redirect) => Target::Redirect(redirect),
                     Other::Respond(respond) => Target::Respond(respond),
+                    Other::Bucket(assets) => Target::Bucket(assets),
                 })
             }
         }
@@ -285,6 +295,8 @@ mod tests {
             Target::OutsideH2c(outside),
             Target::Redirect(redirect),
             Target::Respond(respond),
+            Target::Bucket(Assets { bucket: "media".into(), index: None }),
+            Target::Bucket(Assets { bucket: "media".into(), index: Some("index.html".into()) }),
         ] {
             assert_eq!(decode::<Target>(&encode(&to)).unwrap(), to);
             assert_eq!(serde_json::from_str::<Target>(&serde_json::to_string(&to).unwrap()).unwrap(), to);

@@ -132,6 +132,7 @@ impl Line<'_> {
         fields.maybe("app", self.app());
         match self.origin {
             Some(Origin::Service(_, service)) => fields.text("service", service.as_str()),
+            Some(Origin::Bucket(_, bucket)) => fields.text("bucket", bucket),
             Some(Origin::Outside(..)) | None => {}
         }
         match self.whom {
@@ -184,6 +185,7 @@ impl Line<'_> {
         let (app, service) = match self.origin {
             Some(Origin::Service(app, service)) => (app.as_str(), service.as_str()),
             Some(Origin::Outside(app, ..)) => (app.as_str(), "-"),
+            Some(Origin::Bucket(app, bucket)) => (app.as_str(), bucket.as_str()),
             None => (self.app().unwrap_or("-"), "-"),
         };
         out.extend(["\" ", self.mark.id(), " ", app, "/", service, " "]);

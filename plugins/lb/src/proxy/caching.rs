@@ -338,10 +338,15 @@ impl Proxy {
         });
     }
 
-    /// Has an instance answer, in the time that the route gives it.
+    /// Has an instance answer, or gives an object, in the time that the route gives it.
     pub(super) async fn tell(&self, outbound: &mut Outbound, trip: &mut Trip<'_>) -> Answer {
-        let (origin, limit) = (trip.origin, trip.acts.timeout);
-        let told = self.exchange(outbound, origin, trip.choice, trip.account);
+        let (origin, limit, acts) = (trip.origin, trip.acts.timeout, trip.acts.clone());
+        let told = async {
+            match &acts.assets {
+                Some(spec) => Box::pin(self.give_object(spec, outbound, trip)).await,
+                None => self.exchange(outbound, origin, trip.choice, trip.account).await,
+            }
+        };
         match limit {
             Some(limit) => match tokio::time::timeout(limit, told).await {
                 Ok(told) => told,

@@ -70,6 +70,7 @@ fn found<'a>(table: &'a Table, host: &str, path: &str) -> Option<&'a str> {
         Finding::Route(route) => match &**table.origin(route, || 0)? {
             Origin::Service(_, service) => Some(service.as_str()),
             Origin::Outside(..) => Some("outside"),
+            Origin::Bucket(..) => Some("bucket"),
         },
         Finding::Nowhere => None,
         Finding::Ambiguous => Some("?"),

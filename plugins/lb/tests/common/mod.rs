@@ -243,6 +243,8 @@ pub struct Bed {
     pub protocol: AppProtocol,
     /// Who tells of requests.
     pub requests: Window,
+    /// Where objects are had.
+    pub objects: hirsel_role::storage::Window,
 }
 
 impl Bed {
@@ -281,6 +283,7 @@ impl Bed {
         let registry = Arc::<Mutex<prometheus_client::registry::Registry>>::default();
         let clock = Arc::<Forward>::default();
         let requests = Window::default();
+        let objects = hirsel_role::storage::Window::default();
         let context = Context {
             me: Me {
                 id: ME,
@@ -310,7 +313,7 @@ impl Bed {
             wake: wake.clone(),
             metrics: registry.clone(),
             requests: requests.clone(),
-            objects: Default::default(),
+            objects: objects.clone(),
             config: RoleConfig { http_port: addr.port(), https_port: https.port(), ..config },
         };
         let order = Order {
@@ -338,6 +341,7 @@ impl Bed {
             clock,
             protocol,
             requests,
+            objects,
         }
     }
 

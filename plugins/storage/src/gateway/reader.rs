@@ -27,6 +27,8 @@ pub struct Body {
     /// The byte before which it ends.
     end: u64,
     running: FuturesOrdered<BoxFuture<'static, Result<Bytes, String>>>,
+    /// Chunks that are read at once.
+    at_once: usize,
 }
 
 enum Source {
@@ -43,7 +45,12 @@ impl Body {
             body => Source::Chunks(pieces.into(), body.clone()),
         };
         let end = to.min(object.bytes);
-        Self { gateway, source, next: from.min(end), end, running: FuturesOrdered::new() }
+        Self { gateway, source, next: from.min(end), end, running: FuturesOrdered::new(), at_once: AT_ONCE_MAX }
+    }
+
+    /// The same, and no chunk is read before the one before it is asked for.
+    pub fn one_by_one(self) -> Self {
+        Self { at_once: 1, ..self }
     }
 
     /// The next bytes; none at the end.
@@ -66,7 +73,7 @@ impl Body {
                 None => Err("the row of the object is shorter than it says".into()),
             };
         }
-        while self.running.len() < AT_ONCE_MAX && self.next < self.end {
+        while self.running.len() < self.at_once && self.next < self.end {
             self.begin().await?;
         }
         self.running.next().await.transpose()

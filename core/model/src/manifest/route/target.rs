@@ -11,10 +11,13 @@ use super::actions::{REWRITE_KEYS, fields, is_query, rewrite};
 use super::is_path;
 use crate::control::limits::{HOST_BYTES_MAX, OUTSIDE_MAX, RESPOND_BYTES_MAX, WEIGHT_MAX};
 use crate::id::ServiceName;
-use crate::spec::{AppProtocol, Redirect, Respond, Rewrite, Target};
+use crate::spec::{AppProtocol, Assets, Redirect, Respond, Rewrite, Target};
 
-const EXPECTED: &str =
-    "a service, shares like { web = 90, next = 10 }, or addresses outside like \"http://10.0.0.5:8080\"";
+const EXPECTED: &str = "a service, shares like { web = 90, next = 10 }, objects like \"bucket:media\", or addresses outside like \"http://10.0.0.5:8080\"";
+/// What the name of a bucket stands behind.
+const BUCKET: &str = "bucket:";
+/// What is added to a path that ends with a slash, where objects answer.
+pub(super) const INDEX: &str = "index";
 const HTTP_PORT: u16 = 80;
 /// For a while, and as a question anew: what nobody has to regret.
 const REDIRECT_STATUS: u16 = 302;
@@ -62,11 +65,46 @@ fn to(table: &Table<'_>, services: &[&str], errors: &mut Errors) -> Option<Optio
         DeValue::String(text) if text.contains("://") => {
             outside(table, &word(text), errors).map(|(protocol, addr)| target(protocol, vec![addr]))
         }
+        DeValue::String(text) if text.starts_with(BUCKET) => bucket(table, &word(text), errors).map(Target::Bucket),
         DeValue::String(text) => service(word(text), services, errors).map(Target::Service),
         DeValue::Array(_) => addresses(table, errors),
         DeValue::Table(_) => shares(table, services, errors),
         _ => table.wrong_type("to", value, EXPECTED, errors),
     })
+}
+
+/// `bucket:media`, and what the route says of an index.
+fn bucket(table: &Table<'_>, word: &Word, errors: &mut Errors) -> Option<Assets> {
+    let bucket = word.text.strip_prefix(BUCKET).unwrap_or_default().to_owned();
+    if !Assets::is_bucket(&bucket) {
+        let message = format!(
+            "to in {}: {} names no bucket: 3 to 63 of a-z, 0-9, '-' and '.', as in \"bucket:media\"",
+            table.path(),
+            quoted(&word.text)
+        );
+        errors.at(word.span.clone(), message);
+        return None;
+    }
+    Some(Assets { bucket, index: None })
+}
+
+/// Takes in what `table` says of an index, which only objects have. A rule that leads to the objects of its route has the index of that.
+pub(super) fn index(to: &mut Option<Target>, table: &Table<'_>, errors: &mut Errors) {
+    let Some(word) = table.string(INDEX, errors) else { return };
+    if !Assets::is_index(&word.text) {
+        let message = format!("index in {}: {} is no name of a file: \"index.html\"", table.path(), quoted(&word.text));
+        errors.at(word.span, message);
+        return;
+    }
+    match to {
+        Some(Target::Bucket(assets)) => assets.index = Some(word.text),
+        Some(_) => {
+            let message = format!("index in {}: only objects have one, to = \"bucket:media\"", table.path());
+            errors.at(table.key_span(INDEX), message);
+        }
+        // What is wrong with what answers was said.
+        None => {}
+    }
 }
 
 pub(in crate::manifest) fn service(word: Word, services: &[&str], errors: &mut Errors) -> Option<ServiceName> {

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::id::RoleName;
 use crate::manifest::parse;
-use crate::spec::{Encoding, RateLimit, Statuses, Target};
+use crate::spec::{Assets, Encoding, RateLimit, Statuses, Target};
 
 const SERVICES: &str = "app = \"a\"\n[service.web]\ncommand = [\"x\"]\n[service.next]\ncommand = [\"x\"]\n";
 
@@ -87,7 +87,7 @@ fn every_field_of_a_route_says_what_it_expects() {
         ("tp = 1", "2:1 unknown key \"tp\" in [route.h]; did you mean \"to\"?"),
         (
             "path = \"/a\"",
-            "2:1 unknown key \"path\" in [route.h]; known are to, redirect, respond, method, header, query, allow, deny, rate_limit, cors, basic_auth, body_max, timeout, rewrite, request_headers, response_headers, compress, error_pages, cache, balance, slow_start, sticky, zone, concurrency, queue, eject, try_timeout, hedge, trace, log, rule, tls, client_ca, client_auth",
+            "2:1 unknown key \"path\" in [route.h]; known are to, redirect, respond, index, method, header, query, allow, deny, rate_limit, cors, basic_auth, body_max, timeout, rewrite, request_headers, response_headers, compress, error_pages, cache, balance, slow_start, sticky, zone, concurrency, queue, eject, try_timeout, hedge, trace, log, rule, tls, client_ca, client_auth",
         ),
         ("to = { web = 1, nxt = 1 }", "2:17 unknown service \"nxt\"; did you mean \"next\"?"),
         ("to = { web = 0 }", "2:1 [route.h.to] leads nowhere: no weight is above 0"),
@@ -146,7 +146,7 @@ fn every_field_of_a_route_says_what_it_expects() {
         ("path_regex = \"a\"", "3:1 [route.h/shop.rule]: a path_regex stands in a route of a host, without a path"),
         (
             "rule = 1",
-            "3:1 unknown key \"rule\" in [route.h/shop.rule]; known are to, redirect, respond, method, header, query, allow, deny, rate_limit, cors, basic_auth, body_max, timeout, rewrite, request_headers, response_headers, compress, error_pages, cache, balance, slow_start, sticky, zone, concurrency, queue, eject, try_timeout, hedge, trace, log, path, path_regex",
+            "3:1 unknown key \"rule\" in [route.h/shop.rule]; known are to, redirect, respond, index, method, header, query, allow, deny, rate_limit, cors, basic_auth, body_max, timeout, rewrite, request_headers, response_headers, compress, error_pages, cache, balance, slow_start, sticky, zone, concurrency, queue, eject, try_timeout, hedge, trace, log, path, path_regex",
         ),
     ];
     for (line, message) in rule {
@@ -325,6 +325,18 @@ fn every_action_says_what_it_expects() {
             "2:37 status in [route.h.redirect]: 303 is not 301, 302, 307 or 308",
         ),
         ("redirect = {}", "2:1 [route.h.redirect] leads to where the request came: to = \"https\", or to = \"/new\""),
+        (
+            "to = \"bucket:Media\"",
+            "2:6 to in [route.h]: \"bucket:Media\" names no bucket: 3 to 63 of a-z, 0-9, '-' and '.', as in \"bucket:media\"",
+        ),
+        (
+            "to = \"bucket:media\"\nindex = \"a/b\"",
+            "3:9 index in [route.h]: \"a/b\" is no name of a file: \"index.html\"",
+        ),
+        (
+            "respond = { body = \"x\" }\nindex = \"index.html\"",
+            "3:1 index in [route.h]: only objects have one, to = \"bucket:media\"",
+        ),
         ("respond = { status = 100 }", "2:22 status in [route.h.respond]: 100 is not between 200 and 599"),
         (
             "respond = { status = 204, body = \"x\" }",
@@ -334,6 +346,20 @@ fn every_action_says_what_it_expects() {
     for (line, message) in alone {
         assert_eq!(wrong(&format!("[route.h]\n{line}\n")), [message], "{line}");
     }
+}
+
+#[test]
+fn a_route_leads_to_the_objects_of_a_bucket() {
+    let text = "[route.h]\nto = \"bucket:media\"\nindex = \"index.html\"\n[[route.h.rule]]\npath = \"/own\"\nindex = \"own.html\"\n\
+                [[route.h.rule]]\npath = \"/other\"\nto = \"bucket:other\"\n[[route.h.rule]]\npath = \"/api\"\nto = \"web\"\n";
+    let to: Vec<_> = routes(text).into_iter().map(|route| (route.path, route.to)).collect();
+    let bucket = |path: &str, bucket: &str, index: Option<&str>| {
+        let assets = Assets { bucket: bucket.into(), index: index.map(str::to_owned) };
+        (path.to_owned(), Target::Bucket(assets))
+    };
+    let web = ("/api".to_owned(), Target::Service("web".parse().unwrap()));
+    let (own, other) = (bucket("/own", "media", Some("own.html")), bucket("/other", "other", None));
+    assert_eq!(to, [own, other, web, bucket("/", "media", Some("index.html"))]);
 }
 
 #[test]

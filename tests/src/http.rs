@@ -48,7 +48,7 @@ impl Connection {
     /// Asks. The answer's second part says whether the connection may be used again.
     pub fn ask(&mut self, method: &str, host: &str, path: &str, body: &[u8]) -> io::Result<(Answer, bool)> {
         let mut request = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\n");
-        if !body.is_empty() || method == "POST" {
+        if !body.is_empty() || ["POST", "PUT"].contains(&method) {
             request.push_str(&format!("content-length: {}\r\n", body.len()));
         }
         request.push_str("\r\n");

@@ -12,6 +12,9 @@ use crate::http::Connection;
 /// No person waits longer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What is put. Too long to be kept with what is known of it.
+static OBJECT: [u8; 64 << 10] = [b'o'; 64 << 10];
+
 /// What to ask.
 #[derive(Clone, Debug)]
 pub struct Load {
@@ -164,7 +167,11 @@ impl Asker {
             Some(connection) => connection,
             None => Connection::open(self.target, PATIENCE).map_err(|error| words("connect", error))?,
         };
-        let body: &[u8] = if self.load.method == "POST" { b"one more" } else { b"" };
+        let body: &[u8] = match self.load.method {
+            "POST" => b"one more",
+            "PUT" => &OBJECT,
+            _ => b"",
+        };
         let asked = connection.ask(self.load.method, &self.load.host, &self.load.path, body);
         let (answer, may_stay) = asked.map_err(|error| words("ask", error))?;
         if may_stay {

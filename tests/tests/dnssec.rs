@@ -1,9 +1,9 @@
 //! Zones that are signed, as those see them who verify: `delv` with nothing but the record that the zone above would have, and unbound.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use hirsel_tests::cluster::{Cluster, DNS_PORT, Node, array};
@@ -89,21 +89,36 @@ struct Resolver {
 
 impl Resolver {
     fn start(folder: &Path, nodes: &[Node], ds: &str) -> Self {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let port = socket.local_addr().expect("a port").port();
-        drop(socket);
         let stubs: String = nodes.iter().map(|node| format!("  stub-addr: {}@{DNS_PORT}\n", node.ip)).collect();
         let at = folder.display();
-        let text = format!(
-            "server:\n  directory: \"{at}\"\n  chroot: \"\"\n  username: \"\"\n  pidfile: \"\"\n  use-syslog: no\n  logfile: \"\"\n\
-             \x20 do-daemonize: no\n  num-threads: 1\n  interface: 127.0.0.1@{port}\n  do-not-query-localhost: no\n\
-             \x20 module-config: \"validator iterator\"\n  trust-anchor: \"{ds}\"\n  local-zone: \"example.com.\" transparent\n\
-             stub-zone:\n  name: example.com\n{stubs}remote-control:\n  control-enable: no\n"
-        );
-        let config = folder.join("unbound.conf");
-        std::fs::write(&config, text).expect("a file");
-        let child = Command::new("unbound").arg("-d").arg("-c").arg(&config).stderr(Stdio::null()).spawn();
-        Self { child: child.expect("unbound starts"), port }
+        let (config, said) = (folder.join("unbound.conf"), folder.join("unbound.log"));
+        // A port that is free now may be somebody else's before it is listened on.
+        let (resolver, _) = wait_for("a resolver listens", LIMIT, || {
+            let port = free_port();
+            let text = format!(
+                "server:\n  directory: \"{at}\"\n  chroot: \"\"\n  username: \"\"\n  pidfile: \"\"\n  use-syslog: no\n\
+                 \x20 logfile: \"\"\n  do-daemonize: no\n  num-threads: 1\n  interface: 127.0.0.1@{port}\n\
+                 \x20 do-not-query-localhost: no\n  module-config: \"validator iterator\"\n  trust-anchor: \"{ds}\"\n\
+                 \x20 local-zone: \"example.com.\" transparent\nstub-zone:\n  name: example.com\n{stubs}\
+                 remote-control:\n  control-enable: no\n"
+            );
+            std::fs::write(&config, text).expect("a file");
+            let log = std::fs::File::create(&said).expect("a file");
+            let child = Command::new("unbound").arg("-d").arg("-c").arg(&config).stderr(log).spawn();
+            let mut resolver = Self { child: child.expect("unbound starts"), port };
+            wait_for("it listens or has ended", LIMIT, || {
+                let ended = resolver.child.try_wait().expect("it is ours").is_some();
+                match TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
+                    Err(error) if !ended => Err(error.to_string()),
+                    Ok(_) | Err(_) => Ok(()),
+                }
+            });
+            match resolver.child.try_wait().expect("it is ours") {
+                None => Ok(resolver),
+                Some(_) => Err(std::fs::read_to_string(&said).unwrap_or_default()),
+            }
+        });
+        resolver
     }
 
     fn ask(&self, words: &[&str]) -> String {
@@ -118,6 +133,17 @@ impl Resolver {
             let is_believed = flags.split(';').any(|part| part.contains("flags:") && part.contains(" ad"));
             if is_believed && says.iter().all(|says| told.contains(says)) { Ok(()) } else { Err(told) }
         });
+    }
+}
+
+/// A port that nobody has, neither of UDP nor of TCP.
+fn free_port() -> u16 {
+    loop {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let addr = socket.local_addr().expect("a port");
+        if TcpListener::bind(addr).is_ok() {
+            return addr.port();
+        }
     }
 }
 

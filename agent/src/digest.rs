@@ -4,12 +4,13 @@
 //! how far each role is, where its instances listen and whether they are healthy, and which draining instances the load balancer is
 //! still busy with. Messages for people stay in the full report, but for one of floating addresses, which wait for no leader. What cannot be read is passed over: it may come from a newer agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use hirsel_model::report::{
     AddressFacts, Bound, InstanceFacts, InstanceState, NodeReport, RoleFacts, RoleReport, RoleState,
 };
+use hirsel_model::storage::{StorageFacts, Totals};
 use hirsel_model::{AppName, Generation, Incarnation, InstanceId, LogIndex, Revision, RoleName, ServiceName};
 use hirsel_role::{Addresses, Certificate, LiveNode};
 
@@ -103,7 +104,20 @@ fn write_role(role: &RoleReport) -> String {
     let mut group = None;
     match &role.facts {
         // What only a leader asks for is not in the digest: it has the whole report.
-        RoleFacts::None | RoleFacts::Storage(_) | RoleFacts::Unknown => {}
+        RoleFacts::None | RoleFacts::Unknown => {}
+        // Nor is which moves are complete, and who votes over the metadata; how things are is asked of every node.
+        RoleFacts::Storage(facts) => {
+            let short = |words: &Option<String>| {
+                words.as_ref().map(|it| it[..it.floor_char_boundary(MESSAGE_BYTES_MAX)].to_owned())
+            };
+            let totals = facts.totals.as_ref().map(|totals| Totals { stuck: short(&totals.stuck), ..totals.clone() });
+            let unable = short(&facts.unable);
+            let told =
+                StorageFacts { unable, totals, moved: BTreeMap::new(), voters: BTreeSet::new(), ..facts.clone() };
+            if let Ok(json) = serde_json::to_string(&told) {
+                let _ = write!(text, " {json}");
+            }
+        }
         // Who may hold what only a leader asks, and it has the whole report.
         RoleFacts::Address(facts) => {
             for address in &facts.held {
@@ -153,6 +167,17 @@ fn open_group(text: &mut String, group: &mut Option<(AppName, ServiceName)>, id:
 }
 
 fn read_role(name: &RoleName, text: &str) -> RoleReport {
+    if *name == RoleName::storage()
+        && let Some(begins) = text.find('{')
+    {
+        let report = read_words(name, text[..begins].trim_end());
+        let facts = serde_json::from_str(&text[begins..]).map_or(RoleFacts::None, RoleFacts::Storage);
+        return RoleReport { facts, ..report };
+    }
+    read_words(name, text)
+}
+
+fn read_words(name: &RoleName, text: &str) -> RoleReport {
     let (text, message) = match text.split_once(BEFORE_MESSAGE) {
         Some((text, message)) => (text, Some(message.to_owned())),
         None => (text, None),
@@ -245,10 +270,46 @@ fn instance_letter(state: InstanceState) -> char {
 
 #[cfg(test)]
 mod tests {
+    use hirsel_model::NodeId;
+    use hirsel_model::storage::Audit;
+
     use super::*;
 
     fn id(text: &str) -> InstanceId {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn how_what_is_stored_is_can_be_said_at_every_node() {
+        let totals = Totals { term: 3, objects: 7, stuck: Some("too ! few {".repeat(100)), ..Totals::default() };
+        let audit = Audit { at_ms: 5, wanted: 9, there: 8, bears: Some(2), ..Audit::default() };
+        let facts = StorageFacts {
+            bytes: 1 << 40,
+            free: 4,
+            moved: [(768, 3)].into(),
+            voters: [NodeId(1)].into(),
+            audit,
+            totals: Some(totals),
+            ..StorageFacts::default()
+        };
+        let role = RoleReport {
+            state: RoleState::Degraded,
+            generation: Generation(7),
+            facts: RoleFacts::Storage(facts),
+            ..RoleReport::default()
+        };
+        let report = NodeReport { roles: [(RoleName::storage(), role)].into(), ..NodeReport::default() };
+        let node = read(&write(&report));
+        let (read, facts) = (&node.roles[&RoleName::storage()], &node.facts[&RoleName::storage()]);
+        assert_eq!((read.state, read.generation, &read.facts), (RoleState::Degraded, Generation(7), facts));
+        let RoleFacts::Storage(facts) = facts else { panic!("{facts:?}") };
+        assert_eq!((facts.bytes, facts.free, facts.audit), (1 << 40, 4, audit));
+        assert!(facts.moved.is_empty() && facts.voters.is_empty(), "that is for the leader");
+        let stuck = facts.totals.as_ref().and_then(|totals| totals.stuck.as_ref()).map(String::len);
+        assert_eq!(stuck, Some(MESSAGE_BYTES_MAX));
+        let none = RoleReport { state: RoleState::Running, ..RoleReport::default() };
+        assert_eq!(read_role(&RoleName::storage(), &write_role(&none)), none);
+        assert_eq!(read_role(&RoleName::storage(), "r 1 {half").facts, RoleFacts::None);
     }
 
     #[test]

@@ -77,7 +77,8 @@ pub async fn audit(client: &Client, json: bool, args: &SurveyArgs) -> Result<Don
     }
     let is_sound = |node: &NodeAudit| {
         let count = &node.count;
-        node.answered && node.error.is_none() && count.at.is_some() && count.missing == 0 && count.homeless == 0
+        let whole = count.at.is_some() && node.covers && count.missing == 0 && count.homeless == 0;
+        node.answered && node.error.is_none() && whole
     };
     Ok(if nodes.iter().all(is_sound) { Done::Well } else { Done::Degraded })
 }
@@ -110,6 +111,11 @@ fn print_audit(nodes: &[NodeAudit]) {
     let missing = sum(|it| it.count.missing);
     let silent = nodes.iter().filter(|it| !it.answered).count();
     line(format!("\n{found} of {expected} pieces found on {} of {} nodes", nodes.len() - silent, nodes.len()));
+    if nodes.iter().any(|it| it.answered && !it.covers) {
+        line(
+            "not everything was counted: partitions are on their way, or came since; repeat it when they have arrived",
+        );
+    }
     if missing > 0 {
         line(format!("{missing} are made anew from what others have: hirsel status"));
     }

@@ -17,7 +17,7 @@ pub fn why(sight: &Sight, bucket: &str, key: &str, layout: &Layout) -> Why {
     let at = Some(rfc3339(layout.written));
     let link = |text: String| Link { event_index: None, text, subject: subject.clone(), at: None };
     let wanting: Vec<&ChunkLayout> = layout.chunks.iter().filter(|chunk| lacks(chunk) > 0).collect();
-    let mut because = vec![link(kept(layout))];
+    let mut because = vec![link(verdict(layout)), link(kept(layout))];
     because.extend(wanting.iter().take(CHUNKS_MAX).map(|chunk| link(of_chunk(sight, chunk))));
     if wanting.len() > CHUNKS_MAX {
         because.push(link(format!("{} more chunks lack pieces", wanting.len() - CHUNKS_MAX)));
@@ -144,10 +144,10 @@ mod tests {
         let told = |states| why(&Sight::default(), "media", "a/b", &layout(states));
         let whole = told([There, There, There]);
         assert_eq!(whole.chosen.text, "it can be read, all pieces are there, and any 2 more nodes may be lost");
-        assert_eq!((whole.subject.as_str(), whole.because.len()), ("object/media/a/b", 1));
+        assert_eq!((whole.subject.as_str(), whole.because.len()), ("object/media/a/b", 2));
         let lacking = told([There, Missing("no such chunk".into()), Homeless]);
         assert_eq!(lacking.chosen.text, "it can be read, 1 of 1 chunks lack pieces, and any 0 more nodes may be lost");
-        assert!(lacking.because[1].text.contains("(missing, to be made anew)"), "{lacking:?}");
+        assert!(lacking.because[2].text.contains("(missing, to be made anew)"), "{lacking:?}");
         assert_eq!(lacking.rejected.len(), 1);
         let lost = told([Silent("no answer".into()), Missing("gone".into()), Homeless]);
         assert!(lost.chosen.text.starts_with("it cannot be read now"), "{lost:?}");

@@ -98,6 +98,8 @@ pub struct NodeAudit {
     pub step: u32,
     /// Steps it has.
     pub of: u32,
+    /// Whether the last one counted everything that this node should have by the table as it is now; not while partitions are on their way.
+    pub covers: bool,
     /// What the last one counted.
     pub count: AuditCount,
 }
@@ -302,8 +304,9 @@ pub fn disks(sight: &Sight) -> Vec<(String, RoleState, Option<String>, Option<u8
 
 /// How far each node is with its audit.
 pub fn audits(sight: &Sight, told: Told<Auditing>) -> Vec<NodeAudit> {
-    let one = |(node, told): (NodeId, Result<Auditing, String>)| {
-        let node = sight.name(node);
+    let holders = sight.state.plan.storage.holders();
+    let one = |(id, told): (NodeId, Result<Auditing, String>)| {
+        let node = sight.name(id);
         match told {
             Err(error) => NodeAudit { node, error: Some(error), ..NodeAudit::default() },
             Ok(it) => NodeAudit {
@@ -314,6 +317,7 @@ pub fn audits(sight: &Sight, told: Told<Auditing>) -> Vec<NodeAudit> {
                 ended: it.ended,
                 step: it.step,
                 of: it.of,
+                covers: holders.get(&id).is_none_or(|newest| it.last.table >= *newest),
                 count: counted(it.last, sight.wall),
             },
         }

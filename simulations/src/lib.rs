@@ -21,6 +21,7 @@ pub mod net;
 pub mod node;
 pub mod objects;
 pub mod panics;
+pub mod plugins;
 pub mod registers;
 pub mod scenario;
 pub mod trace;

@@ -26,7 +26,6 @@ use hirsel_model::{CertificateName, RoleName, WallTime};
 use hirsel_role::certificate::TicketKey;
 use hirsel_role::dnssec::ZoneKey;
 use hirsel_role::{Host, Plugin, RoleConfig};
-use hirsel_storage::role::{Seen, Shown};
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
@@ -41,6 +40,7 @@ use crate::drive::Drive;
 use crate::host::{Machine, SimHost};
 use crate::net::{Links, Open, SimNet};
 use crate::objects::{self, Inspection, Inspections};
+use crate::plugins::storage::role::{Seen, Shown};
 use crate::registers::{Call, Journal};
 use crate::trace::Trace;
 

@@ -10,7 +10,6 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hirsel_storage::meta::kinds::{Class, WhenShort};
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngCore, SeedableRng};
@@ -18,6 +17,7 @@ use rand::{Rng, RngCore, SeedableRng};
 use crate::chance::{mix, stream};
 use crate::linear::{self, Act, End, Operation, Value, Verdict};
 use crate::node::{Deed, Node};
+use crate::plugins::storage::meta::kinds::{Class, WhenShort};
 
 mod call;
 mod pieces;

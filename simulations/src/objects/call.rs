@@ -4,20 +4,20 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use hirsel_storage::gateway::Gateway;
-use hirsel_storage::meta::access::MetaError;
-use hirsel_storage::meta::command::{
-    Answer, Command, CompleteUpload, Condition, Copying, CreateUpload, Deletion, Put, PutPart,
-};
-use hirsel_storage::meta::kinds::{About, Acl, Written};
-use hirsel_storage::meta::list;
-use hirsel_storage::meta::names::{BucketName, ObjectKey, UploadId};
-use hirsel_storage::meta::query::{Query, Reply};
-use hirsel_storage::meta::refusal::Refusal;
 
 use super::{BUCKETS, Bucket, Journal, KEYS, Place, content};
 use crate::bug::Bug;
 use crate::linear::{Act, End, Value};
+use crate::plugins::storage::gateway::Gateway;
+use crate::plugins::storage::meta::access::MetaError;
+use crate::plugins::storage::meta::command::{
+    Answer, Command, CompleteUpload, Condition, Copying, CreateUpload, Deletion, Put, PutPart,
+};
+use crate::plugins::storage::meta::kinds::{About, Acl, Written};
+use crate::plugins::storage::meta::list;
+use crate::plugins::storage::meta::names::{BucketName, ObjectKey, UploadId};
+use crate::plugins::storage::meta::query::{Query, Reply};
+use crate::plugins::storage::meta::refusal::Refusal;
 
 /// A body comes in pieces of so many bytes, as from a network.
 const PIECE_BYTES: usize = 64 << 10;
@@ -193,7 +193,7 @@ impl Guest {
         if is_part {
             writer = writer.of_part();
         }
-        let unwritten = |error: hirsel_storage::gateway::WriteError| MetaError::Unreachable(error.to_string());
+        let unwritten = |error: crate::plugins::storage::gateway::WriteError| MetaError::Unreachable(error.to_string());
         for piece in body.chunks(PIECE_BYTES) {
             writer.push(Bytes::copy_from_slice(piece)).await.map_err(unwritten)?;
         }

@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use hirsel_model::NodeId;
 use hirsel_model::storage::{Audit, Partition, StorageTable};
-use hirsel_storage::chunk::ChunkId;
-use hirsel_storage::disk::Disk;
-use hirsel_storage::gateway::Gateway;
-use hirsel_storage::heal::audit;
-use hirsel_storage::heal::upkeep;
-use hirsel_storage::meta::kinds::{Chunk, Class};
-use hirsel_storage::meta::{names, read};
-use hirsel_storage::role::Seen;
 use tokio::time::sleep;
+
+use crate::plugins::storage::chunk::ChunkId;
+use crate::plugins::storage::disk::Disk;
+use crate::plugins::storage::gateway::Gateway;
+use crate::plugins::storage::heal::audit;
+use crate::plugins::storage::heal::upkeep;
+use crate::plugins::storage::meta::kinds::{Chunk, Class};
+use crate::plugins::storage::meta::{names, read};
+use crate::plugins::storage::role::Seen;
 
 /// Between two looks at whether an audit has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -99,7 +100,7 @@ async fn count(disk: &Disk, pieces: &[ChunkId]) -> Result<Look, String> {
         let read = async {
             let mut reader = disk.get(*piece, 0..u32::MAX).await?;
             while reader.next().await?.is_some() {}
-            Ok::<_, hirsel_storage::disk::DiskError>(())
+            Ok::<_, crate::plugins::storage::disk::DiskError>(())
         };
         match read.await {
             Ok(()) => there += 1,
@@ -118,7 +119,7 @@ pub fn is_settled(gateway: &Gateway, table: &StorageTable) -> Result<(), String>
     if let Some(moves) = table.partitions.values().find(|partition| !partition.next.is_empty()) {
         return Err(format!("a partition moves from {:?} to {:?}", moves.nodes, moves.next));
     }
-    let wrong = |error: hirsel_storage::meta::rows::RowsError| error.to_string();
+    let wrong = |error: crate::plugins::storage::meta::rows::RowsError| error.to_string();
     let repairs = read::repairs(&here, None, None, CHUNKS_MAX).map_err(wrong)?;
     if let Some(missed) = repairs.first() {
         return Err(format!("{} pieces are missing, as {missed:?}", repairs.len()));

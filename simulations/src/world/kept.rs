@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use hirsel_storage::gateway::Gateway;
 
 use super::World;
 use crate::bug::Bug;
 use crate::check::Rule;
 use crate::node::Deed;
 use crate::objects::{Inspection, Look, expected, is_settled};
+use crate::plugins::storage::gateway::Gateway;
 
 /// The first bucket founds all of storage: a table, a group, its voters.
 const MADE_WITHIN: Duration = Duration::from_secs(60);

@@ -62,6 +62,9 @@ pub struct NodeArgs {
     /// Address that objects are served at by the protocol of S3, or `off` [default: the address of --bind, port 7480]
     #[arg(long, env = "HIRSEL_S3", value_name = "IP[:PORT]|off")]
     pub s3: Option<String>,
+    /// How much of this node's disk objects may take, at least 64MiB [default: all but a twentieth]
+    #[arg(long, env = "HIRSEL_STORAGE_CAPACITY", value_name = "SIZE")]
+    pub storage_capacity: Option<String>,
     /// User that programs run as when the agent is root, or `self` for the agent's own [default: nobody]
     #[arg(long, env = "HIRSEL_RUN_AS", value_name = "USER")]
     pub run_as: Option<String>,

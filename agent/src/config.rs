@@ -194,6 +194,7 @@ impl Config {
                 s3,
                 s3_region: storage::region(file.storage.region)?,
                 s3_domains: storage::domains(&file.storage.domains)?,
+                storage_bytes: storage::capacity(args.storage_capacity.as_ref().or(file.storage.capacity.as_ref()))?,
                 storage_disk: file.storage.disk.map(storage::disk).transpose()?,
                 address_hook: file.address.hook.map(hook).transpose()?,
             },

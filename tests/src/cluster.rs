@@ -61,6 +61,9 @@ pub struct Node {
     agent: Option<Child>,
 }
 
+/// Objects that each node may keep: all have the same disk, which may be nearly full. More than any test keeps.
+const STORAGE_CAPACITY: &str = "2GiB";
+
 /// The first three numbers of loopback addresses that no other test uses.
 pub fn loopback() -> [u8; 3] {
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -406,6 +409,7 @@ impl Node {
         // Not as flags, which an older build would refuse.
         command.env("HIRSEL_DNS", self.addr(DNS_PORT).to_string());
         command.env("HIRSEL_HTTPS_PORT", HTTPS_PORT.to_string());
+        command.env("HIRSEL_STORAGE_CAPACITY", STORAGE_CAPACITY);
         command.envs(self.config.iter().map(|path| ("HIRSEL_CONFIG", path)));
         command.stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.agent = Some(command.spawn().unwrap_or_else(|error| panic!("cannot run {words:?}: {error}")));

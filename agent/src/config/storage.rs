@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, bail};
 use hirsel_model::check_dotted;
+use hirsel_model::manifest::size;
 use hirsel_role::{S3_NAME, S3_REGION};
 use serde::Deserialize;
 
@@ -18,6 +19,9 @@ const DOMAIN_BYTES_MAX: usize = 253 - 63 - 1;
 /// Longest name of a region. It is part of what each request is signed with.
 const REGION_BYTES_MAX: usize = 63;
 
+/// Least that objects may take of a disk: a segment.
+const CAPACITY_BYTES_MIN: u64 = 64 << 20;
+
 /// Its part of the file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -26,6 +30,7 @@ pub(super) struct StorageFile {
     pub(super) region: Option<String>,
     pub(super) domains: Vec<String>,
     pub(super) disk: Option<PathBuf>,
+    pub(super) capacity: Option<String>,
 }
 
 /// `false`, or an address.
@@ -93,6 +98,18 @@ pub(super) fn disk(path: PathBuf) -> Result<String> {
     path.into_os_string().into_string().map_err(|path| anyhow!("storage.disk = {path:?} is no text"))
 }
 
+/// How much of the disk objects may take: what the flag says, else the file, else no less than there is.
+pub(super) fn capacity(text: Option<&String>) -> Result<Option<u64>> {
+    let Some(text) = text else { return Ok(None) };
+    let bytes = size(text).map_err(|why| anyhow!("storage.capacity: {why}"))?;
+    if bytes < CAPACITY_BYTES_MIN {
+        bail!(
+            "storage.capacity: {text:?} is less than 64MiB; a node that is to keep no objects is told so by its roles"
+        );
+    }
+    Ok(Some(bytes))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,5 +143,9 @@ mod tests {
         }
         assert_eq!(disk("/srv/objects".into()).unwrap(), "/srv/objects");
         assert!(disk("objects".into()).unwrap_err().to_string().contains("absolute path"));
+        let capacity = |text: &str| super::capacity(Some(&text.to_string()));
+        assert_eq!((super::capacity(None).unwrap(), capacity("1TiB").unwrap()), (None, Some(1 << 40)));
+        assert!(capacity("63MiB").unwrap_err().to_string().contains("less than 64MiB"));
+        assert!(capacity("10").unwrap_err().to_string().contains("no unit"));
     }
 }

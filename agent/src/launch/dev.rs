@@ -21,6 +21,8 @@ const HTTP_PORT: u16 = 8080;
 const DNS_PORT: u16 = 8053;
 /// The same for HTTPS.
 const HTTPS_PORT: u16 = 8443;
+/// Objects that each node may keep: all of them have the same disk, and none of it alone.
+const STORAGE_CAPACITY: &str = "10GiB";
 /// Zones are given in turn.
 const ZONES: [&str; 3] = ["a", "b", "c"];
 /// The cluster and its sample application are ready within this, or what is missing is said.
@@ -142,6 +144,8 @@ fn args_of(args: &DevArgs, k: u8, folder: &Path) -> Vec<String> {
         &format!("{}.{k}:{DNS_PORT}", args.net),
         "--https-port",
         &HTTPS_PORT.to_string(),
+        "--storage-capacity",
+        STORAGE_CAPACITY,
     ]
     .map(str::to_owned);
     words.to_vec()

@@ -190,6 +190,8 @@ pub struct RoleConfig {
     pub s3_region: String,
     /// storage: domains below which buckets are hosts, in lower case, besides [`S3_NAME`].
     pub s3_domains: Vec<String>,
+    /// storage: how many bytes of its disk data may take; none where no less than there are.
+    pub storage_bytes: Option<u64>,
     /// storage: where data is kept; an absolute path, or none for a folder in the agent's own.
     pub storage_disk: Option<String>,
     /// address: a program that is run when this node takes a floating address; its absolute path.
@@ -216,6 +218,7 @@ impl Default for RoleConfig {
             s3: None,
             s3_region: S3_REGION.into(),
             s3_domains: Vec::new(),
+            storage_bytes: None,
             storage_disk: None,
             address_hook: None,
         }

@@ -75,7 +75,7 @@ async fn disk(folder: &Path, name: &str) -> Arc<Disk> {
     if Disk::identity(&*volume).expect("it can be read").is_none() {
         Disk::lay_out(&*volume, &identity).expect("it is empty");
     }
-    let settings = Settings { reserve_bytes: 1 << 30, segment_bytes: 64 << 20 };
+    let settings = Settings { capacity_bytes: u64::MAX, reserve_bytes: 1 << 30, segment_bytes: 64 << 20 };
     let spawner = Spawner::new(tokio::runtime::Handle::current());
     Arc::new(Disk::open(volume, identity, settings, spawner).await.expect("it opens"))
 }

@@ -80,6 +80,8 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 /// What can be set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// Bytes that chunks may take, garbage among them, whatever else there is room for.
+    pub capacity_bytes: u64,
     /// Bytes that are left free. Deaths and moves take from them, and nothing else does.
     pub reserve_bytes: u64,
     /// Bytes of a segment: longer ones make fewer files, shorter ones are sooner compacted.
@@ -89,7 +91,12 @@ pub struct Settings {
 impl Settings {
     /// For a volume of so many bytes: a twentieth is left free.
     pub fn for_volume(total_bytes: u64) -> Settings {
-        Settings { reserve_bytes: total_bytes / 20, segment_bytes: 64 << 20 }
+        Settings { capacity_bytes: u64::MAX, reserve_bytes: total_bytes / 20, segment_bytes: 64 << 20 }
+    }
+
+    /// For at most so many bytes of a volume.
+    pub fn within(capacity_bytes: u64, total_bytes: u64) -> Settings {
+        Settings { capacity_bytes, ..Settings::for_volume(total_bytes.min(capacity_bytes)) }
     }
 }
 
@@ -212,7 +219,7 @@ pub struct Listed {
 /// How much there is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes of the volume.
+    /// Bytes of the volume, or of the part of it that may be used.
     pub total: u64,
     /// Bytes that are free, the reserve among them.
     pub free: u64,
@@ -405,7 +412,7 @@ impl Disk {
 
     /// How much there is.
     pub async fn usage(&self) -> Result<Usage, DiskError> {
-        let room = self.shared.run(|shared| shared.volume.room().map_err(|error| shared.failed(&error))).await?;
+        let room = self.shared.run(|shared| shared.room()).await?;
         Ok(Usage {
             total: room.total,
             free: room.free,

@@ -61,6 +61,8 @@ pub struct Index {
     doubles: BTreeMap<ChunkId, u32>,
     segments: BTreeMap<u32, Segment>,
     held: u64,
+    /// Bytes of segments up to their ends, and of files.
+    taken: u64,
 }
 
 /// What an index amounts to.
@@ -74,6 +76,14 @@ pub struct Sum {
     pub condemned: u64,
     /// Bytes in segments that no chunk needs any more.
     pub garbage: u64,
+}
+
+/// What a chunk takes in a file of its own.
+fn file_bytes(known: Known) -> u64 {
+    match known.place {
+        Place::File => u64::from(known.bytes),
+        Place::Packed { .. } => 0,
+    }
 }
 
 impl Index {
@@ -98,15 +108,19 @@ impl Index {
         if let Some(old) = self.chunks.insert(chunk, Known { place, bytes, condemned }) {
             self.held -= u64::from(old.bytes);
             self.dies_in(old);
+            self.taken -= file_bytes(old);
             if matches!(old.place, Place::Packed { .. }) {
                 *self.doubles.entry(chunk).or_default() += 1;
             }
         }
         self.held += u64::from(bytes);
+        self.taken += file_bytes(Known { place, bytes, condemned });
         if let Place::Packed { segment, offset } = place {
             let segment = self.segments.entry(segment).or_default();
             segment.live += record::record_bytes(bytes);
-            segment.end = segment.end.max(offset + record::record_bytes(bytes));
+            let end = segment.end.max(offset + record::record_bytes(bytes));
+            self.taken += u64::from(end - segment.end);
+            segment.end = end;
         }
     }
 
@@ -121,6 +135,7 @@ impl Index {
     /// A segment that is there, with what its list says and what is known of deaths. Those that were written later are read later.
     pub fn read_segment(&mut self, number: u32, list: &sidecar::Sidecar, deaths: &BTreeMap<ChunkId, Death>) {
         self.segments.insert(number, Segment { end: list.end, live: 0, sealed: true });
+        self.taken += u64::from(list.end);
         for entry in &list.entries {
             if deaths.get(&entry.chunk) == Some(&Death::Unlinked) {
                 *self.graves.entry(entry.chunk).or_default() += 1;
@@ -153,6 +168,7 @@ impl Index {
         self.condemned.remove(&chunk);
         self.held -= u64::from(known.bytes);
         self.dies_in(known);
+        self.taken -= file_bytes(known);
         let more = self.doubles.remove(&chunk).unwrap_or_default();
         let here = u32::from(matches!(known.place, Place::Packed { .. }));
         if here + more > 0 {
@@ -195,7 +211,9 @@ impl Index {
 
     /// A segment is gone, with all its records.
     pub fn retire(&mut self, number: u32, list: &sidecar::Sidecar) {
-        self.segments.remove(&number);
+        if let Some(segment) = self.segments.remove(&number) {
+            self.taken -= u64::from(segment.end);
+        }
         for entry in &list.entries {
             let counts = if self.graves.contains_key(&entry.chunk) { &mut self.graves } else { &mut self.doubles };
             if let Some(count) = counts.get_mut(&entry.chunk) {
@@ -240,6 +258,11 @@ impl Index {
         self.chunks.range((from, Bound::Unbounded))
     }
 
+    /// Bytes that chunks take, with what nobody needs any more beside them.
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
     /// What it amounts to.
     pub fn sum(&self) -> Sum {
         let garbage = self.segments.values().map(|segment| u64::from(segment.end.saturating_sub(segment.live)));
@@ -275,17 +298,25 @@ mod tests {
         assert_eq!(index.get(id(1)).unwrap().place, Place::Packed { segment: 2, offset: 0 });
         assert_eq!(index.segment(1).unwrap().live, size);
         assert_eq!(index.sum(), Sum { chunks: 2, held: 20, condemned: 0, garbage: u64::from(size) });
+        assert_eq!(index.taken(), 3 * u64::from(size));
         assert!(index.condemn(id(1)) && !index.condemn(id(9)));
         index.unlink(id(1));
         assert!(index.is_grave(id(1)));
         assert_eq!(index.wasteful(50, &BTreeSet::new()), Some(2), "nothing of it counts");
         index.retire(2, &new);
         assert!(index.is_grave(id(1)), "one record is left");
+        assert_eq!(index.taken(), 2 * u64::from(size));
         assert_eq!(index.wasteful(50, &BTreeSet::new()), Some(1));
         assert_eq!(index.wasteful(51, &BTreeSet::new()), None);
         index.retire(1, &old);
         assert!(!index.is_grave(id(1)));
-        assert_eq!(index.deaths_len(), 0);
+        assert_eq!((index.deaths_len(), index.taken()), (0, 0));
+        for bytes in [300_000, 400_000] {
+            index.insert(id(3), bytes, Place::File);
+        }
+        assert_eq!(index.taken(), 400_000);
+        index.unlink(id(3));
+        assert_eq!(index.taken(), 0);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hirsel_mesh::seam::volume::{Volume, VolumeFile};
+use hirsel_mesh::seam::volume::{Room, Volume, VolumeFile};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tracing::error;
 
@@ -91,9 +91,17 @@ impl Shared {
         }
     }
 
+    /// How much room there is for chunks: on the volume, and of what they may take of it.
+    pub fn room(&self) -> Result<Room, DiskError> {
+        let room = self.volume.room().map_err(|error| self.failed(&error))?;
+        let capacity = self.settings.capacity_bytes;
+        let left = capacity.saturating_sub(self.index().taken());
+        Ok(Room { total: room.total.min(capacity), free: room.free.min(left) })
+    }
+
     /// Whether `bytes` more leave `reserve` free.
     pub fn has_room(&self, bytes: u64, reserve: u64) -> Result<(), DiskError> {
-        let room = self.volume.room().map_err(|error| self.failed(&error))?;
+        let room = self.room()?;
         let promised = self.promised.load(Ordering::Relaxed);
         if room.free < reserve.saturating_add(promised).saturating_add(bytes) {
             return Err(DiskError::Full { free: room.free, reserve });

@@ -23,7 +23,7 @@ pub fn identity() -> Identity {
 }
 
 pub fn settings() -> Settings {
-    Settings { reserve_bytes: RESERVE, segment_bytes: 64 << 10 }
+    Settings { capacity_bytes: u64::MAX, reserve_bytes: RESERVE, segment_bytes: 64 << 10 }
 }
 
 pub fn id(n: u64) -> ChunkId {
@@ -308,6 +308,35 @@ async fn a_full_disk_refuses_writes_and_frees_what_dies() {
     let disk = open(&platter).await;
     assert_eq!(disk.list(None).len(), 1);
     assert_eq!(get(&disk, id(1000)).await.unwrap(), content(1000, 300_000));
+}
+
+#[tokio::test]
+async fn no_more_of_a_volume_is_taken_than_is_to_be() {
+    let platter = laid_out();
+    let spawner = Spawner::new(tokio::runtime::Handle::current());
+    let within = Settings { capacity_bytes: 1 << 20, reserve_bytes: 100_000, ..settings() };
+    let open = || async { Disk::open(platter.mount(), identity(), within.clone(), spawner.clone()).await.unwrap() };
+    let disk = open().await;
+    // A file of its own, and what is packed.
+    put(&disk, id(0), &content(0, 400_000)).await.unwrap();
+    let mut n = 1;
+    let refused = loop {
+        match put(&disk, id(n), &content(n, 10_000)).await {
+            Ok(_) => n += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, DiskError::Full { reserve: 100_000, .. }), "{refused:?}");
+    assert!((45..=55).contains(&n), "{n} chunks of 10 kB beside 400 kB, of a mebibyte");
+    let usage = disk.usage().await.unwrap();
+    assert!(usage.total == 1 << 20 && (100_000..120_000).contains(&usage.free), "{usage:?}");
+    // A start counts the same, and room that is freed is room again.
+    drop(disk);
+    let disk = open().await;
+    assert_eq!(disk.usage().await.unwrap().free, usage.free);
+    bury(&disk, id(0)).await;
+    assert_eq!(disk.usage().await.unwrap().free, usage.free + 400_000);
+    put(&disk, id(n), &content(n, 300_000)).await.unwrap();
 }
 
 #[tokio::test]

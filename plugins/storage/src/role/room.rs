@@ -111,7 +111,8 @@ async fn take_up(context: &Context) -> Result<(DiskId, Disk), Trouble> {
     };
     let identity = Identity { cluster, node: context.me.id, disk: id };
     let total = volume.room().map_err(passing)?.total;
-    let opened = Disk::open(volume, identity, Settings::for_volume(total), context.spawner.clone()).await;
+    let settings = Settings::within(context.config.storage_bytes.unwrap_or(u64::MAX), total);
+    let opened = Disk::open(volume, identity, settings, context.spawner.clone()).await;
     match opened {
         Ok(disk) => Ok((id, disk)),
         Err(error @ OpenError::Unreadable(_)) => Err(Trouble::Passing(error.to_string())),

@@ -103,7 +103,7 @@ pub async fn nodes(folder: &Path, net: u8, count: u64, voters: u64) -> Vec<Node>
         let disk = Identity { cluster: cluster.clone(), node: NodeId(number), disk: DiskId(number) };
         Disk::lay_out(&*volume, &disk).unwrap();
         let spawner = Spawner::new(tokio::runtime::Handle::current());
-        let settings = Settings { reserve_bytes: 1 << 20, segment_bytes: 4 << 20 };
+        let settings = Settings { capacity_bytes: u64::MAX, reserve_bytes: 1 << 20, segment_bytes: 4 << 20 };
         let disk = Arc::new(Disk::open(volume, disk, settings, spawner.clone()).await.unwrap());
         let service = Service::default();
         service.set_disks([(DiskId(number), disk.clone())].into());

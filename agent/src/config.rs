@@ -163,6 +163,7 @@ impl Config {
             bail!("compute.host = \"{instance_host}\" is no address that others can be told; name one of this host");
         }
         let s3 = storage::listen(args.s3.as_deref(), file.storage.s3.as_ref(), public)?;
+        let (s3_domains, web_domains) = storage::domains(&file.storage)?;
         let dns_at = dns::listen(args.dns.as_deref().or(file.dns.listen.as_deref()), public)?;
         Ok(Self {
             zone: zone.parse().with_context(|| format!("zone {zone:?}"))?,
@@ -193,8 +194,9 @@ impl Config {
                 dns_forward_for: dns::forward_for(&file.dns.forward_for, &file.dns.forward)?,
                 s3,
                 s3_region: storage::region(file.storage.region)?,
-                s3_domains: storage::domains(&file.storage.domains)?,
                 storage_bytes: storage::capacity(args.storage_capacity.as_ref().or(file.storage.capacity.as_ref()))?,
+                s3_domains,
+                web_domains,
                 storage_disk: file.storage.disk.map(storage::disk).transpose()?,
                 address_hook: file.address.hook.map(hook).transpose()?,
             },

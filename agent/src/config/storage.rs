@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow, bail};
 use hirsel_model::check_dotted;
 use hirsel_model::manifest::size;
-use hirsel_role::{S3_NAME, S3_REGION};
+use hirsel_role::{S3_NAME, S3_REGION, WEB_NAME};
 use serde::Deserialize;
 
 /// Where clients of S3 ask when nobody says otherwise.
@@ -29,6 +29,7 @@ pub(super) struct StorageFile {
     pub(super) s3: Option<Where>,
     pub(super) region: Option<String>,
     pub(super) domains: Vec<String>,
+    pub(super) web_domains: Vec<String>,
     pub(super) disk: Option<PathBuf>,
     pub(super) capacity: Option<String>,
 }
@@ -70,22 +71,30 @@ pub(super) fn region(named: Option<String>) -> Result<String> {
     Ok(region)
 }
 
-/// Domains below which buckets are hosts, in lower case, without a final dot, besides the cluster's own.
-pub(super) fn domains(written: &[String]) -> Result<Vec<String>> {
+/// Domains below which buckets are hosts, and such below which they are web sites, besides the cluster's own.
+pub(super) fn domains(file: &StorageFile) -> Result<(Vec<String>, Vec<String>)> {
+    let hosts = listed("domains", "hosts, like s3.example.com", &file.domains, S3_NAME)?;
+    let sites = listed("web_domains", "web sites, like web.example.com", &file.web_domains, WEB_NAME)?;
+    if let Some(both) = sites.iter().find(|site| hosts.contains(site) || site.as_str() == S3_NAME) {
+        bail!("storage.web_domains: {both} is where S3 is spoken; name another domain for web sites");
+    }
+    Ok((hosts, sites))
+}
+
+/// Domains in lower case, without a final dot, besides the cluster's own.
+fn listed(setting: &str, are: &str, written: &[String], own: &str) -> Result<Vec<String>> {
     let mut domains = BTreeSet::new();
     for word in written {
         let domain = word.trim_end_matches('.').to_ascii_lowercase();
         if domain.len() > DOMAIN_BYTES_MAX || check_dotted(&domain).is_err() {
-            bail!(
-                "storage.domains: {word:?} is no domain; name one below which buckets are hosts, like s3.example.com"
-            );
+            bail!("storage.{setting}: {word:?} is no domain; name one below which buckets are {are}");
         }
-        if domain != S3_NAME {
+        if domain != own {
             domains.insert(domain);
         }
     }
     if domains.len() > DOMAINS_MAX {
-        bail!("storage.domains: {} domains exceed {DOMAINS_MAX}", domains.len());
+        bail!("storage.{setting}: {} domains exceed {DOMAINS_MAX}", domains.len());
     }
     Ok(domains.into_iter().collect())
 }
@@ -135,11 +144,19 @@ mod tests {
         assert_eq!(region(None).unwrap(), "hirsel");
         assert_eq!(region(Some("eu-1".into())).unwrap(), "eu-1");
         assert!(region(Some("EU 1".into())).is_err() && region(Some(String::new())).is_err());
-        let read = |words: &[&str]| domains(&words.iter().map(ToString::to_string).collect::<Vec<_>>());
-        let good = read(&["S3.Example.com.", "s3.example.com", "s3.hirsel", "b"]).unwrap();
-        assert_eq!(good, ["b", "s3.example.com"]);
+        let all = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let read = |hosts: &[&str], sites: &[&str]| {
+            domains(&StorageFile { domains: all(hosts), web_domains: all(sites), ..StorageFile::default() })
+        };
+        let (hosts, sites) =
+            read(&["S3.Example.com.", "s3.example.com", "s3.hirsel", "b"], &["WWW.b.", WEB_NAME]).unwrap();
+        assert_eq!((hosts, sites), (all(&["b", "s3.example.com"]), all(&["www.b"])));
         for wrong in ["", "*.example.com", "a..b", &"a.".repeat(100)] {
-            assert!(read(&[wrong]).unwrap_err().to_string().contains("is no domain"), "{wrong}");
+            assert!(read(&[wrong], &[]).unwrap_err().to_string().contains("is no domain"), "{wrong}");
+            assert!(read(&[], &[wrong]).unwrap_err().to_string().contains("is no domain"), "{wrong}");
+        }
+        for both in ["b", S3_NAME] {
+            assert!(read(&["b"], &[both]).unwrap_err().to_string().contains("is where S3 is spoken"), "{both}");
         }
         assert_eq!(disk("/srv/objects".into()).unwrap(), "/srv/objects");
         assert!(disk("objects".into()).unwrap_err().to_string().contains("absolute path"));

@@ -45,6 +45,9 @@ pub const INTERNAL_ZONE: &str = "hirsel";
 /// Below which name of the cluster buckets are hosts.
 pub const S3_NAME: &str = "s3.hirsel";
 
+/// Below which name of the cluster buckets are web sites: below [`S3_NAME`], so that no application loses its name.
+pub const WEB_NAME: &str = "web.s3.hirsel";
+
 /// Where load balancers are asked whether they answer: a host name that no route has.
 pub const LB_NAME: &str = "lb.hirsel";
 
@@ -192,6 +195,9 @@ pub struct RoleConfig {
     pub s3_domains: Vec<String>,
     /// storage: how many bytes of its disk data may take; none where no less than there are.
     pub storage_bytes: Option<u64>,
+    /// storage: domains below which buckets are web sites, in lower case, besides [`WEB_NAME`]; the bucket of that very name is one at the
+    /// domain itself.
+    pub web_domains: Vec<String>,
     /// storage: where data is kept; an absolute path, or none for a folder in the agent's own.
     pub storage_disk: Option<String>,
     /// address: a program that is run when this node takes a floating address; its absolute path.
@@ -219,6 +225,7 @@ impl Default for RoleConfig {
             s3_region: S3_REGION.into(),
             s3_domains: Vec::new(),
             storage_bytes: None,
+            web_domains: Vec::new(),
             storage_disk: None,
             address_hook: None,
         }

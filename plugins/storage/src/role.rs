@@ -16,7 +16,7 @@ use hirsel_model::report::{RoleFacts, RoleReport, RoleState};
 use hirsel_model::storage::StorageFacts;
 use hirsel_role::peers::Peers;
 use hirsel_role::storage::{Auditing, Scrubbing};
-use hirsel_role::{Context, Groups, Plugin, Role, S3_NAME};
+use hirsel_role::{Context, Groups, Plugin, Role, S3_NAME, WEB_NAME};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tracing::warn;
@@ -30,7 +30,7 @@ use crate::meta::access::Metadata;
 use crate::meta::group::MetaGroup;
 use crate::people::People;
 use crate::s3::keys::Keys;
-use crate::s3::{Front, Server};
+use crate::s3::{Front, Names, Server};
 use crate::store::Store;
 use crate::tidy;
 use crate::wire::{Remote, Service};
@@ -264,10 +264,11 @@ async fn serve_objects(context: Context, gateway: Gateway) {
         }
         sleep(RETRY).await;
     };
-    let mut hosts = context.config.s3_domains.clone();
-    hosts.push(S3_NAME.to_owned());
+    let mut names = Names { hosts: context.config.s3_domains.clone(), sites: context.config.web_domains.clone() };
+    names.hosts.push(S3_NAME.to_owned());
+    names.sites.push(WEB_NAME.to_owned());
     let front = Front::new(gateway, Keys::new(context.access_keys.clone()), &context.config.s3_region);
-    let _server = Server::start(listener, front, hosts, context.spawner.clone());
+    let _server = Server::start(listener, front, names, context.spawner.clone());
     std::future::pending().await
 }
 

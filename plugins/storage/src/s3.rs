@@ -34,11 +34,13 @@ mod policies;
 mod put;
 mod sealing;
 pub mod serve;
+mod site;
 mod stall;
 mod sums;
 mod tags;
 mod upload;
+mod website;
 
 pub use configurations::lifecycle_of;
 pub use front::{Asked, Front};
-pub use serve::Server;
+pub use serve::{Names, Server};

@@ -20,11 +20,13 @@ const KEPT: [&str; 7] = [
     "content-language",
     "content-type",
     "expires",
-    "x-amz-website-redirect-location",
+    ELSEWHERE,
 ];
 
 /// What the user's own headers begin with.
 pub const META: &str = "x-amz-meta-";
+/// Where an object is elsewhere, for a web site.
+pub const ELSEWHERE: &str = "x-amz-website-redirect-location";
 
 /// What an object is that says nothing of itself.
 pub const TYPE: &str = "binary/octet-stream";
@@ -128,6 +130,14 @@ fn unchunked(encoding: &str) -> String {
 fn offered(headers: &HeaderMap) -> Done<()> {
     if let Some(class) = header(headers, "x-amz-storage-class").filter(|class| class != "STANDARD") {
         return Err(error("InvalidStorageClass", format!("storage class {class:.40?} is not offered: STANDARD is")));
+    }
+    if let Some(there) = header(headers, ELSEWHERE)
+        && !["/", "http://", "https://"].iter().any(|begin| there.starts_with(begin))
+    {
+        return Err(error(
+            "InvalidRedirectLocation",
+            "the website redirect location begins with http://, https:// or /",
+        ));
     }
     Ok(())
 }

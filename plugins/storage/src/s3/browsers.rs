@@ -8,7 +8,6 @@ use super::configurations::cors_rules;
 use super::documents::read;
 use super::error::{Done, error, strange};
 use super::front::Front;
-use super::host::Hosts;
 use crate::meta::access::MetaError;
 use crate::meta::kinds::DocumentKind;
 use crate::meta::names::BucketName;
@@ -25,13 +24,12 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// None of a request that does not say so.
-    pub fn read(hosts: &Hosts, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<Self> {
+    /// None of a request that does not say so. `by_host` is the bucket that its host is, if it is one.
+    pub fn read(by_host: Option<String>, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<Self> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let origin = text("origin").filter(|origin| !origin.is_empty())?;
-        let host = text("host").or_else(|| uri.authority().map(ToString::to_string));
         let in_path = || uri.path().trim_start_matches('/').split('/').next().map(str::to_owned);
-        let bucket = host.and_then(|host| hosts.bucket(&host)).or_else(in_path);
+        let bucket = by_host.or_else(in_path);
         Some(Self {
             bucket: bucket.and_then(|bucket| BucketName::new(bucket).ok()),
             origin,

@@ -56,6 +56,11 @@ impl Asked {
 }
 
 impl Asked {
+    /// Somebody who asks without a name.
+    pub(crate) fn anonymous(headers: HeaderMap, remote: Option<IpAddr>) -> Self {
+        Self { caller: Caller::Anonymous, headers, query: String::new(), remote, told: Arc::default() }
+    }
+
     /// The same, as it is asked of the bucket that is copied from.
     pub(crate) fn of_source(&self) -> Self {
         let mut asked = self.clone();

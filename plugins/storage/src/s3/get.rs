@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use s3s::dto::*;
-use s3s::{S3Error, S3Request, S3Response};
+use s3s::{Body, S3Error, S3Request, S3Response};
 
 use super::about::{self, header, kind, unescape};
 use super::access::{Action, Caller};
@@ -79,6 +79,54 @@ pub async fn head_object(front: &Front, request: S3Request<HeadObjectInput>) -> 
     let mut response = S3Response::new(HeadObjectOutput { content_range: sent.part, ..HeadObjectOutput::default() });
     response.headers = sent.headers;
     Ok(response)
+}
+
+/// An object as a page of a web site: by the conditions and the range of `asked`, or whole. One that says where it is elsewhere is that.
+pub(super) async fn page(
+    front: &Front,
+    asked: &Asked,
+    method: &Method,
+    at: (&str, &str),
+    whole: Whole,
+) -> Done<Response<Body>> {
+    let said = |name| (whole == Whole::IfAsked).then(|| header(&asked.headers, name)).flatten();
+    let etag = |name| said(name).and_then(|said| ETagCondition::parse_http_header(said.as_bytes()).ok());
+    let date = |name| said(name).and_then(|said| Timestamp::parse(TimestampFormat::HttpDate, &said).ok());
+    let conditions = Conditions {
+        if_match: etag("if-match"),
+        if_none_match: etag("if-none-match"),
+        if_modified_since: date("if-modified-since"),
+        if_unmodified_since: date("if-unmodified-since"),
+    };
+    let range = said("range").and_then(|said| s3s::dto::Range::parse(&said).ok());
+    let sent = look(front, asked, at, None, Wanted { conditions, range, part: None, checksums: false }).await?;
+    let Sent { found, bytes, headers, key, part } = sent;
+    let mut response = Response::new(Body::empty());
+    if let Some(location) = headers.get(super::about::ELSEWHERE) {
+        *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+        response.headers_mut().insert(http::header::LOCATION, location.clone());
+        return Ok(response);
+    }
+    *response.headers_mut() = headers;
+    if let Some(part) = part.and_then(|part| HeaderValue::from_str(&part).ok()) {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        response.headers_mut().insert(http::header::CONTENT_RANGE, part);
+    }
+    if *method != Method::HEAD {
+        let object = found.version.object.ok_or_else(strange)?;
+        let body = front.outgoing(&object, found.pieces, (bytes.start, bytes.end), key).await?;
+        *response.body_mut() = Body::from(give(body).await?);
+    }
+    Ok(response)
+}
+
+/// Whether a page may be sent in part, or not at all, as the client asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whole {
+    /// As it asks.
+    IfAsked,
+    /// It is always whole: what is shown with an error is not what was asked for.
+    Always,
 }
 
 async fn look(front: &Front, asked: &Asked, at: (&str, &str), id: Option<&str>, wanted: Wanted) -> Done<Sent> {

@@ -5,7 +5,7 @@ use s3s::{S3, S3Request, S3Response, S3Result};
 
 use super::front::Front;
 use super::serve::{Operation, RequestId};
-use super::{bucket, configurations, delete, form, get, list, lists, locks, policies, put, tags, upload};
+use super::{bucket, configurations, delete, form, get, list, lists, locks, policies, put, tags, upload, website};
 
 macro_rules! operations {
     ($($name:ident: $input:ident => $output:ident, $place:path;)*) => {
@@ -40,6 +40,7 @@ operations! {
     delete_bucket_ownership_controls: DeleteBucketOwnershipControlsInput => DeleteBucketOwnershipControlsOutput, lists::delete_bucket_ownership_controls;
     delete_bucket_policy: DeleteBucketPolicyInput => DeleteBucketPolicyOutput, policies::delete_bucket_policy;
     delete_bucket_tagging: DeleteBucketTaggingInput => DeleteBucketTaggingOutput, tags::delete_bucket_tagging;
+    delete_bucket_website: DeleteBucketWebsiteInput => DeleteBucketWebsiteOutput, website::delete_bucket_website;
     delete_object: DeleteObjectInput => DeleteObjectOutput, delete::delete_object;
     delete_object_tagging: DeleteObjectTaggingInput => DeleteObjectTaggingOutput, tags::delete_object_tagging;
     delete_objects: DeleteObjectsInput => DeleteObjectsOutput, delete::delete_objects;
@@ -54,6 +55,7 @@ operations! {
     get_bucket_policy_status: GetBucketPolicyStatusInput => GetBucketPolicyStatusOutput, policies::get_bucket_policy_status;
     get_bucket_tagging: GetBucketTaggingInput => GetBucketTaggingOutput, tags::get_bucket_tagging;
     get_bucket_versioning: GetBucketVersioningInput => GetBucketVersioningOutput, bucket::get_bucket_versioning;
+    get_bucket_website: GetBucketWebsiteInput => GetBucketWebsiteOutput, website::get_bucket_website;
     get_object: GetObjectInput => GetObjectOutput, get::get_object;
     get_object_acl: GetObjectAclInput => GetObjectAclOutput, lists::get_object_acl;
     get_object_attributes: GetObjectAttributesInput => GetObjectAttributesOutput, get::get_object_attributes;
@@ -79,6 +81,7 @@ operations! {
     put_bucket_policy: PutBucketPolicyInput => PutBucketPolicyOutput, policies::put_bucket_policy;
     put_bucket_tagging: PutBucketTaggingInput => PutBucketTaggingOutput, tags::put_bucket_tagging;
     put_bucket_versioning: PutBucketVersioningInput => PutBucketVersioningOutput, bucket::put_bucket_versioning;
+    put_bucket_website: PutBucketWebsiteInput => PutBucketWebsiteOutput, website::put_bucket_website;
     put_object: PutObjectInput => PutObjectOutput, put::put_object;
     put_object_acl: PutObjectAclInput => PutObjectAclOutput, lists::put_object_acl;
     put_object_legal_hold: PutObjectLegalHoldInput => PutObjectLegalHoldOutput, locks::put_object_legal_hold;

@@ -34,7 +34,8 @@ use super::error::error;
 use super::fields::looked_at;
 use super::front::Front;
 use super::get::{BareEtags, bare_etags};
-use super::host::Hosts;
+use super::host::{Hosts, Sites};
+use super::site;
 use super::stall::{Paced, SILENT_WITHIN};
 
 /// Connections that are served at once; more wait in the kernel's queue. Each may hold a request's head and a piece of its body.
@@ -58,6 +59,15 @@ const LASTING_MAX_S: u32 = 7 * 24 * 60 * 60;
 /// When no file descriptor is left, accepting pauses: trying again at once would only burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// What names mean where objects are served.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// Below these S3 is spoken with each bucket as a host of its own.
+    pub hosts: Vec<String>,
+    /// Below these each bucket is a web site.
+    pub sites: Vec<String>,
+}
+
 /// A listener at work. It stops when this is dropped; what is under way is carried out.
 pub struct Server {
     accepting: JoinHandle<()>,
@@ -65,12 +75,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves what `listener` accepts. Under each of `hosts` a bucket is a host of its own.
-    pub fn start(listener: Box<dyn Listener>, front: Front, hosts: Vec<String>, spawner: Spawner) -> Self {
-        let hosts = Hosts::new(hosts);
+    /// Serves what `listener` accepts.
+    pub fn start(listener: Box<dyn Listener>, front: Front, names: Names, spawner: Spawner) -> Self {
+        let hosts = Hosts::new(names.hosts);
         let stop = watch::Sender::new(false);
         let shared = Arc::new(Shared {
             service: service(&front, hosts.clone()),
+            sites: Sites::new(names.sites, hosts.clone()),
             hosts,
             front,
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
@@ -111,6 +122,7 @@ impl Operation {
 
 struct Shared {
     service: S3Service,
+    sites: Sites,
     hosts: Hosts,
     front: Front,
     connections: Arc<Semaphore>,
@@ -194,13 +206,22 @@ async fn answer(shared: &Shared, mut request: Request<Incoming>) -> Response<Bod
     let operation = Operation::default();
     request.extensions_mut().insert(operation.clone());
     let head = *request.method() == Method::HEAD;
-    let browser = Browser::read(&shared.hosts, request.method(), request.uri(), request.headers());
+    let host = host_of(&request);
+    let site = host.as_deref().and_then(|host| shared.sites.bucket(host));
+    let by_host = site.clone().or_else(|| host.as_deref().and_then(|host| shared.hosts.bucket(host)));
+    let browser = Browser::read(by_host, request.method(), request.uri(), request.headers());
     let id = RequestId(format!("{:016X}", shared.front.gateway.chance().number()));
     let answered = match shared.requests.try_acquire() {
         Ok(_permit) if *request.method() == Method::OPTIONS => {
             preflight(&shared.front, browser.as_ref(), request.headers()).await
         }
-        Ok(_permit) => carried_out(shared, request, id.clone()).await,
+        Ok(_permit) => match site {
+            Some(bucket) => {
+                operation.is("website");
+                Ok(site::answer(&shared.front, &bucket, &request, &id).await)
+            }
+            None => carried_out(shared, request, id.clone()).await,
+        },
         Err(_) => Err(error("SlowDown", "please reduce your request rate")),
     };
     let mut response = answered.unwrap_or_else(told);
@@ -219,6 +240,12 @@ async fn answer(shared: &Shared, mut request: Request<Incoming>) -> Response<Bod
     shared.front.gateway.counts().answered(operation.name(), response.status().as_u16());
     named(shared, response.headers_mut(), id);
     response
+}
+
+/// What a client calls the host it speaks to.
+fn host_of<B>(request: &Request<B>) -> Option<String> {
+    let said = request.headers().get("host").and_then(|host| host.to_str().ok()).map(str::to_owned);
+    said.or_else(|| request.uri().authority().map(ToString::to_string))
 }
 
 /// An error as an answer.

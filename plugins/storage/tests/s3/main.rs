@@ -8,6 +8,7 @@ use town::{HOST, Town, start};
 mod client;
 mod forms;
 mod rules;
+mod sites;
 mod town;
 
 const PART: usize = 5 << 20;

@@ -27,7 +27,7 @@ use hirsel_storage::meta::access::Metadata;
 use hirsel_storage::meta::group::MetaGroup;
 use hirsel_storage::rules::date::Day;
 use hirsel_storage::s3::keys::Keys;
-use hirsel_storage::s3::{Front, Server};
+use hirsel_storage::s3::{Front, Names, Server};
 use hirsel_storage::store::Store;
 use hirsel_storage::tidy;
 use hirsel_storage::wire::{Remote, Service};
@@ -43,6 +43,8 @@ const TIDY_EVERY: Duration = Duration::from_secs(3);
 const REGION: &str = "hill-1";
 /// Under this name each bucket is a host.
 pub const HOST: &str = "s3.example.com";
+/// Under this name each bucket is a web site.
+pub const SITE: &str = "web.example.com";
 
 #[derive(Default)]
 struct Wires {
@@ -217,6 +219,7 @@ pub async fn start(folder: &Path, addr: SocketAddr, keys: Vec<Said>, day: Day) -
     let front = Front::new(gateway, Keys::new(keys.subscribe()), REGION);
     let listener = world.net.listen(addr).await.expect("the address is free");
     let addr = listener.local_addr().expect("it listens");
-    let server = Server::start(listener, front, vec![HOST.to_owned()], spawner);
+    let names = Names { hosts: vec![HOST.to_owned()], sites: vec![SITE.to_owned()] };
+    let server = Server::start(listener, front, names, spawner);
     Town { addr, _server: server, _order: order, _live: live, _keys: keys }
 }

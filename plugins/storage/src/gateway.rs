@@ -7,6 +7,7 @@
 //! bucket allows that, on as many as there are, and then says which missed it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ pub use writer::{WriteError, Writer};
 /// Chunks of bodies on their way in that are in memory at once, of all requests together: 256 MiB. A body waits for one before it takes more
 /// of it from its client, and gives it back when the chunk is safe.
 pub const CHUNKS_COMING_MAX: usize = 64;
+/// Chunks of bodies on their way out that are in memory at once, of all requests together: 256 MiB. Who gets none reads in small pieces.
+pub const CHUNKS_GOING_MAX: usize = 64;
 /// A body waits so long for room; then its client is to come back. Chunks are safe, or given up, within ten seconds.
 const ROOM_WITHIN: Duration = Duration::from_secs(30);
 
@@ -78,6 +81,9 @@ struct Shared {
     pool: pool::Pool,
     codecs: Mutex<BTreeMap<Scheme, Arc<Codec>>>,
     coming: Arc<Semaphore>,
+    /// Bodies that wait for it.
+    waiting: AtomicUsize,
+    going: Arc<Semaphore>,
     counts: Counts,
 }
 
@@ -86,7 +92,8 @@ impl Gateway {
     pub fn new(parts: Parts) -> Self {
         let (pool, codecs, counts) = (pool::Pool::default(), Mutex::default(), Counts::default());
         let coming = Arc::new(Semaphore::new(CHUNKS_COMING_MAX));
-        Self { shared: Arc::new(Shared { parts, pool, codecs, coming, counts }) }
+        let (waiting, going) = (AtomicUsize::new(0), Arc::new(Semaphore::new(CHUNKS_GOING_MAX)));
+        Self { shared: Arc::new(Shared { parts, pool, codecs, coming, waiting, going, counts }) }
     }
 
     /// Which node this is.
@@ -222,7 +229,26 @@ impl Gateway {
 
     /// Room in memory for a chunk on its way in; none in time.
     async fn room(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(room) = self.shared.coming.clone().try_acquire_owned() {
+            return Some(room);
+        }
+        let _waits = Waits::new(self);
         timeout(ROOM_WITHIN, self.shared.coming.clone().acquire_owned()).await.ok()?.ok()
+    }
+
+    /// Whether a body waits for such room.
+    fn is_short_of_room(&self) -> bool {
+        self.shared.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Room in memory for a chunk on its way out; none now.
+    fn room_to_go(&self) -> Option<OwnedSemaphorePermit> {
+        self.shared.going.clone().try_acquire_owned().ok()
+    }
+
+    /// The same; none in time.
+    async fn wait_to_go(&self) -> Option<OwnedSemaphorePermit> {
+        timeout(ROOM_WITHIN, self.shared.going.clone().acquire_owned()).await.ok()?.ok()
     }
 
     /// Ends a write without a commit, beside. Should that be lost, the write ends with this start of the gateway.
@@ -238,6 +264,22 @@ impl Gateway {
 
     pub(crate) fn codec(&self, scheme: Scheme) -> Arc<Codec> {
         lock(&self.shared.codecs).entry(scheme).or_insert_with(|| Arc::new(Codec::new(scheme))).clone()
+    }
+}
+
+/// Somebody waits for room.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn new(gateway: &'a Gateway) -> Self {
+        gateway.shared.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(&gateway.shared.waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

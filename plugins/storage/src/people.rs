@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
 use hirsel_role::assets::Asset;
 use hirsel_role::peers::Peers;
 use hirsel_role::storage::{
@@ -124,7 +124,7 @@ impl People {
         let (there, _) = self.about_bucket(&bucket).await?;
         let mut writer = self.gateway.writer(there.class, there.when_short);
         let mut hasher = blake3::Hasher::new();
-        while let Some(piece) = body.next().await {
+        while let Some(piece) = writer.next_of(&mut body).await.map_err(unwritten)? {
             let cut = |why| fault(Fault::Failed, "IncompleteBody", format!("the object did not come whole: {why}"));
             let piece = piece.map_err(cut)?;
             hasher.update(&piece);

@@ -1,15 +1,15 @@
 //! Whom a write is sent to, and when it is done: a decision, told the time and what happened.
 //!
 //! A write has pieces (copies of a chunk, or shards of a stripe), each for a node of its own. There are targets in the order in which they are
-//! wanted, the first of them for the pieces and the rest to spare. A target that fails is replaced by a spare one at once, one that stands still
-//! for [`SLOW`] then. A write is acknowledged when as many pieces are safe as the promise asks for; if that cannot be, it is acknowledged with
+//! wanted, the first of them for the pieces and the rest to spare. A target that fails is replaced by a spare one at once. One that stands still
+//! for [`SLOW`] gets a spare one beside it, and whichever is done first counts: where everybody is slow, a write is slow, and does not fail. A write is acknowledged when as many pieces are safe as the promise asks for; if that cannot be, it is acknowledged with
 //! fewer where the bucket allows it ([`Goal::least`]), and the pieces that are nowhere are told, so that the same commit can say so.
 //!
 //! Nothing here sends anything: [`crate::drive`] does what this says.
 
 use std::time::Duration;
 
-/// A target that did nothing for so long is replaced. Shorter, a disk that syncs under load would be taken for a hung one; longer, a frozen node
+/// A target that did nothing for so long has its piece sent to another one, too. Shorter, a disk that syncs under load would be taken for a hung one; longer, a frozen node
 /// would be felt by everybody who writes.
 pub const SLOW: Duration = Duration::from_millis(500);
 /// Once the promise is kept, what is still on its way may take so long, lest a piece that is about to be safe has to be repaired.
@@ -87,6 +87,13 @@ struct Attempt {
     state: State,
 }
 
+impl Attempt {
+    /// Whether it stands still.
+    fn is_slow(&self, now: Duration) -> bool {
+        matches!(self.state, State::Running { moved } if now.saturating_sub(moved) >= SLOW)
+    }
+}
+
 /// A write on its way. Time is counted from its beginning.
 #[derive(Clone, Debug)]
 pub struct Spread {
@@ -136,11 +143,18 @@ impl Spread {
         let mut todo = Vec::new();
         for attempt in 0..self.attempts.len() {
             let it = self.attempts[attempt];
-            let State::Running { moved } = it.state else { continue };
+            if it.state == State::Over {
+                continue;
+            }
             // Without anybody else, a slow one is waited for only while fewer are safe than could be acknowledged.
-            let can_do_without = self.next < self.targets || self.safe() >= self.goal.least;
-            if now.saturating_sub(moved) >= SLOW && can_do_without {
-                self.failed(attempt, format!("it did nothing for {} ms", SLOW.as_millis()));
+            let can_do_without = self.next == self.targets && self.safe() >= self.goal.least;
+            if self.places[it.piece].is_some() || (it.is_slow(now) && can_do_without) {
+                let why = if it.is_slow(now) {
+                    format!("it did nothing for {} ms", SLOW.as_millis())
+                } else {
+                    "another one was done first".into()
+                };
+                self.failed(attempt, why);
                 todo.push(Do::GiveUp { attempt });
             }
         }
@@ -148,8 +162,8 @@ impl Spread {
             return todo;
         }
         for piece in 0..self.places.len() {
-            let is_cared_for =
-                self.places[piece].is_some() || self.running().any(|(_, attempt)| attempt.piece == piece);
+            let goes_on = |(_, attempt): (usize, &Attempt)| attempt.piece == piece && !attempt.is_slow(now);
+            let is_cared_for = self.places[piece].is_some() || self.running().any(goes_on);
             if is_cared_for || self.next == self.targets {
                 continue;
             }
@@ -187,7 +201,7 @@ impl Spread {
             State::Over => None,
         });
         let lingered = self.kept_at.map(|at| at + LINGER);
-        // A slow one that was not given up is waited for, as long as it takes.
+        // One that is slow already is waited for, as long as it takes.
         slow.chain(lingered).filter(|at| *at > now).min().unwrap_or(DEADLINE).min(DEADLINE)
     }
 

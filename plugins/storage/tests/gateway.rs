@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{Node, content, nodes};
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt};
 use hirsel_model::NodeId;
-use hirsel_storage::gateway::CHUNKS_COMING_MAX;
+use hirsel_storage::gateway::{CHUNKS_COMING_MAX, CHUNKS_GOING_MAX};
 use hirsel_storage::meta::access::MetaError;
 use hirsel_storage::meta::command::{Answer, Command, Condition, Deletion, Put};
 use hirsel_storage::meta::kinds::{About, Acl, Class, WhenShort, Written};
@@ -138,6 +138,51 @@ async fn what_is_put_through_one_node_is_read_through_every_other() {
     assert!(writer().push(content(2, 4_096)).await.is_ok());
     coming.pop();
     assert!(waiting.push(content(1, 100_000)).await.is_ok());
+
+    // Who sends slowly makes way for others, and goes on.
+    let slow: Vec<_> = coming
+        .drain(..)
+        .chain([waiting])
+        .map(|mut writer| {
+            let (end, mut more) = tokio::sync::oneshot::channel::<Bytes>();
+            let task = tokio::spawn(async move {
+                let mut last = (&mut more).into_stream().filter_map(async |piece| piece.ok()).boxed();
+                let piece = writer.next_of(&mut last).await?.unwrap_or_default();
+                drop(last);
+                writer.push(piece).await?;
+                writer.finish().await
+            });
+            (end, task)
+        })
+        .collect();
+    let nine = content(8, 9_000_001);
+    let hurried = put(&nodes[6], "hurried", Class::Copies(3), &nine);
+    tokio::time::timeout(Duration::from_secs(25), hurried).await.expect("others make way");
+    for (n, (end, task)) in slow.into_iter().enumerate() {
+        end.send(content(2, 50_000)).unwrap();
+        let Written::Chunks { chunks, .. } = task.await.unwrap().unwrap() else { panic!("too long for a row") };
+        assert_eq!(chunks.iter().map(|chunk| chunk.bytes).sum::<u32>(), 150_000, "{n}");
+    }
+
+    // Bodies on their way out, too, have so much room together; with none left they go in smaller pieces.
+    let found = look(&nodes[6], "copied/5", 0).await.unwrap();
+    let object = found.version.object.clone().unwrap();
+    let mut going = Vec::new();
+    for _ in 0..CHUNKS_GOING_MAX {
+        let mut body = gateway.read(&object, found.pieces.clone(), 0, u64::MAX);
+        // Begun, and taken by nobody.
+        drop(body.next().now_or_never());
+        going.push(body);
+    }
+    let mut body = gateway.read(&object, found.pieces.clone(), 100, u64::MAX);
+    let mut all = Vec::new();
+    while let Some(piece) = body.next().await.unwrap() {
+        assert!(piece.len() <= 256 << 10, "{} bytes without room", piece.len());
+        all.extend_from_slice(&piece);
+    }
+    assert_eq!(all, content(5, 9_000_001).slice(100..));
+    drop(going);
+    assert_eq!(read(&nodes[6], "coded/5", 0, u64::MAX).await, content(5, 9_000_001));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

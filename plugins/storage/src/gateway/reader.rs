@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Gateway;
 use crate::codec::Scheme;
@@ -17,6 +18,8 @@ use crate::wire::Target;
 
 /// Chunks of one body that are read at once, each with its bytes in memory.
 const AT_ONCE_MAX: usize = 3;
+/// What a body may hold without room for a chunk: a thousand of these are 256 MiB.
+const UNCOUNTED_BYTES_MAX: u32 = 256 << 10;
 
 /// Part of a body, chunk by chunk. Each block of it has been looked at.
 pub struct Body {
@@ -26,10 +29,13 @@ pub struct Body {
     next: u64,
     /// The byte before which it ends.
     end: u64,
-    running: FuturesOrdered<BoxFuture<'static, Result<Bytes, String>>>,
+    running: FuturesOrdered<BoxFuture<'static, Result<Held, String>>>,
     /// Chunks that are read at once.
     at_once: usize,
 }
+
+/// What was read, with its room.
+type Held = (Bytes, Option<OwnedSemaphorePermit>);
 
 enum Source {
     /// The bytes themselves.
@@ -74,14 +80,17 @@ impl Body {
             };
         }
         while self.running.len() < self.at_once && self.next < self.end {
-            self.begin().await?;
+            if !self.begin().await? {
+                break;
+            }
         }
-        self.running.next().await.transpose()
+        // Its room is given back when the client takes it.
+        Ok(self.running.next().await.transpose()?.map(|(bytes, _room)| bytes))
     }
 
-    /// Begins to read the next piece.
-    async fn begin(&mut self) -> Result<(), String> {
-        let Source::Chunks(known, body) = &mut self.source else { return Ok(()) };
+    /// Begins to read the next piece, unless there is no room to have it ready beside another.
+    async fn begin(&mut self) -> Result<bool, String> {
+        let Source::Chunks(known, body) = &mut self.source else { return Ok(false) };
         if known.is_empty() {
             let more = self.gateway.look(Query::Layout { body: body.clone(), from: self.next }).await;
             match more.map_err(|error| error.to_string())? {
@@ -89,30 +98,48 @@ impl Body {
                 _ => return Err("the metadata do not tell where the rest of the body is".into()),
             }
         }
-        let Some(piece) = known.pop_front() else { return Ok(()) };
+        let Some(piece) = known.pop_front() else { return Ok(true) };
         let (begins, ends) = (piece.offset, piece.offset + u64::from(piece.chunk.bytes));
         if ends <= self.next {
-            return Ok(());
+            return Ok(true);
         }
         if begins > self.next {
             return Err(format!("byte {} of the body is in no chunk", self.next));
         }
-        let (from, to) = ((self.next - begins) as u32, (self.end.min(ends) - begins) as u32);
-        self.next = self.end.min(ends);
+        let (from, mut to) = ((self.next - begins) as u32, (self.end.min(ends) - begins) as u32);
+        // Of a stripe all is read, whatever is asked for.
+        let is_striped = matches!(piece.class, Class::Erasure(..));
+        let held = if is_striped { piece.chunk.bytes } else { to - from };
+        let mut room = None;
+        if held > UNCOUNTED_BYTES_MAX {
+            room = self.gateway.room_to_go();
+            if room.is_none() && !self.running.is_empty() {
+                known.push_front(piece);
+                return Ok(false);
+            }
+            if room.is_none() && is_striped {
+                let waited = self.gateway.wait_to_go().await;
+                room = Some(waited.ok_or("too many bodies are on their way: try again later")?);
+            } else if room.is_none() {
+                to = from + UNCOUNTED_BYTES_MAX;
+                known.push_front(piece);
+            }
+        }
+        self.next = begins + u64::from(to);
         let gateway = self.gateway.clone();
-        let read = async move { gateway.read_piece(&piece, from, to).await };
+        let read = async move { Ok((gateway.read_piece(&piece, from, to).await?, room)) };
         // A task of its own, so that it goes on while the client takes what came before.
         let task = self.gateway.spawner().spawn(read);
         self.running.push_back(Box::pin(Ending(task)));
-        Ok(())
+        Ok(true)
     }
 }
 
 /// A task that ends with whoever waits for it.
-struct Ending(tokio::task::JoinHandle<Result<Bytes, String>>);
+struct Ending(tokio::task::JoinHandle<Result<Held, String>>);
 
 impl Future for Ending {
-    type Output = Result<Bytes, String>;
+    type Output = Result<Held, String>;
 
     fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
         let gone = |_| Err("this node is about to end".into());

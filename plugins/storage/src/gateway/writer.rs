@@ -1,11 +1,14 @@
 //! A body on its way in.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
-use hirsel_model::NodeId;
+use futures::{Stream, StreamExt};
+use hirsel_model::{NodeId, Timestamp};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::sleep;
 
 use super::{Gateway, Places};
 use crate::chunk::CHUNK_BYTES_MAX;
@@ -22,6 +25,13 @@ use crate::wire::Target;
 const AT_ONCE_MAX: usize = 3;
 /// What a body may hold without room for a chunk: small objects do not wait behind large ones, and a thousand of these are 64 MiB.
 const UNCOUNTED_BYTES_MAX: usize = 64 << 10;
+
+/// A chunk that has not come whole after so long goes as it is when others wait for its room.
+const FILLED_WITHIN: Duration = Duration::from_secs(1);
+/// How often it is looked whether others wait.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Chunks of one body that go before they are full. With as many, what is left still takes the longest body.
+const SHORT_MAX: usize = 512;
 
 /// Why a body is not kept. Nothing of it can ever be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,6 +70,10 @@ pub struct Writer {
     held: BytesMut,
     /// The room that `held` takes, once it is more than a little.
     room: Option<OwnedSemaphorePermit>,
+    /// When it was given.
+    since: Timestamp,
+    /// Chunks that went before they were full.
+    short: usize,
     taken: u64,
     /// A body of at most so many bytes is kept in its row.
     inline_bytes_max: usize,
@@ -78,7 +92,8 @@ struct Begun {
 impl Writer {
     pub(super) fn new(gateway: Gateway, class: Class, when_short: WhenShort) -> Self {
         let (held, inline_bytes_max) = (BytesMut::new(), INLINE_BYTES_MAX);
-        Self { gateway, class, when_short, held, room: None, taken: 0, inline_bytes_max, begun: None }
+        let since = gateway.now();
+        Self { gateway, class, when_short, held, room: None, since, short: 0, taken: 0, inline_bytes_max, begun: None }
     }
 
     /// It is a part of an object: its bytes are never kept in its row, for who reads an object looks for chunks.
@@ -107,6 +122,7 @@ impl Writer {
             let part = piece.split_to(room.min(piece.len()));
             if self.room.is_none() && self.held.len() + part.len() > UNCOUNTED_BYTES_MAX {
                 self.room = Some(self.gateway.room().await.ok_or(WriteError::Busy)?);
+                self.since = self.gateway.now();
             }
             self.held.extend_from_slice(&part);
             if self.held.len() == CHUNK_BYTES_MAX as usize {
@@ -114,6 +130,26 @@ impl Writer {
             }
         }
         Ok(())
+    }
+
+    /// The next piece of a stream that is to be pushed. While it is waited for, a chunk that does not get full makes way for others: who
+    /// sends slowly holds nobody back.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub async fn next_of<S: Stream + Unpin>(&mut self, stream: &mut S) -> Result<Option<S::Item>, WriteError> {
+        loop {
+            let holds = self.room.is_some() && self.short < SHORT_MAX;
+            let gateway = self.gateway.clone();
+            let way = must_make_way(&gateway, holds.then_some(self.since));
+            tokio::select! {
+                piece = stream.next() => return Ok(piece),
+                () = way => {
+                    self.short += 1;
+                    self.send().await?;
+                }
+            }
+        }
     }
 
     /// The body, once all of it is safe: to be named by a commit.
@@ -167,6 +203,18 @@ impl Writer {
         let task = self.gateway.spawner().spawn(sending.send(class, when_short));
         begun.running.push_back(Box::pin(Ending(task)));
         Ok(())
+    }
+}
+
+/// Ends when others wait for room like that which was given at `since`, and was not filled in time; never if there is none.
+async fn must_make_way(gateway: &Gateway, since: Option<Timestamp>) {
+    let Some(since) = since else { return std::future::pending().await };
+    loop {
+        let left = FILLED_WITHIN.saturating_sub(gateway.now().since(since));
+        if left.is_zero() && gateway.is_short_of_room() {
+            return;
+        }
+        sleep(left.max(LOOK_EVERY)).await;
     }
 }
 

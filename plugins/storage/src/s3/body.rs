@@ -55,7 +55,7 @@ pub async fn take(mut writer: Writer, coming: Coming) -> Done<(Written, Counted)
     let mut counting = Counting::new(said);
     let mut body = body.unwrap_or_else(|| StreamingBlob::from(s3s::Body::empty()));
     let mut came = 0;
-    while let Some(piece) = body.next().await {
+    while let Some(piece) = writer.next_of(&mut body).await.map_err(unwritten)? {
         let piece: Bytes = piece.map_err(|problem| ended_early(&problem))?;
         counting.update(&piece);
         came += piece.len() as u64;

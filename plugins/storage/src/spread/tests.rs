@@ -39,13 +39,32 @@ fn one_that_fails_is_replaced_at_once_and_one_that_stands_still_after_a_while() 
     write.moved(2, ms(300));
     assert!(write.decide(ms(600)).is_empty(), "it went on");
     assert_eq!(write.wake(ms(600)), ms(800));
-    assert_eq!(write.decide(ms(800)), [Do::GiveUp { attempt: 2 }, Do::Begin { attempt: 4, piece: 2, target: 4 }]);
-    write.done(2, ms(805));
-    assert_eq!(write.outcome(ms(805)), None, "what was given up counts no more");
+    assert_eq!(write.decide(ms(800)), [Do::Begin { attempt: 4, piece: 2, target: 4 }]);
+    let mut other = write.clone();
     write.done(4, ms(810));
-    let outcome = write.outcome(ms(810)).unwrap();
+    assert_eq!(write.decide(ms(810)), [Do::GiveUp { attempt: 2 }]);
+    write.done(2, ms(815));
+    let outcome = write.outcome(ms(815)).unwrap();
     assert_eq!(outcome.places, [Some(0), Some(3), Some(4)]);
     assert_eq!(outcome.missed.iter().map(|missed| missed.target).collect::<Vec<_>>(), [1, 2]);
+    other.done(2, ms(805));
+    assert_eq!(other.decide(ms(805)), [Do::GiveUp { attempt: 4 }], "the slow one was faster after all");
+    assert_eq!(other.outcome(ms(805)).unwrap().places, [Some(0), Some(3), Some(2)]);
+}
+
+#[test]
+fn where_everybody_is_slow_a_write_is_slow() {
+    let mut write = Spread::new(3, 5, COPIES);
+    write.decide(ms(0));
+    assert_eq!(begins(&write.decide(ms(500))), [(0, 3), (1, 4)], "all that there are to spare");
+    assert!(write.decide(ms(1_000)).is_empty());
+    assert_eq!((write.outcome(ms(1_000)), write.wake(ms(1_000))), (None, DEADLINE));
+    write.done(1, ms(3_000));
+    write.done(3, ms(3_000));
+    let [first, second, third] = [Do::GiveUp { attempt: 0 }, Do::GiveUp { attempt: 2 }, Do::GiveUp { attempt: 4 }];
+    assert_eq!(write.decide(ms(3_000)), [first, second, third], "two are the least, and nobody else is left");
+    let outcome = write.outcome(ms(3_000)).unwrap();
+    assert_eq!((outcome.places.clone(), outcome.is_written), (vec![Some(3), Some(1), None], true));
 }
 
 #[test]
@@ -137,6 +156,9 @@ proptest! {
             if let Some(target) = place {
                 prop_assert!(of.contains(&(piece, *target)) && matches!(fates[*target].0, 1 | 2));
             }
+        }
+        if (0..targets).all(|target| matches!(fates[target].0, 1 | 2)) {
+            prop_assert!(outcome.is_written, "all were good: {outcome:?}");
         }
         let good = (0..targets).filter(|target| matches!(fates[*target], (1 | 2, after) if after < 500)).count();
         if good >= needed.min(pieces) {

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use hirsel_storage::rules::date::Day;
 
+// Tests copy buckets to each other.
+#[allow(dead_code)]
 #[path = "../tests/s3/town.rs"]
 mod town;
 

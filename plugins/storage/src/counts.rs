@@ -34,6 +34,12 @@ pub struct Counts {
     pub repaired: Counter,
     /// Pieces that were copied because their partition moved.
     pub moved: Counter,
+    /// Keys that were made elsewhere what they are here.
+    pub replicated: Counter,
+    /// Tries of that which failed.
+    pub replication_failed: Counter,
+    replication_due: Gauge,
+    replication_lag: Gauge,
     audit: Family<Finding, Gauge>,
     audited: Gauge,
     scrub_bytes: Gauge,
@@ -56,6 +62,8 @@ impl Counts {
             ("hirsel_storage_bytes_out", "Bytes of bodies that went out through this node", &self.bytes_out),
             ("hirsel_storage_repaired_pieces", "Pieces that this node had made anew", &self.repaired),
             ("hirsel_storage_moved_pieces", "Pieces that this node had copied for a move", &self.moved),
+            ("hirsel_storage_replicated", "Keys that this node made elsewhere what they are here", &self.replicated),
+            ("hirsel_storage_replication_failed", "Tries of that which failed", &self.replication_failed),
         ] {
             registry.register(name, help, counter.clone());
         }
@@ -65,6 +73,16 @@ impl Counts {
                 "hirsel_storage_audited_seconds",
                 "When the last audit ended, since 1970; 0 before the first",
                 &self.audited,
+            ),
+            (
+                "hirsel_storage_replication_due",
+                "Keys that are to be copied elsewhere; 0 on nodes that do not see to it",
+                &self.replication_due,
+            ),
+            (
+                "hirsel_storage_replication_lag_seconds",
+                "For how long the first of them has waited",
+                &self.replication_lag,
             ),
             ("hirsel_storage_scrub_bytes", "Bytes that the pass under way has read", &self.scrub_bytes),
             ("hirsel_storage_scrub_held_bytes", "Bytes that a pass has to read", &self.scrub_held),
@@ -93,6 +111,12 @@ impl Counts {
         set(&self.total, usage.total);
         set(&self.free, usage.free);
         set(&self.is_dead, u64::from(usage.health != Health::Sound));
+    }
+
+    /// Takes over how many keys are to be copied elsewhere, and for how long the first has waited.
+    pub fn replication(&self, due: u64, lag_s: u64) {
+        set(&self.replication_due, due);
+        set(&self.replication_lag, lag_s);
     }
 
     /// Takes over what the last audit found.
@@ -135,6 +159,8 @@ mod tests {
         counts.answered("get_object", 200);
         counts.answered("get_object", 200);
         counts.bytes_out.inc_by(7);
+        counts.replication(4, 9);
+        counts.replication_failed.inc();
         let mut auditing = Auditing::default();
         auditing.last.wanted = 3;
         auditing.last.at_ms = 5_999;
@@ -146,6 +172,9 @@ mod tests {
             "hirsel_storage_bytes_out_total 7\n",
             "hirsel_storage_audit{finding=\"wanted\"} 3\n",
             "hirsel_storage_audited_seconds 5\n",
+            "hirsel_storage_replication_due 4\n",
+            "hirsel_storage_replication_lag_seconds 9\n",
+            "hirsel_storage_replication_failed_total 1\n",
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }

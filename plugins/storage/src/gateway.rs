@@ -340,6 +340,7 @@ mod tests {
             acl: Acl::default(),
             class: Class::default(),
             when_short: WhenShort::default(),
+            replication: None,
         };
         let object = Object {
             bytes: 1,

@@ -9,6 +9,8 @@
 //! [`meta`] is what the cluster agrees on about objects: the state machine of a metadata group, which a README of its own describes.
 //! [`gateway`] is both together, and [`s3`] is what clients speak with it.
 //!
+//! [`replicate`] copies buckets to other clusters, and to any S3.
+//!
 //! [`rules`] is who may do what with objects, what happens to them by itself, and how they are sealed.
 //!
 //! Deliberately absent: deciding which chunks should be where (that is the metadata's and the planner's), and clocks: nothing here is
@@ -26,6 +28,7 @@ pub mod gather;
 pub mod heal;
 pub mod meta;
 pub mod people;
+pub mod replicate;
 pub mod role;
 pub mod rules;
 pub mod s3;

@@ -29,6 +29,7 @@ use crate::heal::{self, Healing, upkeep};
 use crate::meta::access::Metadata;
 use crate::meta::group::MetaGroup;
 use crate::people::People;
+use crate::replicate;
 use crate::s3::keys::Keys;
 use crate::s3::{Front, Names, Server};
 use crate::store::Store;
@@ -240,17 +241,19 @@ async fn take_part(
     let gateway = gateway(&context, &groups, group.clone(), orders.clone(), wanted);
     gateway.meta().serve();
     gateway.counts().register(&mut context.metrics.lock().unwrap_or_else(PoisonError::into_inner));
+    let front = Front::new(gateway.clone(), Keys::new(context.access_keys.clone()), &context.config.s3_region);
     context.objects.open(People::new(gateway.clone(), context.peers.clone(), context.config.s3_region.clone()));
     begun.send_replace(Begun { gateway: Some(gateway.clone()), trouble: None });
-    let objects = serve_objects(context.clone(), gateway.clone()).boxed();
+    let objects = serve_objects(context.clone(), front.clone()).boxed();
+    let replicate = replicate::keep(front, context.host.clone()).boxed();
     let lead = heal::lead(gateway.clone(), orders.clone(), healing).boxed();
     let tidy = tidy::keep(gateway.clone()).boxed();
     let after = look_after(context, gateway, orders.clone(), disk, audits).boxed();
-    tokio::select! { () = steer(group, orders).boxed() => {}, () = lead => {}, () = after => {}, () = objects => {}, () = tidy => {} }
+    tokio::select! { () = steer(group, orders).boxed() => {}, () = lead => {}, () = after => {}, () = objects => {}, () = tidy => {}, () = replicate => {} }
 }
 
 /// Serves S3 where the configuration says, for as long as this is not dropped.
-async fn serve_objects(context: Context, gateway: Gateway) {
+async fn serve_objects(context: Context, front: Front) {
     let Some(addr) = context.config.s3 else { return std::future::pending().await };
     let mut told = false;
     let listener = loop {
@@ -267,7 +270,6 @@ async fn serve_objects(context: Context, gateway: Gateway) {
     let mut names = Names { hosts: context.config.s3_domains.clone(), sites: context.config.web_domains.clone() };
     names.hosts.push(S3_NAME.to_owned());
     names.sites.push(WEB_NAME.to_owned());
-    let front = Front::new(gateway, Keys::new(context.access_keys.clone()), &context.config.s3_region);
     let _server = Server::start(listener, front, names, context.spawner.clone());
     std::future::pending().await
 }

@@ -15,6 +15,7 @@ mod bucket;
 mod checked;
 mod conditions;
 mod configurations;
+pub(crate) mod copies;
 mod decision;
 mod delete;
 mod documents;

@@ -14,6 +14,8 @@ use std::process::Command;
 use hirsel_storage::rules::date::Day;
 use town::start;
 
+// Others copy buckets to each other.
+#[allow(dead_code)]
 #[path = "s3/town.rs"]
 mod town;
 

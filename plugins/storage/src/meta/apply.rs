@@ -4,6 +4,7 @@ mod bucket;
 mod chunk;
 mod delete;
 mod object;
+mod replicate;
 mod scene;
 mod sweep;
 mod upload;
@@ -76,6 +77,9 @@ fn carry_out(scene: &mut Scene, command: Command) -> Result<Answer, Stop> {
         Command::AddRepairs { missed } => chunk::add_repairs(scene, &missed),
         Command::Repaired { missed } => chunk::repaired(scene, &missed),
         Command::MoveComplete { partition, table } => chunk::move_complete(scene, partition, table),
+        Command::FindDue { replication } => replicate::find(scene, replication),
+        Command::Replicated { replication, keys } => replicate::copied(scene, replication, &keys),
+        Command::ReplicationFails { replication, words } => replicate::fails(scene, replication, words),
         Command::RaiseLevel { to } => {
             if let Some(words) = feature::outdated(to) {
                 return Err(Stop::Broken(ApplyError::Outdated(words)));

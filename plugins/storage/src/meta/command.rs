@@ -9,8 +9,8 @@ use hirsel_model::{Incarnation, NodeId, WallTime};
 use serde::{Deserialize, Serialize};
 
 use super::kinds::{
-    About, Acl, Checksum, Class, DocumentKind, Lock, LockDefault, Missed, Quota, Retention, Versioning, WhenShort,
-    Written,
+    About, Acl, Checksum, Class, DocumentKind, Lock, LockDefault, Missed, Quota, ReplicationId, Retention, Target,
+    Versioning, WhenShort, Written,
 };
 use super::names::{BucketName, ChunkId, ObjectKey, UploadId, VersionRef, WriteId};
 use super::refusal::Refusal;
@@ -151,6 +151,25 @@ pub enum Command {
         /// The table that moved it.
         table: u64,
     },
+    /// Goes on with finding what is in a bucket that is to be copied elsewhere. Asked again while there is more.
+    FindDue {
+        /// For which replication; one that was ended has nothing.
+        replication: ReplicationId,
+    },
+    /// What was copied elsewhere. What has changed since stays due.
+    Replicated {
+        /// By which replication.
+        replication: ReplicationId,
+        /// Which keys.
+        keys: Vec<Copied>,
+    },
+    /// Nothing can be copied elsewhere now, or it can again.
+    ReplicationFails {
+        /// By which replication.
+        replication: ReplicationId,
+        /// Why not; none if it can.
+        words: Option<String>,
+    },
     /// Raises the feature level of the group.
     RaiseLevel {
         /// To.
@@ -174,6 +193,21 @@ pub enum BucketChange {
     Class(Class, WhenShort),
     /// A document, or none any more.
     Document(DocumentKind, Option<String>),
+    /// Where it is copied to, or nowhere any more. All that is there becomes due, also where nothing of it is new.
+    Replication(Option<Box<Target>>),
+}
+
+/// A key that was looked at for a replication.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Copied {
+    /// Which.
+    pub key: ObjectKey,
+    /// The stamp that it was due with.
+    pub stamp: u64,
+    /// It cannot be copied as it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cannot: bool,
 }
 
 /// A change of a version.
@@ -412,6 +446,9 @@ pub fn needed(command: &Command) -> Need {
         | Command::AddRepairs { missed: _ }
         | Command::Repaired { missed: _ }
         | Command::MoveComplete { partition: _, table: _ }
+        | Command::FindDue { replication: _ }
+        | Command::Replicated { replication: _, keys: _ }
+        | Command::ReplicationFails { replication: _, words: _ }
         | Command::RaiseLevel { to: _ } => Need::of(FIRST_LEVEL, "storage"),
     }
 }

@@ -3,7 +3,9 @@
 
 use hirsel_model::{WallTime, codec};
 
-use crate::meta::kinds::{Acl, Bucket, Chunk, Dying, Head, Manifest, Part, Upload, Usage, Version, Write};
+use crate::meta::kinds::{
+    Acl, Bucket, Chunk, Due, Dying, Head, Manifest, Part, Replicating, Upload, Usage, Version, Write,
+};
 use crate::meta::rows::Memory;
 use crate::meta::{Answer, Command, Entry, apply, key, names, snapshot, token};
 
@@ -42,6 +44,8 @@ fn rows(bytes: &[u8]) {
     drop(codec::decode::<Write>(bytes));
     drop(codec::decode::<Chunk>(bytes));
     drop(codec::decode::<Dying>(bytes));
+    drop(codec::decode::<Replicating>(bytes));
+    let _ = codec::decode::<Due>(bytes);
     drop(key::key_in(bytes));
     let _ = (key::chunk_in(bytes), key::number_in(bytes, 1));
 }

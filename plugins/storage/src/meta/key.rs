@@ -4,7 +4,7 @@
 //! keeps the order of the keys, and the rows of one key together. A bucket is a number, given when it was made: what a deleted bucket
 //! left can be swept while another one has its name.
 
-use super::kinds::DocumentKind;
+use super::kinds::{DocumentKind, ReplicationId};
 use super::names::{BucketName, ChunkId, ObjectKey, Stamp, UploadId, WriteId};
 use hirsel_model::{Incarnation, NodeId};
 
@@ -51,6 +51,28 @@ pub fn write_of(gateway: NodeId, incarnation: Incarnation, write: WriteId) -> Ve
 /// A write that is open.
 pub fn write(write: WriteId) -> Vec<u8> {
     [b"i".as_slice(), &write.0].concat()
+}
+
+/// How far a replication is.
+pub fn replicating(id: ReplicationId) -> Vec<u8> {
+    in_bucket(b'h', id)
+}
+
+/// A key that is due.
+pub fn due(id: ReplicationId, key: &ObjectKey) -> Vec<u8> {
+    object(b'l', id, key)
+}
+
+/// The place of a key among those that are due.
+pub fn due_at(id: ReplicationId, place: u64) -> Vec<u8> {
+    let mut row = in_bucket(b'o', id);
+    row.extend(place.to_be_bytes());
+    row
+}
+
+/// All that is due of a replication, by key and by place.
+pub fn all_due(id: ReplicationId) -> [(Vec<u8>, Vec<u8>); 2] {
+    [b'l', b'o'].map(|kind| all_of(in_bucket(kind, id)))
 }
 
 /// A chunk that is named.
@@ -137,7 +159,7 @@ pub fn keys_from(kind: u8, bucket: BucketId, prefix: &str) -> Vec<u8> {
     row
 }
 
-/// The object key in a row of `c`, `n`, `u` or `v`, and what follows it.
+/// The object key in a row of `c`, `l`, `n`, `u` or `v`, and what follows it.
 pub fn key_in(row: &[u8]) -> Option<(String, &[u8])> {
     let mut rest = row.get(9..)?;
     let mut key = Vec::new();

@@ -65,6 +65,97 @@ pub struct Bucket {
     /// What becomes of a write that cannot be kept as safe as that.
     #[serde(default, skip_serializing_if = "is_default")]
     pub when_short: WhenShort,
+    /// Where it is copied to, if anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication: Option<Box<Replication>>,
+}
+
+/// The number of a replication: what is due is kept under it, so that nothing of one that was ended is left to the next.
+pub type ReplicationId = u64;
+
+/// Where a bucket is copied to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replication {
+    /// Its number. Another target has another one.
+    pub id: ReplicationId,
+    /// Where to.
+    pub target: Target,
+}
+
+/// A bucket elsewhere, and as whom it is written to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// `https://HOST` or `http://HOST`, and a port if it is not the usual one.
+    pub endpoint: String,
+    /// The region that requests are signed for.
+    pub region: String,
+    /// The bucket there.
+    pub bucket: String,
+    /// Keys that do not begin with this are not copied.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub prefix: String,
+    /// The access key that requests are signed with.
+    pub key_id: String,
+    /// Its secret, sealed with a key of the cluster's: what is here opens nothing.
+    pub secret: serde_bytes::ByteBuf,
+}
+
+impl Target {
+    /// The same keys go to the same place, whoever brings them.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        (&self.endpoint, &self.bucket, &self.prefix) == (&other.endpoint, &other.bucket, &other.prefix)
+    }
+}
+
+/// How far a replication is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replicating {
+    /// The bucket that is copied.
+    pub bucket: BucketName,
+    /// When it was said last that all that is there is to be copied.
+    pub since: WallTime,
+    /// Keys up to this one were found then; none when all were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<String>,
+    /// Keys that are due.
+    pub due: u64,
+    /// Keys that cannot be copied as they are.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub cannot: u64,
+    /// Why nothing can be copied now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing: Option<Failing>,
+}
+
+/// Why something fails, and since when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failing {
+    /// Since when.
+    pub since: WallTime,
+    /// In words.
+    pub words: String,
+}
+
+/// A key that is not at the target as it is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Due {
+    /// Rises with each change of the key: what was copied is done only if it is still the same.
+    #[serde(rename = "n")]
+    pub stamp: u64,
+    /// Where it stands among those that are due.
+    #[serde(rename = "o")]
+    pub place: u64,
+    /// When the first change was made that is not copied.
+    #[serde(rename = "t")]
+    pub since: WallTime,
+    /// It cannot be copied as it is, and is nobody's turn.
+    #[serde(rename = "c", default, skip_serializing_if = "is_default")]
+    pub cannot: bool,
 }
 
 /// What becomes of a write for which too few nodes are there.
@@ -597,6 +688,8 @@ pub enum Dying {
     },
     /// The uploads of a bucket that is deleted, and its documents.
     Bucket(BucketId),
+    /// What was due of a replication that was ended.
+    Replication(ReplicationId),
 }
 
 /// A bucket with its name.

@@ -42,5 +42,11 @@ pub const WRITES_MAX: usize = 256;
 pub const MISSED_MAX: usize = 16 * CHUNKS_MAX;
 /// Chunks that one command of a storage node or of the repair names.
 pub const NAMED_MAX: usize = 1_000;
+/// Bytes of the endpoint that a bucket is copied to, and of a secret, sealed: more than any of both has.
+pub const TARGET_BYTES_MAX: usize = 2_048;
+/// Bytes of what is kept of why nothing can be copied.
+pub const FAILING_BYTES_MAX: usize = 512;
+/// Keys that are found at once for a replication: each is three rows.
+pub const FOUND_MAX: usize = WORK_MAX / 4;
 /// Partitions of the placement table, at most (`hirsel_model::planner::storage`).
 pub const PARTITIONS_MAX: u16 = 4_096;

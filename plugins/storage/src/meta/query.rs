@@ -2,10 +2,14 @@
 //!
 //! Several questions asked together are answered out of one moment of the state.
 
+use hirsel_model::WallTime;
 use serde::{Deserialize, Serialize};
 
 use super::key::BucketId;
-use super::kinds::{Body, Bucket, Chunk, DocumentKind, Head, Missed, Named, Part, PartHead, Upload, Usage, Version};
+use super::kinds::{
+    Body, Bucket, Chunk, DocumentKind, Head, Missed, Named, Part, PartHead, Replicating, Replication, Upload, Usage,
+    Version,
+};
 use super::list::{self, Ask, Listed, Page, Uploading};
 use super::names::{BucketName, ChunkId, ObjectKey, UploadId, VersionRef};
 use super::read::{self, Piece, ReadError};
@@ -93,6 +97,8 @@ pub enum Query {
         /// At most so many.
         max: usize,
     },
+    /// How far the replication of a bucket is, by the name of the bucket.
+    Replication(BucketName),
     /// Buckets, of one owner or of all.
     Buckets {
         /// Whose; everybody's if none is said.
@@ -144,6 +150,8 @@ pub enum Reply {
     Upload(Upload),
     /// To [`Query::Parts`]: with their numbers, and whether there are more.
     Parts(Upload, Vec<(u16, Part)>, bool),
+    /// To [`Query::Replication`]; none of a bucket that is not copied.
+    Replication(Option<Box<Replicated>>),
     /// To [`Query::Buckets`], and whether there are more.
     Buckets(Vec<Named>, bool),
     /// To [`Query::Chunks`].
@@ -154,6 +162,17 @@ pub enum Reply {
     Missing(Vec<Missed>),
     /// To [`Query::Waiting`].
     Waiting(Waiting),
+}
+
+/// How far the replication of a bucket is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replicated {
+    /// Where to.
+    pub replication: Replication,
+    /// How far it is.
+    pub replicating: Replicating,
+    /// When the first change was made that is not there; none when all are.
+    pub oldest: Option<WallTime>,
 }
 
 /// How much waits to be done.
@@ -213,6 +232,17 @@ pub fn answer(rows: &dyn Rows, query: &Query) -> Result<Reply, ReadError> {
             let begun = read::upload(rows, id(rows, bucket)?, key, *upload)?;
             let (parts, more) = list::parts(rows, *upload, *after, *max)?;
             Reply::Parts(begun, parts, more)
+        }
+        Query::Replication(name) => {
+            let bucket = read::bucket(rows, name)?;
+            let replicated = bucket.replication.map(|replication| -> Result<_, RowsError> {
+                let found = read::replicating(rows, replication.id)?;
+                let lost = || RowsError(format!("replication {} is named and not there", replication.id));
+                let replicating = found.ok_or_else(lost)?;
+                let oldest = read::oldest_due(rows, replication.id, &replicating)?;
+                Ok(Box::new(Replicated { replication: *replication, replicating, oldest }))
+            });
+            Reply::Replication(replicated.transpose()?)
         }
         Query::Buckets { owner, prefix, after, max } => {
             let (found, more) = list::buckets(rows, owner.as_deref(), prefix, after.as_ref(), *max)?;

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hirsel_model::storage::{WIDTHS, partition};
-use hirsel_model::{Incarnation, NodeId};
+use hirsel_model::{Incarnation, NodeId, WallTime};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::key::{self, BucketId};
 use super::kinds::{
-    Body, Bucket, Chunk, ChunkRef, Class, DocumentKind, Head, List, Manifest, Missed, Part, PartHead, Upload, Usage,
-    Version, Write,
+    Body, Bucket, Chunk, ChunkRef, Class, DocumentKind, Due, Head, List, Manifest, Missed, Part, PartHead, Replicating,
+    ReplicationId, Upload, Usage, Version, Write,
 };
 use super::names::{BucketName, ChunkId, ObjectKey, Stamp, UploadId, VersionRef};
 use super::refusal::Refusal;
@@ -125,6 +125,65 @@ pub fn widths(rows: &dyn Rows) -> Result<BTreeSet<u8>, RowsError> {
 /// When the rows cannot be read.
 pub fn document(rows: &dyn Rows, bucket: BucketId, kind: DocumentKind) -> Result<Option<String>, RowsError> {
     row(rows, &key::document(bucket, kind))
+}
+
+/// How far a replication is; none if it was ended.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn replicating(rows: &dyn Rows, id: ReplicationId) -> Result<Option<Replicating>, RowsError> {
+    row(rows, &key::replicating(id))
+}
+
+/// All replications, at most `max`.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn replications(rows: &dyn Rows, max: usize) -> Result<Vec<(ReplicationId, Replicating)>, RowsError> {
+    let (from, to) = key::all_of(b"h".to_vec());
+    let mut found = Vec::new();
+    rows.scan(&from, &to, &mut |key, bytes| {
+        found.push((key::number_in(key, 1).unwrap_or_default(), value(key, bytes)?));
+        Ok(if found.len() < max { Step::On } else { Step::Stop })
+    })?;
+    Ok(found)
+}
+
+/// Keys that are due of a replication and that `wanted` says yes to, in their order, at most `max`. Only the first `looked_at` are looked at.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn due(
+    rows: &dyn Rows,
+    id: ReplicationId,
+    (max, looked_at): (usize, usize),
+    wanted: &mut dyn FnMut(&ObjectKey) -> bool,
+) -> Result<Vec<(ObjectKey, Due)>, RowsError> {
+    let [_, (from, to)] = key::all_due(id);
+    let (mut keys, mut looked) = (Vec::new(), 0);
+    if max > 0 {
+        rows.scan(&from, &to, &mut |row, bytes| {
+            let key: ObjectKey = value(row, bytes)?;
+            looked += 1;
+            if wanted(&key) {
+                keys.push(key);
+            }
+            Ok(if keys.len() < max && looked < looked_at { Step::On } else { Step::Stop })
+        })?;
+    }
+    let with = |key: ObjectKey| Ok(row(rows, &key::due(id, &key))?.map(|due| (key, due)));
+    keys.into_iter().filter_map(|key| with(key).transpose()).collect()
+}
+
+/// When the first change was made that a replication has not copied; none when it has copied all.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn oldest_due(rows: &dyn Rows, id: ReplicationId, of: &Replicating) -> Result<Option<WallTime>, RowsError> {
+    let first = due(rows, id, (1, 1), &mut |_| true)?;
+    let due = first.first().map(|(_, due)| due.since);
+    let finding = of.found.as_ref().map(|_| of.since);
+    Ok(due.into_iter().chain(finding).min())
 }
 
 /// The newest version of a key, marker or object.

@@ -15,6 +15,7 @@ mod crash;
 mod group;
 mod model;
 mod random;
+mod replicate;
 mod stories;
 mod work;
 

@@ -13,7 +13,7 @@ use crate::meta::command::Condition;
 use crate::meta::kinds::{About, Bucket, Checksum, Lock, LockMode, Object, Retention};
 
 /// Headers that are kept with an object, besides those of the user.
-const KEPT: [&str; 7] = [
+pub const KEPT: [&str; 7] = [
     "cache-control",
     "content-disposition",
     "content-encoding",

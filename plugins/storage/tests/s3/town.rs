@@ -9,15 +9,17 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use hirsel_mesh::raft::{CallHandler as RaftHandler, Calls, StreamHandler as RaftStreams};
-use hirsel_mesh::seam::BoxStream;
 use hirsel_mesh::seam::real::{self, FolderVolume};
+use hirsel_mesh::seam::{BoxStream, Net};
 use hirsel_mesh::transport::CallError;
 use hirsel_model::access::May;
 use hirsel_model::order::StorageOrder;
 use hirsel_model::storage::{PARTITIONS, Partition, StorageTable, WIDTHS, partition};
 use hirsel_model::view::Liveness;
 use hirsel_model::{ClusterId, Incarnation, NodeId};
+use hirsel_role::Host;
 use hirsel_role::access::{AccessKey, AccessKeys, MasterKey};
+use hirsel_role::host::real::{Groups, GuardConfig, RealHost, RealHostConfig};
 use hirsel_role::peers::{CallHandler, Peers, StreamHandler};
 use hirsel_role::secret::Plain;
 use hirsel_role::{Live, LiveNode, Spawner};
@@ -25,6 +27,7 @@ use hirsel_storage::disk::{Disk, DiskId, Identity, Settings};
 use hirsel_storage::gateway::{Gateway, Parts};
 use hirsel_storage::meta::access::Metadata;
 use hirsel_storage::meta::group::MetaGroup;
+use hirsel_storage::replicate;
 use hirsel_storage::rules::date::Day;
 use hirsel_storage::s3::keys::Keys;
 use hirsel_storage::s3::{Front, Names, Server};
@@ -32,6 +35,7 @@ use hirsel_storage::store::Store;
 use hirsel_storage::tidy;
 use hirsel_storage::wire::{Remote, Service};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// Each node's share of the disk.
@@ -138,10 +142,57 @@ pub type Said = (String, String, String);
 /// A server at work.
 pub struct Town {
     pub addr: SocketAddr,
-    _server: Server,
+    pub gateway: Gateway,
+    front: Front,
+    net: Arc<dyn Net>,
+    host: Arc<dyn Host>,
+    server: Option<Server>,
+    /// What copies buckets elsewhere.
+    replicates: Option<JoinHandle<()>>,
     _order: watch::Sender<Arc<StorageOrder>>,
     _live: watch::Sender<Arc<Live>>,
     _keys: watch::Sender<Arc<AccessKeys>>,
+}
+
+impl Town {
+    /// Nobody is answered any more.
+    pub fn go_away(&mut self) {
+        self.server = None;
+    }
+
+    /// Clients are answered again, where they were.
+    pub async fn come_back(&mut self) {
+        let listener = self.net.listen(self.addr).await.expect("the address is free");
+        let spawner = Spawner::new(tokio::runtime::Handle::current());
+        self.server = Some(Server::start(listener, self.front.clone(), names(), spawner));
+    }
+
+    /// Buckets are copied elsewhere no more.
+    pub fn stop_replicating(&mut self) {
+        if let Some(task) = self.replicates.take() {
+            task.abort();
+        }
+    }
+
+    /// Buckets are copied elsewhere, by somebody who knows nothing but what the metadata say.
+    pub fn replicate(&mut self) {
+        self.stop_replicating();
+        self.replicates = Some(tokio::spawn(replicate::keep(self.front.clone(), self.host.clone())));
+    }
+}
+
+impl Drop for Town {
+    fn drop(&mut self) {
+        self.stop_replicating();
+    }
+}
+
+/// The key with which every town encrypts what is stored.
+pub const MASTER: (u64, [u8; 32]) = (1, [7; 32]);
+
+/// Under which names the town is a host.
+fn names() -> Names {
+    Names { hosts: vec![HOST.to_owned()], sites: vec![SITE.to_owned()] }
 }
 
 /// Three partitions' worth of everything, on all three nodes.
@@ -207,7 +258,7 @@ pub async fn start(folder: &Path, addr: SocketAddr, keys: Vec<Said>, day: Day) -
         let key = AccessKey { version, account, may: May::default(), secret: Plain(secret) };
         (id.parse().expect("the id of an access key"), key)
     });
-    let keys = AccessKeys { keys: keys.collect(), master: [(1, MasterKey([7; 32]))].into() };
+    let keys = AccessKeys { keys: keys.collect(), master: [(MASTER.0, MasterKey(MASTER.1))].into() };
     let keys = watch::Sender::new(Arc::new(keys));
     let tidied = gateway.clone();
     spawner.spawn(async move {
@@ -216,10 +267,14 @@ pub async fn start(folder: &Path, addr: SocketAddr, keys: Vec<Said>, day: Day) -
             tidy::pass(&tidied, day).await.expect("the metadata is here");
         }
     });
-    let front = Front::new(gateway, Keys::new(keys.subscribe()), REGION);
+    let front = Front::new(gateway.clone(), Keys::new(keys.subscribe()), REGION);
     let listener = world.net.listen(addr).await.expect("the address is free");
     let addr = listener.local_addr().expect("it listens");
-    let names = Names { hosts: vec![HOST.to_owned()], sites: vec![SITE.to_owned()] };
-    let server = Server::start(listener, front, names, spawner);
-    Town { addr, _server: server, _order: order, _live: live, _keys: keys }
+    let server = Some(Server::start(listener, front.clone(), names(), spawner));
+    let guard = GuardConfig { folder: folder.join("guard"), command: Vec::new() };
+    let (groups, net) = (Groups::Never, world.net.clone());
+    let host = RealHostConfig { folder: folder.join("host"), shim: Vec::new(), guard, groups, net: net.clone() };
+    let host = Arc::new(RealHost::new(host).expect("a folder"));
+    let replicates = None;
+    Town { addr, gateway, front, net, host, server, replicates, _order: order, _live: live, _keys: keys }
 }

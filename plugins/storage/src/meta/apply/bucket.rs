@@ -1,6 +1,7 @@
 //! Buckets: made, changed, removed.
 
 use super::object::check_acl;
+use super::replicate;
 use super::scene::{Scene, Stop};
 use crate::meta::command::{Answer, BucketChange};
 use crate::meta::key;
@@ -45,6 +46,7 @@ pub fn create(
         acl,
         class,
         when_short: WhenShort::default(),
+        replication: None,
     };
     scene.head.buckets += 1;
     scene.write(key::bucket(name), &bucket);
@@ -62,6 +64,7 @@ pub fn delete(scene: &mut Scene, name: &BucketName) -> Result<Answer, Stop> {
     scene.remove(key::bucket(name));
     scene.remove(key::usage(bucket.id));
     scene.dies(&Dying::Bucket(bucket.id));
+    replicate::end(scene, &bucket);
     Ok(Answer::Done)
 }
 
@@ -98,6 +101,7 @@ pub fn change(scene: &mut Scene, name: &BucketName, change: BucketChange) -> Res
             known(class)?;
             (bucket.class, bucket.when_short) = (class, when_short);
         }
+        BucketChange::Replication(target) => replicate::set(scene, name, &mut bucket, target)?,
         BucketChange::Document(kind, None) => {
             scene.remove(key::document(bucket.id, kind));
             return Ok(Answer::Done);

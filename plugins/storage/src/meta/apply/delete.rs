@@ -1,6 +1,7 @@
 //! Deletions: of the newest version, of a certain one, of many keys at once.
 
 use super::object::{check_condition, check_free, forget, make_room};
+use super::replicate;
 use super::scene::{Place, Scene, Stop};
 use crate::meta::command::{Answer, Condition, Deleted, Deletion};
 use crate::meta::key::BucketId;
@@ -30,7 +31,7 @@ fn one(scene: &mut Scene, bucket: &Bucket, deletion: &Deletion, bypass: bool) ->
     let Deletion { key, version, if_match } = deletion;
     let condition = Condition { if_match: if_match.clone(), if_none_match: None };
     match version {
-        Some(version) => certain(scene, bucket.id, key, *version, &condition, bypass),
+        Some(version) => certain(scene, bucket, key, *version, &condition, bypass),
         None => newest(scene, bucket, key, &condition),
     }
 }
@@ -39,6 +40,9 @@ fn newest(scene: &mut Scene, bucket: &Bucket, key: &ObjectKey, condition: &Condi
     let current = scene.current(bucket.id, key)?;
     check_condition(current.as_ref(), condition)?;
     make_room(scene, bucket, key)?;
+    if current.is_some() {
+        replicate::changed(scene, bucket, key)?;
+    }
     if bucket.versioning == Versioning::Off {
         return Ok(Deleted::default());
     }
@@ -53,31 +57,34 @@ fn newest(scene: &mut Scene, bucket: &Bucket, key: &ObjectKey, condition: &Condi
 
 fn certain(
     scene: &mut Scene,
-    bucket: BucketId,
+    bucket: &Bucket,
     key: &ObjectKey,
     wanted: VersionRef,
     condition: &Condition,
     bypass: bool,
 ) -> Result<Deleted, Stop> {
-    let found = scene.find(bucket, key, wanted)?;
+    let found = scene.find(bucket.id, key, wanted)?;
     check_condition(found.as_ref().map(|(_, version)| version), condition)?;
     let Some((place, version)) = found else { return Ok(Deleted::default()) };
     if let Some(object) = &version.object {
         check_free(scene.at, &object.lock, bypass)?;
     }
-    forget(scene, bucket, key, place, &version)?;
-    promote(scene, bucket, key)?;
+    forget(scene, bucket.id, key, place, &version)?;
+    let is_promoted = promote(scene, bucket.id, key)?;
+    if place == Place::Current || is_promoted {
+        replicate::changed(scene, bucket, key)?;
+    }
     let marker = version.object.is_none().then(|| version.name());
     Ok(Deleted { marker, made: false })
 }
 
-/// Makes the newest version the current one if it is an object and there is none.
-fn promote(scene: &mut Scene, bucket: BucketId, key: &ObjectKey) -> Result<(), Stop> {
+/// Makes the newest version the current one if it is an object and there is none. Whether it did.
+fn promote(scene: &mut Scene, bucket: BucketId, key: &ObjectKey) -> Result<bool, Stop> {
     if scene.current(bucket, key)?.is_some() {
-        return Ok(());
+        return Ok(false);
     }
     let Some(newest) = scene.newest_older(bucket, key)?.filter(|newest| newest.object.is_some()) else {
-        return Ok(());
+        return Ok(false);
     };
     scene.drop_row(bucket, key, Place::Older, &newest);
     scene.keep(bucket, key, Place::Current, &newest);
@@ -85,5 +92,5 @@ fn promote(scene: &mut Scene, bucket: BucketId, key: &ObjectKey) -> Result<(), S
     usage.noncurrent -= 1;
     usage.objects += 1;
     scene.set_usage(bucket, usage);
-    Ok(())
+    Ok(true)
 }

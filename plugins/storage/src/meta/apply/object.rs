@@ -3,6 +3,7 @@
 use hirsel_model::WallTime;
 
 use super::chunk;
+use super::replicate;
 use super::scene::{Place, Scene, Stop};
 use crate::meta::command::{Answer, Condition, Copying, Made, ObjectChange, Put};
 use crate::meta::key::BucketId;
@@ -107,6 +108,7 @@ pub fn place(
     let etag = object.etag.clone();
     let version = Version { stamp, null, at: scene.at, object: Some(Box::new(object)) };
     scene.keep(bucket.id, key, Place::Current, &version);
+    replicate::changed(scene, bucket, key)?;
     let named = (bucket.versioning != Versioning::Off).then(|| version.name());
     Ok(Made { version: named, etag, at: scene.at, from })
 }
@@ -171,6 +173,9 @@ pub fn change(
         ObjectChange::Tags(tags) => {
             check_tags(&tags)?;
             object.about.tags = tags;
+            if place == Place::Current {
+                replicate::changed(scene, &bucket, key)?;
+            }
         }
         ObjectChange::Acl(acl) => {
             check_acl(&acl)?;

@@ -49,6 +49,18 @@ pub fn sweep(scene: &mut Scene) -> Result<Answer, Stop> {
                 }
                 more.then_some(Dying::Bucket(id))
             }
+            Dying::Replication(id) => {
+                let mut more = false;
+                for range in key::all_due(id) {
+                    let rows = scene.keys(range, left)?;
+                    more |= rows.len() == left;
+                    left -= rows.len();
+                    for row in rows {
+                        scene.remove(row);
+                    }
+                }
+                more.then_some(Dying::Replication(id))
+            }
         };
         left = left.saturating_sub(1);
         match rest {

@@ -234,7 +234,8 @@ impl Model {
                     BucketChange::Lock(_)
                     | BucketChange::Acl(_)
                     | BucketChange::Class(..)
-                    | BucketChange::Document(..) => {}
+                    | BucketChange::Document(..)
+                    | BucketChange::Replication(_) => {}
                 }
                 Ok(())
             }
@@ -334,9 +335,13 @@ impl Model {
                 *least = (*least).max(*table);
                 Ok(())
             }
-            Command::Sweep | Command::AddRepairs { .. } | Command::Repaired { .. } | Command::RaiseLevel { .. } => {
-                Ok(())
-            }
+            Command::Sweep
+            | Command::AddRepairs { .. }
+            | Command::Repaired { .. }
+            | Command::FindDue { .. }
+            | Command::Replicated { .. }
+            | Command::ReplicationFails { .. }
+            | Command::RaiseLevel { .. } => Ok(()),
         }
     }
 

@@ -75,6 +75,8 @@ use super::handlers::{
         buckets::usage,
         buckets::create,
         buckets::change,
+        buckets::replicate,
+        buckets::replicate_no_more,
         buckets::remove,
         buckets::audits,
         buckets::audit,

@@ -193,6 +193,7 @@ pub fn router(agent: Arc<dyn Agent>) -> Router {
         .route("/v1/storage/scrub", post(buckets::scrub))
         .route("/v1/buckets", post(buckets::create))
         .route("/v1/buckets/{bucket}", put(buckets::change).delete(buckets::remove))
+        .route("/v1/buckets/{bucket}/replication", put(buckets::replicate).delete(buckets::replicate_no_more))
         // It is passed on piece by piece, and bounded where it is written.
         .route("/v1/objects/{bucket}/{*key}", get(buckets::get).put(buckets::put).layer(DefaultBodyLimit::disable()));
     let administer = Router::new()

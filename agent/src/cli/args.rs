@@ -298,7 +298,7 @@ pub enum Verb {
         after_help = "Example: hirsel cache purge shop.example.com/static/* --wait\n         hirsel cache purge --tag product-17\n         hirsel cache show"
     )]
     Cache(CacheCommand),
-    /// The object store: buckets (create, list, usage, set, rm), and access keys, with which programs ask it (key)
+    /// The object store: buckets (create, list, usage, set, replicate, rm), and access keys, with which programs ask it (key)
     #[command(
         after_help = "Example: hirsel bucket create media --quota 10GiB\n         hirsel bucket key create shop --bucket media\n         hirsel bucket list"
     )]

@@ -1,17 +1,23 @@
-//! `bucket create|list|usage|set|rm`.
+//! `bucket create|list|usage|set|replicate|rm`.
+
+use std::io::IsTerminal;
+use std::path::Path;
 
 use http::Method;
 use serde_json::json;
 
-use super::args::{BucketCreateArgs, BucketSetArgs};
+use super::args::{BucketCreateArgs, BucketReplicateArgs, BucketSetArgs};
 use super::client::{Answer, Client};
 use super::look::{escape, show};
-use super::output::{self, Colour, line, note, paint, since, table};
-use super::{Done, wall};
+use super::output::{self, Colour, ago, line, note, paint, since, table};
+use super::{Done, read_file, secret, wall};
 use crate::api::envelope::Envelope;
-use crate::api::error::ApiError;
+use crate::api::error::{ApiError, Code};
 use crate::api::handlers::changes::Changed;
-use crate::api::views::buckets::Bucket;
+use crate::api::views::buckets::{Bucket, Replication};
+
+/// Where the secret of the access key of another store may be.
+const SECRET: &str = "HIRSEL_REPLICATION_SECRET";
 
 /// `bucket create`
 pub async fn create(client: &Client, json: bool, args: &BucketCreateArgs) -> Result<Done, ApiError> {
@@ -71,10 +77,14 @@ pub async fn list(client: &Client, json: bool) -> Result<Done, ApiError> {
                 bucket.safety.clone(),
                 if bucket.versioning { "kept".into() } else { "-".into() },
                 since(&bucket.made_at, wall()),
+                bucket.replication.as_ref().map_or("-".into(), behind),
             ]
         };
         let rows: Vec<_> = envelope.data.iter().map(row).collect();
-        line(table(&["BUCKET", "ACCOUNT", "OBJECTS", "SIZE", "QUOTA", "SAFETY", "VERSIONS", "MADE"], &rows));
+        line(table(
+            &["BUCKET", "ACCOUNT", "OBJECTS", "SIZE", "QUOTA", "SAFETY", "VERSIONS", "MADE", "REPLICATION"],
+            &rows,
+        ));
     })
     .await?;
     Ok(Done::Well)
@@ -91,9 +101,80 @@ pub async fn usage(client: &Client, json: bool, bucket: &str) -> Result<Done, Ap
         line(format!("uploads   {} under way, {}", bucket.uploads, size(bucket.upload_bytes)));
         line(format!("kept as   {}", kept(bucket)));
         line(format!("made      {}", since(&bucket.made_at, wall())));
+        let Some(to) = &bucket.replication else { return };
+        let keys = if to.prefix.is_empty() { String::new() } else { format!(", keys that begin with {}", to.prefix) };
+        line(format!("copied to {}{keys}, with key {}", to.to, to.key_id));
+        line(format!("copies    {}", behind(to)));
+        if to.cannot > 0 {
+            line(format!("          {} that cannot be copied: sealed with a client's key, or too long", to.cannot));
+        }
+        if let (Some(since_at), Some(error)) = (&to.failed_at, &to.error) {
+            line(format!("          failing, first {}: {error}", since(since_at, wall())));
+        }
     })
     .await?;
     Ok(Done::Well)
+}
+
+/// `bucket replicate`
+pub async fn replicate(client: &Client, json: bool, args: &BucketReplicateArgs) -> Result<Done, ApiError> {
+    let path = format!("{}/replication", path(&args.bucket));
+    if args.off {
+        let answer = client.ask::<Bucket>(Method::DELETE, &path, Vec::new()).await?;
+        return Ok(replicated(&answer, json));
+    }
+    let mut instead = format!("hirsel bucket replicate {} --secret-file FILE", args.bucket);
+    for (flag, value) in [("--to", &args.to), ("--key-id", &args.key_id)] {
+        instead += &value.as_ref().map(|value| format!(" {flag} {value}")).unwrap_or_default();
+    }
+    let secret = match (&args.secret_file, std::env::var(SECRET)) {
+        (Some(file), _) => read_file(file)?,
+        (None, Ok(secret)) => secret.into_bytes(),
+        (None, Err(_)) if std::io::stdin().is_terminal() => secret::ask("secret of the access key", &instead)?,
+        (None, Err(_)) => read_file(Path::new("-"))?,
+    };
+    let secret = String::from_utf8(secret::without_line_end(secret))
+        .map_err(|_| ApiError::new(Code::Usage, "the secret is no text").next(&instead))?;
+    let fields = json!({
+        "to": args.to,
+        "region": args.region,
+        "prefix": args.prefix,
+        "key_id": args.key_id,
+        "secret": secret,
+    });
+    let answer = client.ask::<Bucket>(Method::PUT, &path, fields.to_string().into_bytes()).await?;
+    Ok(replicated(&answer, json))
+}
+
+fn replicated(answer: &Answer<Bucket>, json: bool) -> Done {
+    if json {
+        output::raw(&answer.text);
+        return Done::Well;
+    }
+    let Bucket { bucket, replication, .. } = &answer.envelope.data;
+    let (did, then) = match replication {
+        Some(to) => (
+            format!("bucket {bucket} is copied to {} from now on, beginning with what is in it", to.to),
+            [format!("look: hirsel bucket usage {bucket}"), format!("undo: hirsel bucket replicate {bucket} --off")]
+                .to_vec(),
+        ),
+        None => (format!("bucket {bucket} is not copied anywhere any more; what was copied stays there"), Vec::new()),
+    };
+    line(did);
+    for words in then {
+        note(paint(&words, Colour::Dim));
+    }
+    Done::Well
+}
+
+/// How far it is, in a word or two.
+fn behind(to: &Replication) -> String {
+    let more = if to.finding { " or more" } else { "" };
+    match (to.due, to.finding) {
+        _ if to.failed_at.is_some() => format!("failing, {}{more} due", to.due),
+        (0, false) => "in step".into(),
+        _ => format!("{}{more} due, {} behind", to.due, ago(to.lag_ms)),
+    }
 }
 
 /// `bucket rm`
@@ -138,6 +219,18 @@ mod tests {
         let said = [0, 1023, 1024, 1536, (1 << 20) - 1, 1 << 20, 5 << 40, u64::MAX].map(size);
         let expected = ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "1.0 MiB", "5.0 TiB", "16.0 EiB"];
         assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn how_far_a_copy_is_is_said_in_a_word_or_two() {
+        let of = |due, finding, failed_at: Option<&str>| {
+            let failed_at = failed_at.map(str::to_owned);
+            behind(&Replication { due, finding, failed_at, lag_ms: 12_000, ..Replication::default() })
+        };
+        assert_eq!(of(0, false, None), "in step");
+        assert_eq!(of(3, false, None), "3 due, 12s behind");
+        assert_eq!(of(3, true, None), "3 or more due, 12s behind");
+        assert_eq!(of(3, false, Some("2026-01-01T00:00:00Z")), "failing, 3 due");
     }
 
     #[test]

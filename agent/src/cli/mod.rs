@@ -178,6 +178,7 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
             BucketVerb::List => bucket::list(&client, json).await,
             BucketVerb::Usage(args) => bucket::usage(&client, json, &args.bucket).await,
             BucketVerb::Set(args) => bucket::set(&client, json, args).await,
+            BucketVerb::Replicate(args) => bucket::replicate(&client, json, args).await,
             BucketVerb::Rm(args) => bucket::remove(&client, json, &args.bucket).await,
             BucketVerb::Audit(args) => survey::audit(&client, json, args).await,
             BucketVerb::Scrub(args) => survey::scrub(&client, json, args).await,

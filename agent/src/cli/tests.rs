@@ -106,6 +106,8 @@ fn every_verb_of_the_contract_parses() {
         "bucket list",
         "bucket usage media --json",
         "bucket set media --quota none --versioning off",
+        "bucket replicate media --to https://s3.example.com/copy --key-id ID --secret-file - --region r --prefix p/",
+        "bucket replicate media --off --json",
         "bucket rm media",
         "cp cat.jpg media/pets/cat.jpg --content-type image/jpeg",
         "cp media/pets/cat.jpg -",
@@ -155,6 +157,8 @@ fn what_is_wrong_is_a_usage_error_with_the_nearest_word() {
         ("bucket create a --copies 2 --erasure 4+2", "cannot be used with"),
         ("bucket create a --quota 10", "no unit"),
         ("bucket set a --versioning yes", "expected on or off"),
+        ("bucket replicate a --to https://b/c", "--key-id"),
+        ("bucket replicate a --off --to https://b/c", "cannot be used with"),
         ("token new --admin --viewer", "cannot be used with"),
         ("", "Usage"),
     ] {

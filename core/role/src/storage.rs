@@ -14,6 +14,7 @@ use hirsel_model::{AccountName, NodeId, WallTime};
 use serde::{Deserialize, Serialize};
 
 use crate::assets::Asset;
+use crate::secret::Plain;
 use crate::window;
 
 /// Bytes as they come, in pieces of any size. An error is in words, and the last thing that comes.
@@ -70,8 +71,52 @@ pub struct Bucket {
     pub quota: Option<u64>,
     /// Whether versions are kept.
     pub versioning: bool,
+    /// Where it is copied to, if anywhere.
+    pub replication: Option<Replication>,
     /// What is in it.
     pub usage: Usage,
+}
+
+/// Where a bucket is to be copied to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewReplication {
+    /// `https://HOST` or `http://HOST`, and a port if it is not the usual one.
+    pub endpoint: String,
+    /// The region that requests are signed for.
+    pub region: String,
+    /// The bucket there.
+    pub bucket: String,
+    /// Keys that do not begin with this are not copied.
+    pub prefix: String,
+    /// The access key that requests are signed with.
+    pub key_id: String,
+    /// Its secret.
+    pub secret: Plain,
+}
+
+/// Where a bucket is copied to, and how far that is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replication {
+    /// `https://HOST` or `http://HOST`, and a port if it is not the usual one.
+    pub endpoint: String,
+    /// The region that requests are signed for.
+    pub region: String,
+    /// The bucket there.
+    pub bucket: String,
+    /// Keys that do not begin with this are not copied.
+    pub prefix: String,
+    /// The access key that requests are signed with.
+    pub key_id: String,
+    /// Whether what was in the bucket already is still being looked for.
+    pub finding: bool,
+    /// Keys that are known not to be there as they are here.
+    pub due: u64,
+    /// Keys that cannot be copied as they are.
+    pub cannot: u64,
+    /// For how long the first of those that are due has waited, in milliseconds; 0 when none is.
+    pub lag_ms: u64,
+    /// Since when nothing, or not everything, can be copied, and why.
+    pub failing: Option<(WallTime, String)>,
 }
 
 /// What is in a bucket. Exact.
@@ -285,6 +330,12 @@ pub trait Objects: Send + Sync {
     fn bucket<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Bucket, StorageError>>;
     /// Changes a bucket.
     fn change<'a>(&'a self, name: &'a str, change: BucketChange) -> BoxFuture<'a, Result<Bucket, StorageError>>;
+    /// Has a bucket copied to another one from now on, beginning with what is in it; or not any more, where none is said.
+    fn replicate<'a>(
+        &'a self,
+        name: &'a str,
+        to: Option<NewReplication>,
+    ) -> BoxFuture<'a, Result<Bucket, StorageError>>;
     /// Removes a bucket in which nothing is.
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), StorageError>>;
     /// Writes an object. It is there when this is done, whole, and else not at all.

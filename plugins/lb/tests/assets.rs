@@ -14,8 +14,8 @@ use futures::future::BoxFuture;
 use hirsel_model::WallTime;
 use hirsel_role::assets::Asset;
 use hirsel_role::storage::{
-    Ask, Auditing, Bucket, BucketChange, Fault, Found, Layout, NewBucket, NewObject, Objects, Scrubbing, StorageError,
-    Stored, Told,
+    Ask, Auditing, Bucket, BucketChange, Fault, Found, Layout, NewBucket, NewObject, NewReplication, Objects,
+    Scrubbing, StorageError, Stored, Told,
 };
 
 const PAGE: &str = "[route.h]\nto = \"bucket:media\"\nindex = \"index.html\"\n";
@@ -57,6 +57,9 @@ impl Objects for Shelf {
         error(Fault::Failed, "not for load balancers")
     }
     fn change<'a>(&'a self, _: &'a str, _: BucketChange) -> BoxFuture<'a, Result<Bucket, StorageError>> {
+        error(Fault::Failed, "not for load balancers")
+    }
+    fn replicate<'a>(&'a self, _: &'a str, _: Option<NewReplication>) -> BoxFuture<'a, Result<Bucket, StorageError>> {
         error(Fault::Failed, "not for load balancers")
     }
     fn remove<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), StorageError>> {

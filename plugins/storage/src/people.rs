@@ -6,11 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use hirsel_model::WallTime;
 use hirsel_role::assets::Asset;
 use hirsel_role::peers::Peers;
 use hirsel_role::storage::{
-    Ask, Auditing, Bucket, BucketChange, Fault, Found, Layout, NewBucket, NewObject, Objects, Pieces, Safety,
-    Scrubbing, StorageError, Stored, Told, Usage,
+    Ask, Auditing, Bucket, BucketChange, Fault, Found, Layout, NewBucket, NewObject, NewReplication, Objects, Pieces,
+    Replication, Safety, Scrubbing, StorageError, Stored, Told, Usage,
 };
 
 use crate::assets;
@@ -20,8 +21,11 @@ use crate::meta::access::MetaError;
 use crate::meta::command::{Answer, BucketChange as Change, Command, Condition, Put};
 use crate::meta::kinds::{self, About, Acl, Class, Quota, Versioning};
 use crate::meta::names::{BucketName, NameError, ObjectKey};
-use crate::meta::query::{QUESTIONS_MAX, Query, Reply};
+use crate::meta::query::{QUESTIONS_MAX, Query, Replicated, Reply};
 use crate::meta::refusal::Refusal;
+use crate::replicate::secret;
+use crate::replicate::there::Endpoint;
+use crate::s3::Front;
 
 mod layout;
 
@@ -33,14 +37,14 @@ const CONTENT_TYPE: &str = "content-type";
 /// All objects, for people.
 pub struct People {
     gateway: Gateway,
+    front: Front,
     peers: Arc<dyn Peers>,
-    region: String,
 }
 
 impl People {
-    /// Through this gateway; other nodes that keep data are asked through `peers`. Buckets are made in `region`.
-    pub fn new(gateway: Gateway, peers: Arc<dyn Peers>, region: String) -> Arc<Self> {
-        Arc::new(Self { gateway, peers, region })
+    /// Through the gateway of this front, in whose region buckets are made; other nodes that keep data are asked through `peers`.
+    pub fn new(front: Front, peers: Arc<dyn Peers>) -> Arc<Self> {
+        Arc::new(Self { gateway: front.gateway.clone(), front, peers })
     }
 
     async fn create_now(&self, new: NewBucket) -> Result<Bucket, StorageError> {
@@ -49,7 +53,7 @@ impl People {
         let command = Command::CreateBucket {
             name: made,
             owner: owner.to_string(),
-            region: self.region.clone(),
+            region: self.front.region.to_string(),
             lockable: false,
             acl: Acl::default(),
             class: safety.map(class).unwrap_or_default(),
@@ -85,9 +89,45 @@ impl People {
         self.about(name).await
     }
 
+    async fn replicate_now(&self, name: &str, to: Option<NewReplication>) -> Result<Bucket, StorageError> {
+        let target = to.map(|to| self.target(to)).transpose()?.map(Box::new);
+        let change = Change::Replication(target);
+        self.gateway.ask(Command::SetBucket { name: bucket_name(name)?, change }).await.map_err(meta)?;
+        self.about(name).await
+    }
+
+    fn target(&self, to: NewReplication) -> Result<kinds::Target, StorageError> {
+        let NewReplication { endpoint, region, bucket, prefix, key_id, secret } = to;
+        let wrong = |words: String| fault(Fault::Argument, "InvalidArgument", words);
+        Endpoint::parse(&endpoint).map_err(wrong)?;
+        let endpoint = endpoint.trim_end_matches('/').to_owned();
+        for (what, word) in [("bucket", &bucket), ("region", &region), ("id of an access key", &key_id)] {
+            if word.is_empty() || !word.bytes().all(|c| c.is_ascii_alphanumeric() || b"-._".contains(&c)) {
+                return Err(wrong(format!("{word:.80?} is no {what} of an S3")));
+            }
+        }
+        if secret.0.is_empty() || secret.0.len() > secret::SECRET_BYTES_MAX {
+            let (bytes, most) = (secret.0.len(), secret::SECRET_BYTES_MAX);
+            return Err(wrong(format!("a secret of {bytes} bytes, 1 to {most} are")));
+        }
+        let words = || "the cluster has no key to seal the secret with yet".to_owned();
+        let unready = || fault(Fault::Unavailable, "ServiceUnavailable", words());
+        let (version, master) = self.front.keys.encrypts().ok_or_else(unready)?;
+        let sealed = secret::seal(&secret, (version, &master), self.gateway.chance());
+        let secret = sealed.map_err(|error| fault(Fault::Failed, "InternalError", error.to_string()))?;
+        Ok(kinds::Target { endpoint, region, bucket, prefix, key_id, secret })
+    }
+
     async fn about(&self, name: &str) -> Result<Bucket, StorageError> {
-        let (bucket, usage) = self.about_bucket(name).await?;
-        Ok(told(name, bucket, usage))
+        let questions = vec![Query::Usage(bucket_name(name)?), Query::Replication(bucket_name(name)?)];
+        let mut replies = self.gateway.look_all(questions).await.map_err(meta)?.into_iter();
+        match (replies.next(), replies.next()) {
+            (Some(Ok(Reply::Usage(bucket, usage))), Some(Ok(Reply::Replication(replicated)))) => {
+                Ok(told(name, (bucket, usage), replicated, self.gateway.wall()))
+            }
+            (Some(Err(refusal)), _) | (_, Some(Err(refusal))) => Err(meta(refusal.into())),
+            _ => Err(strange()),
+        }
     }
 
     async fn about_bucket(&self, name: &str) -> Result<(kinds::Bucket, kinds::Usage), StorageError> {
@@ -102,16 +142,19 @@ impl People {
         let query = Query::Buckets { owner: None, prefix: String::new(), after, max: PAGE };
         let Reply::Buckets(named, more) = self.gateway.look(query).await.map_err(meta)? else { return Err(strange()) };
         let mut page = Vec::with_capacity(named.len());
-        for some in named.chunks(QUESTIONS_MAX) {
-            let questions = some.iter().map(|one| Query::Usage(one.name.clone())).collect();
-            let replies = self.gateway.look_all(questions).await.map_err(meta)?;
-            for (one, reply) in some.iter().zip(replies) {
-                match reply {
-                    Ok(Reply::Usage(bucket, usage)) => page.push(told(one.name.as_str(), bucket, usage)),
+        for some in named.chunks(QUESTIONS_MAX / 2) {
+            let both = |one: &kinds::Named| [Query::Usage(one.name.clone()), Query::Replication(one.name.clone())];
+            let replies = self.gateway.look_all(some.iter().flat_map(both).collect()).await.map_err(meta)?;
+            for (one, replies) in some.iter().zip(replies.chunks(2)) {
+                match replies {
+                    [Ok(Reply::Usage(bucket, usage)), Ok(Reply::Replication(replicated))] => {
+                        let (bucket, usage) = (bucket.clone(), *usage);
+                        page.push(told(one.name.as_str(), (bucket, usage), replicated.clone(), self.gateway.wall()));
+                    }
                     // It was removed between the two questions; its name still says how far the page goes.
-                    Err(Refusal::NoSuchBucket) => {}
-                    Ok(_) => return Err(strange()),
-                    Err(refusal) => return Err(meta(refusal.into())),
+                    [Err(Refusal::NoSuchBucket), ..] => {}
+                    [Err(refusal), ..] | [_, Err(refusal)] => return Err(meta(refusal.clone().into())),
+                    _ => return Err(strange()),
                 }
             }
         }
@@ -184,6 +227,14 @@ impl Objects for People {
         self.change_now(name, change).boxed()
     }
 
+    fn replicate<'a>(
+        &'a self,
+        name: &'a str,
+        to: Option<NewReplication>,
+    ) -> BoxFuture<'a, Result<Bucket, StorageError>> {
+        self.replicate_now(name, to).boxed()
+    }
+
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), StorageError>> {
         async move {
             let command = Command::DeleteBucket { name: bucket_name(name)? };
@@ -234,8 +285,14 @@ fn etag(of: &blake3::Hasher) -> String {
     format!("{}-1", &hash[..32])
 }
 
-fn told(name: &str, bucket: kinds::Bucket, usage: kinds::Usage) -> Bucket {
+fn told(
+    name: &str,
+    (bucket, usage): (kinds::Bucket, kinds::Usage),
+    replicated: Option<Box<Replicated>>,
+    now: WallTime,
+) -> Bucket {
     Bucket {
+        replication: replicated.map(|replicated| replication(*replicated, now)),
         name: name.to_owned(),
         owner: bucket.owner,
         made: bucket.made,
@@ -249,6 +306,23 @@ fn told(name: &str, bucket: kinds::Bucket, usage: kinds::Usage) -> Bucket {
             uploads: usage.uploads,
             upload_bytes: usage.part_bytes,
         },
+    }
+}
+
+fn replication(replicated: Replicated, now: WallTime) -> Replication {
+    let Replicated { replication, replicating, oldest } = replicated;
+    let kinds::Target { endpoint, region, bucket, prefix, key_id, secret: _ } = replication.target;
+    Replication {
+        endpoint,
+        region,
+        bucket,
+        prefix,
+        key_id,
+        finding: replicating.found.is_some(),
+        due: replicating.due,
+        cannot: replicating.cannot,
+        lag_ms: oldest.map_or(0, |oldest| now.0.saturating_sub(oldest.0)),
+        failing: replicating.failing.map(|failing| (failing.since, failing.words)),
     }
 }
 

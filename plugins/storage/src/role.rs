@@ -242,7 +242,7 @@ async fn take_part(
     gateway.meta().serve();
     gateway.counts().register(&mut context.metrics.lock().unwrap_or_else(PoisonError::into_inner));
     let front = Front::new(gateway.clone(), Keys::new(context.access_keys.clone()), &context.config.s3_region);
-    context.objects.open(People::new(gateway.clone(), context.peers.clone(), context.config.s3_region.clone()));
+    context.objects.open(People::new(front.clone(), context.peers.clone()));
     begun.send_replace(Begun { gateway: Some(gateway.clone()), trouble: None });
     let objects = serve_objects(context.clone(), front.clone()).boxed();
     let replicate = replicate::keep(front, context.host.clone()).boxed();

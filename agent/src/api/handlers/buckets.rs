@@ -11,7 +11,10 @@ use futures::TryStreamExt;
 use hirsel_model::access::ACCOUNT;
 use hirsel_model::control::{Command, Entry};
 use hirsel_model::event::{Cause, EventKind, NewEvent};
-use hirsel_role::storage::{Ask, BucketChange, Fault, NewBucket, NewObject, Objects, Safety, StorageError};
+use hirsel_role::secret::Plain;
+use hirsel_role::storage::{
+    Ask, BucketChange, Fault, NewBucket, NewObject, NewReplication, Objects, Safety, StorageError,
+};
 use http::HeaderValue;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 use serde::Deserialize;
@@ -70,6 +73,23 @@ pub struct KeptFields {
     quota_bytes: Option<u64>,
     /// Whether versions are kept.
     versioning: Option<bool>,
+}
+
+/// Where a bucket shall be copied to. It holds a secret, so nothing prints it.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicationFields {
+    /// An S3 and a bucket of it: `https://HOST/BUCKET`.
+    to: String,
+    /// The region that requests are signed for.
+    region: String,
+    /// Only keys that begin with this.
+    #[serde(default)]
+    prefix: String,
+    /// The access key that it is written with there.
+    key_id: String,
+    /// Its secret, which is kept sealed.
+    secret: String,
 }
 
 fn safety(copies: Option<u8>, erasure: Option<&str>) -> Result<Option<Safety>, ApiError> {
@@ -199,6 +219,40 @@ pub async fn change(
     let changed = objects(&agent)?.change(&name, change).await.map_err(wrong)?;
     let sight = agent.sight();
     noted(&agent, &sight, &caller, &name, format!("bucket {name} was changed")).await;
+    Ok(answer(&sight, buckets::bucket(changed)))
+}
+
+/// Has a bucket copied to another one, of any S3, from now on.
+#[utoipa::path(put, path = "/v1/buckets/{bucket}/replication", request_body = ReplicationFields, params(("bucket", description = "bucket")),
+    responses((status = 200, body = Envelope<Bucket>), (status = 404, body = ErrorBody)))]
+pub async fn replicate(
+    State(agent): State<AgentState>,
+    Extension(caller): Extension<Caller>,
+    Part(name): Part<String>,
+    Fields(fields): Fields<ReplicationFields>,
+) -> Result<Response, ApiError> {
+    let ReplicationFields { to, region, prefix, key_id, secret } = fields;
+    let wrong_place = || ApiError::new(Code::Usage, format!("{to:.80?}: expected URL/BUCKET, https://HOST/BUCKET"));
+    let (endpoint, bucket) = to.trim_end_matches('/').rsplit_once('/').ok_or_else(wrong_place)?;
+    let (endpoint, bucket, secret) = (endpoint.to_owned(), bucket.to_owned(), Plain(secret));
+    let new = NewReplication { endpoint, region, bucket, prefix, key_id, secret };
+    let changed = objects(&agent)?.replicate(&name, Some(new)).await.map_err(wrong)?;
+    let sight = agent.sight();
+    noted(&agent, &sight, &caller, &name, format!("bucket {name} is copied to {to} from now on")).await;
+    Ok(answer(&sight, buckets::bucket(changed)))
+}
+
+/// Copies a bucket elsewhere no more.
+#[utoipa::path(delete, path = "/v1/buckets/{bucket}/replication", params(("bucket", description = "bucket")),
+    responses((status = 200, body = Envelope<Bucket>), (status = 404, body = ErrorBody)))]
+pub async fn replicate_no_more(
+    State(agent): State<AgentState>,
+    Extension(caller): Extension<Caller>,
+    Part(name): Part<String>,
+) -> Result<Response, ApiError> {
+    let changed = objects(&agent)?.replicate(&name, None).await.map_err(wrong)?;
+    let sight = agent.sight();
+    noted(&agent, &sight, &caller, &name, format!("bucket {name} is copied elsewhere no more")).await;
     Ok(answer(&sight, buckets::bucket(changed)))
 }
 

@@ -1,6 +1,6 @@
 //! `bucket list`, `bucket usage`: buckets, how they are kept, and what is in them.
 
-use hirsel_role::storage::{Bucket as Known, Safety, Stored as Written, Usage};
+use hirsel_role::storage::{Bucket as Known, Replication as KnownReplication, Safety, Stored as Written, Usage};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -32,6 +32,34 @@ pub struct Bucket {
     pub uploads: u64,
     /// Bytes of their parts.
     pub upload_bytes: u64,
+    /// Where it is copied to, if anywhere.
+    pub replication: Option<Replication>,
+}
+
+/// Where a bucket is copied to, and how far that is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Replication {
+    /// The S3, and the bucket there.
+    pub to: String,
+    /// The region that requests are signed for.
+    pub region: String,
+    /// Keys that do not begin with this are not copied.
+    pub prefix: String,
+    /// The access key that it is written with.
+    pub key_id: String,
+    /// Whether what was in the bucket already is still being looked for: more may be due than is known.
+    pub finding: bool,
+    /// Keys that are not there as they are here.
+    pub due: u64,
+    /// Keys that cannot be copied as they are.
+    pub cannot: u64,
+    /// For how long the first of those that are due has waited; 0 when none is.
+    pub lag_ms: u64,
+    /// Since when it fails; none while it does not.
+    pub failed_at: Option<String>,
+    /// Why it fails.
+    pub error: Option<String>,
 }
 
 /// An object that was written.
@@ -52,7 +80,7 @@ pub struct Stored {
 
 /// A bucket, for people and programs.
 pub fn bucket(known: Known) -> Bucket {
-    let Known { name, owner, made, safety, quota, versioning, usage } = known;
+    let Known { name, owner, made, safety, quota, versioning, replication, usage } = known;
     let Usage { objects, versions, bytes, uploads, upload_bytes } = usage;
     Bucket {
         bucket: name,
@@ -66,7 +94,15 @@ pub fn bucket(known: Known) -> Bucket {
         bytes,
         uploads,
         upload_bytes,
+        replication: replication.map(self::replication),
     }
+}
+
+fn replication(known: KnownReplication) -> Replication {
+    let KnownReplication { endpoint, region, bucket, prefix, key_id, finding, due, cannot, lag_ms, failing } = known;
+    let (failed_at, error) = failing.map(|(since, words)| (rfc3339(since), words)).unzip();
+    let to = format!("{endpoint}/{bucket}");
+    Replication { to, region, prefix, key_id, finding, due, cannot, lag_ms, failed_at, error }
 }
 
 /// An object that was written.

@@ -1,12 +1,13 @@
 //! What `bucket` and `cp` take.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
 use super::ChangeArgs;
 
-/// `bucket create|list|usage|set|rm|audit|scrub|key`
+/// `bucket create|list|usage|set|replicate|rm|audit|scrub|key`
 #[derive(Args, Clone, Debug)]
 pub struct BucketCommand {
     /// What to do.
@@ -33,6 +34,18 @@ pub enum BucketVerb {
     #[command(after_help = "Example: hirsel bucket set media --quota 1TiB\n         \
         hirsel bucket set media --quota none --versioning on")]
     Set(BucketSetArgs),
+    /// Have a bucket copied to a bucket of another cluster, or of any S3, from now on
+    #[command(
+        after_help = "Example: hirsel bucket replicate media --to https://s3.example.com/media-copy --key-id HIRS6T2JQ4KX7WZB3M5A\n         \
+        hirsel bucket replicate media --to http://10.1.0.5:7480/media --key-id ID --secret-file FILE --prefix public/\n         \
+        hirsel bucket replicate media --off\n\n\
+        The secret of the key comes from a file, from HIRSEL_REPLICATION_SECRET, from standard input, or from a terminal that does\n\
+        not show it; it is kept sealed. The other bucket must be there already. What is in this one is copied first, and what is\n\
+        there alone stays. After that each change follows, in order for each key, with content type, user's metadata and tags, and\n\
+        deletions too; clients here never wait for it. Said again, everything is compared once more. Not copied: former versions,\n\
+        access control lists, locks, and what only a client can open (SSE-C). `hirsel bucket usage` says how far behind it is."
+    )]
+    Replicate(BucketReplicateArgs),
     /// Remove a bucket in which nothing is
     #[command(after_help = "Example: hirsel bucket rm media")]
     Rm(BucketArgs),
@@ -109,6 +122,32 @@ pub struct BucketSetArgs {
     /// Whether former versions of each object are kept from now on
     #[arg(long, value_name = "on|off", value_parser = parse_switch)]
     pub versioning: Option<bool>,
+}
+
+/// `bucket replicate`
+#[derive(Args, Clone, Debug)]
+pub struct BucketReplicateArgs {
+    /// Its name
+    pub bucket: String,
+    /// Where to: an S3 and a bucket of it, as https://s3.example.com/media
+    #[arg(long, value_name = "URL/BUCKET", required_unless_present = "off")]
+    pub to: Option<String>,
+    /// Id of the access key that it is written with there
+    #[arg(long, value_name = "ID", required_unless_present = "off")]
+    pub key_id: Option<String>,
+    /// File that holds the secret of that key; - is standard input
+    // No flag takes the secret itself: a command line is seen by whoever lists processes.
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: Option<PathBuf>,
+    /// Region that the other side says it is
+    #[arg(long, value_name = "NAME", default_value = "us-east-1")]
+    pub region: String,
+    /// Only copy keys that begin with this
+    #[arg(long, value_name = "BEGINNING", default_value = "")]
+    pub prefix: String,
+    /// Copy it no more; what is there stays
+    #[arg(long, conflicts_with_all = ["to", "key_id", "secret_file", "region", "prefix"])]
+    pub off: bool,
 }
 
 /// `bucket key create|list|rm`

@@ -25,6 +25,9 @@ use crate::tls::Certificates;
 /// Time between two looks at all connections. What stands still is found this much late at most.
 const SWEEP_EVERY: Duration = Duration::from_millis(500);
 
+/// An order that takes this node's place away comes within this after its certificates are gone.
+const ORDERED_WITHIN: Duration = Duration::from_secs(1);
+
 /// The load balancer plugin.
 #[derive(Debug, Default)]
 pub struct Lb;
@@ -107,6 +110,7 @@ impl LbRole {
             Work::Lb(work) if !order.slots.is_empty() => {
                 self.proxy.seer.adopt(work);
                 self.proxy.cache.adopt(&work.purges);
+                self.certificates.let_go(self.proxy.now(), ORDERED_WITHIN);
                 // Asked for before it is demanded: whoever comes between has shown it.
                 self.certificates.ask(&work.routes);
                 self.proxy.routes.adopt(order.generation, work);
@@ -138,6 +142,7 @@ impl LbRole {
                     }
                     self.proxy.routes.adopt(order.generation, &Arc::default());
                     self.proxy.cache.clear();
+                    self.certificates.let_go(self.proxy.now(), Duration::ZERO);
                 }
             }
         }
@@ -221,7 +226,7 @@ async fn listen_to_news(proxy: Arc<Proxy>, mut live: watch::Receiver<Arc<hirsel_
 
 /// Shows the certificates that there are, as soon as they have come; and has the port opened when the first one is on its way.
 async fn keep_certificates(certificates: Arc<Certificates>, context: Context) {
-    let (mut bundles, mut challenges) = (context.certificates, Challenges::new(context.challenges));
+    let (mut bundles, mut challenges) = (context.certificates.clone(), Challenges::new(context.challenges.clone()));
     loop {
         let changed = tokio::select! {
             changed = bundles.changed() => changed,
@@ -230,7 +235,14 @@ async fn keep_certificates(certificates: Arc<Certificates>, context: Context) {
         if changed.is_err() {
             return;
         }
-        certificates.show(&bundles.borrow_and_update().clone());
+        let told = bundles.borrow_and_update().clone();
+        if certificates.hear(&told, context.clock.now()) {
+            let wake = context.wake.clone();
+            drop(context.spawner.spawn(async move {
+                tokio::time::sleep(ORDERED_WITHIN).await;
+                wake.notify_one();
+            }));
+        }
         context.wake.notify_one();
     }
 }

@@ -7,11 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hirsel_model::spec::RouteSpec;
-use hirsel_model::{AppName, CertificateName};
+use hirsel_model::{AppName, CertificateName, Timestamp};
 use hirsel_role::certificate::{Bundle, Bundles};
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert, WantsServerCert};
@@ -40,6 +41,8 @@ pub const SESSIONS_MAX: usize = 10_000;
 pub struct Certificates {
     provider: Arc<CryptoProvider>,
     shown: ArcSwap<Shown>,
+    /// Since when there should be nothing to show, and all is shown still.
+    doubted: Mutex<Option<Timestamp>>,
     challenges: Challenges,
     trusts: ArcSwap<Trusts>,
     /// Clients that were not let in for what they showed.
@@ -72,7 +75,7 @@ impl Certificates {
     pub fn new(challenges: Challenges, refusals: Refusals) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let (shown, trusts) = (ArcSwap::default(), ArcSwap::default());
-        Self { provider, shown, challenges, trusts, refusals, tickets: Arc::default() }
+        Self { provider, shown, doubted: Mutex::default(), challenges, trusts, refusals, tickets: Arc::default() }
     }
 
     /// Asks clients of these routes for what they say, from the next handshake on.
@@ -89,8 +92,34 @@ impl Certificates {
         self.trusts.load_full()
     }
 
+    /// Shows these from now on, unless they are none and there were some: the last ones may have been removed, or this node may be about to be
+    /// no load balancer any more, and then it needs them for those who come until others have taken its place. Which of both it is, tells
+    /// the next order ([`Certificates::let_go`]). Whether it is in doubt.
+    pub fn hear(&self, bundles: &Bundles, now: Timestamp) -> bool {
+        let is_in_doubt = bundles.0.is_empty() && !self.shown.load().bundles.is_empty();
+        if is_in_doubt {
+            self.doubt().get_or_insert(now);
+        } else {
+            self.show(bundles);
+        }
+        is_in_doubt
+    }
+
+    /// Shows nothing any more if there should have been nothing for `patience`.
+    pub fn let_go(&self, now: Timestamp, patience: Duration) {
+        let since = *self.doubt();
+        if since.is_some_and(|since| now.since(since) >= patience) {
+            self.show(&Bundles::default());
+        }
+    }
+
+    fn doubt(&self) -> MutexGuard<'_, Option<Timestamp>> {
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Shows these from now on. What cannot be used is left out, with a word in the log when it is new.
     pub fn show(&self, bundles: &Bundles) {
+        *self.doubt() = None;
         let before = self.shown.load();
         let mut next = Shown::default();
         for (name, bundle) in &bundles.0 {

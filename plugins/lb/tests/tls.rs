@@ -4,6 +4,7 @@ mod common;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::authority::{Authority, bundles};
@@ -117,10 +118,13 @@ async fn a_certificate_changes_without_a_restart_and_a_connection_that_is_open_g
     assert!(said.starts_with("HTTP/1.1 200 OK") && said.ends_with("ok a"), "{said}");
     assert_eq!(backend.request(0).header("x-forwarded-proto"), Some("https"));
 
-    // The last one goes: nobody listens any more.
+    // All are taken back: an order may be on its way by which others take this place, who are waited for.
     bed.certificates.send_replace(Arc::default());
     within(bed.wake.clone().notified()).await;
     bed.converge_until(|report| report.state == RoleState::Running).await;
+    assert_eq!(shown(&bed, &authority.client(&[]), "shop.example").await, 7);
+    // None has come, so the last one was removed: nobody listens any more.
+    bed.clock.by(Duration::from_secs(1));
     let https = bed.https;
     within(async {
         while TcpStream::connect(https).await.is_ok() {

@@ -1,6 +1,6 @@
 //! How what nobody can read comes to its end: first a commit, then the disks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -13,43 +13,52 @@ use crate::gateway::{Gateway, target};
 use crate::meta::command::{Answer, Command};
 use crate::meta::names::{ChunkId, SHARDS_MAX};
 use crate::meta::read;
+use crate::meta::rows::{Rows, RowsError};
 use crate::wire::DEATHS_MAX;
 
 /// Chunks that are unlinked in one step: each may be as many pieces as a class has.
 const UNLINKED: usize = 200;
-/// Open writes that are looked at in one step.
-const WRITES_LOOKED_AT: usize = 10_000;
 /// Pieces that chunks of the widest class have.
 const PIECES: u8 = 6;
 const _: () = assert!(PIECES <= SHARDS_MAX && UNLINKED * PIECES as usize <= DEATHS_MAX * 2);
 
+/// What is to come to its end.
+pub(crate) struct Due {
+    /// Gateways with writes of a start that is over: of those before this one.
+    pub gone: Vec<(NodeId, Incarnation)>,
+    /// Something is to be swept.
+    pub is_dying: bool,
+    /// What is to be unlinked on every node, and then forgotten: not more than one step takes.
+    pub condemned: Vec<ChunkId>,
+}
+
+/// Looks for what is to come to its end. Rows may lack what was committed lately: what is condemned, dying or begun by a start that is over stays so.
+pub(crate) fn due(rows: &dyn Rows, incarnations: &BTreeMap<NodeId, Incarnation>) -> Result<Due, RowsError> {
+    let writers = read::writers(rows)?.into_iter();
+    let gone = writers.filter_map(|(node, earliest)| match incarnations.get(&node) {
+        // Who does not belong to the cluster any more writes nothing.
+        None => Some((node, Incarnation(u64::MAX))),
+        Some(now) => (earliest < *now).then_some((node, *now)),
+    });
+    let condemned = read::condemned(rows, None, None, UNLINKED)?;
+    Ok(Due { gone: gone.collect(), is_dying: read::is_dying(rows)?, condemned })
+}
+
 /// Ends writes of starts of gateways that are gone, sweeps, and unlinks some of what was condemned. Whether there is more to do.
 pub async fn step(gateway: Gateway, order: Arc<StorageOrder>) -> Result<bool, String> {
-    // What this node has is old enough: what is condemned, dying or begun by a start that is over stays so.
-    let (gone, dying, condemned) = {
+    let due = {
         let here = gateway.meta().group().here().map_err(|error| error.to_string())?;
-        let wrong = |error: crate::meta::rows::RowsError| error.to_string();
-        let writers = read::writers(&here, WRITES_LOOKED_AT).map_err(wrong)?;
-        let gone: Vec<(NodeId, Incarnation)> = writers
-            .into_iter()
-            .filter_map(|(node, earliest)| match order.incarnations.get(&node) {
-                // Who does not belong to the cluster any more writes nothing.
-                None => Some((node, Incarnation(u64::MAX))),
-                Some(now) => (earliest < *now).then_some((node, *now)),
-            })
-            .collect();
-        let dying = read::is_dying(&here).map_err(wrong)?;
-        (gone, dying, read::condemned(&here, None, None, UNLINKED).map_err(wrong)?)
+        due(&here, &order.incarnations).map_err(|error| error.to_string())?
     };
     let mut more = false;
-    for (node, before) in gone {
+    for (node, before) in due.gone {
         more |= ask(&gateway, Command::AbortGone { gateway: node, before }).await?;
     }
-    if dying {
+    if due.is_dying {
         more |= ask(&gateway, Command::Sweep).await?;
     }
-    if !condemned.is_empty() {
-        more |= unlink(&gateway, &order, condemned).await?;
+    if !due.condemned.is_empty() {
+        more |= unlink(&gateway, &order, due.condemned).await?;
     }
     Ok(more)
 }

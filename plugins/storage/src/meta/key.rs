@@ -48,6 +48,21 @@ pub fn write_of(gateway: NodeId, incarnation: Incarnation, write: WriteId) -> Ve
     [b"g".as_slice(), &gateway.0.to_be_bytes(), &incarnation.0.to_be_bytes(), &write.0].concat()
 }
 
+/// Where the writes of all gateways are.
+pub fn writes() -> (Vec<u8>, Vec<u8>) {
+    all_of(b"g".to_vec())
+}
+
+/// Where the writes of the gateways after this one begin.
+pub fn after_writes_of(gateway: NodeId) -> Vec<u8> {
+    after(&[b"g".as_slice(), &gateway.0.to_be_bytes()].concat())
+}
+
+/// Which start of which gateway a write is of.
+pub fn writer_in(row: &[u8]) -> Option<(NodeId, Incarnation)> {
+    Some((NodeId(number_in(row, 1)?), Incarnation(number_in(row, 9)?)))
+}
+
 /// A write that is open.
 pub fn write(write: WriteId) -> Vec<u8> {
     [b"i".as_slice(), &write.0].concat()

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::key::{self, BucketId};
 use super::kinds::{
     Body, Bucket, Chunk, ChunkRef, Class, DocumentKind, Due, Head, List, Manifest, Missed, Part, PartHead, Replicating,
-    ReplicationId, Upload, Usage, Version, Write,
+    ReplicationId, Upload, Usage, Version,
 };
 use super::names::{BucketName, ChunkId, ObjectKey, Stamp, UploadId, VersionRef};
 use super::refusal::Refusal;
@@ -438,22 +438,18 @@ pub fn least_table(rows: &dyn Rows, partition: u16) -> Result<u64, RowsError> {
     Ok(row(rows, &key::table(partition))?.unwrap_or_default())
 }
 
-/// Gateways that have writes open, with the earliest start of each that has; at most `max` writes are looked at, in the order of their ids.
+/// Gateways that have writes open, with the earliest start of each that has. It reads one row for each gateway.
 ///
 /// # Errors
 /// When the rows cannot be read.
-pub fn writers(rows: &dyn Rows, max: usize) -> Result<BTreeMap<NodeId, Incarnation>, RowsError> {
-    let (from, to) = key::all_of(b"w".to_vec());
-    let (mut found, mut looked) = (BTreeMap::new(), 0);
-    rows.scan(&from, &to, &mut |row, bytes| {
-        looked += 1;
-        if looked > max {
-            return Ok(Step::Stop);
-        }
-        let write: Write = value(row, bytes)?;
-        let earliest = found.entry(write.gateway).or_insert(write.incarnation);
-        *earliest = (*earliest).min(write.incarnation);
-        Ok(Step::On)
+pub fn writers(rows: &dyn Rows) -> Result<BTreeMap<NodeId, Incarnation>, RowsError> {
+    let (from, to) = key::writes();
+    let mut found = BTreeMap::new();
+    rows.scan(&from, &to, &mut |row, _| {
+        let (gateway, start) = key::writer_in(row).ok_or_else(|| RowsError("a row of kind g is short".into()))?;
+        // Of each gateway the earliest start comes first.
+        found.insert(gateway, start);
+        Ok(Step::Seek(key::after_writes_of(gateway)))
     })?;
     Ok(found)
 }

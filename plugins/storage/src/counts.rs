@@ -40,6 +40,12 @@ pub struct Counts {
     pub replication_failed: Counter,
     replication_due: Gauge,
     replication_lag: Gauge,
+    /// Notices that webhooks took.
+    pub told: Counter,
+    /// Tries of that which failed.
+    pub told_failed: Counter,
+    notices: Gauge,
+    notices_lost: Gauge,
     audit: Family<Finding, Gauge>,
     audited: Gauge,
     scrub_bytes: Gauge,
@@ -64,6 +70,8 @@ impl Counts {
             ("hirsel_storage_moved_pieces", "Pieces that this node had copied for a move", &self.moved),
             ("hirsel_storage_replicated", "Keys that this node made elsewhere what they are here", &self.replicated),
             ("hirsel_storage_replication_failed", "Tries of that which failed", &self.replication_failed),
+            ("hirsel_storage_told_notices", "Notices of buckets that webhooks took from this node", &self.told),
+            ("hirsel_storage_told_failed", "Tries of that which failed", &self.told_failed),
         ] {
             registry.register(name, help, counter.clone());
         }
@@ -83,6 +91,16 @@ impl Counts {
                 "hirsel_storage_replication_lag_seconds",
                 "For how long the first of them has waited",
                 &self.replication_lag,
+            ),
+            (
+                "hirsel_storage_notices_waiting",
+                "Notices of buckets that wait to be told; 0 on nodes that do not see to it",
+                &self.notices,
+            ),
+            (
+                "hirsel_storage_notices_lost",
+                "Notices that were never told since there are buckets; 0 on nodes that do not see to it",
+                &self.notices_lost,
             ),
             ("hirsel_storage_scrub_bytes", "Bytes that the pass under way has read", &self.scrub_bytes),
             ("hirsel_storage_scrub_held_bytes", "Bytes that a pass has to read", &self.scrub_held),
@@ -117,6 +135,12 @@ impl Counts {
     pub fn replication(&self, due: u64, lag_s: u64) {
         set(&self.replication_due, due);
         set(&self.replication_lag, lag_s);
+    }
+
+    /// Takes over how many notices wait to be told, and how many never were.
+    pub fn notices(&self, waiting: u64, lost: u64) {
+        set(&self.notices, waiting);
+        set(&self.notices_lost, lost);
     }
 
     /// Takes over what the last audit found.
@@ -161,6 +185,8 @@ mod tests {
         counts.bytes_out.inc_by(7);
         counts.replication(4, 9);
         counts.replication_failed.inc();
+        counts.told.inc_by(2);
+        counts.notices(4, 5);
         let mut auditing = Auditing::default();
         auditing.last.wanted = 3;
         auditing.last.at_ms = 5_999;
@@ -170,6 +196,9 @@ mod tests {
         for line in [
             "hirsel_storage_requests_total{operation=\"get_object\",status=\"200\"} 2\n",
             "hirsel_storage_bytes_out_total 7\n",
+            "hirsel_storage_told_notices_total 2\n",
+            "hirsel_storage_notices_waiting 4\n",
+            "hirsel_storage_notices_lost 5\n",
             "hirsel_storage_audit{finding=\"wanted\"} 3\n",
             "hirsel_storage_audited_seconds 5\n",
             "hirsel_storage_replication_due 4\n",

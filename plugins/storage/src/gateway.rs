@@ -341,6 +341,7 @@ mod tests {
             class: Class::default(),
             when_short: WhenShort::default(),
             replication: None,
+            tells: false,
         };
         let object = Object {
             bytes: 1,

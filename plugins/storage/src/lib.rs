@@ -11,6 +11,8 @@
 //!
 //! [`replicate`] copies buckets to other clusters, and to any S3.
 //!
+//! [`tell`] posts what happens to objects to webhooks.
+//!
 //! [`rules`] is who may do what with objects, what happens to them by itself, and how they are sealed.
 //!
 //! Deliberately absent: deciding which chunks should be where (that is the metadata's and the planner's), and clocks: nothing here is
@@ -34,6 +36,7 @@ pub mod rules;
 pub mod s3;
 pub mod spread;
 pub mod store;
+pub mod tell;
 pub mod tidy;
 pub mod wire;
 

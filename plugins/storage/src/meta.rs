@@ -16,7 +16,7 @@
 //! - A body is shared by copies through counts, and never by naming another's chunks.
 //!
 //! Where to start: [`command`] is what can be asked for, [`kinds`] what is kept, `apply` how the one changes the other; [`read`] and
-//! [`list`] answer questions; [`machine`] keeps the rows on disk.
+//! [`list`] answer questions; [`outbox`] is what waits to be told; [`machine`] keeps the rows on disk.
 //!
 //! Not here: HTTP, signatures, policies (documents are kept as they are), who may do what, and where chunks are placed.
 
@@ -31,6 +31,7 @@ pub mod limits;
 pub mod list;
 pub mod machine;
 pub mod names;
+pub mod outbox;
 pub mod query;
 pub mod read;
 pub mod refusal;

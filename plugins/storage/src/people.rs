@@ -18,7 +18,7 @@ use crate::assets;
 use crate::gateway::{Body, Gateway, WriteError};
 use crate::heal::{audit, upkeep};
 use crate::meta::access::MetaError;
-use crate::meta::command::{Answer, BucketChange as Change, Command, Condition, Put};
+use crate::meta::command::{Answer, BucketChange as Change, By, Command, Condition, Put};
 use crate::meta::kinds::{self, About, Acl, Class, Quota, Versioning};
 use crate::meta::names::{BucketName, NameError, ObjectKey};
 use crate::meta::query::{QUESTIONS_MAX, Query, Replicated, Reply};
@@ -185,6 +185,7 @@ impl People {
             about: About { headers, ..About::default() },
             lock: None,
             condition: Condition::default(),
+            by: By::Put,
         };
         match self.gateway.ask(Command::Put(Box::new(put))).await.map_err(meta)? {
             Answer::Made(made) => {

@@ -33,6 +33,7 @@ use crate::replicate;
 use crate::s3::keys::Keys;
 use crate::s3::{Front, Names, Server};
 use crate::store::Store;
+use crate::tell;
 use crate::tidy;
 use crate::wire::{Remote, Service};
 
@@ -248,8 +249,9 @@ async fn take_part(
     let replicate = replicate::keep(front, context.host.clone()).boxed();
     let lead = heal::lead(gateway.clone(), orders.clone(), healing).boxed();
     let tidy = tidy::keep(gateway.clone()).boxed();
+    let tell = tell::keep(gateway.clone(), context.host.clone()).boxed();
     let after = look_after(context, gateway, orders.clone(), disk, audits).boxed();
-    tokio::select! { () = steer(group, orders).boxed() => {}, () = lead => {}, () = after => {}, () = objects => {}, () = tidy => {}, () = replicate => {} }
+    tokio::select! { () = steer(group, orders).boxed() => {}, () = lead => {}, () = after => {}, () = objects => {}, () = tidy => {}, () = replicate => {}, () = tell => {} }
 }
 
 /// Serves S3 where the configuration says, for as long as this is not dropped.

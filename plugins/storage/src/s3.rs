@@ -30,6 +30,7 @@ pub mod keys;
 mod list;
 mod lists;
 mod locks;
+mod notifications;
 mod operations;
 mod policies;
 mod put;

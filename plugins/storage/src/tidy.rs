@@ -171,7 +171,7 @@ async fn delete(
     deletions: Vec<Deletion>,
     done: &mut Tidied,
 ) -> Result<(), MetaError> {
-    let command = Command::Delete { bucket: bucket.clone(), deletions, bypass: false };
+    let command = Command::Delete { bucket: bucket.clone(), deletions, bypass: false, expired: true };
     if let Answer::Deleted(answers) = gateway.ask(command).await? {
         let gone = answers.iter().filter(|answer| answer.is_ok()).count() as u64;
         done.versions += gone;

@@ -10,7 +10,7 @@ use futures::{FutureExt, StreamExt};
 use hirsel_model::NodeId;
 use hirsel_storage::gateway::{CHUNKS_COMING_MAX, CHUNKS_GOING_MAX};
 use hirsel_storage::meta::access::MetaError;
-use hirsel_storage::meta::command::{Answer, Command, Condition, Deletion, Put};
+use hirsel_storage::meta::command::{Answer, By, Command, Condition, Deletion, Put};
 use hirsel_storage::meta::kinds::{About, Acl, Class, WhenShort, Written};
 use hirsel_storage::meta::names::{BucketName, ObjectKey};
 use hirsel_storage::meta::query::{Found, Query, Reply};
@@ -43,6 +43,7 @@ fn commit(key: &str, body: Written, condition: Condition) -> Command {
         about: About::default(),
         lock: None,
         condition,
+        by: By::Put,
     }))
 }
 
@@ -120,7 +121,7 @@ async fn what_is_put_through_one_node_is_read_through_every_other() {
     assert!(missed.iter().all(|missed| [3, 5].contains(&missed.node.0)), "{missed:?}");
     assert_eq!(read(&nodes[5], "late", 0, u64::MAX).await, content(9, 1 << 20));
     let deletions = vec![Deletion { key: ObjectKey::new("late").unwrap(), version: None, if_match: None }];
-    let delete = Command::Delete { bucket: bucket(), deletions, bypass: false };
+    let delete = Command::Delete { bucket: bucket(), deletions, bypass: false, expired: false };
     assert!(matches!(nodes[6].gateway.ask(delete).await, Ok(Answer::Deleted(_))));
     assert_eq!(look(&nodes[0], "late", 0).await.err(), Some(MetaError::Refused(Refusal::NoSuchKey)));
 

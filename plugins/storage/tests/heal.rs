@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::{Node, content, nodes};
 use hirsel_model::NodeId;
 use hirsel_storage::heal::{Healing, deaths, moves, repair, upkeep};
-use hirsel_storage::meta::command::{Answer, Command, Condition, Deletion, Put};
+use hirsel_storage::meta::command::{Answer, By, Command, Condition, Deletion, Put};
 use hirsel_storage::meta::kinds::{About, Acl, Class, WhenShort, Written};
 use hirsel_storage::meta::names::{BucketName, ObjectKey};
 use hirsel_storage::meta::query::{Query, Reply};
@@ -44,7 +44,8 @@ async fn put(node: &Node, name: &str, class: Class, bytes: usize) -> Written {
     let body = writer.finish().await.unwrap();
     let (about, condition) = (About::default(), Condition::default());
     let (etag, written) = ("etag".into(), body.clone());
-    let put = Put { bucket: bucket(), key: key(name), body, etag, checksum: None, about, lock: None, condition };
+    let put =
+        Put { bucket: bucket(), key: key(name), body, etag, checksum: None, about, lock: None, condition, by: By::Put };
     assert!(matches!(node.gateway.ask(Command::Put(Box::new(put))).await, Ok(Answer::Made(_))));
     written
 }
@@ -109,7 +110,11 @@ async fn a_damaged_piece_is_found_and_made_anew() {
         assert_eq!(again.damaged, []);
         assert!(read(broken, name).await.as_deref() == Ok(&whole[..]));
         let deletions = vec![Deletion { key: key(name), version: None, if_match: None }];
-        nodes[1].gateway.ask(Command::Delete { bucket: bucket(), deletions, bypass: false }).await.unwrap();
+        nodes[1]
+            .gateway
+            .ask(Command::Delete { bucket: bucket(), deletions, bypass: false, expired: false })
+            .await
+            .unwrap();
         let begun = Instant::now();
         while pieces(&nodes) > 0 {
             let _ = deaths::step(leader(&nodes).await.gateway.clone(), order.clone()).await;

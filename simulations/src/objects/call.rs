@@ -11,7 +11,7 @@ use crate::linear::{Act, End, Value};
 use crate::plugins::storage::gateway::Gateway;
 use crate::plugins::storage::meta::access::MetaError;
 use crate::plugins::storage::meta::command::{
-    Answer, Command, CompleteUpload, Condition, Copying, CreateUpload, Deletion, Put, PutPart,
+    Answer, By, Command, CompleteUpload, Condition, Copying, CreateUpload, Deletion, Put, PutPart,
 };
 use crate::plugins::storage::meta::kinds::{About, Acl, Written};
 use crate::plugins::storage::meta::list;
@@ -211,6 +211,7 @@ impl Guest {
             about: About::default(),
             lock: None,
             condition: only.condition(),
+            by: By::Put,
         };
         if self.bug == Bug::Unkept && value.is_multiple_of(3) {
             return Ok(vec![(only.act(value), End::Done(None))]);
@@ -265,7 +266,7 @@ impl Guest {
     async fn delete(&self, at: Place) -> Ends {
         let deletions = vec![Deletion { key: object_key(at)?, version: None, if_match: None }];
         let bucket = bucket_name(&BUCKETS[at.bucket])?;
-        match self.gateway.ask(Command::Delete { bucket, deletions, bypass: false }).await? {
+        match self.gateway.ask(Command::Delete { bucket, deletions, bypass: false, expired: false }).await? {
             Answer::Deleted(answers) if answers.iter().all(Result::is_ok) => Ok(vec![(Act::Erase, End::Done(None))]),
             other => self.wrong(format!("{at:?} was to be deleted: {other:?}")),
         }

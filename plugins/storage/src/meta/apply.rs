@@ -3,6 +3,7 @@
 mod bucket;
 mod chunk;
 mod delete;
+mod notify;
 mod object;
 mod replicate;
 mod scene;
@@ -65,7 +66,10 @@ fn carry_out(scene: &mut Scene, command: Command) -> Result<Answer, Stop> {
         Command::AbortGone { gateway, before } => chunk::abort_gone(scene, gateway, before),
         Command::Put(put) => object::put(scene, *put),
         Command::Copy(copy) => object::copy(scene, *copy),
-        Command::Delete { bucket, deletions, bypass } => delete::delete(scene, &bucket, deletions, bypass),
+        Command::Delete { bucket, deletions, bypass, expired } => {
+            let how = if expired { delete::How::Expired } else { delete::How::Asked };
+            delete::delete(scene, &bucket, deletions, (bypass, how))
+        }
         Command::SetObject { bucket, key, version, change } => object::change(scene, &bucket, &key, version, change),
         Command::CreateUpload(create) => upload::create(scene, *create),
         Command::PutPart(part) => upload::put_part(scene, *part),
@@ -80,6 +84,7 @@ fn carry_out(scene: &mut Scene, command: Command) -> Result<Answer, Stop> {
         Command::FindDue { replication } => replicate::find(scene, replication),
         Command::Replicated { replication, keys } => replicate::copied(scene, replication, &keys),
         Command::ReplicationFails { replication, words } => replicate::fails(scene, replication, words),
+        Command::EndNotices { queue, up_to, ending } => notify::ended(scene, queue, up_to, ending),
         Command::RaiseLevel { to } => {
             if let Some(words) = feature::outdated(to) {
                 return Err(Stop::Broken(ApplyError::Outdated(words)));

@@ -13,6 +13,7 @@ use super::kinds::{
     Versioning, WhenShort, Written,
 };
 use super::names::{BucketName, ChunkId, ObjectKey, UploadId, VersionRef, WriteId};
+use super::outbox::{Ending, QueueId};
 use super::refusal::Refusal;
 
 /// The level that groups begin with: the first that knows of storage.
@@ -95,6 +96,9 @@ pub enum Command {
         deletions: Vec<Deletion>,
         /// Governance locks do not count: whoever asks may bypass them.
         bypass: bool,
+        /// The bucket's own rules want it, not somebody who asks: whoever is told of it is told so.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        expired: bool,
     },
     /// Changes what is said of a version.
     SetObject {
@@ -169,6 +173,15 @@ pub enum Command {
         replication: ReplicationId,
         /// Why not; none if it can.
         words: Option<String>,
+    },
+    /// Takes notices out of a queue. Asked again while there is more.
+    EndNotices {
+        /// Which queue.
+        queue: QueueId,
+        /// Those with numbers up to this.
+        up_to: u64,
+        /// What became of them.
+        ending: Ending,
     },
     /// Raises the feature level of the group.
     RaiseLevel {
@@ -261,6 +274,29 @@ pub struct Put {
     pub lock: Option<Lock>,
     /// What must hold.
     pub condition: Condition,
+    /// How it came.
+    #[serde(default, skip_serializing_if = "By::is_put")]
+    pub by: By,
+}
+
+/// How an object came that is put, for those who are told of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum By {
+    /// As it is.
+    #[default]
+    Put,
+    /// In a form of a browser.
+    Form,
+    /// It was copied, and its bytes were written anew.
+    Copy,
+}
+
+impl By {
+    /// The usual one, which need not be said.
+    fn is_put(&self) -> bool {
+        *self == By::Put
+    }
 }
 
 /// Makes an object of another one.
@@ -434,7 +470,7 @@ pub fn needed(command: &Command) -> Need {
         | Command::AbortGone { gateway: _, before: _ }
         | Command::Put(_)
         | Command::Copy(_)
-        | Command::Delete { bucket: _, deletions: _, bypass: _ }
+        | Command::Delete { bucket: _, deletions: _, bypass: _, expired: _ }
         | Command::SetObject { bucket: _, key: _, version: _, change: _ }
         | Command::CreateUpload(_)
         | Command::PutPart(_)
@@ -449,6 +485,7 @@ pub fn needed(command: &Command) -> Need {
         | Command::FindDue { replication: _ }
         | Command::Replicated { replication: _, keys: _ }
         | Command::ReplicationFails { replication: _, words: _ }
+        | Command::EndNotices { queue: _, up_to: _, ending: _ }
         | Command::RaiseLevel { to: _ } => Need::of(FIRST_LEVEL, "storage"),
     }
 }

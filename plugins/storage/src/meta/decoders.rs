@@ -6,6 +6,7 @@ use hirsel_model::{WallTime, codec};
 use crate::meta::kinds::{
     Acl, Bucket, Chunk, Due, Dying, Head, Manifest, Part, Replicating, Upload, Usage, Version, Write,
 };
+use crate::meta::outbox::{Notice, Queue};
 use crate::meta::rows::Memory;
 use crate::meta::{Answer, Command, Entry, apply, key, names, snapshot, token};
 
@@ -46,6 +47,8 @@ fn rows(bytes: &[u8]) {
     drop(codec::decode::<Dying>(bytes));
     drop(codec::decode::<Replicating>(bytes));
     let _ = codec::decode::<Due>(bytes);
+    drop(codec::decode::<Queue>(bytes));
+    drop(codec::decode::<Notice>(bytes));
     drop(key::key_in(bytes));
     let _ = (key::chunk_in(bytes), key::number_in(bytes, 1));
 }

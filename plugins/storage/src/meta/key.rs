@@ -6,6 +6,7 @@
 
 use super::kinds::{DocumentKind, ReplicationId};
 use super::names::{BucketName, ChunkId, ObjectKey, Stamp, UploadId, WriteId};
+use super::outbox::QueueId;
 use hirsel_model::{Incarnation, NodeId};
 
 /// The number of a bucket.
@@ -110,6 +111,16 @@ pub fn part(upload: UploadId, number: u16) -> Vec<u8> {
     [b"p".as_slice(), &upload.bytes(), &number.to_be_bytes()].concat()
 }
 
+/// A notice that waits, by its number in the order of its queue.
+pub fn notice(queue: QueueId, number: u64) -> Vec<u8> {
+    [b"q".as_slice(), &queue.0, &number.to_be_bytes()].concat()
+}
+
+/// All notices of a queue.
+pub fn notices(queue: QueueId) -> (Vec<u8>, Vec<u8>) {
+    all_of([b"q".as_slice(), &queue.0].concat())
+}
+
 /// A chunk that lacks something on a node.
 pub fn repair(chunk: ChunkId, shard: u8, node: NodeId) -> Vec<u8> {
     let mut row = placed(b'r', chunk);
@@ -145,6 +156,16 @@ pub fn version(bucket: BucketId, key: &ObjectKey, number: u64) -> Vec<u8> {
 /// Something that dies: `number` only keeps the queue in order.
 pub fn dying(number: u64) -> Vec<u8> {
     [b"x".as_slice(), &number.to_be_bytes()].concat()
+}
+
+/// A queue of notices in which something waits.
+pub fn queue(queue: QueueId) -> Vec<u8> {
+    [b"y".as_slice(), &queue.0].concat()
+}
+
+/// All queues of notices.
+pub fn queues() -> (Vec<u8>, Vec<u8>) {
+    all_of(b"y".to_vec())
 }
 
 /// Rows of one partition lie together.

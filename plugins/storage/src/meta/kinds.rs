@@ -26,11 +26,17 @@ pub struct Head {
     pub buckets: u64,
     /// Writes that are open.
     pub writes: u64,
+    /// Notices that wait to be told.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub notices: u64,
+    /// Notices that never were told, since the group is there.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub notices_lost: u64,
 }
 
 impl Default for Head {
     fn default() -> Self {
-        Self { level: super::command::FIRST_LEVEL, next: 1, buckets: 0, writes: 0 }
+        Self { level: super::command::FIRST_LEVEL, next: 1, buckets: 0, writes: 0, notices: 0, notices_lost: 0 }
     }
 }
 
@@ -65,6 +71,9 @@ pub struct Bucket {
     /// What becomes of a write that cannot be kept as safe as that.
     #[serde(default, skip_serializing_if = "is_default")]
     pub when_short: WhenShort,
+    /// Whether somebody is told what happens in it: then there are rules in its document of notifications.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub tells: bool,
     /// Where it is copied to, if anywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<Box<Replication>>,

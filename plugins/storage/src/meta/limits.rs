@@ -36,6 +36,10 @@ pub const WORD_BYTES_MAX: usize = 256;
 pub const DELETIONS_MAX: usize = 1_000;
 /// Rows that a page of a listing has at most (S3).
 pub const PAGE_MAX: usize = 1_000;
+/// Notices that wait for one destination. Some hours of a busy bucket, and a few megabytes.
+pub const NOTICES_MAX: u64 = 10_000;
+/// Notices that wait for all destinations: as many as ten of them may have. Each is some hundred bytes, on every member of the group.
+pub const NOTICES_ALL_MAX: u64 = 100_000;
 /// Writes that one command registers: a gateway keeps some ready, so that a small object costs one command and not two.
 pub const WRITES_MAX: usize = 256;
 /// Targets that one commit may have missed: every shard of every chunk of a body, were all but the fewest nodes away.

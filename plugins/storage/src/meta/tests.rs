@@ -15,6 +15,7 @@ mod crash;
 mod garbage;
 mod group;
 mod model;
+mod notify;
 mod random;
 mod replicate;
 mod stories;
@@ -97,7 +98,12 @@ impl Town {
 
     fn delete(&mut self, name: &str, key: &str, version: Option<VersionRef>) -> Result<Deleted, Refusal> {
         let deletion = Deletion { key: object(key), version, if_match: None };
-        match self.run(Command::Delete { bucket: bucket(name), deletions: vec![deletion], bypass: false })? {
+        match self.run(Command::Delete {
+            bucket: bucket(name),
+            deletions: vec![deletion],
+            bypass: false,
+            expired: false,
+        })? {
             Answer::Deleted(mut answers) => answers.remove(0),
             other => panic!("{other:?}"),
         }
@@ -151,6 +157,7 @@ fn put(name: &str, key: &str, body: Written) -> Put {
         about: About::default(),
         lock: None,
         condition: Condition::default(),
+        by: By::Put,
     }
 }
 

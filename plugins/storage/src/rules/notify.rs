@@ -2,8 +2,14 @@
 //!
 //! Hirsel tells a *webhook*: the ARN of a destination is `arn:hirsel:webhook:::URL`. Others (SNS, SQS, Lambda) are refused.
 
-/// Destinations of a bucket (S3).
-pub const RULES_MAX: usize = 100;
+use serde::{Deserialize, Serialize};
+
+/// Destinations of a bucket. S3 has a hundred; here each that wants an event is written down with the change, a thousand of which are one commit.
+pub const RULES_MAX: usize = 10;
+/// Bytes of the name of a rule (S3).
+const ID_BYTES_MAX: usize = 255;
+/// Bytes of a prefix or suffix: those of a key.
+const FILTER_BYTES_MAX: usize = 1_024;
 
 /// What begins the name of a destination.
 const WEBHOOK: &str = "arn:hirsel:webhook:::";
@@ -24,7 +30,8 @@ const EVENTS: [&str; 11] = [
 ];
 
 /// Whom to tell what.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Rule {
     /// Its name.
     pub id: String,
@@ -33,8 +40,10 @@ pub struct Rule {
     /// Events: one, or a family (`s3:ObjectCreated:*`).
     pub events: Vec<String>,
     /// Of keys that begin with this.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prefix: String,
     /// And end with this.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub suffix: String,
 }
 
@@ -62,6 +71,18 @@ pub fn check(rules: &[Rule]) -> Result<(), NotifyError> {
     for rule in rules {
         if url(&rule.to).is_none() {
             return Err(NotifyError(format!("{:.80?} is no destination: {WEBHOOK}http://…", rule.to)));
+        }
+        let long = |text: &String| text.len() > FILTER_BYTES_MAX;
+        if rule.id.len() > ID_BYTES_MAX || long(&rule.prefix) || long(&rule.suffix) {
+            let words = format!("an Id has {ID_BYTES_MAX} bytes, a prefix or suffix {FILTER_BYTES_MAX}, at most");
+            return Err(NotifyError(words));
+        }
+        if rule.events.len() > EVENTS.len() {
+            return Err(NotifyError(format!(
+                "{} events exceed the {} that there are",
+                rule.events.len(),
+                EVENTS.len()
+            )));
         }
         if rule.events.is_empty() {
             return Err(NotifyError("a destination is told of some event".into()));
@@ -126,6 +147,15 @@ mod tests {
             assert!(check(&[rule("a", event)]).is_err(), "{event}");
         }
         assert!(check(&[Rule { events: Vec::new(), ..rule("a", "x") }]).is_err());
+        let good = rule("a", "s3:ObjectCreated:Put");
+        for bad in [
+            Rule { id: "i".repeat(256), ..good.clone() },
+            Rule { prefix: "p".repeat(1_025), ..good.clone() },
+            Rule { suffix: "s".repeat(1_025), ..good.clone() },
+            Rule { events: vec!["s3:ObjectCreated:Put".into(); 12], ..good },
+        ] {
+            assert!(check(&[bad]).is_err());
+        }
         assert!(check(&vec![rule("a", "s3:ObjectCreated:Put"); RULES_MAX + 1]).is_err());
         assert!(check(&[]).is_ok());
     }

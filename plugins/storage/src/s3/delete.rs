@@ -37,7 +37,8 @@ pub async fn delete_object(
     let only = Only { etag, bytes: input.if_match_size, made: input.if_match_last_modified_time };
     let deletion = deletion(front, &bucket, Deletion { key, version: id, if_match: None }, only).await?;
     let (named, wanted, deletions) = (bucket.clone(), deletion.clone(), vec![deletion]);
-    let Answer::Deleted(mut deleted) = front.ask(Command::Delete { bucket, deletions, bypass }).await? else {
+    let Answer::Deleted(mut deleted) = front.ask(Command::Delete { bucket, deletions, bypass, expired: false }).await?
+    else {
         return Err(strange());
     };
     let deleted = deleted.pop().ok_or_else(strange)?;
@@ -147,7 +148,7 @@ pub async fn delete_objects(
         }
     }
     if !deletions.is_empty() {
-        let command = Command::Delete { bucket: name.clone(), deletions: deletions.clone(), bypass };
+        let command = Command::Delete { bucket: name.clone(), deletions: deletions.clone(), bypass, expired: false };
         let Answer::Deleted(answers) = front.ask(command).await? else { return Err(strange()) };
         for (deletion, answer) in deletions.into_iter().zip(answers) {
             let answer = settled(front, &name, &deletion, answer).await;

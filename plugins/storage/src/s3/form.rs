@@ -11,6 +11,7 @@ use super::error::{Done, argument, error};
 use super::fields::Tags;
 use super::front::Front;
 use super::put::put_object;
+use crate::meta::command::By;
 
 /// Headers of the request itself that still count: who is in between, and who asked.
 const KEPT: [&str; 6] = ["host", "origin", "referer", "user-agent", "authorization", "x-amz-expected-bucket-owner"];
@@ -31,6 +32,7 @@ pub async fn post_object(front: &Front, request: S3Request<PostObjectInput>) -> 
         ..PutObjectInput::default()
     });
     request.headers = headers;
+    request.extensions.insert(By::Form);
     let mut response = put_object(front, request).await?;
     // Whoever is sent on, or told in a document, gets it in quotes, as everywhere else.
     let quoted = response.output.e_tag.as_ref().map(|etag| format!("\"{}\"", etag.value()));

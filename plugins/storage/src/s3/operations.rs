@@ -5,7 +5,9 @@ use s3s::{S3, S3Request, S3Response, S3Result};
 
 use super::front::Front;
 use super::serve::{Operation, RequestId};
-use super::{bucket, configurations, delete, form, get, list, lists, locks, policies, put, tags, upload, website};
+use super::{
+    bucket, configurations, delete, form, get, list, lists, locks, notifications, policies, put, tags, upload, website,
+};
 
 macro_rules! operations {
     ($($name:ident: $input:ident => $output:ident, $place:path;)*) => {
@@ -50,6 +52,7 @@ operations! {
     get_bucket_encryption: GetBucketEncryptionInput => GetBucketEncryptionOutput, configurations::get_bucket_encryption;
     get_bucket_lifecycle_configuration: GetBucketLifecycleConfigurationInput => GetBucketLifecycleConfigurationOutput, configurations::get_bucket_lifecycle_configuration;
     get_bucket_location: GetBucketLocationInput => GetBucketLocationOutput, bucket::get_bucket_location;
+    get_bucket_notification_configuration: GetBucketNotificationConfigurationInput => GetBucketNotificationConfigurationOutput, notifications::get_bucket_notification_configuration;
     get_bucket_ownership_controls: GetBucketOwnershipControlsInput => GetBucketOwnershipControlsOutput, lists::get_bucket_ownership_controls;
     get_bucket_policy: GetBucketPolicyInput => GetBucketPolicyOutput, policies::get_bucket_policy;
     get_bucket_policy_status: GetBucketPolicyStatusInput => GetBucketPolicyStatusOutput, policies::get_bucket_policy_status;
@@ -77,6 +80,7 @@ operations! {
     put_bucket_cors: PutBucketCorsInput => PutBucketCorsOutput, configurations::put_bucket_cors;
     put_bucket_encryption: PutBucketEncryptionInput => PutBucketEncryptionOutput, configurations::put_bucket_encryption;
     put_bucket_lifecycle_configuration: PutBucketLifecycleConfigurationInput => PutBucketLifecycleConfigurationOutput, configurations::put_bucket_lifecycle_configuration;
+    put_bucket_notification_configuration: PutBucketNotificationConfigurationInput => PutBucketNotificationConfigurationOutput, notifications::put_bucket_notification_configuration;
     put_bucket_ownership_controls: PutBucketOwnershipControlsInput => PutBucketOwnershipControlsOutput, lists::put_bucket_ownership_controls;
     put_bucket_policy: PutBucketPolicyInput => PutBucketPolicyOutput, policies::put_bucket_policy;
     put_bucket_tagging: PutBucketTaggingInput => PutBucketTaggingOutput, tags::put_bucket_tagging;

@@ -15,7 +15,7 @@ use super::hash::{Algorithm, Counted, Counting, Said};
 use super::sealing::broken;
 use crate::gateway::Writer;
 use crate::meta::access::MetaError;
-use crate::meta::command::{Answer, Command, Copying, Made, Put};
+use crate::meta::command::{Answer, By, Command, Copying, Made, Put};
 use crate::meta::kinds::{self, About, Versioning, Written};
 use crate::meta::limits::BODY_BYTES_MAX;
 use crate::meta::names::VersionRef;
@@ -37,6 +37,7 @@ pub async fn put_object(front: &Front, request: S3Request<PutObjectInput>) -> Do
     let sealed = front.sealing(&asked, &bucket).await?;
     about.sealed = sealed.as_ref().map(|sealed| sealed.header.clone());
     let seal = sealer(front, sealed.as_ref().map(|sealed| &sealed.key), 0)?;
+    let by = request.extensions.get::<By>().copied().unwrap_or_default();
     let trailers = request.trailing_headers;
     let length = about::length(input.content_length, &asked.headers);
     let coming = Coming { body: input.body, length, said, trailers, seal };
@@ -44,7 +45,7 @@ pub async fn put_object(front: &Front, request: S3Request<PutObjectInput>) -> Do
     let (body, counted) = take(front.gateway.writer(there.class, there.when_short), coming).await?;
     let Counted { etag, checksum: counted, .. } = counted;
     let condition = condition(&asked.headers);
-    let put = Put { bucket, key, body, etag, checksum: counted.clone(), about, lock, condition };
+    let put = Put { bucket, key, body, etag, checksum: counted.clone(), about, lock, condition, by };
     let made = made(front.ask(Command::Put(Box::new(put))).await?)?;
     let sum = counted.as_ref().map(checksum).unwrap_or_default();
     let mut response = S3Response::new(PutObjectOutput {
@@ -166,7 +167,7 @@ pub async fn copy_object(front: &Front, request: S3Request<CopyObjectInput>) -> 
             about.tags = object.about.tags.clone();
         }
         let Counted { etag, checksum, .. } = counted;
-        let put = Put { bucket, key, body, etag, checksum: checksum.clone(), about, lock, condition };
+        let put = Put { bucket, key, body, etag, checksum: checksum.clone(), about, lock, condition, by: By::Copy };
         (made(front.ask(Command::Put(Box::new(put))).await?)?, checksum)
     } else {
         let mut copying = Copying {

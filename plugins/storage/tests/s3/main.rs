@@ -7,6 +7,7 @@ use town::{HOST, Town, start};
 
 mod client;
 mod forms;
+mod notifications;
 mod replication;
 mod rules;
 mod sites;

@@ -1,11 +1,12 @@
 //! Buckets: made, changed, removed.
 
+use super::notify;
 use super::object::check_acl;
 use super::replicate;
 use super::scene::{Scene, Stop};
 use crate::meta::command::{Answer, BucketChange};
 use crate::meta::key;
-use crate::meta::kinds::{Acl, Bucket, Class, Dying, LockDefault, Usage, Versioning, WhenShort};
+use crate::meta::kinds::{Acl, Bucket, Class, DocumentKind, Dying, LockDefault, Usage, Versioning, WhenShort};
 use crate::meta::limits::{BUCKETS_MAX, WORD_BYTES_MAX};
 use crate::meta::names::BucketName;
 use crate::meta::refusal::Refusal;
@@ -47,6 +48,7 @@ pub fn create(
         class,
         when_short: WhenShort::default(),
         replication: None,
+        tells: false,
     };
     scene.head.buckets += 1;
     scene.write(key::bucket(name), &bucket);
@@ -104,15 +106,23 @@ pub fn change(scene: &mut Scene, name: &BucketName, change: BucketChange) -> Res
         BucketChange::Replication(target) => replicate::set(scene, name, &mut bucket, target)?,
         BucketChange::Document(kind, None) => {
             scene.remove(key::document(bucket.id, kind));
-            return Ok(Answer::Done);
+            if kind != DocumentKind::Notification {
+                return Ok(Answer::Done);
+            }
+            bucket.tells = false;
         }
         BucketChange::Document(kind, Some(text)) => {
             if text.is_empty() || text.len() > kind.bytes_max() {
                 let words = format!("a document of {} bytes, 1 to {} are", text.len(), kind.bytes_max());
                 return Err(Refusal::Argument(words).into());
             }
+            if kind == DocumentKind::Notification {
+                bucket.tells = !notify::rules(&text)?.is_empty();
+            }
             scene.write(key::document(bucket.id, kind), &text);
-            return Ok(Answer::Done);
+            if kind != DocumentKind::Notification {
+                return Ok(Answer::Done);
+            }
         }
     }
     scene.write(key::bucket(name), &bucket);

@@ -1,5 +1,6 @@
 //! Deletions: of the newest version, of a certain one, of many keys at once.
 
+use super::notify::{Happened, happened};
 use super::object::{check_condition, check_free, forget, make_room};
 use super::replicate;
 use super::scene::{Place, Scene, Stop};
@@ -10,7 +11,21 @@ use crate::meta::limits::DELETIONS_MAX;
 use crate::meta::names::{BucketName, ObjectKey, VersionRef};
 use crate::meta::refusal::Refusal;
 
-pub fn delete(scene: &mut Scene, name: &BucketName, deletions: Vec<Deletion>, bypass: bool) -> Result<Answer, Stop> {
+/// Why something is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// Somebody asks for it.
+    Asked,
+    /// The bucket's own rules want it.
+    Expired,
+}
+
+pub fn delete(
+    scene: &mut Scene,
+    name: &BucketName,
+    deletions: Vec<Deletion>,
+    (bypass, how): (bool, How),
+) -> Result<Answer, Stop> {
     let bucket = scene.bucket(name)?;
     if deletions.is_empty() || deletions.len() > DELETIONS_MAX {
         return Err(Refusal::Argument(format!("{} deletions, 1 to {DELETIONS_MAX} are", deletions.len())).into());
@@ -18,13 +33,45 @@ pub fn delete(scene: &mut Scene, name: &BucketName, deletions: Vec<Deletion>, by
     let mut answers = Vec::with_capacity(deletions.len());
     for deletion in deletions {
         // One that is refused has changed nothing: each looks first.
+        let is_there = bucket.tells && is_there(scene, &bucket, &deletion)?;
         answers.push(match one(scene, &bucket, &deletion, bypass) {
-            Ok(deleted) => Ok(deleted),
+            Ok(deleted) => {
+                if is_there || deleted.made {
+                    tell(scene, (name, &bucket), &deletion, &deleted, how)?;
+                }
+                Ok(deleted)
+            }
             Err(Stop::Refused(refusal)) => Err(refusal),
             Err(broken) => return Err(broken),
         });
     }
     Ok(Answer::Deleted(answers))
+}
+
+/// Whether there is what is to be deleted.
+fn is_there(scene: &Scene, bucket: &Bucket, deletion: &Deletion) -> Result<bool, Stop> {
+    Ok(match deletion.version {
+        Some(version) => scene.find(bucket.id, &deletion.key, version)?.is_some(),
+        None => scene.current(bucket.id, &deletion.key)?.is_some(),
+    })
+}
+
+/// Has those told who want to know of a deletion.
+fn tell(
+    scene: &mut Scene,
+    (name, bucket): (&BucketName, &Bucket),
+    deletion: &Deletion,
+    deleted: &Deleted,
+    how: How,
+) -> Result<(), Stop> {
+    let (event, version) = match (deleted.made, how) {
+        (true, How::Asked) => ("s3:ObjectRemoved:DeleteMarkerCreated", deleted.marker),
+        (true, How::Expired) => ("s3:LifecycleExpiration:DeleteMarkerCreated", deleted.marker),
+        (false, How::Asked) => ("s3:ObjectRemoved:Delete", deletion.version),
+        (false, How::Expired) => ("s3:LifecycleExpiration:Delete", deletion.version),
+    };
+    let version = version.filter(|_| bucket.versioning != Versioning::Off);
+    happened(scene, name, bucket, &Happened { event, key: &deletion.key, version, object: None })
 }
 
 fn one(scene: &mut Scene, bucket: &Bucket, deletion: &Deletion, bypass: bool) -> Result<Deleted, Stop> {

@@ -3,9 +3,10 @@
 use hirsel_model::WallTime;
 
 use super::chunk;
+use super::notify::{Happened, happened};
 use super::replicate;
 use super::scene::{Place, Scene, Stop};
-use crate::meta::command::{Answer, Condition, Copying, Made, ObjectChange, Put};
+use crate::meta::command::{Answer, By, Condition, Copying, Made, ObjectChange, Put};
 use crate::meta::key::BucketId;
 use crate::meta::kinds::{
     About, Acl, Bucket, Checksum, Grant, Grantee, Lock, LockMode, Object, Retention, Usage, Version, Versioning,
@@ -30,10 +31,17 @@ pub fn put(scene: &mut Scene, put: Put) -> Result<Answer, Stop> {
     let usage = scene.usage(bucket.id)?;
     check_quota(scene, &bucket, &put.key, &usage, bytes)?;
     let body = chunk::take(scene, put.body)?;
-    let Put { key, etag, checksum, about, .. } = put;
+    let Put { bucket: name, key, etag, checksum, about, by, .. } = put;
     let object = Object { bytes, etag, body, about, checksum, lock, parts: 0 };
     let stamp = scene.stamp();
-    Ok(Answer::Made(place(scene, &bucket, &key, stamp, object, None)?))
+    let made = place(scene, &bucket, &key, stamp, object, None)?;
+    let event = match by {
+        By::Put => "s3:ObjectCreated:Put",
+        By::Form => "s3:ObjectCreated:Post",
+        By::Copy => "s3:ObjectCreated:Copy",
+    };
+    created(scene, (&name, &bucket, &key), event, bytes, &made)?;
+    Ok(Answer::Made(made))
 }
 
 pub fn copy(scene: &mut Scene, copy: Copying) -> Result<Answer, Stop> {
@@ -64,7 +72,21 @@ pub fn copy(scene: &mut Scene, copy: Copying) -> Result<Answer, Stop> {
     chunk::share(scene, &body)?;
     let object = Object { bytes, etag, body, about, checksum, lock, parts };
     let stamp = scene.stamp();
-    Ok(Answer::Made(place(scene, &bucket, &copy.key, stamp, object, from)?))
+    let made = place(scene, &bucket, &copy.key, stamp, object, from)?;
+    created(scene, (&copy.bucket, &bucket, &copy.key), "s3:ObjectCreated:Copy", bytes, &made)?;
+    Ok(Answer::Made(made))
+}
+
+/// Has those told who want to know that an object was made.
+pub fn created(
+    scene: &mut Scene,
+    (name, bucket, key): (&BucketName, &Bucket, &ObjectKey),
+    event: &'static str,
+    bytes: u64,
+    made: &Made,
+) -> Result<(), Stop> {
+    let object = Some((bytes, made.etag.as_str()));
+    happened(scene, name, bucket, &Happened { event, key, version: made.version, object })
 }
 
 /// The version that is meant, marker or object.
@@ -169,9 +191,11 @@ pub fn change(
     let bucket = scene.bucket(name)?;
     let (place, mut version) = object(scene, bucket.id, key, version)?;
     let object = version.object.as_mut().ok_or(Refusal::IsMarker)?;
+    let mut event = None;
     match change {
         ObjectChange::Tags(tags) => {
             check_tags(&tags)?;
+            event = Some(if tags.is_empty() { "s3:ObjectTagging:Delete" } else { "s3:ObjectTagging:Put" });
             object.about.tags = tags;
             if place == Place::Current {
                 replicate::changed(scene, &bucket, key)?;
@@ -179,6 +203,7 @@ pub fn change(
         }
         ObjectChange::Acl(acl) => {
             check_acl(&acl)?;
+            event = Some("s3:ObjectAcl:Put");
             object.about.acl = acl;
         }
         ObjectChange::Retention { to, bypass } => {
@@ -192,6 +217,11 @@ pub fn change(
         }
     }
     scene.keep(bucket.id, key, place, &version);
+    if let (Some(event), Some(object)) = (event, &version.object) {
+        let named = (bucket.versioning != Versioning::Off).then(|| version.name());
+        let object = Some((object.bytes, object.etag.as_str()));
+        happened(scene, name, &bucket, &Happened { event, key, version: named, object })?;
+    }
     Ok(Answer::Done)
 }
 

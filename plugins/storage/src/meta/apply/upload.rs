@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::chunk;
-use super::object::{check_about, check_condition, check_quota, check_words, lock_of, open_bytes, over, place};
+use super::object::{
+    check_about, check_condition, check_quota, check_words, created, lock_of, open_bytes, over, place,
+};
 use super::scene::{Scene, Stop, decode};
 use crate::meta::command::{Answer, CompleteUpload, CreateUpload, Made, PutPart};
 use crate::meta::key;
@@ -87,7 +89,7 @@ pub fn complete(scene: &mut Scene, complete: CompleteUpload) -> Result<Answer, S
     }
     let stamp = scene.stamp();
     let parts = heads.len() as u16;
-    let CompleteUpload { key, upload: id, etag, checksum, .. } = complete;
+    let CompleteUpload { bucket: name, key, upload: id, etag, checksum, .. } = complete;
     let list = List::Parts {
         upload: id,
         parts: heads,
@@ -98,7 +100,9 @@ pub fn complete(scene: &mut Scene, complete: CompleteUpload) -> Result<Answer, S
     };
     scene.write(key::manifest(id), &Manifest { shared: 1, list });
     let object = Object { bytes, etag, body: Body::Manifest(id), about: upload.about, checksum, lock, parts };
-    Ok(Answer::Made(place(scene, &bucket, &key, stamp, object, None)?))
+    let made = place(scene, &bucket, &key, stamp, object, None)?;
+    created(scene, (&name, &bucket, &key), "s3:ObjectCreated:CompleteMultipartUpload", bytes, &made)?;
+    Ok(Answer::Made(made))
 }
 
 /// Which parts there are, with length and ETag.

@@ -418,7 +418,7 @@ impl Farm {
             0..=5 => {
                 let if_match = self.chance.random_bool(0.2).then(|| "e1".to_owned());
                 let deletions = vec![Deletion { key, version, if_match }];
-                Command::Delete { bucket, deletions, bypass: false }
+                Command::Delete { bucket, deletions, bypass: false, expired: false }
             }
             6..=8 => {
                 let (from_bucket, from_key) = self.a_place();

@@ -254,7 +254,7 @@ impl Model {
             }
             Command::Put(put) => self.put(at, put, answer),
             Command::Copy(copy) => self.copy(at, copy, answer),
-            Command::Delete { bucket, deletions, bypass } => {
+            Command::Delete { bucket, deletions, bypass, expired: _ } => {
                 self.bucket(bucket)?;
                 let Some(Answer::Deleted(answers)) = answer else { panic!("{answer:?}") };
                 for (deletion, answer) in deletions.iter().zip(answers) {
@@ -342,6 +342,7 @@ impl Model {
             | Command::FindDue { .. }
             | Command::Replicated { .. }
             | Command::ReplicationFails { .. }
+            | Command::EndNotices { .. }
             | Command::RaiseLevel { .. } => Ok(()),
         }
     }

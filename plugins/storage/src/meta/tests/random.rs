@@ -9,6 +9,7 @@ use rand::{Rng, SeedableRng};
 use super::model::{Model, page};
 use super::*;
 use crate::meta::list::{self, Ask};
+use crate::meta::outbox::{self, Ending, QueueId};
 use crate::meta::read::{self, Known};
 
 /// Each is one history.
@@ -36,6 +37,7 @@ fn random_commands_end_as_the_model_says() {
         "abort_upload",
         "put_part",
         "condemn_unknown",
+        "end_notices",
         "put QuotaExceeded",
         "put PreconditionFailed",
         "put OldTable",
@@ -119,6 +121,9 @@ impl History {
         for (name, lockable) in [("pics", false), ("films", false), ("deeds", true)] {
             history.run(create(name, lockable));
         }
+        // What happens in one of them is told to two.
+        let change = super::notify::telling_two();
+        history.run(Command::SetBucket { name: bucket("pics"), change });
         history
     }
 
@@ -232,7 +237,17 @@ impl History {
                 let hold = self.chance.random_bool(0.1);
                 let lock = hold.then_some(Lock { retention: None, hold });
                 let condition = self.a_condition();
-                Command::Put(Box::new(Put { bucket, key, body, etag, checksum: None, about, lock, condition }))
+                Command::Put(Box::new(Put {
+                    bucket,
+                    key,
+                    body,
+                    etag,
+                    checksum: None,
+                    about,
+                    lock,
+                    condition,
+                    by: By::Put,
+                }))
             }
             15..=17 => {
                 let from = self.a_bucket();
@@ -249,7 +264,7 @@ impl History {
                     Deletion { key: self.a_key(), version: self.a_version(), if_match }
                 });
                 let deletions = deletions.collect();
-                Command::Delete { bucket, deletions, bypass: false }
+                Command::Delete { bucket, deletions, bypass: false, expired: false }
             }
             24 | 25 => {
                 let tags = ObjectChange::Tags(self.some_tags());
@@ -305,6 +320,12 @@ impl History {
             37 => {
                 let (partition, table) = (self.chance.random_range(0..5), self.chance.random_range(0..6));
                 Command::MoveComplete { partition, table }
+            }
+            38 => {
+                let (url, ending) = (self.pick(&super::notify::TWO), self.pick(&[Ending::Told, Ending::Lost]));
+                let queue = QueueId::of(url);
+                let waiting = outbox::notices(&self.town.rows, queue, 5).expect("memory");
+                Command::EndNotices { queue, up_to: waiting.last().map_or(0, |(number, _)| *number), ending }
             }
             _ => Command::Sweep,
         }
@@ -417,6 +438,16 @@ impl History {
     /// When everything that dies is dead: every chunk that was ever named is named, or condemned, and never both.
     fn end(&mut self) {
         self.town.sweep();
+        let queues = outbox::queues(&self.town.rows, 10).expect("memory");
+        let mut waiting = 0;
+        for (id, queue) in &queues {
+            let there = outbox::notices(&self.town.rows, *id, 10_000).expect("memory").len() as u64;
+            assert!(there > 0 && queue.waiting == there, "seed {}: {queue:?}", self.seed);
+            waiting += there;
+        }
+        let rows = self.town.rows.keys().filter(|row| row[0] == b'q').count() as u64;
+        let head = read::head(&self.town.rows).expect("memory");
+        assert_eq!((rows, head.notices), (waiting, waiting), "seed {}", self.seed);
         let named = self.model.named();
         let all = |kind: u8| -> BTreeSet<ChunkId> {
             let rows = self.town.rows.keys().filter(|row| row[0] == kind);

@@ -170,7 +170,8 @@ fn a_locked_version_stays_until_its_time_is_over() {
     );
     town.run(retention("g", soft, ends(LockMode::Governance, until.0 - 9), true)).expect("he may bypass");
     let deletion = Deletion { key: object("g"), version: Some(soft), if_match: None };
-    let bypassed = town.run(Command::Delete { bucket: bucket(PICS), deletions: vec![deletion], bypass: true });
+    let bypassed =
+        town.run(Command::Delete { bucket: bucket(PICS), deletions: vec![deletion], bypass: true, expired: false });
     assert_eq!(bypassed, Ok(Answer::Deleted(vec![Ok(Deleted::default())])));
     town.at = until.0 + 10;
     let hold = |hold| Command::SetObject {

@@ -71,10 +71,13 @@ async fn send(stream: BoxStream, uri: &Uri, body: &[u8]) -> Result<(), String> {
         .map_err(|error| error.to_string())?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-    // Driven here and dropped with this call: nothing of it outlives the answer.
+    // Driven here and dropped with this call: nothing of it outlives the answer. Whoever answers and closes at once ends it before the
+    // answer is looked at.
+    let mut answer = std::pin::pin!(sender.send_request(request));
     let response = tokio::select! {
-        response = sender.send_request(request) => response.map_err(|error| error.to_string())?,
-        _ = connection => return Err("the connection ended before the answer".into()),
+        response = &mut answer => response,
+        _ = connection => answer.await,
     };
+    let response = response.map_err(|error| error.to_string())?;
     if response.status().is_success() { Ok(()) } else { Err(format!("answered {}", response.status())) }
 }

@@ -43,7 +43,8 @@ impl Places {
         self.order.table.partitions.get(&number)
     }
 
-    fn is_heard(&self, node: NodeId) -> bool {
+    /// Whether a node is heard now.
+    pub fn is_heard(&self, node: NodeId) -> bool {
         node == self.me || self.live.nodes.get(&node).is_some_and(|node| node.liveness == Liveness::Alive)
     }
 

@@ -26,7 +26,7 @@ use crate::gateway::Gateway;
 use crate::meta::command::{Answer, Command, Fate};
 use crate::meta::kinds::{Chunk, Class, Missed};
 use crate::meta::names::ChunkId;
-use crate::meta::query::{Query, Reply};
+use crate::meta::query::{QUESTIONS_MAX, Query, Reply};
 use crate::meta::read::Known;
 
 /// Between two audits that nobody asked for.
@@ -157,12 +157,19 @@ async fn audit(
     let mine: Vec<_> = table.partitions.iter().filter(|(_, it)| it.target().contains(&gateway.me())).collect();
     // The other way is one step more.
     let of = u32::try_from(mine.len()).unwrap_or(u32::MAX).saturating_add(1);
-    for (step, (number, partition)) in (0..).zip(mine) {
+    for (step, some) in (0..).step_by(QUESTIONS_MAX).zip(mine.chunks(QUESTIONS_MAX)) {
         note(audits, |auditing| (auditing.step, auditing.of) = (step, of));
         // What is on its way here is the move's to bring, and so is not counted as seen.
-        match partition.next.is_empty() {
-            true => wanted(gateway, disk, *number, partition, &damaged, &mut audit).await?,
-            false => audit.table = audit.table.min(partition.table.saturating_sub(1)),
+        let (settled, moving): (Vec<_>, Vec<_>) = some.iter().partition(|(_, partition)| partition.next.is_empty());
+        for (_, partition) in moving {
+            audit.table = audit.table.min(partition.table.saturating_sub(1));
+        }
+        // Most partitions of a small cluster are empty: it is asked about many at once.
+        let queries = settled.iter().map(|(number, _)| Query::Chunks(**number, None)).collect();
+        let replies = gateway.look_all(queries).await.map_err(|error| error.to_string())?;
+        for ((number, partition), reply) in settled.into_iter().zip(replies) {
+            let first = chunks(reply.map_err(|refusal| refusal.to_string())?)?;
+            wanted(gateway, disk, (*number, partition), first, &damaged, &mut audit).await?;
         }
     }
     note(audits, |auditing| (auditing.step, auditing.of) = (of - 1, of));
@@ -171,24 +178,25 @@ async fn audit(
     Ok(audit)
 }
 
-/// Looks for what should be here.
+fn chunks(reply: Reply) -> Result<Vec<(ChunkId, Chunk)>, String> {
+    match reply {
+        Reply::Chunks(page) => Ok(page),
+        _ => Err("the metadata answer something else".into()),
+    }
+}
+
+/// Looks for what should be here of a partition, of whose chunks the first page is known.
 async fn wanted(
     gateway: &Gateway,
     disk: &Disk,
-    number: u16,
-    partition: &Partition,
+    (number, partition): (u16, &Partition),
+    mut page: Vec<(ChunkId, Chunk)>,
     damaged: &BTreeSet<crate::chunk::ChunkId>,
     audit: &mut Audit,
 ) -> Result<(), String> {
-    let mut after = None;
-    loop {
-        let page = match gateway.look(Query::Chunks(number, after)).await.map_err(|error| error.to_string())? {
-            Reply::Chunks(page) => page,
-            _ => return Err("the metadata answer something else".into()),
-        };
-        let Some((last, _)) = page.last() else { return Ok(()) };
-        after = Some(*last);
-        let mut missed = Vec::new();
+    while let Some((last, _)) = page.last() {
+        let after = Some(*last);
+        let mut lacks = Vec::new();
         for (chunk, known) in &page {
             let homes = partition.target().len().min(usize::from(known.class.pieces()));
             if partition.target().first() == Some(&gateway.me()) {
@@ -197,23 +205,43 @@ async fn wanted(
             let bears = homes.saturating_sub(usize::from(known.class.enough())).min(usize::from(u8::MAX)) as u8;
             audit.bears = Some(audit.bears.map_or(bears, |before| before.min(bears)));
             for shard in shards_of(partition, known, gateway.me()) {
-                audit.wanted += 1;
                 let id = chunk.on_disk(shard);
-                match disk.find(id) {
-                    Some(_) if damaged.contains(&id) => audit.damaged += 1,
-                    Some(_) => {
-                        audit.there += 1;
-                        continue;
-                    }
-                    None => {}
+                let (is_there, is_damaged) = (disk.find(id).is_some(), damaged.contains(&id));
+                match is_there && !is_damaged {
+                    true => (audit.wanted, audit.there) = (audit.wanted + 1, audit.there + 1),
+                    false => lacks.push((Missed { chunk: *chunk, shard, node: gateway.me() }, is_there)),
                 }
-                missed.push(Missed { chunk: *chunk, shard, node: gateway.me() });
             }
         }
-        if !missed.is_empty() {
-            gateway.ask(Command::AddRepairs { missed }).await.map_err(|error| error.to_string())?;
+        if !lacks.is_empty() {
+            lacking(gateway, lacks, audit).await?;
         }
         sleep(PAUSE).await;
+        page = chunks(gateway.look(Query::Chunks(number, after)).await.map_err(|error| error.to_string())?)?;
+    }
+    Ok(())
+}
+
+/// Counts pieces that are not here, or damaged, and puts them into the queue of repairs. What was deleted since it was asked for lacks nothing.
+async fn lacking(gateway: &Gateway, lacks: Vec<(Missed, bool)>, audit: &mut Audit) -> Result<(), String> {
+    let known = fates(gateway, lacks.iter().map(|(missed, _)| missed.chunk).collect()).await?;
+    let named = lacks.into_iter().zip(known).filter(|(_, fate)| matches!(fate, Known::Named(_)));
+    let mut all = Vec::new();
+    for ((missed, is_damaged), _) in named {
+        audit.wanted += 1;
+        audit.damaged += u64::from(is_damaged);
+        all.push(missed);
+    }
+    if !all.is_empty() {
+        gateway.ask(Command::AddRepairs { missed: all }).await.map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+async fn fates(gateway: &Gateway, chunks: Vec<ChunkId>) -> Result<Vec<Known>, String> {
+    match gateway.look(Query::Fates(chunks)).await.map_err(|error| error.to_string())? {
+        Reply::Fates(fates) => Ok(fates),
+        _ => Err("the metadata answer something else".into()),
     }
 }
 
@@ -242,10 +270,7 @@ async fn found(
         if chunks.is_empty() {
             continue;
         }
-        let fates = match gateway.look(Query::Fates(chunks)).await.map_err(|error| error.to_string())? {
-            Reply::Fates(fates) => fates,
-            _ => return Err("the metadata answer something else".into()),
-        };
+        let fates = fates(gateway, chunks).await?;
         let mut unknown = BTreeSet::new();
         {
             let order = order.borrow();

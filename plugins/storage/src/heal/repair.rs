@@ -1,9 +1,11 @@
-//! Makes pieces anew that are missing, those of which the least is left first.
+//! Makes pieces anew that are missing, those of which the least is left first. What is missing on nodes that are not heard waits for them, or for
+//! the plan to move it, and keeps nothing else waiting.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::{FutureExt, StreamExt, stream};
+use hirsel_model::NodeId;
 use hirsel_model::order::StorageOrder;
 use tokio::sync::watch;
 
@@ -12,6 +14,7 @@ use crate::gateway::Gateway;
 use crate::meta::command::Command;
 use crate::meta::kinds::Missed;
 use crate::meta::names::ChunkId;
+use crate::meta::query::WAITING_MAX;
 use crate::meta::read::{self, Known};
 
 /// Pieces that are looked at in one step.
@@ -19,17 +22,22 @@ const LOOKED_AT: usize = 256;
 
 /// Makes some missing pieces. Whether there is more to do.
 pub async fn step(gateway: Gateway, order: Arc<StorageOrder>, healing: watch::Sender<Healing>) -> Result<bool, String> {
-    let queue = {
+    let places = gateway.places();
+    let (queue, silent) = {
         let here = gateway.meta().group().here().map_err(|error| error.to_string())?;
         let wrong = |error: crate::meta::rows::RowsError| error.to_string();
-        let queue = read::repairs(&here, None, None, LOOKED_AT).map_err(wrong)?;
+        let queue = read::repairs(&here, None, None, WAITING_MAX).map_err(wrong)?;
+        let (heard, silent) = part(queue, |missed| places.is_heard(missed.node) || !is_home(missed, &order));
         let known = |missed: Missed| read::chunk(&here, missed.chunk).map(|known| (missed, known));
-        queue.into_iter().map(known).collect::<Result<Vec<_>, _>>().map_err(wrong)?
+        (heard.into_iter().map(known).collect::<Result<Vec<_>, _>>().map_err(wrong)?, silent)
     };
     if queue.is_empty() {
+        let stuck = silent.map(|node| format!("node {node}, which lacks pieces, is not heard"));
         healing.send_if_modified(|it| {
-            let whole = std::mem::take(&mut it.repaired) == 0;
-            !whole | it.stuck.take().is_some()
+            let was_at_work = stuck.is_none() && std::mem::take(&mut it.repaired) > 0;
+            let is_news = it.stuck != stuck;
+            it.stuck = stuck;
+            was_at_work || is_news
         });
         return Ok(false);
     }
@@ -66,6 +74,19 @@ pub async fn step(gateway: Gateway, order: Arc<StorageOrder>, healing: watch::Se
     }
 }
 
+/// The first of what can be seen to now, and a node that is waited for.
+fn part(queue: Vec<Missed>, can_be: impl Fn(&Missed) -> bool) -> (Vec<Missed>, Option<NodeId>) {
+    let (mut now, silent): (Vec<_>, Vec<_>) = queue.into_iter().partition(can_be);
+    now.truncate(LOOKED_AT);
+    (now, silent.first().map(|missed| missed.node))
+}
+
+/// Whether a piece should still be where it is missing.
+fn is_home(missed: &Missed, order: &StorageOrder) -> bool {
+    let partition = order.table.partitions.get(&missed.chunk.partition());
+    partition.is_some_and(|it| it.target().contains(&missed.node) || it.nodes.contains(&missed.node))
+}
+
 /// What is to be made, and what need not be any more. A chunk that lacks more pieces comes before one that lacks fewer.
 fn sort(queue: Vec<(Missed, Known)>, order: &StorageOrder) -> (Vec<(Missed, piece::Wanted)>, Vec<Missed>) {
     let mut lacks: BTreeMap<ChunkId, u8> = BTreeMap::new();
@@ -74,10 +95,8 @@ fn sort(queue: Vec<(Missed, Known)>, order: &StorageOrder) -> (Vec<(Missed, piec
     }
     let (mut todo, mut done) = (Vec::new(), Vec::new());
     for (missed, known) in queue {
-        let partition = order.table.partitions.get(&missed.chunk.partition());
-        let is_home = partition.is_some_and(|it| it.target().contains(&missed.node) || it.nodes.contains(&missed.node));
         match known {
-            Known::Named(chunk) if is_home => {
+            Known::Named(chunk) if is_home(&missed, order) => {
                 let Missed { chunk: id, shard, .. } = missed;
                 todo.push((missed, piece::Wanted { chunk: id, bytes: chunk.bytes, class: chunk.class, shard }));
             }
@@ -87,4 +106,24 @@ fn sort(queue: Vec<(Missed, Known)>, order: &StorageOrder) -> (Vec<(Missed, piec
     }
     todo.sort_by_key(|(missed, _)| std::cmp::Reverse(lacks.get(&missed.chunk).copied().unwrap_or_default()));
     (todo, done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meta::names::WriteId;
+
+    #[test]
+    fn what_is_missing_on_a_node_that_is_not_heard_keeps_nothing_waiting() {
+        let missed = |node, number: u16| Missed {
+            chunk: ChunkId::new(768 + number / 1_000, WriteId([1; 12]), number % 1_000),
+            shard: 0,
+            node: NodeId(node),
+        };
+        let many: Vec<Missed> = (0..5_000).map(|number| missed(3, number)).chain([missed(1, 9_000)]).collect();
+        let is_heard = |missed: &Missed| missed.node != NodeId(3);
+        assert_eq!(part(many.clone(), is_heard), (vec![missed(1, 9_000)], Some(NodeId(3))));
+        let (now, silent) = part(many, |_| true);
+        assert_eq!((now.len(), silent), (LOOKED_AT, None));
+    }
 }

@@ -231,15 +231,20 @@ struct Turns {
     begun: u64,
 }
 
+/// How much is stored, in words. What nobody counted is not said to be nothing.
+fn amount(storage: &StorageStatus) -> String {
+    let (Some(objects), Some(bytes), Some(buckets)) = (storage.objects, storage.bytes, storage.buckets) else {
+        return "objects are not counted while nobody leads their metadata".into();
+    };
+    let s = if buckets == 1 { "" } else { "s" };
+    format!("{objects} objects, {}, in {buckets} bucket{s}", size(bytes))
+}
+
 /// What is stored, as a part of `status`.
 pub(super) fn print_storage(storage: &StorageStatus) {
-    let StorageStatus { nodes, working, objects, bytes, buckets, .. } = storage;
-    let s = if *buckets == 1 { "" } else { "s" };
+    let StorageStatus { nodes, working, .. } = storage;
     let health = state(&storage.health);
-    line(format!(
-        "Storage   {health}   {working} of {nodes} nodes keep data: {objects} objects, {}, in {buckets} bucket{s}",
-        size(*bytes)
-    ));
+    line(format!("Storage   {health}   {working} of {nodes} nodes keep data: {}", amount(storage)));
     for because in &storage.because {
         line(format!("          {because}"));
     }
@@ -253,5 +258,17 @@ pub(super) fn print_storage(storage: &StorageStatus) {
             audit.elsewhere
         );
         line(paint(&text, Colour::Dim));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_counted_is_not_said_to_be_nothing() {
+        let counted = StorageStatus { buckets: Some(1), objects: Some(0), bytes: Some(0), ..StorageStatus::default() };
+        assert!(amount(&counted).starts_with("0 objects, ") && amount(&counted).ends_with(", in 1 bucket"));
+        assert!(amount(&StorageStatus::default()).contains("not counted"));
     }
 }

@@ -32,18 +32,24 @@ pub struct StorageStatus {
     pub disk_bytes: u64,
     /// What is free of that, in tenths of each disk.
     pub disk_free_bytes: u64,
-    /// Buckets.
-    pub buckets: u64,
+    /// Buckets; this and the next five are counted by whoever leads the metadata, and not there while nobody does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub buckets: Option<u64>,
     /// Objects, to three digits.
-    pub objects: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub objects: Option<u64>,
     /// Bytes of all versions, to three digits.
-    pub bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
     /// Chunks that lack a piece somewhere; counted up to some thousand.
-    pub degraded_chunks: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub degraded_chunks: Option<u64>,
     /// Pieces that wait to be made anew; counted up to some thousand.
-    pub repairs_waiting: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repairs_waiting: Option<u64>,
     /// Pieces that were made anew since all was whole the last time.
-    pub repairs_done: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repairs_done: Option<u64>,
     /// Partitions on their way to other nodes.
     pub moving: u32,
     /// Nodes that vote over the metadata.
@@ -156,7 +162,7 @@ pub fn standing(sight: &Sight) -> Option<Seen> {
 pub fn storage(sight: &Sight) -> Option<StorageStatus> {
     let seen = standing(sight)?;
     let (table, heard) = (&sight.state.plan.storage, heard(sight));
-    let totals = seen::totals(&heard).cloned().unwrap_or_default();
+    let totals = seen::totals(&heard);
     let works = |node: &&NodeId| heard.get(*node).is_some_and(|facts| facts.unable.is_none() && facts.bytes > 0);
     let holders = table.holders();
     let free = |facts: &&StorageFacts| facts.bytes / 10 * u64::from(facts.free);
@@ -167,12 +173,12 @@ pub fn storage(sight: &Sight) -> Option<StorageStatus> {
         working: count(holders.keys().filter(works).count()),
         disk_bytes: heard.values().map(|facts| facts.bytes).sum(),
         disk_free_bytes: heard.values().map(free).sum(),
-        buckets: totals.buckets,
-        objects: totals.objects,
-        bytes: totals.bytes,
-        degraded_chunks: totals.degraded,
-        repairs_waiting: totals.repairs,
-        repairs_done: totals.repaired,
+        buckets: totals.map(|totals| totals.buckets),
+        objects: totals.map(|totals| totals.objects),
+        bytes: totals.map(|totals| totals.bytes),
+        degraded_chunks: totals.map(|totals| totals.degraded),
+        repairs_waiting: totals.map(|totals| totals.repairs),
+        repairs_done: totals.map(|totals| totals.repaired),
         moving: count(seen.moving),
         voters: sight.names(&table.voters),
         voters_can_lose: count(voters_spare(sight).unwrap_or_default()),

@@ -37,7 +37,7 @@ pub enum ProposeError {
     /// Somebody took it, and no answer came in time: it has happened, will happen, or never will.
     #[error("no answer from the leader in time; the change may or may not happen")]
     TimedOut,
-    /// This replica has stopped and knows of no other.
+    /// This replica has stopped and knows of no other. If it stopped just now, the change may have been taken before.
     #[error("the control log of this node has stopped: {0}")]
     Stopped(String),
     /// Larger than any command may be.
@@ -57,6 +57,33 @@ pub(super) enum Offered {
     Unknown,
     /// The replica asked does not work any more.
     Stopped(String),
+}
+
+/// Whether a copy of a proposal may still be carried out. The time may be over in the middle of any try: what an earlier one left in doubt
+/// stays so while others are asked.
+#[derive(Default)]
+struct Doubt {
+    /// Somebody may have taken it before.
+    left: bool,
+    /// It is being handed to somebody.
+    now: bool,
+}
+
+impl Doubt {
+    /// A try begins, which hands it over or only asks who leads.
+    fn begin(&mut self, hands_over: bool) {
+        self.left |= self.now;
+        self.now = hands_over;
+    }
+
+    /// This try certainly left nothing.
+    fn not_taken(&mut self) {
+        self.now = false;
+    }
+
+    fn remains(&self) -> bool {
+        self.left || self.now
+    }
 }
 
 /// Numbers the proposals of this replica.
@@ -108,7 +135,7 @@ impl Inner {
         if body.len() > COMMAND_BYTES_MAX {
             return Err(ProposeError::TooLarge(body.len()));
         }
-        let mut in_doubt = false;
+        let mut doubt = Doubt::default();
         let deadline = Instant::now() + ttl;
         let tries = async {
             let ticket = self.proposer.ticket().await;
@@ -117,7 +144,7 @@ impl Inner {
             let mut targets = Targets::default();
             loop {
                 let target = targets.next(self)?;
-                let doubted = std::mem::replace(&mut in_doubt, !matches!(target, Target::Nobody | Target::Perhaps(_)));
+                doubt.begin(!matches!(target, Target::Nobody | Target::Perhaps(_)));
                 let offered = match target {
                     Target::Leader(me) if me == self.me => self.offer_here(command.clone()).await,
                     Target::Leader(leader) => self.offer_there(leader, &command, deadline).await,
@@ -133,18 +160,19 @@ impl Inner {
                     // So late a copy that the group has forgotten what it did with the first.
                     Offered::Applied(Reply::Stale | Reply::Nothing) => return Err(ProposeError::TimedOut),
                     Offered::NotTaken(hint) => {
-                        in_doubt = doubted;
+                        doubt.not_taken();
                         targets.redirect = hint.map(NodeId);
                     }
                     Offered::Unknown => {}
-                    Offered::Stopped(_) => in_doubt = doubted,
+                    // It ended before it took this, or under it: then that may be in its log, and with others.
+                    Offered::Stopped(_) => {}
                 }
                 self.pause(&targets).await;
             }
         };
         match timeout_at(deadline, tries).await {
             Ok(result) => result,
-            Err(_) if in_doubt => Err(ProposeError::TimedOut),
+            Err(_) if doubt.remains() => Err(ProposeError::TimedOut),
             Err(_) => Err(self.nobody()),
         }
     }
@@ -350,5 +378,24 @@ mod tests {
         drop((second, third));
         let fourth = proposer.ticket().await;
         assert_eq!((fourth.sequence, fourth.settled_below), (3, 3));
+    }
+
+    #[test]
+    fn what_one_may_have_taken_stays_in_doubt_while_others_are_asked() {
+        let mut doubt = Doubt::default();
+        doubt.begin(false);
+        assert!(!doubt.remains(), "whoever is only asked takes nothing");
+        doubt.begin(true);
+        assert!(doubt.remains());
+        doubt.not_taken();
+        assert!(!doubt.remains());
+        // Handed over, and no answer.
+        doubt.begin(true);
+        doubt.begin(false);
+        assert!(doubt.remains());
+        doubt.not_taken();
+        doubt.begin(true);
+        doubt.not_taken();
+        assert!(doubt.remains(), "that the next one did not take it says nothing of the first");
     }
 }

@@ -98,7 +98,10 @@ impl Metadata {
         match self.group.ask(&entry, WITHIN).await {
             Ok(answer) => Ok(answer),
             Err(AskError::Refused(refusal)) => Err(refusal.into()),
-            Err(AskError::Group(ProposeError::TimedOut) | AskError::Strange(_)) => Err(MetaError::Unknown),
+            // A copy that ended may have ended under it.
+            Err(AskError::Group(ProposeError::TimedOut | ProposeError::Stopped(_)) | AskError::Strange(_)) => {
+                Err(MetaError::Unknown)
+            }
             Err(error) => Err(MetaError::Unreachable(error.to_string())),
         }
     }

@@ -129,7 +129,7 @@ pub struct BucketSetArgs {
 pub struct BucketReplicateArgs {
     /// Its name
     pub bucket: String,
-    /// Where to: an S3 and a bucket of it, as https://s3.example.com/media
+    /// Where to: an S3 and a bucket of it, as `https://s3.example.com/media`
     #[arg(long, value_name = "URL/BUCKET", required_unless_present = "off")]
     pub to: Option<String>,
     /// Id of the access key that it is written with there

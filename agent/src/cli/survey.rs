@@ -234,7 +234,7 @@ struct Turns {
 /// How much is stored, in words. What nobody counted is not said to be nothing.
 fn amount(storage: &StorageStatus) -> String {
     let (Some(objects), Some(bytes), Some(buckets)) = (storage.objects, storage.bytes, storage.buckets) else {
-        return "objects are not counted while nobody leads their metadata".into();
+        return "objects are not counted: nobody leads their metadata, or only just began to".into();
     };
     let s = if buckets == 1 { "" } else { "s" };
     format!("{objects} objects, {}, in {buckets} bucket{s}", size(bytes))

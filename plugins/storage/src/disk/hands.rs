@@ -23,8 +23,6 @@ use crate::chunk::{Checksum, ChunkId};
 const SEGMENT_BYTES_MAX: u32 = 256 << 20;
 /// The log of deaths is written anew when it has so many entries more than twice those that are needed.
 const DEATHS_SLACK: u64 = 4096;
-/// Of the reserve, what is left to those who move records out of a wasteful segment, as a divisor.
-const RESERVE_FOR_MOVES: u64 = 2;
 
 /// How a piece of work went.
 pub type Reply<T> = oneshot::Sender<Result<T, DiskError>>;
@@ -148,7 +146,7 @@ impl Hands {
         if done.new.contains(&chunk) {
             return Err(DiskError::Exists(chunk));
         }
-        self.shared.has_room(done.takes + bytes, self.shared.settings.reserve_bytes)
+        self.shared.has_room(done.takes + bytes)
     }
 
     /// Says no at once, or puts it down to be done.
@@ -163,8 +161,7 @@ impl Hands {
             Work::Move { small, from, reply } => {
                 let known = self.shared.index().get(small.chunk);
                 let here = known.is_some_and(|it| matches!(it.place, Place::Packed { segment, .. } if segment == from));
-                let reserve = self.shared.settings.reserve_bytes / RESERVE_FOR_MOVES;
-                let room = self.writable().and_then(|()| self.shared.has_room(done.takes + record_of(&small), reserve));
+                let room = self.writable().and_then(|()| self.shared.has_room_to_move(done.takes + record_of(&small)));
                 match room {
                     Ok(()) if here => self.put_down(small, Answer::Moved(reply), done),
                     Ok(()) => drop(reply.send(Ok(false))),

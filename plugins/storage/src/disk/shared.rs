@@ -14,6 +14,9 @@ use super::load::segment_path;
 use super::{CHUNKS_MAX, DEAD, DiskError, Health, READS_AT_ONCE_MAX, Settings};
 use crate::chunk::ChunkId;
 
+/// Of the reserve, what is left to those who move records out of a wasteful segment, as a divisor.
+const RESERVE_FOR_MOVES: u64 = 2;
+
 /// Segments that are open for reading: few file descriptors, and yet hardly a read that has to open one.
 const HANDLES_MAX: usize = 256;
 /// Damaged chunks that are remembered by name; beyond, a disk is to be given up anyway.
@@ -99,19 +102,29 @@ impl Shared {
         Ok(Room { total: room.total.min(capacity), free: room.free.min(left) })
     }
 
-    /// Whether `bytes` more leave `reserve` free.
-    pub fn has_room(&self, bytes: u64, reserve: u64) -> Result<(), DiskError> {
-        let room = self.room()?;
+    /// Whether `bytes` more leave the reserve free.
+    pub fn has_room(&self, bytes: u64) -> Result<(), DiskError> {
+        self.leaves(self.room()?.free, bytes, self.settings.reserve_bytes)
+    }
+
+    /// Whether `bytes` may be copied out of a segment that is to go: the volume must bear it, and what chunks may take does not count, for
+    /// they take less when it is gone. With less given to them than they take, nothing else would free what nobody needs.
+    pub fn has_room_to_move(&self, bytes: u64) -> Result<(), DiskError> {
+        let room = self.volume.room().map_err(|error| self.failed(&error))?;
+        self.leaves(room.free, bytes, self.settings.reserve_bytes / RESERVE_FOR_MOVES)
+    }
+
+    fn leaves(&self, free: u64, bytes: u64, reserve: u64) -> Result<(), DiskError> {
         let promised = self.promised.load(Ordering::Relaxed);
-        if room.free < reserve.saturating_add(promised).saturating_add(bytes) {
-            return Err(DiskError::Full { free: room.free, reserve });
+        if free < reserve.saturating_add(promised).saturating_add(bytes) {
+            return Err(DiskError::Full { free, reserve });
         }
         Ok(())
     }
 
     /// Sets room aside for a chunk that is on its way, if there is some.
     pub fn promise(self: &Arc<Self>, bytes: u64) -> Result<Promise, DiskError> {
-        self.has_room(bytes, self.settings.reserve_bytes)?;
+        self.has_room(bytes)?;
         self.promised.fetch_add(bytes, Ordering::Relaxed);
         Ok(Promise { shared: self.clone(), bytes })
     }

@@ -337,6 +337,19 @@ async fn no_more_of_a_volume_is_taken_than_is_to_be() {
     bury(&disk, id(0)).await;
     assert_eq!(disk.usage().await.unwrap().free, usage.free + 400_000);
     put(&disk, id(n), &content(n, 300_000)).await.unwrap();
+    // With less given than is taken nothing more comes in, and what nobody needs is freed all the same.
+    for dead in (1..n).step_by(2) {
+        bury(&disk, id(dead)).await;
+    }
+    drop(disk);
+    let less = Settings { capacity_bytes: 100_000, reserve_bytes: 5_000, ..settings() };
+    let disk = Disk::open(platter.mount(), identity(), less, spawner.clone()).await.unwrap();
+    assert!(matches!(put(&disk, id(n + 1), &content(n, 10)).await, Err(DiskError::Full { free: 0, .. })));
+    let before = disk.usage().await.unwrap().sum.garbage;
+    while disk.compact().await.unwrap().is_some() {}
+    let after = disk.usage().await.unwrap().sum.garbage;
+    assert!(after < before / 2, "{after} of {before} bytes of garbage are left");
+    assert_eq!(get(&disk, id(2)).await.unwrap(), content(2, 10_000));
 }
 
 #[tokio::test]

@@ -248,8 +248,8 @@ pub async fn complete_multipart_upload(
     let (named, called) = (bucket.clone(), key.clone());
     let complete = CompleteUpload { bucket, key, upload: id, parts, etag, checksum: whole, bytes, condition };
     let made = made(front.ask(Command::CompleteUpload(Box::new(complete))).await?)?;
-    let checksum_of = match again {
-        false => checksum_of,
+    let (checksum_of, sealed) = match again {
+        false => (checksum_of, begun.sealed),
         // The same as was answered before, should it have been.
         true => match front
             .gateway
@@ -257,13 +257,14 @@ pub async fn complete_multipart_upload(
             .await
         {
             Ok(Reply::Version(found)) => {
-                found.version.object.filter(|it| it.etag == made.etag).and_then(|it| it.checksum)
+                let made = found.version.object.filter(|it| it.etag == made.etag);
+                made.map(|it| (it.checksum, it.about.sealed)).unwrap_or_default()
             }
-            Ok(_) | Err(_) => None,
+            Ok(_) | Err(_) => Default::default(),
         },
     };
     let sum = checksum_of.as_ref().map(checksum).unwrap_or_default();
-    Ok(S3Response::new(CompleteMultipartUploadOutput {
+    let mut response = S3Response::new(CompleteMultipartUploadOutput {
         location: Some(format!("/{}/{}", input.bucket, input.key)),
         bucket: Some(input.bucket),
         key: Some(input.key),
@@ -276,7 +277,12 @@ pub async fn complete_multipart_upload(
         checksum_sha256: sum.checksum_sha256,
         checksum_type: sum.checksum_type,
         ..CompleteMultipartUploadOutput::default()
-    }))
+    });
+    // The object is there. A customer's key need not come with the end of an upload: then nothing is said of it.
+    if let Ok(Some((_, wanted))) = front.opens(sealed.as_ref(), &asked.headers, false) {
+        wanted.answer(&mut response.headers, &asked.headers);
+    }
+    Ok(response)
 }
 
 fn numbered(part: &CompletedPart) -> Done<(u16, String)> {

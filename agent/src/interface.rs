@@ -161,7 +161,7 @@ impl Agent for Interface {
     }
 
     fn recovery(&self, lost: Vec<String>) -> BoxFuture<'_, Result<Recovery, ApiError>> {
-        async move { recovery::plan(&self.0, &lost).await }.boxed()
+        async move { recovery::plan(&self.0, &self.sight(), &lost).await }.boxed()
     }
 
     fn recover(
@@ -171,7 +171,7 @@ impl Agent for Interface {
         force: Option<String>,
         by: String,
     ) -> BoxFuture<'_, Result<Recovery, ApiError>> {
-        async move { recovery::recover(&self.0, &lost, off, force.as_deref(), by).await }.boxed()
+        async move { recovery::recover(&self.0, &self.sight(), &lost, off, force.as_deref(), by).await }.boxed()
     }
 
     fn backup(&self, lock: Lock, key: FileKey, by: String) -> BoxFuture<'_, Result<Sealing, ApiError>> {

@@ -7,6 +7,9 @@
 //! Nothing exclusive is granted before every earlier grant of those who are left is over: the first leader of the foundation waits like
 //! any other leader ([`hirsel_model::grant::GRANT_OVER`] from its election), and who promised keeps it. Against those who are given up
 //! no wait helps: what is exclusive stays where it is until somebody says that they are off ([`hirsel_model::plan::Estranged`]).
+//!
+//! The metadata of objects have a group of their own. Where that lost its majority with the same nodes it goes on by itself once they are given up
+//! ([`hirsel_model::storage::left`]): here is only said what becomes of it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,6 +30,8 @@ use tracing::{info, warn};
 
 use crate::api::error::{ApiError, Code};
 use crate::api::recovery::{Recovery, Survivor, judge};
+use crate::api::sight::Sight;
+use crate::api::views::storage;
 use crate::run::REPEAT;
 use crate::shared::Shared;
 
@@ -128,7 +133,7 @@ async fn gather(shared: &Shared) -> Vec<(NodeId, Survivor)> {
 }
 
 /// What `recover` would do if `lost` were given up.
-pub async fn plan(shared: &Shared, lost: &[String]) -> Result<Recovery, ApiError> {
+pub async fn plan(shared: &Shared, sight: &Sight, lost: &[String]) -> Result<Recovery, ApiError> {
     let known = shared.control.state().borrow().spec.clone();
     for name in lost {
         if known.node_named(name).is_none() {
@@ -141,6 +146,7 @@ pub async fn plan(shared: &Shared, lost: &[String]) -> Result<Recovery, ApiError
         let services = app.services.iter().filter(|(_, service)| service.exclusive);
         services.map(|(service, _)| format!("{name}/{service}")).collect::<Vec<_>>()
     };
+    plan.objects = storage::prospect(sight, &plan.lost_ids);
     plan.exclusive = known.apps.iter().flat_map(exclusive).collect();
     Ok(plan)
 }
@@ -148,18 +154,24 @@ pub async fn plan(shared: &Shared, lost: &[String]) -> Result<Recovery, ApiError
 /// Does it, or says why not.
 pub async fn recover(
     shared: &Arc<Shared>,
+    sight: &Sight,
     lost: &[String],
     off: bool,
     force: Option<&str>,
     by: String,
 ) -> Result<Recovery, ApiError> {
-    let mut plan = plan(shared, lost).await?;
+    let mut plan = plan(shared, sight, lost).await?;
     let refuse = |words: &str| {
         let error = ApiError::new(Code::Unsafe, format!("not recovered: {words}"));
         plan.survivors.iter().fold(error, |error, survivor| error.evidence(survivor.in_words()))
     };
     if let Some(words) = plan.never.first() {
-        return Err(refuse(words).next("hirsel status"));
+        let error = refuse(words).next("hirsel status");
+        // The metadata of objects have a group of their own: that goes on when those who are lost are no members any more.
+        return Err(match &plan.objects {
+            Some(words) => error.evidence(words.clone()).next("of each node that is lost for good: hirsel forget NODE"),
+            None => error,
+        });
     }
     if let (Some(words), None) = (plan.refusals.first(), force) {
         return Err(refuse(words).next("hirsel recover --plan").next("repeat with --force REASON"));

@@ -139,3 +139,60 @@ fn two_of_three_voters_are_lost_at_once_and_what_is_left_goes_on() {
         if array(&status["voters"]).len() == 3 { Ok(()) } else { Err(status.to_string()) }
     });
 }
+
+#[test]
+fn objects_outlive_a_majority_of_those_that_had_their_metadata() {
+    let mut cluster = Cluster::start(5);
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    wait_for("a bucket can be made", Duration::from_secs(90), || {
+        match cluster.any().ask(["bucket", "create", "media"]) {
+            ran if ran.code == Some(0) => Ok(()),
+            ran => Err(ran.words()),
+        }
+    });
+    wait_for("all five to vote over the metadata", Duration::from_secs(60), || {
+        let status = cluster.any().ask(["status"]).try_data()?;
+        match array(&status["storage"]["voters"]).len() {
+            5 if status["storage"]["buckets"] == 1 => Ok(()),
+            _ => Err(status["storage"].to_string()),
+        }
+    });
+    std::fs::write(path("note"), "kept").unwrap();
+    let ran = cluster.any().ask(["cp", &path("note"), "media/note"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.words());
+
+    let gone: Vec<String> = cluster.nodes[..3]
+        .iter_mut()
+        .map(|node| {
+            node.off();
+            node.name.clone()
+        })
+        .collect();
+    let (lost, left) = (gone.join(","), &cluster.nodes[4]);
+    wait_for("those who are left to say what they have", Duration::from_secs(60), || {
+        let status = left.ask(["status"]).try_data()?;
+        let said = status["because"].to_string().contains("nobody leads the metadata of objects");
+        if said && status["health"] == "no_leader" { Ok(()) } else { Err(status["because"].to_string()) }
+    });
+    assert_ne!(left.ask(["cp", "media/note", &path("no")]).code, Some(0), "nobody knows whether it is the newest");
+    wait_for("all that is left to be known", SOON, || {
+        let shown = data(&left.ask(["recover", "--plan", "--lost", &lost]));
+        let words = shown["objects"].as_str().unwrap_or_default();
+        if words.contains("they go on with what") { Ok(()) } else { Err(shown.to_string()) }
+    });
+
+    let done = left.ask(["recover", "--lost", &lost, "--yes"]);
+    assert_eq!(done.code, Some(0), "{}", done.words());
+    wait_for("what was stored to be read", Duration::from_secs(60), || {
+        let ran = left.ask(["cp", "media/note", &path("back")]);
+        if ran.code == Some(0) { Ok(()) } else { Err(ran.words()) }
+    });
+    assert_eq!(std::fs::read(path("back")).unwrap(), b"kept");
+    wait_for("more to be taken", SOON, || {
+        let ran = cluster.nodes[3].ask(["cp", &path("back"), "media/more"]);
+        if ran.code == Some(0) { Ok(()) } else { Err(ran.words()) }
+    });
+    let said = left.ask(["events", "-n", "500"]).data().to_string();
+    assert!(said.contains("the metadata of objects lost their majority for good"), "{said}");
+}

@@ -21,6 +21,8 @@ pub struct Recovery {
     pub silent: Vec<String>,
     /// What may be lost, in words.
     pub may_be_lost: String,
+    /// What becomes of the metadata of objects, in words; none where they have a leader, or there are none.
+    pub objects: Option<String>,
     /// What becomes of secrets and the authority, in words.
     pub sealing_key: String,
     /// Exclusive services: the lost nodes may go on running them, so unless they are off nothing of them is started.

@@ -94,13 +94,16 @@ pub async fn recover(client: &Client, json: bool, args: &RecoverArgs) -> Result<
         output::raw(&done.text);
         return Ok(Done::Well);
     }
-    let Recovery { from, new_tag, lost, exclusive, .. } = &done.envelope.data;
+    let Recovery { from, new_tag, lost, exclusive, objects, .. } = &done.envelope.data;
     let tag = new_tag.as_deref().unwrap_or_default();
     line(format!(
         "the cluster goes on with what {} has, as the foundation with tag {tag}",
         from.as_deref().unwrap_or("?")
     ));
     note(format!("{} cannot come back as they were; each joins again: hirsel join SEED --token T", lost.join(", ")));
+    if let Some(objects) = objects {
+        note(objects);
+    }
     note("tokens given out before are not good any more: hirsel token new");
     if !args.off && !exclusive.is_empty() {
         note(withheld(exclusive, lost));
@@ -169,6 +172,9 @@ fn print(plan: &Recovery) {
     match &plan.from {
         Some(from) => line(format!("It would go on with what {from} has. May be lost: {}.", plan.may_be_lost)),
         None => line("There is nothing to go on with."),
+    }
+    if let Some(objects) = &plan.objects {
+        line(format!("Objects: {objects}."));
     }
     line(format!("Secrets: {}.", plan.sealing_key));
     if !plan.exclusive.is_empty() {

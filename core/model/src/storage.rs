@@ -12,8 +12,10 @@ use crate::feature::Need;
 use crate::id::NodeId;
 use crate::spec::is_default;
 
+pub mod left;
 pub mod seen;
 
+pub use left::{Belongs, Foundation, Left};
 pub use seen::{Audit, Totals};
 
 /// What a table of partitions needs.
@@ -59,6 +61,9 @@ pub struct StorageTable {
     /// Nothing may be acknowledged before that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub founder: Option<NodeId>,
+    /// As what the metadata group goes on, once a majority of it was lost for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foundation: Option<Foundation>,
 }
 
 impl StorageTable {
@@ -115,6 +120,9 @@ pub struct StorageChange {
     /// Who founds the metadata group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub founder: Option<NodeId>,
+    /// As what it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foundation: Option<Foundation>,
 }
 
 /// What a node with the storage role says of itself.
@@ -138,4 +146,7 @@ pub struct StorageFacts {
     /// What it counted in the metadata, while it leads their group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub totals: Option<Totals>,
+    /// To which foundation of the metadata group it belongs, unless that is the first one and well.
+    #[serde(skip_serializing_if = "is_default")]
+    pub group: Box<Belongs>,
 }

@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use hirsel_model::RoleName;
 use hirsel_model::order::{Order, StorageOrder, Work};
 use hirsel_model::report::{RoleFacts, RoleReport, RoleState};
-use hirsel_model::storage::StorageFacts;
+use hirsel_model::storage::{Belongs, StorageFacts};
 use hirsel_role::peers::Peers;
 use hirsel_role::storage::{Auditing, Scrubbing};
 use hirsel_role::{Context, Groups, Plugin, Role, S3_NAME, WEB_NAME};
@@ -118,6 +118,7 @@ struct Keeper {
     healing: watch::Receiver<Healing>,
     wanted: watch::Receiver<bool>,
     audited: watch::Receiver<Auditing>,
+    belongs: watch::Receiver<Belongs>,
     me: hirsel_model::NodeId,
 }
 
@@ -136,10 +137,11 @@ impl Keeper {
         let (want, wanted) = watch::channel(false);
         spawner.spawn(room::keep(context.clone(), orders.subscribe(), service, rooms, disks));
         let (audits, audited) = watch::channel(Auditing::default());
-        spawner.spawn(take_part(context, orders.subscribe(), begin, disk, (heal, want, audits)));
+        let (belong, belongs) = watch::channel(Belongs::default());
+        spawner.spawn(take_part(context, orders.subscribe(), begin, disk, (heal, want, audits, belong)));
         // What is to be told changed.
         let (mut one, mut two, mut three, mut four) = (begun.clone(), room.clone(), healing.clone(), wanted.clone());
-        let mut five = audited.clone();
+        let (mut five, mut six) = (audited.clone(), belongs.clone());
         spawner.spawn(async move {
             loop {
                 let changed = tokio::select! {
@@ -148,6 +150,7 @@ impl Keeper {
                     changed = three.changed() => changed,
                     changed = four.changed() => changed,
                     changed = five.changed() => changed,
+                    changed = six.changed() => changed,
                 };
                 if changed.is_err() {
                     return;
@@ -155,7 +158,7 @@ impl Keeper {
                 wake.notify_one();
             }
         });
-        (Self { orders, begun, room, healing, wanted, audited, me }, seen)
+        (Self { orders, begun, room, healing, wanted, audited, belongs, me }, seen)
     }
 
     fn step(&mut self, order: &Order) -> RoleReport {
@@ -193,6 +196,7 @@ impl Keeper {
             voters,
             audit: self.audited.borrow().last,
             totals: self.healing.borrow().totals.clone().filter(|_| leads),
+            group: Box::new(self.belongs.borrow().clone()),
         };
         let facts = RoleFacts::Storage(facts);
         match (begun.gateway, room.unable, room.is_open) {
@@ -218,7 +222,12 @@ async fn take_part(
     mut orders: watch::Receiver<Arc<StorageOrder>>,
     begun: watch::Sender<Begun>,
     disk: watch::Receiver<Option<Arc<Disk>>>,
-    (healing, wanted, audits): (watch::Sender<Healing>, watch::Sender<bool>, watch::Sender<Auditing>),
+    (healing, wanted, audits, belongs): (
+        watch::Sender<Healing>,
+        watch::Sender<bool>,
+        watch::Sender<Auditing>,
+        watch::Sender<Belongs>,
+    ),
 ) {
     // Before there is an order it is not known whether this node belongs to the cluster.
     let Some(groups) = context.groups.clone() else { return };
@@ -251,7 +260,7 @@ async fn take_part(
     let tidy = tidy::keep(gateway.clone()).boxed();
     let tell = tell::keep(gateway.clone(), context.host.clone()).boxed();
     let after = look_after(context, gateway, orders.clone(), disk, audits).boxed();
-    tokio::select! { () = steer(group, orders).boxed() => {}, () = lead => {}, () = after => {}, () = objects => {}, () = tidy => {}, () = replicate => {}, () = tell => {} }
+    tokio::select! { () = steer(group, orders, belongs).boxed() => {}, () = lead => {}, () = after => {}, () = objects => {}, () = tidy => {}, () = replicate => {}, () = tell => {} }
 }
 
 /// Serves S3 where the configuration says, for as long as this is not dropped.
@@ -336,7 +345,7 @@ fn gateway(
 }
 
 /// Keeps the group as the plan says.
-async fn steer(group: Arc<MetaGroup>, mut orders: watch::Receiver<Arc<StorageOrder>>) {
+async fn steer(group: Arc<MetaGroup>, mut orders: watch::Receiver<Arc<StorageOrder>>, belongs: watch::Sender<Belongs>) {
     let mut told = None;
     loop {
         let order = orders.borrow_and_update().clone();
@@ -346,6 +355,8 @@ async fn steer(group: Arc<MetaGroup>, mut orders: watch::Receiver<Arc<StorageOrd
             warn!(words, "the metadata group is not as the plan says yet");
         }
         told = steered;
+        let now = Belongs { tag: group.tag(), left: group.left() };
+        belongs.send_if_modified(|before| std::mem::replace(before, now.clone()) != now);
         if let Ok(Err(_)) = timeout(STEER_EVERY, orders.changed()).await {
             return;
         }

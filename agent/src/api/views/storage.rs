@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hirsel_model::report::{RoleFacts, RoleState};
 use hirsel_model::spec::Availability;
 use hirsel_model::storage::seen::{self, Health, Standing as Seen};
-use hirsel_model::storage::{LOSSES, StorageFacts, floor, width};
+use hirsel_model::storage::{LOSSES, StorageFacts, floor, left, width};
 use hirsel_model::{NodeId, RoleName, WallTime};
 use hirsel_role::storage::{Auditing, Scrubbing, Told};
 use serde::{Deserialize, Serialize};
@@ -193,6 +193,20 @@ fn voters_spare(sight: &Sight) -> Option<usize> {
     live.checked_sub(voters.len() / 2 + 1)
 }
 
+/// What becomes of the metadata when nobody leads them and `lost` are given up, in words; none while somebody leads them.
+pub fn prospect(sight: &Sight, lost: &BTreeSet<NodeId>) -> Option<String> {
+    let heard = heard(sight);
+    let left = heard.iter().filter(|(node, _)| !lost.contains(node));
+    let left = left.filter_map(|(node, facts)| Some((*node, facts.group.left.as_ref()?))).collect();
+    let is_member = |node: NodeId| sight.state.spec.nodes.contains_key(&node) && !lost.contains(&node);
+    if let Some(prospect) = left::prospect(is_member, &left) {
+        return Some(prospect.in_words(|node| sight.name(node)));
+    }
+    let voters = &sight.state.plan.storage.voters;
+    let all = !voters.is_empty() && voters.is_subset(lost);
+    all.then(|| "nobody who is left has the metadata of objects: what was stored is lost".into())
+}
+
 /// Why the whole cluster is less than healthy for what is stored: critical, and degraded. That fewer nodes keep data than a class asks for is no
 /// such thing, nor is what waits to be made anew for a moment.
 pub fn troubles(sight: &Sight) -> (Vec<String>, Vec<String>) {
@@ -217,7 +231,8 @@ pub fn troubles(sight: &Sight) -> (Vec<String>, Vec<String>) {
     if let Some(why) = seen::totals(&heard).and_then(|totals| totals.stuck.as_ref()) {
         degraded.push(format!("storage: a piece cannot be made anew: {why}"));
     }
-    (critical.into_iter().collect(), degraded)
+    let prospect = prospect(sight, &BTreeSet::new()).map(|words| format!("storage: {words}"));
+    (critical.into_iter().chain(prospect).collect(), degraded)
 }
 
 /// What is worth knowing besides: fewer nodes than a class asks for, disks that are nearly full, metadata that bear less than they should.

@@ -53,7 +53,7 @@ impl Evidence {
 impl Control {
     /// What this node has.
     pub fn evidence(&self) -> Evidence {
-        let raft::Evidence { tag, term, last, committed, place, voters, heard_ago: _, stopped } =
+        let raft::Evidence { tag, term, last, committed, place, voters, configs: _, heard_ago: _, stopped } =
             self.shared.group.evidence();
         let leadership = self.leadership().borrow().clone();
         let known = if voters.is_empty() { leadership.voters.clone() } else { voters };

@@ -12,7 +12,8 @@ use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use hirsel_model::{NodeId, Tag};
+use hirsel_model::{NodeId, Tag, codec};
+use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::watch;
 
 use super::engine::engine;
@@ -38,6 +39,8 @@ pub struct Evidence {
     pub place: Place,
     /// Who votes, by its log.
     pub voters: BTreeSet<NodeId>,
+    /// The same, apart while it changes: those who did and those who will.
+    pub configs: Vec<BTreeSet<NodeId>>,
     /// How long ago it heard a leader (or was heard by a majority, if it leads).
     pub heard_ago: Option<Duration>,
     /// Why it does not work, if it does not.
@@ -60,6 +63,9 @@ impl Group {
         let group = &self.inner;
         let standing = group.standing.borrow().clone();
         let place = |at: LogId| (*at.leader_id, at.index);
+        let server = group.raft().server_metrics().borrow_watched().clone();
+        let configs = server.membership_config.membership().get_joint_config().iter();
+        let configs = configs.map(|voters| voters.iter().copied().map(NodeId).collect());
         Evidence {
             tag: group.tag(),
             term: group.log.term(),
@@ -67,6 +73,7 @@ impl Group {
             committed: group.log.committed().map(place),
             place: standing.place,
             voters: standing.voters,
+            configs: configs.collect(),
             heard_ago: group.heard_ago(),
             stopped: group.stopped(),
         }
@@ -120,6 +127,22 @@ impl Group {
         let forgotten = self.inner.log.forget(&tag).await;
         self.inner.machine.reset();
         self.resume(tag.clone(), forgotten).await
+    }
+
+    /// Goes on with its log under the foundation `tag`, which somebody began with a log that holds all that is committed as far as this one
+    /// knows: the newest of several of one foundation, this one among them. So nothing is lost with whoever began it. Doing it again
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// As [`Group::refound`].
+    pub async fn keep_under(&self, tag: Tag) -> Result<(), StoreError> {
+        let _alone = self.inner.replacing.lock().await;
+        if self.inner.tag() == tag {
+            return Ok(());
+        }
+        self.halt().await;
+        let kept = self.inner.log.write_fact("tag", codec::encode(&tag)).await;
+        self.resume(tag.clone(), kept).await
     }
 
     /// Ends the engine, and what watches it.

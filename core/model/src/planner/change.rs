@@ -114,6 +114,7 @@ pub fn change(old: &Plan, new: &Plan) -> PlanChange {
             partitions: keyed(&old.storage.partitions, &new.storage.partitions),
             voters: whole(&old.storage.voters, &new.storage.voters),
             founder: new.storage.founder,
+            foundation: new.storage.foundation.clone(),
         }),
         voters: whole(&old.voters, &new.voters),
         spares: whole(&old.spares, &new.spares),
@@ -157,11 +158,12 @@ impl Plan {
         patch(&mut self.letting_go, letting_go);
         patch(&mut self.candidates, candidates);
         patch(&mut self.addresses, addresses);
-        if let Some(StorageChange { version, partitions, voters, founder }) = storage {
+        if let Some(StorageChange { version, partitions, voters, founder, foundation }) = storage {
             self.storage.version = version;
             patch(&mut self.storage.partitions, partitions);
             replace(&mut self.storage.voters, voters);
             self.storage.founder = founder;
+            self.storage.foundation = foundation;
         }
         replace(&mut self.voters, voters);
         replace(&mut self.spares, spares);

@@ -122,6 +122,7 @@ impl Tale<'_> {
     /// That data begins to move, and that all of it is where it should be; not each of hundreds of partitions.
     fn storage(&mut self, change: &PlanChange) {
         let Some(storage) = &change.storage else { return };
+        self.foundation();
         let moving = |plan: &Plan| plan.storage.partitions.values().filter(|it| !it.next.is_empty()).count();
         let starts = storage.partitions.values().flatten().filter(|it| !it.next.is_empty()).count();
         if self.view.plan.storage.partitions.is_empty() && !self.new.storage.partitions.is_empty() {
@@ -135,6 +136,26 @@ impl Tale<'_> {
             let message = "all partitions of the storage are where they should be".into();
             self.happened("storage".into(), message, Cause::None);
         }
+    }
+
+    /// That the metadata of objects go on without those who were lost, and what that may cost.
+    fn foundation(&mut self) {
+        let [before, now] = [&self.view.plan, self.new].map(|plan| plan.storage.foundation.clone());
+        let Some(now) = now.filter(|now| before.as_ref() != Some(now)) else { return };
+        let name = self.name(now.from);
+        let message = match now.stands {
+            true => {
+                format!("the metadata of objects go on with what {name} had, as the foundation with tag {}", now.tag)
+            }
+            false => format!(
+                "the metadata of objects lost their majority for good: they are founded anew on {name} with tag {} (before: {}); may be \
+                 lost: {}",
+                now.tag,
+                now.after,
+                now.may_be_lost()
+            ),
+        };
+        self.happened("storage".into(), message, Cause::None);
     }
 
     fn voters(&mut self, change: &PlanChange) {

@@ -23,7 +23,8 @@ use super::ground::{Ground, Row};
 use crate::id::*;
 use crate::report::RoleFacts;
 use crate::spec::Availability;
-use crate::storage::{STORAGE, StorageFacts, seen};
+use crate::storage::left::{Prospect, prospect};
+use crate::storage::{Foundation, STORAGE, StorageFacts, seen};
 
 use table::{Host, SHAPE, Shape, arrange};
 
@@ -58,6 +59,7 @@ pub(super) fn settle(ground: &Ground, draft: &mut Draft) {
         true => table.voters.first().copied(),
         false => before.founder.filter(|_| reported.is_empty()),
     };
+    table.foundation = foundation(ground, draft, before.foundation.as_ref());
     let takers = hosts.iter().filter(|host| host.takes).count();
     for (width, missing) in table::missing(&table, SHAPE, takers) {
         let text =
@@ -112,6 +114,21 @@ fn moved(ground: &Ground) -> BTreeMap<u16, u64> {
         *known = (*known).max(*table);
     }
     moved
+}
+
+/// As what the metadata group goes on, where what nodes that are heard have left of it cannot by itself.
+fn foundation(ground: &Ground, draft: &mut Draft, before: Option<&Foundation>) -> Option<Foundation> {
+    let live = || ground.rows.iter().filter(|row| !row.lost).filter_map(|row| Some((row.id, facts(row)?)));
+    let left = live().filter_map(|(node, facts)| Some((node, facts.group.left.as_ref()?))).collect();
+    let heard = live().map(|(node, facts)| (node, &facts.group.tag)).collect();
+    let spec = &ground.view.spec;
+    let is_member = |node: NodeId| spec.nodes.contains_key(&node);
+    if let Some(waits @ Prospect::Waits { .. }) = prospect(is_member, &left) {
+        draft.unmet("storage/metadata", waits.in_words(|node| spec.name_of(node)));
+    }
+    // Two sides of a cut that are recovered have no node in common, so they draw no word twice.
+    let drawn = left.keys().fold(draft.generation.0, |drawn, node: &NodeId| score::mix(drawn ^ node.0));
+    Foundation::next(before, is_member, &heard, &left, drawn)
 }
 
 /// The voters that live members of the metadata groups report, each once.

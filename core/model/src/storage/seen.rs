@@ -249,7 +249,7 @@ mod tests {
             table,
         };
         let partitions = [(768, partition(3, &[])), (769, partition(5, &[]))].into();
-        StorageTable { version: 5, partitions, voters: [1, 2, 3].map(NodeId).into(), founder: None }
+        StorageTable { version: 5, partitions, voters: [1, 2, 3].map(NodeId).into(), ..StorageTable::default() }
     }
 
     fn facts(audit: Audit) -> StorageFacts {

@@ -3,6 +3,9 @@
 //! Who votes is in the plan ([`StorageTable::voters`]); [`MetaGroup::steer`] takes one step towards it and is called again and again, on
 //! every member. The group is founded once, by the node that the plan names for it, and only while nobody has reported that there is one.
 //! Any node may hand in entries, whether it is a member or not, as long as it knows who votes. Reads are made on members.
+//!
+//! A group that lost its majority for good goes on as the plan says ([`Foundation`]): one begins it with all that it has, the others take part when that
+//! is known to have happened, and keep what they have for the case that the first is lost, too.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,9 +13,10 @@ use std::time::Duration;
 
 use hirsel_mesh::raft::{Calls, Group, GroupConfig, GroupNames, Place, ProposeError, Store, StoreError};
 use hirsel_mesh::seam::World;
-use hirsel_model::storage::StorageTable;
-use hirsel_model::{NodeId, codec};
+use hirsel_model::storage::{Foundation, Left, StorageTable};
+use hirsel_model::{NodeId, Tag, codec};
 use tokio::time::{Instant, timeout_at};
+use tracing::info;
 
 use super::command::{Answer, Entry};
 use super::machine::{Machine, Moment, Reader};
@@ -31,6 +35,10 @@ const NAMES: GroupNames = GroupNames {
 const LOG_FILE: &str = "storage/meta-log.redb";
 /// Its rows.
 const ROWS_FILE: &str = "storage/meta.redb";
+
+/// Who hears nobody lead the group for so long says what it has of it. Elections take a second or two; this is only told, and decides nothing while enough
+/// of those who vote are members.
+const LEADERLESS_AFTER: Duration = Duration::from_secs(10);
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,6 +68,8 @@ pub struct MetaGroup {
     reader: Reader,
     /// Who should vote by the plan, as this node heard last.
     planned: Mutex<BTreeSet<NodeId>>,
+    /// Since when it could have heard a leader.
+    since: Mutex<Instant>,
 }
 
 impl MetaGroup {
@@ -84,7 +94,7 @@ impl MetaGroup {
         let store = Store::open(world, LOG_FILE).await?;
         let config = GroupConfig { names: NAMES, me, world: world.clone(), store: store.clone(), calls };
         let group = Group::start(config, Box::new(machine)).await?;
-        Ok(Self { me, group, store, reader, planned: Mutex::default() })
+        Ok(Self { me, group, store, reader, planned: Mutex::default(), since: Mutex::new(Instant::now()) })
     }
 
     /// The group as the mesh knows it: who leads, how far this node is, why it has stopped.
@@ -112,6 +122,21 @@ impl MetaGroup {
         self.group.standing().borrow().mine
     }
 
+    /// The foundation of the group that this node belongs to.
+    pub fn tag(&self) -> Tag {
+        self.group.tag().borrow().clone()
+    }
+
+    /// What this node has of the group, while it hears nobody lead it; none where it has nothing that could be gone on with.
+    pub fn left(&self) -> Option<Left> {
+        let has = self.group.evidence();
+        let silent_for = lock(&self.since).elapsed().min(has.heard_ago.unwrap_or(Duration::MAX));
+        if has.stopped.is_some() || self.leads() || silent_for < LEADERLESS_AFTER {
+            return None;
+        }
+        Some(Left { tag: has.tag, term: has.term, last: has.last?, voters: has.configs })
+    }
+
     /// Which others can be asked: those who vote, as far as this node knows, and those who should.
     pub fn known_voters(&self) -> BTreeSet<NodeId> {
         let mut voters = self.voters();
@@ -125,6 +150,9 @@ impl MetaGroup {
     /// # Errors
     /// In words; the next call looks again.
     pub async fn steer(&self, table: &StorageTable) -> Result<(), String> {
+        if let Some(foundation) = &table.foundation {
+            self.belong_to(foundation).await?;
+        }
         if table.founder == Some(self.me) && !self.group.is_founded() {
             self.group.found().await.map_err(|error| error.to_string())?;
         }
@@ -135,6 +163,36 @@ impl MetaGroup {
         if leads && !table.voters.is_empty() {
             self.group.set_membership(&table.voters, &BTreeSet::new()).await?;
         }
+        Ok(())
+    }
+
+    /// Begins the foundation, where this node is to, or takes part in it once it stands.
+    async fn belong_to(&self, foundation: &Foundation) -> Result<(), String> {
+        let Foundation { tag, after, from, at, above, stands } = foundation;
+        let has = self.group.evidence();
+        // A plan that was kept on the disk may be older than what was done by a later one.
+        if has.tag == *tag || has.tag.epoch > tag.epoch {
+            return Ok(());
+        }
+        let last = has.last.unwrap_or_default();
+        let continues = has.tag == *after && has.stopped.is_none();
+        let changed = match (stands, *from == self.me) {
+            (false, false) => return Ok(()),
+            (false, true) if continues && last >= *at => self.group.refound(tag.clone(), *above).await,
+            (false, true) => {
+                let ((term, index), has) = (at, has.tag);
+                return Err(format!(
+                    "the metadata cannot go on here: entry {index} of term {term} was here, now there is entry {} of term {} (tag {has})",
+                    last.1, last.0
+                ));
+            }
+            // All that is committed in it is in the log that the other one began with.
+            (true, _) if continues && last <= *at => self.group.keep_under(tag.clone()).await,
+            (true, _) => self.group.follow_tag(tag.clone()).await,
+        };
+        changed.map_err(|error| error.to_string())?;
+        *lock(&self.since) = Instant::now();
+        info!(%tag, before = %has.tag, log = ?last, "this node belongs to another foundation of the metadata");
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use super::refusal::Refusal;
 use super::rows::Memory;
 
 mod crash;
+mod foundation;
 mod garbage;
 mod group;
 mod model;

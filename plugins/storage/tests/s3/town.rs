@@ -200,7 +200,8 @@ fn order() -> StorageOrder {
     let nodes: Vec<NodeId> = (1..=NODES).map(NodeId).collect();
     let here = Partition { nodes: nodes.clone(), next: Vec::new(), table: 1 };
     let partitions = (0..PARTITIONS).map(|number| (partition(WIDTHS[0], number), here.clone())).collect();
-    let table = StorageTable { version: 1, partitions, voters: [NodeId(1)].into(), founder: Some(NodeId(1)) };
+    let (voters, founder) = ([NodeId(1)].into(), Some(NodeId(1)));
+    let table = StorageTable { version: 1, partitions, voters, founder, foundation: None };
     StorageOrder { table, nodes: nodes.into_iter().collect(), incarnations: BTreeMap::new() }
 }
 

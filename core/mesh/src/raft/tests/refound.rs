@@ -54,6 +54,67 @@ async fn one_that_is_left_goes_on_with_all_it_has_and_the_others_join_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_keeps_its_log_under_another_foundation_can_go_on_when_whoever_began_it_is_lost_at_once() {
+    let mut cluster = Cluster::founded(5).await;
+    for number in 0..20 {
+        cluster.write(1, &number.to_string()).await;
+    }
+    for node in 1..=3 {
+        cluster.stop(NodeId(node)).await;
+    }
+    let has = |cluster: &Cluster, node| cluster.group(node).evidence();
+    let (newest, other) = if has(&cluster, 4).last >= has(&cluster, 5).last { (4, 5) } else { (5, 4) };
+    let above = has(&cluster, 4).term.max(has(&cluster, 5).term);
+    assert_eq!(has(&cluster, other).configs, [(1..=5).map(NodeId).collect()]);
+    cluster.group(newest).refound(tag(), above).await.unwrap();
+    cluster.group(other).keep_under(tag()).await.unwrap();
+    cluster.group(other).keep_under(tag()).await.unwrap();
+    until("it to lead", || cluster.group(newest).standing().borrow().mine.then_some(())).await;
+    // Before it reached anybody.
+    cluster.stop(NodeId(newest)).await;
+    let next = tag().next(8);
+    let above = has(&cluster, other).term + 1;
+    cluster.group(other).refound(next.clone(), above).await.unwrap();
+    until("the other one to lead", || cluster.group(other).standing().borrow().mine.then_some(())).await;
+    cluster.write(other, "again").await;
+    assert_eq!(cluster.lines(other).len(), 21);
+    // One that comes late keeps what it has, too, and is brought up to date.
+    cluster.start(NodeId(1)).await.unwrap();
+    cluster.group(1).follow_tag(next.clone()).await.unwrap();
+    cluster.start(NodeId(newest)).await.unwrap();
+    cluster.group(newest).follow_tag(next).await.unwrap();
+    cluster.reach(&[1, 4, 5].map(NodeId).into(), &BTreeSet::new()).await;
+    for node in [1, 4, 5] {
+        until("all lines", || (cluster.lines(node).len() == 21).then_some(())).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_is_kept_is_only_brought_up_to_date() {
+    let mut cluster = Cluster::founded(5).await;
+    for number in 0..20 {
+        cluster.write(1, &number.to_string()).await;
+    }
+    for node in 1..=3 {
+        cluster.stop(NodeId(node)).await;
+    }
+    let has = |cluster: &Cluster, node| cluster.group(node).evidence();
+    let (newest, other) = if has(&cluster, 4).last >= has(&cluster, 5).last { (4, 5) } else { (5, 4) };
+    cluster.group(newest).refound(tag(), 50).await.unwrap();
+    cluster.group(other).keep_under(tag()).await.unwrap();
+    cluster.reach(&[NodeId(4), NodeId(5)].into(), &BTreeSet::new()).await;
+    cluster.write(other, "again").await;
+    for node in [4, 5] {
+        until("all lines", || (cluster.lines(node).len() == 21).then_some(())).await;
+    }
+    // Whoever wakes up in the past takes part in nothing.
+    cluster.start(NodeId(1)).await.unwrap();
+    cluster.write(newest, "once more").await;
+    until("it to be everywhere", || (cluster.lines(other).len() == 22).then_some(())).await;
+    assert_eq!(cluster.lines(1).len(), 20);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_state_that_was_followed_can_begin_a_foundation() {
     let mut cluster = Cluster::default();
     cluster.start(NodeId(9)).await.unwrap();

@@ -18,7 +18,7 @@ use crate::meta::list::{self, Ask};
 use crate::meta::read;
 use crate::meta::snapshot::digest;
 
-const SOON: Duration = Duration::from_secs(30);
+pub(super) const SOON: Duration = Duration::from_secs(30);
 
 /// The calls between all nodes of a test.
 #[derive(Clone, Default)]
@@ -72,16 +72,16 @@ impl Calls for Plug {
     fn serve_stream(&self, _: &'static str, _: StreamHandler) {}
 }
 
-struct Cluster {
+pub(super) struct Cluster {
     wires: Wires,
     folder: tempfile::TempDir,
-    nodes: BTreeMap<NodeId, Arc<MetaGroup>>,
-    table: StorageTable,
+    pub(super) nodes: BTreeMap<NodeId, Arc<MetaGroup>>,
+    pub(super) table: StorageTable,
     salt: u64,
 }
 
 impl Cluster {
-    async fn new(nodes: u64) -> Self {
+    pub(super) async fn new(nodes: u64) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let voters: BTreeSet<NodeId> = (1..=nodes).map(NodeId).collect();
         let table = StorageTable { founder: Some(NodeId(1)), voters, ..StorageTable::default() };
@@ -94,7 +94,7 @@ impl Cluster {
         cluster
     }
 
-    async fn start(&mut self, node: u64) {
+    pub(super) async fn start(&mut self, node: u64) {
         let me = NodeId(node);
         let path = self.folder.path().join(format!("n{node}"));
         // Whoever held the folder before may be on its way out.
@@ -111,21 +111,30 @@ impl Cluster {
         self.nodes.insert(me, Arc::new(group));
     }
 
-    async fn kill(&mut self, node: NodeId) {
+    pub(super) async fn kill(&mut self, node: NodeId) {
         self.wires.all().remove(&node);
         if let Some(group) = self.nodes.remove(&node) {
             group.stop().await;
         }
     }
 
+    pub(super) async fn steer(&self) {
+        for group in self.nodes.values() {
+            // In words; what is reached is looked at.
+            let _ = group.steer(&self.table).await;
+        }
+    }
+
+    /// The newest term that anybody knows.
+    pub(super) fn term(&self) -> u64 {
+        self.nodes.values().map(|group| group.group().standing().borrow().term).max().unwrap_or_default()
+    }
+
     /// Steers all until the members are those of the table.
-    async fn reach(&self) {
+    pub(super) async fn reach(&self) {
         let deadline = Instant::now() + SOON;
         loop {
-            for group in self.nodes.values() {
-                // In words; what is reached is looked at.
-                let _ = group.steer(&self.table).await;
-            }
+            self.steer().await;
             let made = |group: &Arc<MetaGroup>| {
                 let standing = group.group().standing().borrow().clone();
                 standing.voters == self.table.voters && standing.learners.is_empty()
@@ -148,19 +157,19 @@ impl Cluster {
         Entry { at: WallTime(1_000 + self.salt), salt: self.salt, command }
     }
 
-    async fn ask(&mut self, through: u64, command: Command) -> Result<Answer, AskError> {
+    pub(super) async fn ask(&mut self, through: u64, command: Command) -> Result<Answer, AskError> {
         let entry = self.entry(command);
         self.nodes[&NodeId(through)].ask(&entry, SOON).await
     }
 
-    async fn put(&mut self, through: u64, key: &str, condition: Condition) -> Result<Answer, AskError> {
+    pub(super) async fn put(&mut self, through: u64, key: &str, condition: Condition) -> Result<Answer, AskError> {
         let body = Written::Inline(key.as_bytes().to_vec());
         let put = Put { condition, ..put("pics", key, body) };
         self.ask(through, Command::Put(Box::new(put))).await
     }
 
     /// What a linearizable read on this node lists.
-    async fn keys(&self, on: u64) -> Vec<String> {
+    pub(super) async fn keys(&self, on: u64) -> Vec<String> {
         let moment = self.nodes[&NodeId(on)].moment(SOON).await.expect("a moment");
         let id = read::bucket(&moment, &bucket("pics")).expect("it is there").id;
         let ask = Ask { max: 1_000, ..Ask::default() };

@@ -10,10 +10,10 @@ use crate::feature::FIRST;
 use crate::id::*;
 use crate::plan::{Verdict, VerdictKind};
 use crate::planner::change::change;
-use crate::planner::plan;
+use crate::planner::{narrate, plan};
 use crate::report::{NodeReport, RoleFacts, RoleReport, RoleState};
 use crate::spec::{Availability, Former, Spec};
-use crate::storage::{StorageFacts, StorageTable, WIDTHS};
+use crate::storage::{Left, StorageFacts, StorageTable, WIDTHS};
 use crate::time::Timestamp;
 use crate::view::{Liveness, NodeFacts, RaftFacts, View};
 
@@ -214,4 +214,35 @@ fn a_node_whose_disk_has_failed_has_lost_its_data_and_one_that_is_full_gets_no_m
     assert_eq!(town.settle(STEADY).partitions, rest.partitions);
     town.facts.get_mut(&NodeId(5)).expect("it stores").free = 9;
     assert!(town.settle(STEADY).partitions.values().any(|it| it.nodes.contains(&NodeId(5))));
+}
+
+#[test]
+fn metadata_that_lost_their_majority_go_on_with_the_newest_that_is_left_once_the_others_are_given_up() {
+    let mut town = Town::new(7, true);
+    assert_eq!(town.settle(STEADY).voters, (1..=5).map(NodeId).collect());
+    for node in [1, 2, 3] {
+        town.silent.insert(NodeId(node));
+    }
+    let has = |index| {
+        Some(Left { last: (7, index), term: 8, voters: vec![(1..=5).map(NodeId).collect()], ..Left::default() })
+    };
+    town.facts.get_mut(&NodeId(4)).expect("n4").group.left = has(90);
+    assert_eq!(town.settle(STEADY).foundation, None, "they may come back");
+    for node in [1, 2, 3] {
+        Arc::make_mut(&mut town.view.spec).nodes.remove(&NodeId(node));
+    }
+    assert_eq!(town.settle(STEADY).foundation, None, "n5 may have more");
+    let unmet = town.view.plan.unmet.iter().map(|it| it.reason.as_str()).collect::<Vec<_>>();
+    assert!(unmet.iter().any(|it| it.contains("go on when n5 said what is there")), "{unmet:?}");
+    town.facts.get_mut(&NodeId(5)).expect("n5").group.left = has(91);
+    let table = town.settle(STEADY);
+    let decided = table.foundation.expect("it is decided");
+    assert_eq!((decided.from, decided.at, decided.tag.epoch, decided.stands), (NodeId(5), (7, 91), 1, false));
+    assert_eq!(table.voters.len(), 3, "of four nodes: {:?}", table.voters);
+    town.facts.get_mut(&NodeId(5)).expect("n5").group.tag = decided.tag.clone();
+    let before = town.view.clone();
+    let stands = town.settle(STEADY).foundation.expect("it stays");
+    assert!(stands.stands && stands.tag == decided.tag);
+    let told = narrate(&before, &town.view.plan);
+    assert!(told.iter().any(|event| event.message.contains("go on with what n5 had")), "{told:?}");
 }

@@ -457,7 +457,9 @@ impl Inner {
 
     /// Where to send proposals: whom this replica heard within the lease, else what it was told lately.
     pub fn known_leader(&self) -> Option<NodeId> {
-        let heard = self.standing.borrow().leader.filter(|leader| self.follows(*leader));
+        // Let go of before it is looked at again: between two borrows in one another whoever writes would wait for the first, and the second for him.
+        let leader = self.standing.borrow().leader;
+        let heard = leader.filter(|leader| self.follows(*leader));
         heard.or_else(|| lock(&self.hint).leader.filter(|(_, until)| Instant::now() < *until).map(|(leader, _)| leader))
     }
 

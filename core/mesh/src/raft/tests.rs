@@ -474,3 +474,32 @@ async fn a_command_that_is_too_large_is_refused_before_it_is_sent() {
     let bytes = super::COMMAND_BYTES_MAX + 1;
     assert_eq!(cluster.group(1).propose(vec![0; bytes], SOON).await, Err(ProposeError::TooLarge(bytes)));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_for_the_leader_while_it_changes_waits_for_nobody() {
+    const TIMES: u32 = 50_000;
+    let mut cluster = Cluster::default();
+    cluster.start(NodeId(1)).await.unwrap();
+    cluster.group(1).found().await.unwrap();
+    cluster.leader().await;
+    let (asks, changes) = (cluster.group(1).clone(), cluster.group(1).clone());
+    // On threads of their own: should they wait for each other, nothing else hangs.
+    let (done, ended) = std::sync::mpsc::channel();
+    let also = done.clone();
+    std::thread::spawn(move || {
+        for _ in 0..TIMES {
+            let _ = asks.inner.known_leader();
+        }
+        done.send(())
+    });
+    std::thread::spawn(move || {
+        for _ in 0..TIMES {
+            changes.inner.standing.send_modify(|_| {});
+        }
+        also.send(())
+    });
+    for _ in 0..2 {
+        let waited = tokio::task::block_in_place(|| ended.recv_timeout(SOON));
+        assert_eq!(waited, Ok(()), "they wait for each other");
+    }
+}

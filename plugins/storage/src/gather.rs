@@ -20,6 +20,7 @@ pub struct Gather {
     asked: usize,
     answered: usize,
     failed: usize,
+    hedge_after: Duration,
     hedged_at: Duration,
 }
 
@@ -35,7 +36,13 @@ pub enum End {
 impl Gather {
     /// A read of `needed` out of `sources` sources.
     pub fn new(sources: usize, needed: usize) -> Gather {
-        Gather { sources, needed, asked: 0, answered: 0, failed: 0, hedged_at: Duration::ZERO }
+        let (hedge_after, hedged_at) = (HEDGE_AFTER, Duration::ZERO);
+        Gather { sources, needed, asked: 0, answered: 0, failed: 0, hedge_after, hedged_at }
+    }
+
+    /// The same, but another source is asked only after so long: for what is no disk.
+    pub fn hedged_after(self, hedge_after: Duration) -> Gather {
+        Gather { hedge_after, ..self }
     }
 
     /// A source answered.
@@ -56,7 +63,7 @@ impl Gather {
         self.asked = (self.asked + lacking).min(self.sources);
         if self.asked > from {
             self.hedged_at = now;
-        } else if now.saturating_sub(self.hedged_at) >= HEDGE_AFTER && self.asked < self.sources {
+        } else if now.saturating_sub(self.hedged_at) >= self.hedge_after && self.asked < self.sources {
             self.asked += 1;
             self.hedged_at = now;
         }
@@ -73,7 +80,7 @@ impl Gather {
 
     /// When to decide again, if nothing happens before.
     pub fn wake(&self) -> Duration {
-        if self.asked < self.sources { (self.hedged_at + HEDGE_AFTER).min(DEADLINE) } else { DEADLINE }
+        if self.asked < self.sources { (self.hedged_at + self.hedge_after).min(DEADLINE) } else { DEADLINE }
     }
 }
 
@@ -99,6 +106,10 @@ mod tests {
         assert_eq!(read.end(ms(61)), None);
         read.answered();
         assert_eq!(read.end(ms(62)), Some(End::Enough));
+        let mut slow = Gather::new(3, 1).hedged_after(ms(200));
+        assert_eq!((slow.decide(ms(0)), slow.wake()), (0..1, ms(200)));
+        assert!(slow.decide(ms(199)).is_empty());
+        assert_eq!(slow.decide(ms(200)), 1..2);
     }
 
     #[test]

@@ -8,12 +8,14 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use hirsel_model::{NodeId, codec};
 use openraft::ReadPolicy;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::group::Inner;
 use super::store::lock;
@@ -27,6 +29,8 @@ pub(super) const PROPOSALS_MAX: usize = 1024;
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 /// One try. A leader that does not answer for this long is asked again, or another one is.
 const TRY_WITHIN: Duration = Duration::from_secs(2);
+/// Whoever knows no leader asks one voter, and the next one as well after this: one that is gone costs no more. They answer in some milliseconds.
+const ASK_NEXT_AFTER: Duration = Duration::from_millis(200);
 
 /// Why a proposal has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -149,8 +153,8 @@ impl Inner {
                     Target::Leader(me) if me == self.me => self.offer_here(command.clone()).await,
                     Target::Leader(leader) => self.offer_there(leader, &command, deadline).await,
                     // Asked first whether it leads: a proposal that is handed to the dead leaves a doubt.
-                    Target::Perhaps(node) => Offered::NotTaken(match self.read_there(node, deadline).await {
-                        Ok(_) => Some(node.0),
+                    Target::Perhaps(nodes) => Offered::NotTaken(match self.read_anywhere(nodes, deadline).await {
+                        Ok((node, _)) => Some(node.0),
                         Err(hint) => hint,
                     }),
                     Target::Nobody => Offered::NotTaken(None),
@@ -185,7 +189,8 @@ impl Inner {
             loop {
                 let read = match targets.next(self)? {
                     Target::Leader(me) if me == self.me => self.read_here().await,
-                    Target::Leader(node) | Target::Perhaps(node) => self.read_there(node, deadline).await,
+                    Target::Leader(node) => self.read_there(node, deadline).await,
+                    Target::Perhaps(nodes) => self.read_anywhere(nodes, deadline).await.map(|(_, index)| index),
                     Target::Nobody => Err(None),
                 };
                 match read {
@@ -282,6 +287,24 @@ impl Inner {
         }
     }
 
+    /// A read point of whichever of these leads, or who might, as the first says that knows. They are asked one after the other, and none waits for
+    /// long for one that is silent.
+    async fn read_anywhere(&self, nodes: Vec<NodeId>, deadline: Instant) -> Result<(NodeId, u64), Option<u64>> {
+        let ask = |node| async move { self.read_there(node, deadline).await.map(|index| (node, index)) };
+        let (mut left, mut asked) = (nodes.into_iter(), FuturesUnordered::new());
+        asked.extend(left.next().map(ask));
+        loop {
+            tokio::select! {
+                said = asked.next() => match said {
+                    Some(Err(None)) => asked.extend(left.next().map(ask)),
+                    Some(said) => return said,
+                    None => return Err(None),
+                },
+                () = sleep(ASK_NEXT_AFTER), if left.len() > 0 => asked.extend(left.next().map(ask)),
+            }
+        }
+    }
+
     /// Whom to name to others that ask for the leader. The engine names the last one it knew, which may be long dead: a proposal that is
     /// handed to it leaves a doubt.
     fn hint_at(&self, leader: Option<u64>) -> Option<u64> {
@@ -335,8 +358,8 @@ struct Targets {
 enum Target {
     /// Said to lead.
     Leader(NodeId),
-    /// Might lead, or know who does.
-    Perhaps(NodeId),
+    /// Might lead, or know who does: the first ones first.
+    Perhaps(Vec<NodeId>),
     Nobody,
 }
 
@@ -353,12 +376,17 @@ impl Targets {
         if let Some(leader) = group.known_leader().filter(usable) {
             return Ok(Target::Leader(leader));
         }
-        let others: Vec<NodeId> = group.known_voters().into_iter().filter(|voter| *voter != group.me).collect();
+        let mut others: Vec<NodeId> = group.known_voters().into_iter().filter(|voter| *voter != group.me).collect();
         if let Some(words) = stopped.filter(|_| others.is_empty()) {
             return Err(ProposeError::Stopped(words));
         }
+        if others.is_empty() {
+            return Ok(Target::Nobody);
+        }
         self.turn += 1;
-        Ok(others.get(self.turn % others.len().max(1)).map_or(Target::Nobody, |node| Target::Perhaps(*node)))
+        let first = self.turn % others.len();
+        others.rotate_left(first);
+        Ok(Target::Perhaps(others))
     }
 }
 

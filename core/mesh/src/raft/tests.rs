@@ -310,6 +310,25 @@ async fn while_most_voters_are_silent_nothing_is_handed_to_the_one_that_led() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_is_no_member_is_not_held_up_by_voters_that_are_gone() {
+    let mut cluster = Cluster::founded(5).await;
+    cluster.start(NodeId(6)).await.unwrap();
+    cluster.group(6).hint(None, (1..=5).map(NodeId).collect());
+    let leader = cluster.leader().await;
+    let gone: Vec<NodeId> = (1..=5).map(NodeId).filter(|node| *node != leader).collect();
+    // Each pair once: where whoever asks begins is not what is looked at.
+    for (a, b) in [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)] {
+        let (a, b) = (gone[a], gone[b]);
+        [a, b].iter().for_each(|node| cluster.wires.isolate(*node));
+        let begun = Instant::now();
+        cluster.group(6).propose(format!("without {a} and {b}").into(), SOON).await.unwrap();
+        cluster.group(6).read_point(SOON).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?} without {a} and {b}", begun.elapsed());
+        cluster.wires.heal();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_restarted_replica_has_its_state_before_it_hears_of_anyone() {
     let mut cluster = Cluster::founded(3).await;
     for line in ["a", "b", "c"] {

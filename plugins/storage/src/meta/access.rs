@@ -19,6 +19,8 @@ use super::group::{AskError, MetaGroup};
 use super::query::{self, QUESTIONS_MAX, Query, Reply};
 use super::read::ReadError;
 use super::refusal::Refusal;
+use crate::drive;
+use crate::gather::Gather;
 
 /// By what a node asks a member.
 pub const LOOK: &str = "storage.look";
@@ -26,6 +28,8 @@ pub const LOOK: &str = "storage.look";
 pub const WITHIN: Duration = Duration::from_secs(5);
 /// One try of it: what a leader or member that lives needs at most.
 const TRY_WITHIN: Duration = Duration::from_secs(2);
+/// A member that does not answer for so long has the next one asked as well: one that is gone costs no more. They answer in some milliseconds.
+const ASK_NEXT_AFTER: Duration = Duration::from_millis(200);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -144,18 +148,30 @@ impl Metadata {
     }
 
     async fn elsewhere(&self, queries: &[Query], turn: usize) -> Result<Vec<Result<Reply, Refusal>>, String> {
-        let members: Vec<NodeId> = self.group.known_voters().into_iter().collect();
+        let mut members: Vec<NodeId> = self.group.known_voters().into_iter().collect();
+        if members.is_empty() {
+            return Err("no node keeps metadata yet".into());
+        }
         // Not all nodes ask the same member, and none asks one that did not answer again before the others.
         let place = turn + usize::try_from(self.chance.number() % 64).unwrap_or_default() * usize::from(turn == 0);
-        let Some(member) = members.get(place % members.len().max(1)) else {
-            return Err("no node keeps metadata yet".into());
+        let first = place % members.len();
+        members.rotate_left(first);
+        let (body, members) = (&codec::encode(&queries), &members);
+        let read = Gather::new(members.len(), 1).hedged_after(ASK_NEXT_AFTER);
+        let answers = drive::gather(read, |number| async move {
+            let member = members[number];
+            let answer =
+                self.peers.call(member, LOOK, body.clone(), TRY_WITHIN).await.map_err(|error| match error {
+                    CallError::Refused(words) => words,
+                    error => format!("node {member}: {error}"),
+                })?;
+            codec::decode(&answer).map_err(|error| format!("node {member} answers what is no answer: {error}"))
+        });
+        let why = |failed: Vec<(usize, String)>| {
+            failed.into_iter().next_back().map_or_else(|| "no member answers".into(), |(_, why)| why)
         };
-        let asked = self.peers.call(*member, LOOK, codec::encode(&queries), TRY_WITHIN).await;
-        let answer = asked.map_err(|error| match error {
-            CallError::Refused(words) => words,
-            error => format!("node {member}: {error}"),
-        })?;
-        codec::decode(&answer).map_err(|error| format!("node {member} answers what is no answer: {error}"))
+        let answer = answers.await.map_err(why)?.pop();
+        answer.map(|(_, answer)| answer).ok_or_else(|| "no member answers".into())
     }
 }
 

@@ -26,7 +26,7 @@ use crate::gateway::Gateway;
 use crate::meta::command::{Answer, Command, Fate};
 use crate::meta::kinds::{Chunk, Class, Missed};
 use crate::meta::names::ChunkId;
-use crate::meta::query::{QUESTIONS_MAX, Query, Reply};
+use crate::meta::query::{CHUNKS_MAX, QUESTIONS_MAX, Query, Reply};
 use crate::meta::read::Known;
 
 /// Between two audits that nobody asked for.
@@ -215,6 +215,10 @@ async fn wanted(
         }
         if !lacks.is_empty() {
             lacking(gateway, lacks, audit).await?;
+        }
+        // That was all of it, as of most partitions of a small cluster.
+        if page.len() < CHUNKS_MAX {
+            return Ok(());
         }
         sleep(PAUSE).await;
         page = chunks(gateway.look(Query::Chunks(number, after)).await.map_err(|error| error.to_string())?)?;

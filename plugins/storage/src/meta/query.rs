@@ -22,7 +22,7 @@ pub const PIECES_MAX: usize = 64;
 pub const QUESTIONS_MAX: usize = 16;
 /// Where counting what waits ends.
 pub const WAITING_MAX: usize = 10_000;
-/// Chunks of a partition that are told at once.
+/// Chunks of a partition that are told at once. Fewer are the last ones.
 pub const CHUNKS_MAX: usize = 1_000;
 
 /// A question.

@@ -423,6 +423,12 @@ impl Disk {
         })
     }
 
+    /// Waits until all that was to be written before is done, and until it tells how much room it has: a disk that hangs does neither.
+    pub async fn answers(&self) -> Result<(), DiskError> {
+        self.ask(|reply| Work::Pass { reply }).await?;
+        self.shared.run(|shared| shared.room()).await.map(drop)
+    }
+
     /// How it is, now and from now on.
     pub fn health(&self) -> watch::Receiver<Health> {
         self.shared.health.subscribe()

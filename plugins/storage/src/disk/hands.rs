@@ -48,6 +48,8 @@ pub enum Work {
     Unlink { chunk: ChunkId, reply: Reply<bool> },
     /// Seals the segment that is written to.
     Seal { reply: Reply<()> },
+    /// Does nothing: whoever waits for it learns that the writer goes on.
+    Pass { reply: Reply<()> },
     /// Removes a segment of which nothing counts any more.
     Retire { segment: u32, list: Sidecar, reply: Reply<()> },
 }
@@ -200,6 +202,7 @@ impl Hands {
                 }
             }
             Work::Seal { reply } => done.seals.push(reply),
+            Work::Pass { reply } => drop(reply.send(Ok(()))),
             Work::Retire { segment, list, reply } => done.retired.push((segment, list, reply)),
         }
     }

@@ -3,6 +3,7 @@
 //! Which disk it is stands in the data folder of the agent, too: so a folder that should hold data and does not (a disk that is not mounted) is
 //! never laid out a second time.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ const DISK_FILE: &str = "disk-id";
 const RETRY: Duration = Duration::from_secs(2);
 /// Between two looks at how much room there is.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// A disk that does not answer for so long hangs, and what it has counts as lost. Half a minute is what a controller waits before it tries again.
+const HANGS_AFTER: Duration = Duration::from_secs(60);
 
 /// What there is of room.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,12 +75,28 @@ pub(super) async fn keep(
     service.set_disks([(id, disk.clone())].into());
     disks.send_replace(Some(disk.clone()));
     info!(disk = %id, "keeps objects");
+    watch_over(&disk, &rooms).await;
+}
+
+/// Tells how the disk is, for as long as anybody listens.
+async fn watch_over(disk: &Disk, rooms: &watch::Sender<Room>) {
     let mut health = disk.health();
     loop {
         let before = rooms.borrow().clone();
         let state = health.borrow_and_update().clone();
-        let now = look(&disk, &before, &state).await;
-        if now != before {
+        let mut looking = pin!(look(disk, &before, &state));
+        let mut looked = timeout(HANGS_AFTER, &mut looking).await.ok();
+        if looked.is_none() {
+            let unable = format!("the disk has not answered for {} s: it hangs", HANGS_AFTER.as_secs());
+            warn!(unable, "no objects are kept here");
+            rooms.send_replace(Room { unable: Some(unable), ..before.clone() });
+            looked = tokio::select! {
+                now = looking => Some(now),
+                () = rooms.closed() => return,
+            };
+        }
+        let now = looked.unwrap_or_else(|| before.clone());
+        if now != *rooms.borrow() {
             rooms.send_replace(now);
         }
         tokio::select! {
@@ -145,6 +165,8 @@ fn read_id(bytes: &[u8]) -> Option<DiskId> {
 }
 
 async fn look(disk: &Disk, before: &Room, health: &Health) -> Room {
+    // One that writes nothing any more, and can be read, answers with an error: what it is unable to do is in its health.
+    let _ = disk.answers().await;
     let Ok(usage) = disk.usage().await else { return before.clone() };
     let unable = match health {
         Health::Sound => None,
@@ -174,7 +196,35 @@ fn tenths(free: u64, bytes: u64, before: Option<u8>) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use hirsel_mesh::seam::volume::memory::Platter;
+    use hirsel_model::NodeId;
+    use hirsel_role::Spawner;
+    use tokio::time::Instant;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_hangs_is_said_to_and_is_taken_up_again_when_it_goes_on() {
+        let platter = Platter::new(1 << 30);
+        let identity = Identity { cluster: ClusterId("pasture".into()), node: NodeId(1), disk: DiskId(7) };
+        Disk::lay_out(&*platter.mount(), &identity).unwrap();
+        let settings = Settings::within(u64::MAX, 1 << 30);
+        let spawner = Spawner::new(tokio::runtime::Handle::current());
+        let disk = Disk::open(platter.mount(), identity, settings, spawner).await.unwrap();
+        let (rooms, mut told) = watch::channel(Room::default());
+        let watching = tokio::spawn(async move { watch_over(&disk, &rooms).await });
+        let sound = |room: &Room| room.is_open && room.unable.is_none();
+        told.wait_for(sound).await.unwrap();
+        platter.set_hung(true);
+        let begun = Instant::now();
+        let room = told.wait_for(|room| room.unable.is_some()).await.unwrap().clone();
+        assert!(room.unable.unwrap().contains("hangs"));
+        assert!(begun.elapsed() >= HANGS_AFTER && begun.elapsed() <= HANGS_AFTER + LOOK_EVERY, "{:?}", begun.elapsed());
+        platter.set_hung(false);
+        told.wait_for(sound).await.unwrap();
+        drop(told);
+        watching.await.unwrap();
+    }
 
     #[test]
     fn free_room_is_told_in_steps_that_do_not_flutter() {

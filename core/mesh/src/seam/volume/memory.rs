@@ -14,6 +14,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use rand::Rng;
 use rand::rngs::SmallRng;
+use tokio::sync::watch;
 
 use super::{Room, Volume, VolumeFile, folder_of, is_inside};
 
@@ -47,7 +48,7 @@ struct Inner {
     sync_fails_in: Option<u64>,
     syncs: u64,
     slow: Duration,
-    hung: bool,
+    hung: watch::Sender<bool>,
 }
 
 #[derive(Clone, Debug)]
@@ -127,7 +128,7 @@ impl Platter {
             sync_fails_in: None,
             syncs: 0,
             slow: Duration::ZERO,
-            hung: false,
+            hung: watch::Sender::new(false),
         })))
     }
 
@@ -217,9 +218,9 @@ impl Platter {
         self.inner().slow = slow;
     }
 
-    /// Nothing that blocks comes back, until this is taken back.
+    /// Nothing that blocks comes back, until this is taken back. Then it goes on where it was.
     pub fn set_hung(&self, hung: bool) {
-        self.inner().hung = hung;
+        self.inner().hung.send_replace(hung);
     }
 
     /// Flips a bit of a file.
@@ -421,11 +422,12 @@ impl Volume for MemoryVolume {
 
     fn run<'a>(&'a self, work: Box<dyn FnOnce() + Send + 'static>) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
-            let (slow, hung) = {
+            let (slow, mut hung) = {
                 let inner = self.platter.inner();
-                (inner.slow, inner.hung)
+                (inner.slow, inner.hung.subscribe())
             };
-            if hung {
+            // Without a platter nobody takes it back.
+            if hung.wait_for(|hung| !hung).await.is_err() {
                 std::future::pending::<()>().await;
             }
             match slow {

@@ -194,6 +194,7 @@ impl Config {
                 dns_forward_for: dns::forward_for(&file.dns.forward_for, &file.dns.forward)?,
                 s3,
                 s3_region: storage::region(file.storage.region)?,
+                repair_rate: storage::repair_rate(file.storage.repair_rate.as_ref())?,
                 storage_bytes: storage::capacity(args.storage_capacity.as_ref().or(file.storage.capacity.as_ref()))?,
                 s3_domains,
                 web_domains,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow, bail};
 use hirsel_model::check_dotted;
 use hirsel_model::manifest::size;
-use hirsel_role::{S3_NAME, S3_REGION, WEB_NAME};
+use hirsel_role::{REPAIR_RATE, S3_NAME, S3_REGION, WEB_NAME};
 use serde::Deserialize;
 
 /// Where clients of S3 ask when nobody says otherwise.
@@ -21,6 +21,8 @@ const REGION_BYTES_MAX: usize = 63;
 
 /// Least that objects may take of a disk: a segment.
 const CAPACITY_BYTES_MIN: u64 = 64 << 20;
+/// Least that is repaired in a second: below it a lost disk takes months.
+const REPAIR_RATE_MIN: u64 = 1 << 20;
 
 /// Its part of the file.
 #[derive(Debug, Default, Deserialize)]
@@ -32,6 +34,7 @@ pub(super) struct StorageFile {
     pub(super) web_domains: Vec<String>,
     pub(super) disk: Option<PathBuf>,
     pub(super) capacity: Option<String>,
+    pub(super) repair_rate: Option<String>,
 }
 
 /// `false`, or an address.
@@ -119,6 +122,20 @@ pub(super) fn capacity(text: Option<&String>) -> Result<Option<u64>> {
     Ok(Some(bytes))
 }
 
+/// How fast pieces are made anew, in bytes per second; no limit where that is off.
+pub(super) fn repair_rate(text: Option<&String>) -> Result<Option<u64>> {
+    let text = match text.map(String::as_str) {
+        None => return Ok(Some(REPAIR_RATE)),
+        Some("off" | "0") => return Ok(None),
+        Some(text) => text,
+    };
+    let rate = size(text).map_err(|why| anyhow!("storage.repair_rate: {why}"))?;
+    if rate < REPAIR_RATE_MIN {
+        bail!("storage.repair_rate: {text:?} per second is less than 1MiB; without a limit it is \"off\"");
+    }
+    Ok(Some(rate))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,5 +181,10 @@ mod tests {
         assert_eq!((super::capacity(None).unwrap(), capacity("1TiB").unwrap()), (None, Some(1 << 40)));
         assert!(capacity("63MiB").unwrap_err().to_string().contains("less than 64MiB"));
         assert!(capacity("10").unwrap_err().to_string().contains("no unit"));
+        let rate = |text: &str| repair_rate(Some(&text.to_string()));
+        assert_eq!((repair_rate(None).unwrap(), rate("1GiB").unwrap()), (Some(REPAIR_RATE), Some(1 << 30)));
+        assert_eq!((rate("off").unwrap(), rate("0").unwrap()), (None, None));
+        assert!(rate("1KiB").unwrap_err().to_string().contains("less than 1MiB"));
+        assert!(rate("fast").is_err());
     }
 }

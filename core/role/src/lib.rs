@@ -156,6 +156,10 @@ pub const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// What clients of S3 are told that a region is, unless the configuration says otherwise.
 pub const S3_REGION: &str = "hirsel";
 
+/// Bytes per second that repair may read and write, unless the configuration says otherwise: half of what a link of a gigabit carries in each
+/// direction. A terabyte in copies takes four hours.
+pub const REPAIR_RATE: u64 = 128 << 20;
+
 /// The agent's configuration as far as roles are concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoleConfig {
@@ -195,6 +199,9 @@ pub struct RoleConfig {
     pub s3_domains: Vec<String>,
     /// storage: how many bytes of its disk data may take; none where no less than there are.
     pub storage_bytes: Option<u64>,
+    /// storage: how many bytes per second are read and written for pieces that are made anew or moved, by whoever does that; none where there is no
+    /// limit.
+    pub repair_rate: Option<u64>,
     /// storage: domains below which buckets are web sites, in lower case, besides [`WEB_NAME`]; the bucket of that very name is one at the
     /// domain itself.
     pub web_domains: Vec<String>,
@@ -225,6 +232,7 @@ impl Default for RoleConfig {
             s3_region: S3_REGION.into(),
             s3_domains: Vec::new(),
             storage_bytes: None,
+            repair_rate: Some(REPAIR_RATE),
             web_domains: Vec::new(),
             storage_disk: None,
             address_hook: None,

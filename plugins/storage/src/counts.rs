@@ -32,6 +32,8 @@ pub struct Counts {
     pub bytes_out: Counter,
     /// Pieces that were made anew.
     pub repaired: Counter,
+    /// Bytes of pieces that were made anew or copied.
+    pub repaired_bytes: Counter,
     /// Pieces that were copied because their partition moved.
     pub moved: Counter,
     /// Keys that were made elsewhere what they are here.
@@ -67,6 +69,11 @@ impl Counts {
             ("hirsel_storage_bytes_in", "Bytes of bodies that came in through this node", &self.bytes_in),
             ("hirsel_storage_bytes_out", "Bytes of bodies that went out through this node", &self.bytes_out),
             ("hirsel_storage_repaired_pieces", "Pieces that this node had made anew", &self.repaired),
+            (
+                "hirsel_storage_repaired_bytes",
+                "Bytes of pieces that this node had made anew or copied for a move",
+                &self.repaired_bytes,
+            ),
             ("hirsel_storage_moved_pieces", "Pieces that this node had copied for a move", &self.moved),
             ("hirsel_storage_replicated", "Keys that this node made elsewhere what they are here", &self.replicated),
             ("hirsel_storage_replication_failed", "Tries of that which failed", &self.replication_failed),

@@ -136,6 +136,11 @@ impl Gateway {
         &self.shared.counts
     }
 
+    /// The plan that this node knows.
+    pub fn order(&self) -> Arc<StorageOrder> {
+        self.shared.parts.order.borrow().clone()
+    }
+
     /// Nodes that keep data, or are to, by the plan that this node knows.
     pub fn keepers(&self) -> BTreeSet<NodeId> {
         self.shared.parts.order.borrow().table.holders().into_keys().collect()

@@ -6,6 +6,7 @@
 //! - [`deaths`] ends writes of gateways that are gone, sweeps what dies, and unlinks what was condemned.
 //! - [`repair`] makes pieces anew that are missing.
 //! - [`moves`] brings partitions to where the plan moves them.
+//! - [`budget`] bounds how fast both do that.
 //! - [`survey`] counts what there is and what waits, for people.
 
 use std::collections::BTreeMap;
@@ -20,8 +21,10 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use crate::gateway::Gateway;
+use budget::Budget;
 
 pub mod audit;
+pub mod budget;
 pub mod deaths;
 pub mod moves;
 pub mod piece;
@@ -49,16 +52,21 @@ pub struct Healing {
     pub stuck: Option<String>,
 }
 
-/// Does what the leader of the metadata group does, whenever this node leads it.
-pub async fn lead(gateway: Gateway, order: watch::Receiver<Arc<StorageOrder>>, healing: watch::Sender<Healing>) {
+/// Does what the leader of the metadata group does, whenever this node leads it; pieces within `budget`.
+pub async fn lead(
+    gateway: Gateway,
+    order: watch::Receiver<Arc<StorageOrder>>,
+    healing: watch::Sender<Healing>,
+    budget: Budget,
+) {
     let deaths = {
         let (gateway, order) = (gateway.clone(), order.clone());
         let step = move || deaths::step(gateway.clone(), order.borrow().clone());
         (LOOK_EVERY, step)
     };
     let repairs = {
-        let (gateway, order, healing) = (gateway.clone(), order.clone(), healing.clone());
-        let step = move || repair::step(gateway.clone(), order.borrow().clone(), healing.clone());
+        let (gateway, order, healing, budget) = (gateway.clone(), order.clone(), healing.clone(), budget.clone());
+        let step = move || repair::step(gateway.clone(), order.borrow().clone(), healing.clone(), budget.clone());
         (LOOK_EVERY, step)
     };
     let survey = {
@@ -68,7 +76,7 @@ pub async fn lead(gateway: Gateway, order: watch::Receiver<Arc<StorageOrder>>, h
     };
     let moves = {
         let gateway = gateway.clone();
-        let step = move || moves::step(gateway.clone(), order.borrow().clone(), healing.clone());
+        let step = move || moves::step(gateway.clone(), order.borrow().clone(), healing.clone(), budget.clone());
         (LOOK_EVERY, step)
     };
     tokio::join!(

@@ -25,6 +25,7 @@ use crate::counts::Counts;
 use crate::disk::Disk;
 use crate::gateway::{Gateway, Parts};
 use crate::heal::audit;
+use crate::heal::budget::Budget;
 use crate::heal::{self, Healing, upkeep};
 use crate::meta::access::Metadata;
 use crate::meta::group::MetaGroup;
@@ -256,7 +257,8 @@ async fn take_part(
     begun.send_replace(Begun { gateway: Some(gateway.clone()), trouble: None });
     let objects = serve_objects(context.clone(), front.clone()).boxed();
     let replicate = replicate::keep(front, context.host.clone()).boxed();
-    let lead = heal::lead(gateway.clone(), orders.clone(), healing).boxed();
+    let budget = Budget::new(context.config.repair_rate);
+    let lead = heal::lead(gateway.clone(), orders.clone(), healing, budget).boxed();
     let tidy = tidy::keep(gateway.clone()).boxed();
     let tell = tell::keep(gateway.clone(), context.host.clone()).boxed();
     let after = look_after(context, gateway, orders.clone(), disk, audits).boxed();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::{Node, content, nodes};
 use hirsel_model::NodeId;
+use hirsel_storage::heal::budget::Budget;
 use hirsel_storage::heal::{Healing, deaths, moves, repair, upkeep};
 use hirsel_storage::meta::command::{Answer, By, Command, Condition, Deletion, Put};
 use hirsel_storage::meta::kinds::{About, Acl, Class, WhenShort, Written};
@@ -102,7 +103,9 @@ async fn a_damaged_piece_is_found_and_made_anew() {
         let healing = watch::Sender::new(Healing::default());
         let begun = Instant::now();
         while !broken.disk.usage().await.unwrap().damaged.is_empty() {
-            let _ = repair::step(leader(&nodes).await.gateway.clone(), order.clone(), healing.clone()).await;
+            let _ =
+                repair::step(leader(&nodes).await.gateway.clone(), order.clone(), healing.clone(), Budget::default())
+                    .await;
             assert!(begun.elapsed() < SOON, "never made anew");
         }
         // With all others silent about it, this one gives it.
@@ -145,7 +148,8 @@ async fn a_partition_is_whole_where_it_moved_to_and_what_came_meanwhile_as_well(
     let healing = watch::Sender::new(Healing::default());
     let begun = Instant::now();
     while healing.borrow().moved.get(&number) != Some(&2) {
-        let _ = moves::step(leader(&nodes).await.gateway.clone(), order.clone(), healing.clone()).await;
+        let _ =
+            moves::step(leader(&nodes).await.gateway.clone(), order.clone(), healing.clone(), Budget::default()).await;
         assert!(begun.elapsed() < SOON, "never moved");
     }
     let id = chunks[0].id.on_disk(0);

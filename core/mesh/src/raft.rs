@@ -24,6 +24,7 @@ mod log;
 mod machine;
 mod network;
 mod proposals;
+mod reads;
 mod refound;
 mod serve;
 mod sessions;

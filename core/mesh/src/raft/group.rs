@@ -12,7 +12,7 @@ use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
 use openraft::{ChangeMembers, EmptyNode, ServerState};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -21,6 +21,7 @@ use super::engine::{LEASE, engine};
 use super::log::Log;
 use super::machine::{Applied, Machine};
 use super::proposals::{PROPOSALS_MAX, ProposeError, Proposer};
+use super::reads;
 use super::serve::{Arrivals, serve};
 use super::store::{Store, StoreError, lock};
 use super::tagged::untagged;
@@ -130,6 +131,7 @@ pub(super) struct Inner {
     pub calls: Arc<dyn Calls>,
     pub proposer: Proposer,
     pub arrivals: Arrivals,
+    pub(super) reads: reads::Queue,
     pub busy: Semaphore,
     pub standing: watch::Sender<Standing>,
     hint: Mutex<Hint>,
@@ -153,6 +155,7 @@ impl Group {
         let older: Option<String> = log.read_fact("older")?;
         let alone = Arc::new(AtomicBool::new(false));
         let raft = engine(names, me, &tag, (&calls, &alone), &log, &machine).await?;
+        let (reads, waiting) = mpsc::unbounded_channel();
         let inner = Arc::new(Inner {
             names,
             me,
@@ -165,6 +168,7 @@ impl Group {
             calls,
             proposer: Proposer::new(world.chance.number()),
             arrivals: Arrivals::default(),
+            reads,
             busy: Semaphore::new(PROPOSALS_MAX),
             standing: watch::Sender::default(),
             hint: Mutex::default(),
@@ -178,6 +182,7 @@ impl Group {
             inner.lag(words).await;
         }
         tokio::spawn(witness::ask_all(Arc::downgrade(&inner)));
+        tokio::spawn(reads::confirm_all(Arc::downgrade(&inner), waiting));
         let watcher = tokio::spawn(watch_engine(Arc::downgrade(&inner)));
         Ok(Self { inner, watcher: Arc::new(Mutex::new(Some(watcher))) })
     }

@@ -181,9 +181,8 @@ impl Inner {
         }
     }
 
-    /// The last command that any answer given before now could reflect.
-    pub(super) async fn read_point(&self, ttl: Duration) -> Result<u64, ProposeError> {
-        let deadline = Instant::now() + ttl;
+    /// The last command that any answer given before now could reflect, as a leader confirms it now.
+    pub(super) async fn confirm_read(&self, deadline: Instant) -> Result<u64, ProposeError> {
         let tries = async {
             let mut targets = Targets::default();
             loop {
@@ -342,7 +341,7 @@ impl Inner {
         }
     }
 
-    fn nobody(&self) -> ProposeError {
+    pub(super) fn nobody(&self) -> ProposeError {
         self.stopped().map_or(ProposeError::NoLeader, ProposeError::Stopped)
     }
 }

@@ -32,6 +32,7 @@ pub(crate) struct Wires(Arc<Mutex<WiresInner>>);
 struct WiresInner {
     nodes: BTreeMap<NodeId, Handlers>,
     cut: BTreeSet<(NodeId, NodeId)>,
+    carried: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Default)]
@@ -69,6 +70,11 @@ impl Wires {
         lock(&self.0).cut.clear();
     }
 
+    /// Calls of this kind that were made so far.
+    pub fn carried(&self, kind: &str) -> u64 {
+        lock(&self.0).carried.get(kind).copied().unwrap_or_default()
+    }
+
     fn passes(&self, from: NodeId, to: NodeId) -> bool {
         !lock(&self.0).cut.contains(&(from, to))
     }
@@ -92,6 +98,7 @@ impl Calls for Plug {
         body: Vec<u8>,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<Vec<u8>, CallError>> {
+        *lock(&self.wires.0).carried.entry(kind).or_default() += 1;
         let call = async move {
             tokio::time::sleep(LATENCY).await;
             if !self.wires.passes(self.me, to) {

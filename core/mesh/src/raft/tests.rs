@@ -18,6 +18,7 @@ use super::{Group, GroupConfig, GroupNames, ProposeError, StateMachine, StateMac
 mod crash;
 mod damage;
 mod kept;
+mod reads;
 mod refound;
 
 const NAMES: GroupNames =

@@ -16,6 +16,7 @@ use super::front::{Asked, EXPECTED_OWNER, Front};
 use crate::meta::kinds::{About, Acl, Bucket, DocumentKind, Object, Permission};
 use crate::meta::names::BucketName;
 use crate::meta::query::{Query, Reply};
+use crate::meta::refusal::Refusal;
 use crate::rules::access::{Block, Facts, Rules, Untaken, decide};
 use crate::rules::acl::{self, AclError, Owned, Ownership};
 use crate::rules::date;
@@ -84,30 +85,8 @@ impl Front {
         if let Some(known) = asked.known(name) {
             return Ok(known);
         }
-        let kinds = [
-            DocumentKind::Policy,
-            DocumentKind::PublicAccess,
-            DocumentKind::Ownership,
-            DocumentKind::Lifecycle,
-            DocumentKind::Encryption,
-        ];
-        let questions = kinds.map(|kind| Query::Document(name.clone(), kind)).to_vec();
-        let mut texts = Vec::new();
-        for reply in self.gateway.look_all(questions).await.map_err(failed)? {
-            match reply {
-                Ok(Reply::Document(text)) => texts.push(text),
-                Ok(_) => return Err(strange()),
-                Err(refusal) => return Err(super::error::refused(&refusal)),
-            }
-        }
-        let Ok([policy, block, ownership, lifecycle, encryption]) = <[Option<String>; 5]>::try_from(texts) else {
-            return Err(strange());
-        };
-        let unreadable = |_| error("InternalError", "the policy of the bucket cannot be read");
-        let policy = policy.map(|text| Policy::parse(name.as_str(), &text)).transpose().map_err(unreadable)?;
-        let block = block.map(|text| read(&text)).transpose()?.as_ref().map(blocks).unwrap_or_default();
-        let ownership = ownership.map(|text| read(&text)).transpose()?.as_ref().and_then(owns).unwrap_or_default();
-        let told = Arc::new(Told { rules: Rules { policy, block, ownership }, lifecycle, encryption });
+        let replies = self.gateway.look_all(rules_of(name)).await.map_err(failed)?;
+        let told = Arc::new(told(name, replies)?);
         asked.remember(name, told.clone());
         Ok(told)
     }
@@ -188,6 +167,38 @@ impl Front {
         about.owner = asked.caller.owner().and_then(|writer| ownership.owner_of(&bucket.owner, writer, &about.acl));
         Ok(about)
     }
+}
+
+/// The questions whose answers are [`told`].
+pub fn rules_of(name: &BucketName) -> Vec<Query> {
+    let kinds = [
+        DocumentKind::Policy,
+        DocumentKind::PublicAccess,
+        DocumentKind::Ownership,
+        DocumentKind::Lifecycle,
+        DocumentKind::Encryption,
+    ];
+    kinds.map(|kind| Query::Document(name.clone(), kind)).to_vec()
+}
+
+/// What the answers to [`rules_of`] say.
+pub fn told(name: &BucketName, replies: impl IntoIterator<Item = Result<Reply, Refusal>>) -> Done<Told> {
+    let mut texts = Vec::new();
+    for reply in replies {
+        match reply {
+            Ok(Reply::Document(text)) => texts.push(text),
+            Ok(_) => return Err(strange()),
+            Err(refusal) => return Err(super::error::refused(&refusal)),
+        }
+    }
+    let Ok([policy, block, ownership, lifecycle, encryption]) = <[Option<String>; 5]>::try_from(texts) else {
+        return Err(strange());
+    };
+    let unreadable = |_| error("InternalError", "the policy of the bucket cannot be read");
+    let policy = policy.map(|text| Policy::parse(name.as_str(), &text)).transpose().map_err(unreadable)?;
+    let block = block.map(|text| read(&text)).transpose()?.as_ref().map(blocks).unwrap_or_default();
+    let ownership = ownership.map(|text| read(&text)).transpose()?.as_ref().and_then(owns).unwrap_or_default();
+    Ok(Told { rules: Rules { policy, block, ownership }, lifecycle, encryption })
 }
 
 /// A refusal of the rules as clients are told.

@@ -8,10 +8,11 @@ use http::HeaderMap;
 use s3s::S3Request;
 
 use super::access::{Action, Caller};
-use super::decision::{Remote, Told};
+use super::decision::{Remote, Told, rules_of, told};
 use super::error::{Done, argument, bad_bucket, error, failed, strange};
 use super::keys::Keys;
 use crate::gateway::Gateway;
+use crate::meta::access::MetaError;
 use crate::meta::command::{Answer, Command};
 use crate::meta::kinds::Bucket;
 use crate::meta::names::{BucketName, ObjectKey, UploadId, VersionRef};
@@ -101,10 +102,32 @@ impl Front {
         self.gateway.look(query).await.map_err(failed)
     }
 
+    /// The answer to a question about a bucket, or something in it. What the bucket says of who may comes with it, if it is not known yet, so
+    /// that both take one round trip.
+    async fn look_in(&self, asked: &Asked, name: &BucketName, query: Query) -> Result<Reply, MetaError> {
+        if asked.known(name).is_some() {
+            return self.gateway.look(query).await;
+        }
+        let mut replies = self.gateway.look_all([vec![query], rules_of(name)].concat()).await?.into_iter();
+        let reply = replies.next().unwrap_or_else(|| Err(Refusal::Argument("no question was answered".into())))?;
+        // What cannot be read is told to whoever asks for it.
+        if let Ok(told) = told(name, replies) {
+            asked.remember(name, Arc::new(told));
+        }
+        Ok(reply)
+    }
+
+    async fn bucket_in(&self, asked: &Asked, name: &BucketName) -> Done<Bucket> {
+        match self.look_in(asked, name, Query::Bucket(name.clone())).await.map_err(failed)? {
+            Reply::Bucket(bucket) => Ok(bucket),
+            _ => Err(strange()),
+        }
+    }
+
     /// A bucket, for whoever may do this to it.
     pub(crate) async fn bucket(&self, asked: &Asked, action: Action, name: &str) -> Done<(BucketName, Bucket)> {
         let name = BucketName::new(name).map_err(|error| bad_bucket(&error))?;
-        let Reply::Bucket(bucket) = self.look(Query::Bucket(name.clone())).await? else { return Err(strange()) };
+        let bucket = self.bucket_in(asked, &name).await?;
         self.admit(asked, action, &name, &bucket, None).await?;
         Ok((name, bucket))
     }
@@ -118,7 +141,7 @@ impl Front {
     ) -> Done<(BucketName, ObjectKey, Bucket)> {
         let key = key(at.1)?;
         let name = BucketName::new(at.0).map_err(|error| bad_bucket(&error))?;
-        let Reply::Bucket(bucket) = self.look(Query::Bucket(name.clone())).await? else { return Err(strange()) };
+        let bucket = self.bucket_in(asked, &name).await?;
         self.admit(asked, action, &name, &bucket, Some((key.as_str(), None))).await?;
         Ok((name, key, bucket))
     }
@@ -135,18 +158,16 @@ impl Front {
         let key = key(at.1)?;
         let bucket = BucketName::new(at.0).map_err(|error| bad_bucket(&error))?;
         let query = Query::Version { bucket: bucket.clone(), key: key.clone(), version, from };
-        match self.gateway.look(query).await {
+        match self.look_in(asked, &bucket, query).await {
             Ok(Reply::Version(found)) => {
                 let object = found.version.object.as_deref();
                 self.admit(asked, action, &bucket, &found.bucket, Some((key.as_str(), object))).await?;
                 Ok(found)
             }
             Ok(_) => Err(strange()),
-            Err(crate::meta::access::MetaError::Refused(missing @ (Refusal::NoSuchKey | Refusal::NoSuchVersion))) => {
+            Err(MetaError::Refused(missing @ (Refusal::NoSuchKey | Refusal::NoSuchVersion))) => {
                 // Who may not see what is there is not told what is not there.
-                let Reply::Bucket(there) = self.look(Query::Bucket(bucket.clone())).await? else {
-                    return Err(strange());
-                };
+                let there = self.bucket_in(asked, &bucket).await?;
                 self.admit(asked, action, &bucket, &there, Some((key.as_str(), None))).await?;
                 Err(super::error::refused(&missing))
             }

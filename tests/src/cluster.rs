@@ -39,6 +39,8 @@ pub struct Cluster {
     pub executable: PathBuf,
     /// The configuration file of nodes that are added.
     pub config: Option<PathBuf>,
+    /// Objects that each node that is added may keep: all have the same disk, which may be nearly full.
+    pub storage_capacity: String,
     token: Option<String>,
     net: [u8; 3],
 }
@@ -57,11 +59,12 @@ pub struct Node {
     pub executable: PathBuf,
     /// Its configuration file.
     pub config: Option<PathBuf>,
+    storage_capacity: String,
     zone: String,
     agent: Option<Child>,
 }
 
-/// Objects that each node may keep: all have the same disk, which may be nearly full. More than any test keeps.
+/// More than any test keeps.
 const STORAGE_CAPACITY: &str = "2GiB";
 
 /// The first three numbers of loopback addresses that no other test uses.
@@ -92,6 +95,7 @@ impl Cluster {
             away: BTreeSet::new(),
             executable,
             config: None,
+            storage_capacity: STORAGE_CAPACITY.into(),
             token: None,
             net: loopback(),
         }
@@ -147,7 +151,8 @@ impl Cluster {
         let data = self.folder.path().join(&name);
         let zone = ["a", "b", "c"][(number - 1) % 3].to_string();
         let (executable, config) = (self.executable.clone(), self.config.clone());
-        Node { data, name, ip, prefix, executable, config, zone, agent: None }
+        let storage_capacity = self.storage_capacity.clone();
+        Node { data, name, ip, prefix, executable, config, storage_capacity, zone, agent: None }
     }
 
     fn launch_at(&mut self, ip: Ipv4Addr, prefix: Vec<String>) -> &mut Node {
@@ -409,7 +414,7 @@ impl Node {
         // Not as flags, which an older build would refuse.
         command.env("HIRSEL_DNS", self.addr(DNS_PORT).to_string());
         command.env("HIRSEL_HTTPS_PORT", HTTPS_PORT.to_string());
-        command.env("HIRSEL_STORAGE_CAPACITY", STORAGE_CAPACITY);
+        command.env("HIRSEL_STORAGE_CAPACITY", &self.storage_capacity);
         command.envs(self.config.iter().map(|path| ("HIRSEL_CONFIG", path)));
         command.stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.agent = Some(command.spawn().unwrap_or_else(|error| panic!("cannot run {words:?}: {error}")));

@@ -1,9 +1,9 @@
 //! Whole clusters of real processes: how fast they join and heal, and what they cost while nothing happens.
 //!
 //! `cargo bench -p hirsel-tests --bench cluster -- [SECTION...] [RUNS]`; sections are `join`, `idle`, `heal`, `leader`, `down`,
-//! `exclusive`, `handover`, `calm` and `objects`. Ten runs make a distribution, fifty in `leader` and `down`, a hundred (in two halves) in
-//! `exclusive` and twenty in `handover`, unless a number among the words, or `HIRSEL_BENCH_RUNS`, says otherwise; `calm` takes it as
-//! minutes. `HIRSEL_BIN` names another executable.
+//! `exclusive`, `handover`, `calm`, and of what is stored `objects`, `stripes`, `million`, `long` and `repair`. Ten runs make a
+//! distribution, fifty in `leader` and `down`, a hundred (in two halves) in `exclusive` and twenty in `handover`, unless a number among
+//! the words, or `HIRSEL_BENCH_RUNS`, says otherwise; `calm` takes it as minutes. `HIRSEL_BIN` names another executable.
 //!
 //! Agents are release builds on loopback addresses of their own, all on this machine. A node is lost as a host whose processes die:
 //! everything of it is stopped and killed at once, and its kernel closes what was open. Peers that are installed run in the same
@@ -42,7 +42,7 @@ fn main() {
     let asked = asked.or_else(|| std::env::var("HIRSEL_BENCH_RUNS").ok()?.parse().ok());
     let sections: Vec<&str> = words.iter().map(String::as_str).filter(|word| word.parse::<usize>().is_err()).collect();
     type Section = (&'static str, fn(usize), usize);
-    let all: [Section; 9] = [
+    let all: [Section; 13] = [
         ("join", join::report, RUNS),
         ("idle", idle::report, RUNS),
         ("heal", heal::report, RUNS),
@@ -52,6 +52,10 @@ fn main() {
         ("handover", duty::handover, 2 * RUNS),
         ("calm", calm::report, RUNS),
         ("objects", objects::report, 1),
+        ("stripes", objects::stripes, 1),
+        ("million", objects::million, 1),
+        ("long", objects::long, 1),
+        ("repair", objects::repair, 1),
     ];
     if let Some(unknown) = sections.iter().find(|word| all.iter().all(|(name, ..)| name != *word)) {
         let known = all.map(|(name, ..)| name).join(", ");

@@ -1,5 +1,5 @@
 //! Access keys of the object store on their way: secrets in, sealed by whoever holds the sealing key, and out, to every member, for each
-//! answers clients. Master keys go the same way, and are drawn by the leader.
+//! answers clients. Master keys go the same way, and are drawn by the leader, as the access keys of applications are.
 //!
 //! A node keeps them in memory, and on disk sealed with a key of its own, so that it answers after a restart without anybody.
 
@@ -11,12 +11,13 @@ use data_encoding::BASE32_NOPAD;
 use futures::FutureExt;
 use hirsel_mesh::seam::Chance;
 use hirsel_model::access::{
-    AccessKeyId, Change, ID_BYTES, ID_PREFIX, MASTER_KEY_BYTES, MASTER_PURPOSE, May, master_is_due, purpose, serves,
+    AccessKeyId, Change, ID_BYTES, ID_PREFIX, KeyStep, MASTER_KEY_BYTES, MASTER_PURPOSE, May, key_step, master_is_due,
+    purpose, serves,
 };
 use hirsel_model::codec::{decode, encode};
 use hirsel_model::control::{Command, ControlState};
 use hirsel_model::secret::Sealed;
-use hirsel_model::{AccountName, NodeId};
+use hirsel_model::{AccountName, AppName, NodeId};
 use hirsel_role::access::{AccessKey, AccessKeys, MasterKey};
 use hirsel_role::secret::Plain;
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,7 @@ struct Question {
 pub struct Rows {
     keys: Vec<(AccessKeyId, u64, AccountName, May, String)>,
     master: Vec<(u64, Sealed)>,
+    apps: Vec<(AppName, AccessKeyId)>,
 }
 
 /// Access keys and master keys, for every member.
@@ -77,9 +79,12 @@ impl Kind for Access {
 
     fn is_settled(state: &ControlState, node: NodeId, have: &AccessKeys) -> bool {
         let serves = serves(state, node);
-        let keys = state.access.keys.iter().filter(|_| serves).map(|(id, it)| (id, it.version));
+        // What the key of an application may do follows what is applied.
+        let keys = state.access.keys.iter().filter(|_| serves).map(|(id, it)| (id, it.version, &it.may));
         let master = state.access.master.keys().filter(|_| serves);
-        keys.eq(have.keys.iter().map(|(id, it)| (id, it.version))) && master.eq(have.master.keys())
+        keys.eq(have.keys.iter().map(|(id, it)| (id, it.version, &it.may)))
+            && master.eq(have.master.keys())
+            && state.access.apps.iter().filter(|_| serves).eq(&have.apps)
     }
 
     fn versions(have: &AccessKeys) -> BTreeSet<u64> {
@@ -92,7 +97,8 @@ impl Kind for Access {
             return next;
         }
         for (id, it) in &state.access.keys {
-            let had = have.keys.get(id).filter(|had| had.version == it.version).cloned();
+            let had = have.keys.get(id).filter(|had| had.version == it.version);
+            let had = had.map(|had| AccessKey { may: it.may.clone(), ..had.clone() });
             let came = || {
                 let secret = Plain(String::from_utf8(told.remove(&it.version)?).ok()?);
                 Some(AccessKey { version: it.version, account: it.account.clone(), may: it.may.clone(), secret })
@@ -104,11 +110,12 @@ impl Kind for Access {
             let came = || Some(MasterKey(told.remove(version)?.try_into().ok()?));
             next.master.extend(had.or_else(came).map(|key| (*version, key)));
         }
+        next.apps.clone_from(&state.access.apps);
         next
     }
 
     fn rows(have: &AccessKeys) -> Option<Rows> {
-        let AccessKeys { keys, master } = have;
+        let AccessKeys { keys, master, apps } = have;
         if keys.is_empty() && master.is_empty() {
             return None;
         }
@@ -117,7 +124,8 @@ impl Kind for Access {
             (id.clone(), version, account, may, secret.0)
         };
         let master = master.iter().map(|(version, key)| (*version, Sealed(key.0.to_vec())));
-        Some(Rows { keys: keys.iter().map(key).collect(), master: master.collect() })
+        let apps = apps.iter().map(|(app, id)| (app.clone(), id.clone()));
+        Some(Rows { keys: keys.iter().map(key).collect(), master: master.collect(), apps: apps.collect() })
     }
 
     fn of_rows(rows: Rows) -> AccessKeys {
@@ -129,6 +137,7 @@ impl Kind for Access {
         AccessKeys {
             keys: rows.keys.into_iter().map(key).collect(),
             master: rows.master.into_iter().filter_map(master).collect(),
+            apps: rows.apps.into_iter().collect(),
         }
     }
 }
@@ -172,16 +181,23 @@ fn seal_here(shared: &Shared, body: &[u8]) -> Result<Vec<u8>, String> {
     Ok(encode(&SealedValue { sealed, key: key.id(), same: false }))
 }
 
-/// Draws the first master key when it is due, while this node leads.
+/// Draws the first master key and the access keys of applications when they are due, and takes back those that nobody needs, while this node
+/// leads.
 pub async fn tend(shared: Arc<Shared>) {
     let mut leadership = shared.control.leadership();
     let mut state = shared.control.state();
     loop {
         let mine = leadership.borrow_and_update().mine;
         let now = state.borrow_and_update().clone();
-        let due = mine && master_is_due(&now);
-        if due && let Err(words) = draw_master(&shared, &now).await {
+        let (master, step) = (mine && master_is_due(&now), key_step(&now).filter(|_| mine));
+        let due = master || step.is_some();
+        if master && let Err(words) = draw_master(&shared, &now).await {
             debug!(words, "master key of the object store not drawn yet");
+        }
+        if let Some(step) = step
+            && let Err(words) = take(&shared, step).await
+        {
+            debug!(words, "access key of an application not seen to yet");
         }
         drop(now);
         tokio::select! {
@@ -191,6 +207,18 @@ pub async fn tend(shared: Arc<Shared>) {
             () = shared.stop.cancelled() => return,
         }
     }
+}
+
+async fn take(shared: &Shared, step: KeyStep) -> Result<(), String> {
+    let change = match step {
+        KeyStep::Remove(id) => Change::Remove { id },
+        KeyStep::Draw(app) => {
+            let (id, secret) = draw(shared.world.chance.as_ref());
+            let SealedValue { sealed, key, .. } = seal(shared, &id, secret).await?;
+            Change::CreateForApp { app, id, sealed: Sealed(sealed), key }
+        }
+    };
+    propose(shared, Command::Access { change }).await
 }
 
 async fn draw_master(shared: &Shared, state: &ControlState) -> Result<(), String> {

@@ -110,7 +110,8 @@ fn write_role(role: &RoleReport) -> String {
             let short = |words: &Option<String>| {
                 words.as_ref().map(|it| it[..it.floor_char_boundary(MESSAGE_BYTES_MAX)].to_owned())
             };
-            let totals = facts.totals.as_ref().map(|totals| Totals { stuck: short(&totals.stuck), ..totals.clone() });
+            let totals = facts.totals.as_deref();
+            let totals = totals.map(|totals| Box::new(Totals { stuck: short(&totals.stuck), ..totals.clone() }));
             let unable = short(&facts.unable);
             let told =
                 StorageFacts { unable, totals, moved: BTreeMap::new(), voters: BTreeSet::new(), ..facts.clone() };
@@ -289,7 +290,7 @@ mod tests {
             moved: [(768, 3)].into(),
             voters: [NodeId(1)].into(),
             audit,
-            totals: Some(totals),
+            totals: Some(Box::new(totals)),
             ..StorageFacts::default()
         };
         let role = RoleReport {

@@ -339,6 +339,7 @@ mod tests {
                 stopped: false,
                 ports: BTreeMap::new(),
                 zones: BTreeMap::new(),
+                buckets: BTreeMap::new(),
             };
             state.spec.apps.insert(app.parse().unwrap(), spec);
         }

@@ -102,6 +102,7 @@ pub fn state() -> ControlState {
         stopped: false,
         ports: BTreeMap::new(),
         zones: BTreeMap::new(),
+        buckets: BTreeMap::new(),
     };
     let shop: AppName = "shop".parse().unwrap();
     state.spec.apps.insert(shop.clone(), app);

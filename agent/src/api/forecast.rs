@@ -8,8 +8,8 @@ use std::sync::Arc;
 use hirsel_model::control::{Command, ControlState, Entry, Outcome};
 use hirsel_model::forecast::{Ahead, Start};
 use hirsel_model::plan::{Assignment, Plan};
-use hirsel_model::spec::{NameSpec, PathKind, RouteSpec, ZoneSpec};
-use hirsel_model::{InstanceId, NodeId, RoleName};
+use hirsel_model::spec::{BucketSpec, NameSpec, PathKind, RouteSpec, ZoneSpec, store_name};
+use hirsel_model::{AppName, BucketLabel, InstanceId, NodeId, RoleName};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::task::yield_now;
@@ -228,6 +228,10 @@ fn differences(before: &ControlState, after: &ControlState) -> Vec<Difference> {
         let mut apps = serde_json::to_value(&state.spec.apps).unwrap_or_default();
         for (name, app) in &state.spec.apps {
             apps[name.as_str()]["routes"] = Value::Object(by_name(&app.routes));
+            if !app.buckets.is_empty() {
+                let told = |(label, bucket)| (String::from(Clone::clone(label)), bucket_value(name, label, bucket));
+                apps[name.as_str()]["buckets"] = app.buckets.iter().map(told).collect();
+            }
             if !app.zones.is_empty() {
                 apps[name.as_str()]["zones"] =
                     app.zones.iter().map(|(name, zone)| (name.clone(), zone_value(zone))).collect();
@@ -288,6 +292,13 @@ fn differences(before: &ControlState, after: &ControlState) -> Vec<Difference> {
             after: after.get(path).cloned(),
         })
         .collect()
+}
+
+/// A bucket, with what goes without saying.
+fn bucket_value(app: &AppName, label: &BucketLabel, bucket: &BucketSpec) -> Value {
+    serde_json::json!({ "is": store_name(app, label), "safety": bucket.safety.to_string(),
+        "when_short": bucket.when_short, "quota_bytes": bucket.quota_bytes, "versioning": bucket.versioning,
+        "public": bucket.public })
 }
 
 /// A zone with one line for each name.
@@ -422,6 +433,24 @@ mod tests {
         ];
         assert_eq!(shown, expected);
         assert!(told.complete && told.start.is_empty() && told.stop.is_empty(), "{told:?}");
+    }
+
+    #[tokio::test]
+    async fn a_bucket_is_told_by_what_it_is_called_and_how_it_is_kept() {
+        let sight = sight();
+        let mut spec = shop(&sight);
+        let bucket = BucketSpec { quota_bytes: Some(9), ..BucketSpec::default() };
+        spec.buckets.insert("media".parse().unwrap(), bucket);
+        let told = of(&sight, Command::ApplyApp { app: "shop".parse().unwrap(), spec }).await;
+        let shown: Vec<_> = told.spec.iter().map(|it| (it.path.as_str(), it.after.as_deref())).collect();
+        let expected = [
+            ("apps.shop.buckets.media.is", Some("shop-media")),
+            ("apps.shop.buckets.media.quota_bytes", Some("9")),
+            ("apps.shop.buckets.media.safety", Some("3 copies")),
+            ("apps.shop.buckets.media.when_short", Some("degrade")),
+        ];
+        assert_eq!(shown, expected);
+        assert!(told.start.is_empty() && told.stop.is_empty(), "no instance is replaced: {told:?}");
     }
 
     #[tokio::test]

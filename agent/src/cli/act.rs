@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::args::{ApplyArgs, ChangeArgs, ScaleArgs, TokenNewArgs, TokenRevokeArgs, WebhookVerb};
 use super::client::{Answer, Client};
-use super::look::{escape, in_file, print_forecast};
+use super::look::{escape, in_file, print_forecast, warn};
 use super::output::{self, Colour, line, note, paint, since};
 use super::wait::{Goal, wait_for};
 use super::{Done, read_file, wall};
@@ -68,6 +68,7 @@ fn print_changed(answer: &Answer<Changed>) {
     if let Some(undo) = &answer.envelope.data.undo {
         note(paint(&format!("undo: {undo}"), Colour::Dim));
     }
+    warn(&answer.envelope.warnings);
 }
 
 pub(super) fn with_flags(path: &str, flags: &ChangeArgs) -> String {

@@ -199,7 +199,7 @@ pub enum Verb {
     Logs(LogsArgs),
     /// Say why something is where it is, why it moved, why it waits
     #[command(
-        after_help = "Example: hirsel why shop/web/17\n         hirsel why lb/0\n         hirsel why 4bf92f3577b34da6a3ce929d0e0e4736     (the X-Request-Id of an answer)\n         hirsel why media/pets/cat.jpg                       (BUCKET/KEY)\n         hirsel why can_lose"
+        after_help = "Example: hirsel why shop/web/17\n         hirsel why lb/0\n         hirsel why 4bf92f3577b34da6a3ce929d0e0e4736     (the X-Request-Id of an answer)\n         hirsel why media/pets/cat.jpg                       (BUCKET/KEY)\n         hirsel why bucket/shop-media                        (a bucket that an application wants)\n         hirsel why can_lose"
     )]
     Why(WhyArgs),
     /// Show what `apply` would do

@@ -6,8 +6,9 @@ use std::path::Path;
 use http::Method;
 use serde_json::json;
 
-use super::args::{BucketCreateArgs, BucketReplicateArgs, BucketSetArgs};
+use super::args::{BucketCreateArgs, BucketReplicateArgs, BucketRmArgs, BucketSetArgs};
 use super::client::{Answer, Client};
+use super::foreseen;
 use super::look::{escape, show};
 use super::output::{self, Colour, ago, line, note, paint, since, table};
 use super::{Done, read_file, secret, wall};
@@ -15,12 +16,16 @@ use crate::api::envelope::Envelope;
 use crate::api::error::{ApiError, Code};
 use crate::api::handlers::changes::Changed;
 use crate::api::views::buckets::{Bucket, Replication};
+use crate::api::views::wanted;
 
 /// Where the secret of the access key of another store may be.
 const SECRET: &str = "HIRSEL_REPLICATION_SECRET";
 
 /// `bucket create`
 pub async fn create(client: &Client, json: bool, args: &BucketCreateArgs) -> Result<Done, ApiError> {
+    if args.plan {
+        return foreseen::create(client, json, args).await;
+    }
     let fields = json!({
         "bucket": args.bucket,
         "account": args.account,
@@ -35,6 +40,11 @@ pub async fn create(client: &Client, json: bool, args: &BucketCreateArgs) -> Res
 
 /// `bucket set`
 pub async fn set(client: &Client, json: bool, args: &BucketSetArgs) -> Result<Done, ApiError> {
+    if args.plan {
+        return foreseen::set(client, json, args).await;
+    }
+    // Only to say how to undo it: what cannot be read is said by the change itself.
+    let before = client.get::<Bucket>(&path(&args.bucket)).await.ok().map(|answer| answer.envelope.data);
     let fields = json!({
         "copies": args.copies,
         "erasure": args.erasure,
@@ -42,7 +52,8 @@ pub async fn set(client: &Client, json: bool, args: &BucketSetArgs) -> Result<Do
         "versioning": args.versioning,
     });
     let answer = client.ask::<Bucket>(Method::PUT, &path(&args.bucket), fields.to_string().into_bytes()).await?;
-    Ok(told(&answer, json, "changed", None))
+    let undo = before.and_then(|before| foreseen::undo(args, &before));
+    Ok(told(&answer, json, "changed", undo.as_deref()))
 }
 
 fn told(answer: &Answer<Bucket>, json: bool, did: &str, undo: Option<&str>) -> Done {
@@ -71,6 +82,7 @@ pub async fn list(client: &Client, json: bool) -> Result<Done, ApiError> {
             vec![
                 bucket.bucket.clone(),
                 bucket.account.clone(),
+                bucket.app.clone().unwrap_or_else(|| "-".into()),
                 bucket.objects.to_string(),
                 size(bucket.bytes),
                 bucket.quota_bytes.map_or("-".into(), size),
@@ -82,7 +94,18 @@ pub async fn list(client: &Client, json: bool) -> Result<Done, ApiError> {
         };
         let rows: Vec<_> = envelope.data.iter().map(row).collect();
         line(table(
-            &["BUCKET", "ACCOUNT", "OBJECTS", "SIZE", "QUOTA", "SAFETY", "VERSIONS", "MADE", "REPLICATION"],
+            &[
+                "BUCKET",
+                "ACCOUNT",
+                "WANTED BY",
+                "OBJECTS",
+                "SIZE",
+                "QUOTA",
+                "SAFETY",
+                "VERSIONS",
+                "MADE",
+                "REPLICATION",
+            ],
             &rows,
         ));
     })
@@ -96,6 +119,11 @@ pub async fn usage(client: &Client, json: bool, bucket: &str) -> Result<Done, Ap
         let bucket = &envelope.data;
         let of = bucket.quota_bytes.map(|quota| format!(" of {}", size(quota))).unwrap_or_default();
         line(format!("bucket    {}, of account {}", bucket.bucket, bucket.account));
+        match (&bucket.app, wanted::former(&bucket.account)) {
+            (Some(app), _) => line(format!("wanted by application {app}, which says in its manifest how it is kept")),
+            (None, Some(former)) => line(format!("why       {former}")),
+            (None, None) => {}
+        }
         line(format!("objects   {}, and {} other versions and markers", bucket.objects, bucket.versions));
         line(format!("size      {}{of} ({} bytes)", size(bucket.bytes), bucket.bytes));
         line(format!("uploads   {} under way, {}", bucket.uploads, size(bucket.upload_bytes)));
@@ -178,8 +206,11 @@ fn behind(to: &Replication) -> String {
 }
 
 /// `bucket rm`
-pub async fn remove(client: &Client, json: bool, bucket: &str) -> Result<Done, ApiError> {
-    let answer = client.ask::<Changed>(Method::DELETE, &path(bucket), Vec::new()).await?;
+pub async fn remove(client: &Client, json: bool, args: &BucketRmArgs) -> Result<Done, ApiError> {
+    if args.plan {
+        return foreseen::remove(client, json, &args.bucket).await;
+    }
+    let answer = client.ask::<Changed>(Method::DELETE, &path(&args.bucket), Vec::new()).await?;
     if json {
         output::raw(&answer.text);
         return Ok(Done::Well);

@@ -39,7 +39,7 @@ pub async fn show<T: DeserializeOwned>(
     Ok(answer)
 }
 
-fn warn(warnings: &[String]) {
+pub(super) fn warn(warnings: &[String]) {
     for warning in warnings {
         note(format!("{}: {warning}", paint("warning", Colour::Yellow)));
     }
@@ -177,15 +177,21 @@ pub async fn apps(client: &Client, json: bool) -> Result<Done, ApiError> {
                 app.revision.to_string(),
                 app.health.clone(),
                 services.collect::<Vec<_>>().join(", "),
+                listed(app.buckets.iter().map(|bucket| bucket.bucket.as_str())),
                 app.endpoints.join(" "),
             ]
         };
         let rows: Vec<_> = envelope.data.iter().map(row).collect();
-        line(table(&["APP", "REVISION", "HEALTH", "SERVICES", "ENDPOINTS"], &rows));
+        line(table(&["APP", "REVISION", "HEALTH", "SERVICES", "BUCKETS", "ENDPOINTS"], &rows));
         envelope.data.iter().flat_map(|app| &app.unmet).for_each(|unmet| line(format!("  {unmet}")));
     })
     .await?;
     Ok(Done::Well)
+}
+
+fn listed<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    let words: Vec<&str> = words.collect();
+    if words.is_empty() { "-".into() } else { words.join(", ") }
 }
 
 /// `ps`

@@ -23,6 +23,7 @@ pub mod client;
 pub mod cp;
 pub mod dns;
 pub mod evolve;
+pub mod foreseen;
 pub mod here;
 pub mod key;
 pub mod look;
@@ -179,7 +180,7 @@ async fn run(cli: Cli) -> Result<Done, ApiError> {
             BucketVerb::Usage(args) => bucket::usage(&client, json, &args.bucket).await,
             BucketVerb::Set(args) => bucket::set(&client, json, args).await,
             BucketVerb::Replicate(args) => bucket::replicate(&client, json, args).await,
-            BucketVerb::Rm(args) => bucket::remove(&client, json, &args.bucket).await,
+            BucketVerb::Rm(args) => bucket::remove(&client, json, args).await,
             BucketVerb::Audit(args) => survey::audit(&client, json, args).await,
             BucketVerb::Scrub(args) => survey::scrub(&client, json, args).await,
             BucketVerb::Key(key) => match &key.verb {

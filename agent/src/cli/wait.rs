@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::Done;
 use super::client::Client;
 use super::look::escape;
 use super::output::note;
+use super::{Done, bucket};
 use crate::api::error::{ApiError, Code};
 use crate::api::views::acme::AutomaticHost;
 use crate::api::views::addresses::FloatingAddress;
 use crate::api::views::apps::{App, Instance};
+use crate::api::views::buckets::Bucket;
 use crate::api::views::cache::CacheView;
 use crate::api::views::certificates::Certificates;
 use crate::api::views::members::Member;
@@ -29,7 +30,7 @@ const FAILURES_MAX: u32 = 20;
 pub enum Goal {
     /// Nothing: it is done when it is said.
     Nothing,
-    /// Every service of the application has as many healthy instances of the newest revision as wanted, and no others.
+    /// Every service of the application has as many healthy instances of the newest revision as wanted, and no others; its buckets are there.
     AppSettled(String),
     /// The same of every application that uses a secret: its name, and the application it belongs to.
     SecretSettled(String, Option<String>),
@@ -176,10 +177,13 @@ async fn look(client: &Client, goal: &Goal) -> Result<Progress, ApiError> {
         Goal::AppSettled(app) => {
             let apps = client.get::<Vec<App>>("/v1/apps").await?.envelope.data;
             let instances = instances(client, app).await?;
-            Ok(match apps.iter().find(|known| known.app == *app) {
-                Some(known) => settled(known, &instances),
-                None => Progress::Missing(format!("{app} is not known yet")),
-            })
+            let Some(known) = apps.iter().find(|known| known.app == *app) else {
+                return Ok(Progress::Missing(format!("{app} is not known yet")));
+            };
+            match settled(known, &instances) {
+                Progress::Reached => bucketed(client, known).await,
+                other => Ok(other),
+            }
         }
         Goal::AddressHeld(address) => {
             let all = client.get::<Vec<FloatingAddress>>("/v1/addresses").await?.envelope.data;
@@ -252,6 +256,26 @@ async fn instances(client: &Client, app: &str) -> Result<Vec<Instance>, ApiError
 
 async fn members(client: &Client) -> Result<Vec<Member>, ApiError> {
     Ok(client.get::<Vec<Member>>("/v1/members").await?.envelope.data)
+}
+
+/// Whether every bucket of the application is there as it is wanted.
+async fn bucketed(client: &Client, app: &App) -> Result<Progress, ApiError> {
+    for bucket in &app.buckets {
+        match client.get::<Bucket>(&bucket::path(&bucket.bucket)).await {
+            Ok(answer) => {
+                let there = answer.envelope.data;
+                let is = (&there.safety, there.quota_bytes) == (&bucket.safety, bucket.quota_bytes);
+                if !is || bucket.versioning.is_some_and(|wanted| wanted != there.versioning) {
+                    return Ok(Progress::Missing(format!("bucket {} is not as it is wanted yet", bucket.bucket)));
+                }
+            }
+            Err(error) if error.code == Code::NotFound => {
+                return Ok(Progress::Missing(format!("bucket {} is not made yet", bucket.bucket)));
+            }
+            Err(error) => return Ok(Progress::Missing(format!("bucket {}: {}", bucket.bucket, error.message))),
+        }
+    }
+    Ok(Progress::Reached)
 }
 
 /// Whether every service is as it was described, by its newest revision and nothing else.

@@ -257,6 +257,7 @@ fn empty(nodes: usize, instances: usize) -> View {
             stopped: false,
             ports: BTreeMap::new(),
             zones: BTreeMap::new(),
+            buckets: BTreeMap::new(),
         };
         spec.apps.insert(format!("app-{app}").parse().unwrap(), app_spec);
     }

@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::ControlState;
 use crate::id::*;
+use crate::plan::InstanceAssignment;
 use crate::secret::{SEAL_BYTES_MAX, Sealed};
+use crate::spec::asks_for_key;
 use crate::time::WallTime;
 
 /// Characters of the id of an access key: as many as those of AWS have, which some clients count.
@@ -204,6 +206,9 @@ pub struct Access {
     /// The master keys, by version.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub master: BTreeMap<u64, MasterKey>,
+    /// Which of the access keys is an application's own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub apps: BTreeMap<AppName, AccessKeyId>,
 }
 
 /// One access key.
@@ -263,7 +268,18 @@ pub enum Change {
         /// It.
         new: NewAccessKey,
     },
-    /// An operator takes one back.
+    /// The leader drew the access key of an application, which may use the buckets of that one.
+    CreateForApp {
+        /// Whose.
+        app: AppName,
+        /// Its id, which was drawn.
+        id: AccessKeyId,
+        /// Its secret, sealed for [`purpose`].
+        sealed: Sealed,
+        /// With which key.
+        key: String,
+    },
+    /// An operator takes one back, or nobody needs the one of an application any more.
     Remove {
         /// Which.
         id: AccessKeyId,
@@ -314,6 +330,31 @@ pub fn master_is_due(state: &ControlState) -> bool {
         && !cluster.sealing.key.is_empty()
         && state.access.master.is_empty()
         && (stores || !state.access.keys.is_empty())
+}
+
+/// What the leader shall do next about the keys of applications.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyStep {
+    /// Draw the key of this one.
+    Draw(AppName),
+    /// Remove this one, with which nobody runs any more.
+    Remove(AccessKeyId),
+}
+
+/// The next step, if any: an application that wants buckets has a key, and one that wants none loses it once no instance runs with it.
+pub fn key_step(state: &ControlState) -> Option<KeyStep> {
+    let wants = |app: &AppName| state.spec.apps.get(app).is_some_and(|spec| !spec.buckets.is_empty());
+    let has_it = |(id, assigned): (&InstanceId, &InstanceAssignment)| {
+        state.service(&id.app, &id.service, assigned.revision).is_none_or(asks_for_key)
+    };
+    let runs = |app: &AppName| state.plan.instances.iter().filter(|(id, _)| id.app == *app).any(has_it);
+    let over = state.access.apps.iter().find(|(app, _)| !wants(app) && !runs(app));
+    if let Some((_, id)) = over {
+        return Some(KeyStep::Remove(id.clone()));
+    }
+    let can = !state.cluster.sealing.key.is_empty() && state.access.keys.len() < KEYS_MAX;
+    let lacks = state.spec.apps.keys().find(|app| wants(app) && !state.access.apps.contains_key(*app));
+    lacks.filter(|_| can).cloned().map(KeyStep::Draw)
 }
 
 /// Whether `node` may be told the keys: every member answers.

@@ -31,6 +31,7 @@ mod addresses;
 mod apply;
 mod apps;
 pub mod authority;
+mod buckets;
 mod certificates;
 mod dnssec;
 pub mod limits;

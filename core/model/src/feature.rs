@@ -114,10 +114,11 @@ pub fn needed(command: &Command) -> Need {
 }
 
 fn app(app: &AppSpec) -> Need {
-    let AppSpec { revision: _, services, routes, stopped: _, ports, zones } = app;
+    let AppSpec { revision: _, services, routes, stopped: _, ports, zones, buckets } = app;
     let port = Need::of(2, "a port that load balancers open").when(!ports.is_empty());
     let zone = Need::of(2, "a zone of names").when(!zones.is_empty());
-    most(services.values().map(service).chain(routes.iter().map(route)).chain([port, zone]))
+    let bucket = Need::of(2, "a bucket of an application").when(!buckets.is_empty());
+    most(services.values().map(service).chain(routes.iter().map(route)).chain([port, zone, bucket]))
 }
 
 /// What a route may say is a pattern of [`RouteSpec::is_plain`].

@@ -176,6 +176,10 @@ name! {
     SecretName
 }
 name! {
+    /// A bucket as its application calls it.
+    BucketLabel
+}
+name! {
     /// Whose a bucket is, and for whom an access key acts.
     AccountName
 }

@@ -13,6 +13,7 @@ use crate::secret::Secrets;
 use crate::spec::AppSpec;
 
 mod blocks;
+mod bucket;
 mod errors;
 mod port;
 #[cfg(test)]
@@ -106,26 +107,30 @@ fn read(
             None
         }
     };
+    let buckets = bucket::Buckets::find(&top, name.as_ref(), errors);
     let mut services = std::collections::BTreeMap::new();
     let blocks = top.blocks("service", errors);
     if blocks.len() > SERVICES_PER_APP_MAX {
         let number = blocks.len();
         errors.at(blocks[SERVICES_PER_APP_MAX].key.clone(), format!("{number} services exceed {SERVICES_PER_APP_MAX}"));
-    } else if ["service", "route", "port", "zone"].iter().all(|block| top.get(block).is_none()) {
+    } else if ["service", "route", "port", "zone", "bucket"].iter().all(|block| top.get(block).is_none()) {
         // What leads to addresses outside, or only names something, needs no program.
         errors.absent(0..0, "an application has nothing in it; most begin with a program: [service.NAME]");
     }
     for block in &blocks {
         let known = secrets.map(|secrets| secrets.names(name.as_ref()));
-        if let Some((name, service)) = service::read(block, known.as_ref(), errors) {
+        if let Some((name, service)) =
+            service::read(block, reference::Known { secrets: known.as_ref(), buckets: Some(buckets.names()) }, errors)
+        {
             services.insert(name, service);
         }
     }
     let named: Vec<&str> = blocks.iter().map(|block| block.word.as_str()).collect();
     let known = secrets.map(|secrets| secrets.names(name.as_ref()));
-    let known = route::Known { services: &named, secrets: known.as_ref() };
-    let routes = route::read(&top, known, errors);
+    let known = route::Known { services: &named, secrets: known.as_ref(), buckets: buckets.names() };
+    let mut routes = route::read(&top, known, errors);
     let ports = port::read(&top, &named, errors);
     let zones = zone::read(&top, &routes, errors);
-    Some((name?, AppSpec { revision: Revision(0), services, routes, stopped: false, ports, zones }))
+    let buckets = buckets.read(name.as_ref(), &mut routes, errors);
+    Some((name?, AppSpec { revision: Revision(0), services, routes, stopped: false, ports, zones, buckets }))
 }

@@ -8,7 +8,7 @@ use crate::duty::Duty;
 use crate::id::*;
 use crate::plan::{AddressCandidate, Phase};
 use crate::purge::Purges;
-use crate::spec::{AccessLog, AppProtocol, PortId, PortSpec, RouteSpec, ServiceSpec, ZoneSpec};
+use crate::spec::{AccessLog, AppProtocol, BucketSpec, PortId, PortSpec, RouteSpec, ServiceSpec, ZoneSpec};
 use crate::storage::StorageTable;
 
 /// What this node shall make true for one role. An order without slots and work means: stop.
@@ -58,6 +58,17 @@ pub struct StorageOrder {
     pub nodes: BTreeSet<NodeId>,
     /// The latest start of each node's agent that the cluster knows of: what earlier ones had begun is over.
     pub incarnations: BTreeMap<NodeId, Incarnation>,
+    /// Buckets that applications want, by what they are called in the store.
+    pub buckets: BTreeMap<String, WantedBucket>,
+}
+
+/// A bucket that an application wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedBucket {
+    /// Whose it is: a bucket of somebody else is not taken.
+    pub account: AccountName,
+    /// As the application wants it.
+    pub spec: BucketSpec,
 }
 
 /// An instance to run here.

@@ -10,10 +10,10 @@ use crate::control::ControlState;
 use crate::id::*;
 use crate::order::{
     AddressOrder, Backend, BeatMember, DnsOrder, FloatingAddress, InstanceOrder, LbOrder, NamedApp, NamedNode, Order,
-    StorageOrder, Work,
+    StorageOrder, WantedBucket, Work,
 };
 use crate::plan::Phase;
-use crate::spec::ServiceSpec;
+use crate::spec::{ServiceSpec, account, store_name};
 
 /// What `node` shall make true, for each role in `built` (a role without an order must stop; it is listed with a stop order).
 pub fn orders(state: &ControlState, node: NodeId, built: &[RoleName]) -> BTreeMap<RoleName, Order> {
@@ -81,7 +81,22 @@ fn storage(state: &ControlState) -> StorageOrder {
         table: state.plan.storage.clone(),
         nodes: slots.map(|slot| slot.node).collect(),
         incarnations: state.spec.nodes.iter().map(|(id, node)| (*id, node.incarnation)).collect(),
+        buckets: buckets(state),
     }
+}
+
+/// What the store shall have for applications, also for those that are stopped. Should two want one of a name, which `apply` refuses, it stays
+/// with the first.
+fn buckets(state: &ControlState) -> BTreeMap<String, WantedBucket> {
+    let mut wanted = BTreeMap::new();
+    for (app, spec) in &state.spec.apps {
+        let Some(account) = account(app).filter(|_| !spec.buckets.is_empty()) else { continue };
+        for (label, bucket) in &spec.buckets {
+            let (account, spec) = (account.clone(), bucket.clone());
+            wanted.entry(store_name(app, label)).or_insert(WantedBucket { account, spec });
+        }
+    }
+    wanted
 }
 
 fn lb(state: &ControlState, node: NodeId) -> LbOrder {

@@ -13,6 +13,7 @@ mod address;
 mod answer;
 mod assets;
 mod balance;
+mod bucket;
 mod cache;
 mod client;
 mod port;
@@ -25,6 +26,7 @@ pub use address::*;
 pub use answer::*;
 pub use assets::*;
 pub use balance::*;
+pub use bucket::*;
 pub use cache::*;
 pub use client::*;
 pub use port::*;
@@ -175,6 +177,9 @@ pub struct AppSpec {
     /// Zones that it hands over to the cluster, in lower case and without a final dot. They are answered also while it is stopped.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub zones: BTreeMap<String, Arc<ZoneSpec>>,
+    /// Buckets of the object store that it wants, by what it calls them. They are there also while it is stopped.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub buckets: BTreeMap<BucketLabel, BucketSpec>,
 }
 
 impl AppSpec {

@@ -125,6 +125,12 @@ pub struct StorageChange {
     pub foundation: Option<Foundation>,
 }
 
+/// Buckets that are told of at once, of those that cannot be: the report goes to every node again and again.
+pub const UNMET_MAX: usize = 8;
+
+/// Buckets that applications want and that cannot be as they want them, by what they are called in the store, and why.
+pub type Unmet = BTreeMap<String, String>;
+
 /// What a node with the storage role says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -145,8 +151,11 @@ pub struct StorageFacts {
     pub audit: Audit,
     /// What it counted in the metadata, while it leads their group.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub totals: Option<Totals>,
+    pub totals: Option<Box<Totals>>,
     /// To which foundation of the metadata group it belongs, unless that is the first one and well.
     #[serde(skip_serializing_if = "is_default")]
     pub group: Box<Belongs>,
+    /// Buckets that cannot be as they are wanted, some of them, while it leads the group of metadata.
+    #[serde(skip_serializing_if = "is_default")]
+    pub unmet: Unmet,
 }

@@ -77,6 +77,7 @@ fn any_app(rng: &mut SmallRng) -> AppSpec {
         stopped: false,
         ports: BTreeMap::new(),
         zones: BTreeMap::new(),
+        buckets: BTreeMap::new(),
     }
 }
 

@@ -156,6 +156,7 @@ fn any_app(rng: &mut SmallRng) -> AppSpec {
         stopped: rng.random_bool(0.1),
         ports: BTreeMap::new(),
         zones: BTreeMap::new(),
+        buckets: BTreeMap::new(),
     };
     for name in some_of(rng, &["api", "web"], 0.8) {
         let name: ServiceName = name.parse().unwrap();

@@ -188,6 +188,7 @@ fn app_described(name: &str, services: &[&str]) -> AppSpec {
         stopped: false,
         ports: BTreeMap::new(),
         zones: BTreeMap::new(),
+        buckets: BTreeMap::new(),
     };
     let host = format!("{name}.example.com");
     for text in services {

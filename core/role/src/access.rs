@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use hirsel_model::AccountName;
 use hirsel_model::access::{AccessKeyId, MASTER_KEY_BYTES, May};
+use hirsel_model::{AccountName, AppName};
 
 use crate::secret::Plain;
 
@@ -39,9 +39,17 @@ pub struct AccessKeys {
     pub keys: BTreeMap<AccessKeyId, AccessKey>,
     /// The master keys, by version. What is stored says with which one it was encrypted; none is ever forgotten.
     pub master: BTreeMap<u64, MasterKey>,
+    /// Which of the access keys is an application's own.
+    pub apps: BTreeMap<AppName, AccessKeyId>,
 }
 
 impl AccessKeys {
+    /// The access key of an application, as far as it has come.
+    pub fn of(&self, app: &AppName) -> Option<(&AccessKeyId, &AccessKey)> {
+        let id = self.apps.get(app)?;
+        Some((id, self.keys.get(id)?))
+    }
+
     /// With what is encrypted now: the newest master key, and its version. None while none has come yet.
     pub fn encrypts(&self) -> Option<(u64, &MasterKey)> {
         self.master.last_key_value().map(|(version, key)| (*version, key))

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use bytes::Bytes;
 use futures::Stream;
 use futures::future::BoxFuture;
+pub use hirsel_model::spec::Safety;
 use hirsel_model::storage::Audit;
 use hirsel_model::{AccountName, NodeId, WallTime};
 use serde::{Deserialize, Serialize};
@@ -19,16 +20,6 @@ use crate::window;
 
 /// Bytes as they come, in pieces of any size. An error is in words, and the last thing that comes.
 pub type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, String>> + Send>>;
-
-/// How bodies are kept safe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Safety {
-    /// So many copies.
-    Copies(u8),
-    /// So many shards with data, and so many more, any of which may be lost.
-    Erasure(u8, u8),
-}
 
 /// A bucket that is to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -53,6 +53,8 @@ pub(crate) struct Background {
     _grants: Task,
     /// Wakes the loop when the value of a secret came.
     _secrets: Task,
+    /// Wakes the loop when an access key came.
+    _keys: Task,
     /// Wakes the loop at the next moment something is due.
     timer: Option<(Timestamp, Task)>,
 }
@@ -89,11 +91,18 @@ impl Background {
                 wake.notify_one();
             }
         });
+        let (mut keys, wake) = (context.access_keys.clone(), Arc::clone(&context.wake));
+        let keys = context.spawner.spawn(async move {
+            while keys.changed().await.is_ok() {
+                wake.notify_one();
+            }
+        });
         Self {
             done: Arc::default(),
             _watcher: Task(watcher),
             _grants: Task(grants),
             _secrets: Task(secrets),
+            _keys: Task(keys),
             timer: None,
         }
     }

@@ -23,8 +23,22 @@ pub(crate) struct Wanted {
     pub phase: Phase,
     /// It is not exclusive, or its node holds a grant for it that is good for a while.
     pub may_act: bool,
-    /// The values of its secrets are here.
-    pub has_secrets: bool,
+    /// What it has to be told, and what has not come yet.
+    pub lacks: Lacks,
+}
+
+/// What an instance has to be told before it can start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Lacks {
+    /// It is all here.
+    #[default]
+    Nothing,
+    /// The values of its secrets.
+    Secrets,
+    /// The access key of its application.
+    AccessKey,
+    /// A bucket that it names, which is not made yet.
+    Bucket,
 }
 
 /// What the host says of it.
@@ -100,7 +114,7 @@ fn start(wanted: Wanted, past: &Past, now: Timestamp) -> Step {
         // Its requests are gone with it; another one takes its place.
         (Phase::Draining, _) => Step::Wait { until: None },
         // A grant wakes whoever waits for it, and so does a value. What runs without a grant is ended by its shim.
-        (Phase::Active, _) if !wanted.may_act || !wanted.has_secrets => Step::Wait { until: None },
+        (Phase::Active, _) if !wanted.may_act || wanted.lacks != Lacks::Nothing => Step::Wait { until: None },
         (Phase::Active, Some(at)) if at > now => Step::Wait { until: Some(at) },
         (Phase::Active, _) => Step::Start,
     }
@@ -129,7 +143,7 @@ mod tests {
     const WAIT: Step = Step::Wait { until: None };
 
     fn wanted(phase: Phase) -> Option<Wanted> {
-        Some(Wanted { revision: Revision(2), phase, may_act: true, has_secrets: true })
+        Some(Wanted { revision: Revision(2), phase, may_act: true, lacks: Lacks::Nothing })
     }
 
     fn found(state: &ProcessState) -> Option<Found<'_>> {

@@ -1,11 +1,12 @@
 //! Makes up the environment and the command of an instance. Pure.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use hirsel_model::access::AccessKeyId;
 use hirsel_model::secret::references;
-use hirsel_model::spec::ServiceSpec;
-use hirsel_model::{InstanceId, Revision, SecretName};
+use hirsel_model::spec::{BucketValue, ServiceSpec, bucket_reference, holds_access_secret, store_name};
+use hirsel_model::{AppName, InstanceId, Revision, SecretName};
 use hirsel_role::Me;
 use hirsel_role::secret::Plain;
 
@@ -22,6 +23,36 @@ pub(crate) struct Facts<'a> {
     pub fence: Option<u64>,
     pub own_folder: Option<String>,
     pub executable: Option<String>,
+    pub store: Store,
+}
+
+/// The object store as an instance reaches it: at its own node, which answers for all objects as any other does.
+#[derive(Default)]
+pub(crate) struct Store {
+    /// Where this node answers; none where it does not.
+    pub addr: Option<SocketAddr>,
+    pub region: String,
+    /// The access key of its application, with its secret.
+    pub key: Option<(AccessKeyId, Plain)>,
+}
+
+impl Store {
+    fn value(&self, app: &AppName, reference: &str) -> Option<Result<String, String>> {
+        let (label, value) = bucket_reference(reference)?;
+        let endpoint = || {
+            let off = || "this node serves no objects: `s3 = true` under [storage] in the file of its agent".to_owned();
+            self.addr.map(|addr| format!("http://{addr}")).ok_or_else(off)
+        };
+        let key = || self.key.as_ref().ok_or_else(|| format!("the access key of {app} is not here"));
+        Some(match value {
+            BucketValue::Url => endpoint().map(|endpoint| format!("{endpoint}/{}", store_name(app, &label))),
+            BucketValue::Endpoint => endpoint(),
+            BucketValue::Name => Ok(store_name(app, &label)),
+            BucketValue::Region => Ok(self.region.clone()),
+            BucketValue::AccessKeyId => key().map(|(id, _)| id.to_string()),
+            BucketValue::SecretAccessKey => key().map(|(_, secret)| secret.0.clone()),
+        })
+    }
 }
 
 /// What an instance is run with.
@@ -36,7 +67,7 @@ pub(crate) struct Composed {
 }
 
 /// Environment and command, variables put in. `${NAME}` in a value of the service's environment stands for what every instance has, and
-/// `${secret.NAME}` for a secret; in the command `${NAME}` may also be one of the service's own variables that holds no secret. `$${`
+/// `${secret.NAME}` for a secret, and `${bucket.NAME.VALUE}` for something of a bucket; in the command `${NAME}` may also be one of the service's own variables that holds no secret. `$${`
 /// writes `${`. A variable that does not exist is an error.
 pub(crate) fn compose(
     service: &ServiceSpec,
@@ -53,10 +84,15 @@ pub(crate) fn compose(
     let (mut own, mut secret_env) = (BTreeMap::new(), BTreeMap::new());
     for (name, text) in &service.env {
         let wrong = |error| format!("variable {name} of the environment: {error}");
-        if references(text).is_empty() {
-            own.insert(name.clone(), substitute(text, &env, &BTreeMap::new()).map_err(wrong)?);
+        let given = |reference: &str| match reference.strip_prefix("secret.") {
+            Some(secret) => Some(Ok(secrets.get(&secret.parse::<SecretName>().ok()?)?.0.clone())),
+            None => facts.store.value(&facts.id.app, reference),
+        };
+        let value = substitute(text, &env, given).map_err(wrong)?;
+        if references(text).is_empty() && !holds_access_secret(text) {
+            own.insert(name.clone(), value);
         } else {
-            secret_env.insert(name.clone(), Plain(substitute(text, &env, secrets).map_err(wrong)?));
+            secret_env.insert(name.clone(), Plain(value));
         }
     }
     env.extend(own);
@@ -67,7 +103,7 @@ pub(crate) fn compose(
     let command = service
         .command
         .iter()
-        .map(|word| substitute(word, &env, &BTreeMap::new()).map_err(|error| format!("command: {error}")))
+        .map(|word| substitute(word, &env, |_| None).map_err(|error| format!("command: {error}")))
         .collect::<Result<_, _>>()?;
     Ok(Composed { env, secret_env, command })
 }
@@ -94,14 +130,12 @@ fn contract(facts: &Facts<'_>) -> BTreeMap<String, String> {
     all
 }
 
-/// Puts variables and secrets into a text. No error holds the value of a secret.
+/// Puts variables, and what is `given` besides, into a text. No error holds the value of a secret.
 fn substitute(
     text: &str,
     variables: &BTreeMap<String, String>,
-    secrets: &BTreeMap<SecretName, Plain>,
+    given: impl Fn(&str) -> Option<Result<String, String>>,
 ) -> Result<String, String> {
-    let secret = |name: &str| Some(&secrets.get(&name.strip_prefix("secret.")?.parse::<SecretName>().ok()?)?.0);
-
     let mut result = String::new();
     let mut rest = text;
     while let Some(at) = rest.find("${") {
@@ -115,8 +149,10 @@ fn substitute(
         let Some((name, after)) = rest[at + 2..].split_once('}') else {
             return Err(format!("{text:?} has a \"${{\" without \"}}\""));
         };
-        let value = variables.get(name).or_else(|| secret(name)).ok_or_else(|| unknown(name, variables))?;
-        result.push_str(value);
+        match variables.get(name) {
+            Some(value) => result.push_str(value),
+            None => result.push_str(&given(name).ok_or_else(|| unknown(name, variables))??),
+        }
         rest = after;
     }
     result.push_str(rest);
@@ -139,6 +175,15 @@ mod tests {
     }
 
     fn compose_with(command: &[&str], env: &[(&str, &str)], secrets: &[(&str, &str)]) -> Result<Composed, String> {
+        compose_at(command, env, secrets, Store::default())
+    }
+
+    fn compose_at(
+        command: &[&str],
+        env: &[(&str, &str)],
+        secrets: &[(&str, &str)],
+        store: Store,
+    ) -> Result<Composed, String> {
         let secret = |(name, value): &(&str, &str)| (name.parse().unwrap(), Plain((*value).to_owned()));
         let secrets = secrets.iter().map(secret).collect();
         let service = ServiceSpec {
@@ -176,6 +221,7 @@ mod tests {
                 fence: Some(77),
                 own_folder: Some("/data/17".into()),
                 executable: Some("/usr/bin/hirsel".into()),
+                store,
             },
             &secrets,
         )
@@ -195,6 +241,40 @@ mod tests {
         assert!(error.contains("no variable \"secret.pw\""), "{error}");
         let error = compose_with(&["serve"], &[("A", "${secret.pw} ${NO}")], &[("pw", "s3cret")]).unwrap_err();
         assert!(!error.contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn what_is_told_of_a_bucket_is_this_nodes_and_the_secret_of_its_key_is_one() {
+        let store = || Store {
+            addr: Some("127.0.0.3:7480".parse().unwrap()),
+            region: "hirsel".into(),
+            key: Some(("AKIAIOSFODNN7EXAMPLE".parse().unwrap(), Plain("s3cret".into()))),
+        };
+        let env = [
+            ("MEDIA", "${bucket.media.url}"),
+            ("AWS_ENDPOINT_URL", "${bucket.media.endpoint}"),
+            ("BUCKET", "${bucket.media.name}"),
+            ("AWS_REGION", "${bucket.media.region}"),
+            ("AWS_ACCESS_KEY_ID", "${bucket.media.access_key_id}"),
+            ("AWS_SECRET_ACCESS_KEY", "${bucket.media.secret_access_key}"),
+        ];
+        let composed = compose_at(&["serve", "${MEDIA}"], &env, &[], store()).unwrap();
+        assert_eq!(composed.command[1], "http://127.0.0.3:7480/shop-media");
+        let told = |name: &str| composed.env.get(name).map(String::as_str);
+        assert_eq!(told("AWS_ENDPOINT_URL"), Some("http://127.0.0.3:7480"));
+        assert_eq!((told("BUCKET"), told("AWS_REGION")), (Some("shop-media"), Some("hirsel")));
+        assert_eq!(told("AWS_ACCESS_KEY_ID"), Some("AKIAIOSFODNN7EXAMPLE"));
+        assert_eq!((told("AWS_SECRET_ACCESS_KEY"), composed.secret_env.len()), (None, 1));
+        assert_eq!(composed.secret_env["AWS_SECRET_ACCESS_KEY"].0, "s3cret");
+        assert!(!format!("{composed:?}").contains("s3cret"));
+
+        let without = compose_at(&["serve"], &env[..1], &[], Store::default()).unwrap_err();
+        assert!(without.contains("this node serves no objects"), "{without}");
+        let keyless = Store { key: None, ..store() };
+        let without = compose_at(&["serve"], &env[4..], &[], keyless).unwrap_err();
+        assert!(without.contains("the access key of shop is not here"), "{without}");
+        let unknown = compose_at(&["serve"], &[("A", "${bucket.media.uri}")], &[], store()).unwrap_err();
+        assert!(unknown.contains("no variable \"bucket.media.uri\""), "{unknown}");
     }
 
     #[test]

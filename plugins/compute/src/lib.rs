@@ -15,6 +15,7 @@ use hirsel_model::RoleName;
 use hirsel_role::{Context, Plugin, Role};
 
 mod background;
+mod buckets;
 mod decide;
 mod environment;
 mod health;

@@ -7,7 +7,7 @@ use hirsel_model::report::{Bound, InstanceFacts, InstanceState, RoleFacts, RoleR
 use hirsel_model::{Generation, InstanceId, Revision};
 use hirsel_role::host::Process;
 
-use crate::decide::Wanted;
+use crate::decide::{Lacks, Wanted};
 use crate::memory::{Instance, Told};
 
 /// How many failing instances the message of the role names.
@@ -18,6 +18,12 @@ const NO_GRANT: &str = "waits for a grant: it may act only while the leader says
 
 /// Why an instance that needs a secret is not started.
 const NO_SECRETS: &str = "waits for the values of its secrets: none of the voters has told them yet";
+
+/// Why an instance that is told an access key is not started.
+const NO_ACCESS_KEY: &str = "waits for the access key of its application: none of the voters has told it yet";
+
+/// Why an instance that names a bucket is not started.
+const NO_BUCKET: &str = "waits for a bucket of its application, half a minute at most: it is not made yet";
 
 /// What is known of an instance besides.
 pub(crate) struct Found<'a> {
@@ -53,7 +59,9 @@ pub(crate) fn facts(instance: &Instance, wanted: Option<Wanted>, found: Found<'_
             .unwrap_or(Revision(0)),
         message: match (state, wanted) {
             (InstanceState::Waiting, Some(Wanted { may_act: false, .. })) => Some(missing.unwrap_or(NO_GRANT).into()),
-            (InstanceState::Waiting, Some(Wanted { has_secrets: false, .. })) => Some(NO_SECRETS.into()),
+            (InstanceState::Waiting, Some(Wanted { lacks: Lacks::Secrets, .. })) => Some(NO_SECRETS.into()),
+            (InstanceState::Waiting, Some(Wanted { lacks: Lacks::AccessKey, .. })) => Some(NO_ACCESS_KEY.into()),
+            (InstanceState::Waiting, Some(Wanted { lacks: Lacks::Bucket, .. })) => Some(NO_BUCKET.into()),
             (InstanceState::Starting | InstanceState::Running, _) if instance.unguarded.is_some() => {
                 instance.unguarded.as_ref().map(|why| format!("its grant is not prolonged, and it ends with it: {why}"))
             }

@@ -11,15 +11,16 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use hirsel_model::order::{InstanceOrder, Order, Work};
 use hirsel_model::report::{InstanceState, RoleFacts, RoleReport, RoleState};
-use hirsel_model::spec::ServiceSpec;
-use hirsel_model::{InstanceId, Timestamp, codec, panic};
+use hirsel_model::spec::{ServiceSpec, asks_for_key};
+use hirsel_model::{AppName, InstanceId, Timestamp, codec, panic};
 use hirsel_role::host::{Process, ProcessSpec, ProcessState};
 use hirsel_role::{Context, Role};
 use tracing::{error, info, warn};
 
 use crate::background::{Background, Done, Wakes};
-use crate::decide::{self, Found, Step, Stopping, Wanted};
-use crate::environment::{self, Composed, Facts};
+use crate::buckets::Buckets;
+use crate::decide::{self, Found, Lacks, Step, Stopping, Wanted};
+use crate::environment::{self, Composed, Facts, Store};
 use crate::health::{Checks, Watch};
 use crate::memory::{Instance, Note, Seen, Told};
 use crate::metrics::Metrics;
@@ -38,6 +39,7 @@ pub(crate) struct ComputeRole {
     context: Context,
     metrics: Metrics,
     background: Background,
+    buckets: Buckets,
     instances: BTreeMap<InstanceId, Instance>,
     /// Processes that passed a check, as last written down.
     passed: BTreeMap<InstanceId, u32>,
@@ -66,7 +68,8 @@ impl ComputeRole {
         let passed = read_passed(&context);
         let background = Background::new(&context);
         let instances = BTreeMap::new();
-        Self { context, metrics, background, instances, passed, doors: None, told: RoleFacts::None }
+        let buckets = Buckets::default();
+        Self { context, metrics, background, buckets, instances, passed, doors: None, told: RoleFacts::None }
     }
 
     /// The report when nothing can be seen: what was last known, and why that is old.
@@ -204,7 +207,16 @@ impl ComputeRole {
     ) -> Wanted {
         let may_act = !order.service.exclusive || self.may_act(id, processes, now);
         let has_secrets = self.context.secrets.borrow().of(&id.app, &order.service.secrets).is_ok();
-        Wanted { revision: order.revision, phase: order.phase, may_act, has_secrets }
+        let has_key = || self.context.access_keys.borrow().of(&id.app).is_some();
+        let lacks = match has_secrets {
+            false => Lacks::Secrets,
+            true if asks_for_key(&order.service) && !has_key() => Lacks::AccessKey,
+            // What runs was started when they were there.
+            true if processes.contains_key(id) => Lacks::Nothing,
+            true if !self.buckets.are_settled(&self.context, &id.app, &order.service) => Lacks::Bucket,
+            true => Lacks::Nothing,
+        };
+        Wanted { revision: order.revision, phase: order.phase, may_act, lacks }
     }
 
     /// Whether an exclusive instance may be started: its node holds a grant, has not promised another node to leave it alone, and runs no
@@ -383,6 +395,7 @@ impl ComputeRole {
             fence: exclusive.then(|| fence(id, restarts)),
             own_folder: self.context.host.own_folder(id),
             executable: self.context.host.executable(),
+            store: self.store(&id.app),
         };
         let secrets = self.context.secrets.borrow().of(&id.app, &service.secrets);
         let secrets = secrets.map_err(|name| format!("the value of secret {name} is not here"))?;
@@ -402,6 +415,20 @@ impl ComputeRole {
             note: note.encode(),
         };
         Ok((spec, note))
+    }
+
+    /// The object store as instances of `app` here reach it.
+    fn store(&self, app: &AppName) -> Store {
+        let at = |addr: SocketAddr| match addr.ip().is_unspecified() {
+            true => SocketAddr::new(self.context.me.instance_host, addr.port()),
+            false => addr,
+        };
+        let keys = self.context.access_keys.borrow();
+        Store {
+            addr: self.context.config.s3.map(at),
+            region: self.context.config.s3_region.clone(),
+            key: keys.of(app).map(|(id, key)| (id.clone(), key.secret.clone())),
+        }
     }
 
     /// The port it had, unless that seems taken, or else a new one.

@@ -8,6 +8,7 @@
 //! - [`moves`] brings partitions to where the plan moves them.
 //! - [`budget`] bounds how fast both do that.
 //! - [`survey`] counts what there is and what waits, for people.
+//! - [`wanted`] makes the buckets that applications want.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use hirsel_model::order::StorageOrder;
-use hirsel_model::storage::Totals;
+use hirsel_model::storage::{Totals, Unmet};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::debug;
@@ -31,6 +32,7 @@ pub mod piece;
 pub mod repair;
 pub mod survey;
 pub mod upkeep;
+pub mod wanted;
 
 /// Between two looks at what there is to do.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -50,14 +52,17 @@ pub struct Healing {
     pub repaired: u64,
     /// Why none could be made anew in the last try.
     pub stuck: Option<String>,
+    /// Buckets that applications want and that cannot be as they want them.
+    pub unmet: Unmet,
 }
 
-/// Does what the leader of the metadata group does, whenever this node leads it; pieces within `budget`.
+/// Does what the leader of the metadata group does, whenever this node leads it: pieces within `budget`, buckets in `region`.
 pub async fn lead(
     gateway: Gateway,
     order: watch::Receiver<Arc<StorageOrder>>,
     healing: watch::Sender<Healing>,
     budget: Budget,
+    region: Arc<str>,
 ) {
     let deaths = {
         let (gateway, order) = (gateway.clone(), order.clone());
@@ -74,6 +79,11 @@ pub async fn lead(
         let step = move || survey::step(gateway.clone(), healing.clone());
         (SURVEY_EVERY, step)
     };
+    let wanted = {
+        let (gateway, order, healing) = (gateway.clone(), order.clone(), healing.clone());
+        let step = move || wanted::step(gateway.clone(), order.borrow().clone(), region.clone(), healing.clone());
+        (LOOK_EVERY, step)
+    };
     let moves = {
         let gateway = gateway.clone();
         let step = move || moves::step(gateway.clone(), order.borrow().clone(), healing.clone(), budget.clone());
@@ -84,6 +94,7 @@ pub async fn lead(
         while_leading(&gateway, "repairs", repairs),
         while_leading(&gateway, "survey", survey),
         while_leading(&gateway, "moves", moves),
+        while_leading(&gateway, "wanted buckets", wanted),
     );
 }
 

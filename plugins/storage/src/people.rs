@@ -334,7 +334,7 @@ fn safety(class: Class) -> Safety {
     }
 }
 
-fn class(safety: Safety) -> Class {
+pub(crate) fn class(safety: Safety) -> Class {
     match safety {
         Safety::Copies(copies) => Class::Copies(copies),
         Safety::Erasure(data, parity) => Class::Erasure(data, parity),

@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use hirsel_model::RoleName;
 use hirsel_model::order::{Order, StorageOrder, Work};
 use hirsel_model::report::{RoleFacts, RoleReport, RoleState};
-use hirsel_model::storage::{Belongs, StorageFacts};
+use hirsel_model::storage::{Belongs, StorageFacts, Unmet};
 use hirsel_role::peers::Peers;
 use hirsel_role::storage::{Auditing, Scrubbing};
 use hirsel_role::{Context, Groups, Plugin, Role, S3_NAME, WEB_NAME};
@@ -183,8 +183,8 @@ impl Keeper {
         if !keeps {
             return report(RoleState::Stopped, begun.trouble, RoleFacts::None);
         }
-        // What is told makes the leader plan: that waits until somebody, on any node, wants objects.
-        if work.table.is_empty() && !*self.wanted.borrow() {
+        // What is told makes the leader plan: that waits until somebody, on any node, wants objects, or an application a bucket.
+        if work.table.is_empty() && !*self.wanted.borrow() && work.buckets.is_empty() {
             return report(RoleState::Running, None, RoleFacts::None);
         }
         let voters = begun.gateway.as_ref().map_or_else(BTreeSet::new, |gateway| gateway.meta().group().voters());
@@ -196,8 +196,9 @@ impl Keeper {
             moved: self.healing.borrow().moved.clone(),
             voters,
             audit: self.audited.borrow().last,
-            totals: self.healing.borrow().totals.clone().filter(|_| leads),
+            totals: self.healing.borrow().totals.clone().filter(|_| leads).map(Box::new),
             group: Box::new(self.belongs.borrow().clone()),
+            unmet: if leads { self.healing.borrow().unmet.clone() } else { Unmet::new() },
         };
         let facts = RoleFacts::Storage(facts);
         match (begun.gateway, room.unable, room.is_open) {
@@ -256,9 +257,10 @@ async fn take_part(
     context.objects.open(People::new(front.clone(), context.peers.clone()));
     begun.send_replace(Begun { gateway: Some(gateway.clone()), trouble: None });
     let objects = serve_objects(context.clone(), front.clone()).boxed();
+    let region = front.region.clone();
     let replicate = replicate::keep(front, context.host.clone()).boxed();
     let budget = Budget::new(context.config.repair_rate);
-    let lead = heal::lead(gateway.clone(), orders.clone(), healing, budget).boxed();
+    let lead = heal::lead(gateway.clone(), orders.clone(), healing, budget, region).boxed();
     let tidy = tidy::keep(gateway.clone()).boxed();
     let tell = tell::keep(gateway.clone(), context.host.clone()).boxed();
     let after = look_after(context, gateway, orders.clone(), disk, audits).boxed();

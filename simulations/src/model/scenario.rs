@@ -210,6 +210,7 @@ fn app(name: &str, service: &str, count: u32, command: &str) -> AppSpec {
         stopped: false,
         ports: BTreeMap::new(),
         zones: BTreeMap::new(),
+        buckets: BTreeMap::new(),
     }
 }
 

@@ -126,6 +126,7 @@ fn zone() -> Result<Command> {
         stopped: false,
         ports: BTreeMap::new(),
         zones: [("example.com".to_owned(), Arc::new(zone))].into(),
+        buckets: BTreeMap::new(),
     };
     Ok(Command::ApplyApp { app: "names".parse()?, spec })
 }

@@ -8,9 +8,11 @@ use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use futures::TryStreamExt;
+use hirsel_model::AppName;
 use hirsel_model::access::ACCOUNT;
 use hirsel_model::control::{Command, Entry};
 use hirsel_model::event::{Cause, EventKind, NewEvent};
+use hirsel_model::spec::{AppSpec, account, store_name};
 use hirsel_role::secret::Plain;
 use hirsel_role::storage::{
     Ask, BucketChange, Fault, NewBucket, NewObject, NewReplication, Objects, Safety, StorageError,
@@ -18,6 +20,7 @@ use hirsel_role::storage::{
 use http::HeaderValue;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 use serde::Deserialize;
+use tokio::time::timeout;
 use tracing::{debug, info};
 use utoipa::ToSchema;
 
@@ -30,11 +33,14 @@ use crate::api::sight::Sight;
 use crate::api::views::buckets::{self, Bucket, Stored};
 use crate::api::views::layout;
 use crate::api::views::storage::{self, NodeAudit, NodeScrub};
+use crate::api::views::wanted;
 use crate::api::views::why::Why;
 
 /// Buckets that are listed for people at once: as many as there may be would be read for minutes.
 const LISTED_MAX: usize = 10_000;
 
+/// Whether a bucket is somebody else's is not asked for longer: it is found out later, too.
+const LOOK_WITHIN: Duration = Duration::from_secs(2);
 /// A line in the log is not waited for longer: what it tells of is done already.
 const NOTE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -131,6 +137,36 @@ fn wrong(error: StorageError) -> ApiError {
     }
 }
 
+/// What an application says of its bucket is brought about again and again: who wants it otherwise says so there.
+fn refuse_wanted(sight: &Sight, name: &str) -> Result<(), ApiError> {
+    let Some((app, _)) = wanted::wanted_by(sight, name) else { return Ok(()) };
+    let message = format!(
+        "bucket {name} is wanted by application {app}: it is changed in its manifest, and removed once that has no such block"
+    );
+    Err(ApiError::new(Code::Unsafe, message).next(format!("hirsel why bucket/{name}")).next("hirsel apply FILE"))
+}
+
+/// Refuses an application whose new buckets are somebody else's already, as far as that can be seen at once. Who makes them looks again.
+pub(super) async fn refuse_taken(agent: &AgentState, app: &AppName, spec: &AppSpec) -> Result<(), ApiError> {
+    let sight = agent.sight();
+    let (Some(account), false) = (account(app), sight.state.plan.storage.is_empty()) else { return Ok(()) };
+    let Some(objects) = agent.objects().behind() else { return Ok(()) };
+    let names = spec.buckets.keys().map(|label| store_name(app, label));
+    for name in names.filter(|name| wanted::wanted_by(&sight, name).is_none()) {
+        let Ok(looked) = timeout(LOOK_WITHIN, objects.bucket(&name)).await else { return Ok(()) };
+        if let Ok(there) = looked
+            && there.owner != account.as_str()
+        {
+            let owner = there.owner;
+            let message = format!("bucket {name} is there already, of account {owner}, and is not taken from it");
+            return Err(ApiError::new(Code::Conflict, message)
+                .next(format!("hirsel bucket usage {name}"))
+                .next(format!("give the block another name, or, once it is empty: hirsel bucket rm {name}")));
+        }
+    }
+    Ok(())
+}
+
 /// Tells the cluster's log what became of a bucket, and by whom. What was done is done: where nobody leads, only this node's own log has it.
 async fn noted(agent: &AgentState, sight: &Sight, caller: &Caller, bucket: &str, message: String) {
     let by = signature(sight, caller);
@@ -156,7 +192,8 @@ pub async fn list(State(agent): State<AgentState>) -> Result<Response, ApiError>
     loop {
         let (page, more) = objects.list(after.as_deref()).await.map_err(wrong)?;
         after = page.last().map(|last| last.name.clone());
-        all.extend(page.into_iter().map(buckets::bucket));
+        let sight = agent.sight();
+        all.extend(page.into_iter().map(|it| buckets::bucket(&sight, it)));
         if !more || after.is_none() {
             break;
         }
@@ -173,7 +210,8 @@ pub async fn list(State(agent): State<AgentState>) -> Result<Response, ApiError>
     responses((status = 200, body = Envelope<Bucket>), (status = 404, body = ErrorBody)))]
 pub async fn usage(State(agent): State<AgentState>, Part(name): Part<String>) -> Result<Response, ApiError> {
     let found = objects(&agent)?.bucket(&name).await.map_err(wrong)?;
-    Ok(answer(&agent.sight(), buckets::bucket(found)))
+    let sight = agent.sight();
+    Ok(answer(&sight, buckets::bucket(&sight, found)))
 }
 
 /// Makes a bucket.
@@ -196,7 +234,7 @@ pub async fn create(
     let made = objects(&agent)?.create(new).await.map_err(wrong)?;
     let sight = agent.sight();
     noted(&agent, &sight, &caller, &made.name, format!("bucket {} was made", made.name)).await;
-    Ok(answer(&sight, buckets::bucket(made)))
+    Ok(answer(&sight, buckets::bucket(&sight, made)))
 }
 
 /// Changes how a bucket is kept.
@@ -216,10 +254,11 @@ pub async fn change(
     if change == BucketChange::default() {
         return Err(ApiError::new(Code::Usage, "nothing is said that shall change").next("hirsel bucket set --help"));
     }
+    refuse_wanted(&agent.sight(), &name)?;
     let changed = objects(&agent)?.change(&name, change).await.map_err(wrong)?;
     let sight = agent.sight();
     noted(&agent, &sight, &caller, &name, format!("bucket {name} was changed")).await;
-    Ok(answer(&sight, buckets::bucket(changed)))
+    Ok(answer(&sight, buckets::bucket(&sight, changed)))
 }
 
 /// Has a bucket copied to another one, of any S3, from now on.
@@ -239,7 +278,7 @@ pub async fn replicate(
     let changed = objects(&agent)?.replicate(&name, Some(new)).await.map_err(wrong)?;
     let sight = agent.sight();
     noted(&agent, &sight, &caller, &name, format!("bucket {name} is copied to {to} from now on")).await;
-    Ok(answer(&sight, buckets::bucket(changed)))
+    Ok(answer(&sight, buckets::bucket(&sight, changed)))
 }
 
 /// Copies a bucket elsewhere no more.
@@ -253,7 +292,7 @@ pub async fn replicate_no_more(
     let changed = objects(&agent)?.replicate(&name, None).await.map_err(wrong)?;
     let sight = agent.sight();
     noted(&agent, &sight, &caller, &name, format!("bucket {name} is copied elsewhere no more")).await;
-    Ok(answer(&sight, buckets::bucket(changed)))
+    Ok(answer(&sight, buckets::bucket(&sight, changed)))
 }
 
 /// Removes a bucket in which nothing is.
@@ -264,6 +303,7 @@ pub async fn remove(
     Extension(caller): Extension<Caller>,
     Part(name): Part<String>,
 ) -> Result<Response, ApiError> {
+    refuse_wanted(&agent.sight(), &name)?;
     objects(&agent)?.remove(&name).await.map_err(wrong)?;
     let sight = agent.sight();
     noted(&agent, &sight, &caller, &name, format!("bucket {name} was removed")).await;

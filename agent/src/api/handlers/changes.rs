@@ -11,12 +11,14 @@ use hirsel_model::{AppName, LogIndex, RoleName, ServiceName, manifest};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{AgentState, Fields, Params, Part, Text, answer};
+use super::buckets::refuse_taken;
+use super::{AgentState, Fields, Params, Part, Text, answer_with};
 use crate::api::auth::{Caller, signature};
 use crate::api::envelope::Envelope;
 use crate::api::error::{ApiError, Code, ErrorBody};
 use crate::api::forecast::{self, Forecast};
 use crate::api::sight::Sight;
+use crate::api::views::wanted;
 
 /// How long a change may take to be confirmed by the leader: several elections long, and short enough for a person to wait.
 const PROPOSE_TTL: Duration = Duration::from_secs(10);
@@ -62,14 +64,15 @@ pub(super) async fn carry_out(
     params: &ChangeParams,
     change: Change,
 ) -> Result<Response, ApiError> {
+    let notes = wanted::notes(&agent.sight(), &change.command);
     if params.plan {
         let sight = agent.sight();
         let entry = entry(agent, caller, params, change.command).await?;
         let shown = forecast::forecast(&sight, &change.did, entry).await?;
-        return Ok(answer(&sight, shown));
+        return Ok(answer_with(&sight, shown, notes));
     }
     let index = propose(agent, caller, params, change.command).await?;
-    Ok(answer(&agent.sight(), Changed { did: change.did, undo: change.undo, index: index.0 }))
+    Ok(answer_with(&agent.sight(), Changed { did: change.did, undo: change.undo, index: index.0 }, notes))
 }
 
 /// Proposes `command`, and waits until this node knows of it.
@@ -198,6 +201,7 @@ pub async fn apply(
     let (app, spec) = read_manifest(&sight, &text)?;
     refuse_own_ports(&sight, &spec)?;
     refuse_unfit_authorities(&spec)?;
+    refuse_taken(&agent, &app, &spec).await?;
     let known = sight.state.spec.apps.get(&app);
     let change = Change {
         did: match known {

@@ -43,6 +43,13 @@ pub fn answer<T: Serialize>(sight: &Sight, data: T) -> Response {
     json(http::StatusCode::OK, &Envelope::new(sight, data))
 }
 
+/// The same with more that is worth knowing.
+pub fn answer_with<T: Serialize>(sight: &Sight, data: T, notes: Vec<String>) -> Response {
+    let mut envelope = Envelope::new(sight, data);
+    envelope.warnings.extend(notes);
+    json(http::StatusCode::OK, &envelope)
+}
+
 /// `value` as one line of JSON.
 pub fn line<T: Serialize>(value: &T) -> Vec<u8> {
     // Types of ours have text keys and no failing serializers.

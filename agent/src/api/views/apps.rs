@@ -10,6 +10,7 @@ use hirsel_model::{AppName, InstanceId, NodeId, RoleName, ServiceName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::wanted::{self, AppBucket};
 use crate::api::sight::{Sight, Standing, instance_host};
 
 /// The ports of plain HTTP and of HTTPS, which a URL leaves out.
@@ -31,6 +32,9 @@ pub struct App {
     pub health: String,
     /// What is missing, and why.
     pub unmet: Vec<String>,
+    /// Buckets that it wants.
+    #[serde(default)]
+    pub buckets: Vec<AppBucket>,
 }
 
 /// A program of an application.
@@ -98,7 +102,9 @@ fn app(sight: &Sight, name: &AppName, spec: &AppSpec) -> App {
             reverted: sight.state.plan.reverted.get(name).and_then(|of| of.get(service)).map(|revision| revision.0),
         })
         .collect();
-    let unmet = unmet(sight, name);
+    let buckets = wanted::buckets(sight, name, spec);
+    let troubles = buckets.iter().filter_map(|it| Some(format!("bucket {}: {}", it.bucket, it.problem.as_ref()?)));
+    let unmet: Vec<String> = unmet(sight, name).into_iter().chain(troubles).collect();
     App {
         app: name.to_string(),
         revision: spec.revision.0,
@@ -106,6 +112,7 @@ fn app(sight: &Sight, name: &AppName, spec: &AppSpec) -> App {
         endpoints: endpoints(sight, spec),
         services,
         unmet,
+        buckets,
     }
 }
 

@@ -4,7 +4,8 @@ use hirsel_role::storage::{Bucket as Known, Replication as KnownReplication, Saf
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::api::sight::rfc3339;
+use super::wanted;
+use crate::api::sight::{Sight, rfc3339};
 
 /// A bucket.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -14,6 +15,8 @@ pub struct Bucket {
     pub bucket: String,
     /// Whose it is.
     pub account: String,
+    /// The application that wants it, if any.
+    pub app: Option<String>,
     /// When it was made.
     pub made_at: String,
     /// How what is written to it is kept: `3 copies`, or `4+2` for shards with data and those besides.
@@ -79,10 +82,11 @@ pub struct Stored {
 }
 
 /// A bucket, for people and programs.
-pub fn bucket(known: Known) -> Bucket {
+pub fn bucket(sight: &Sight, known: Known) -> Bucket {
     let Known { name, owner, made, safety, quota, versioning, replication, usage } = known;
     let Usage { objects, versions, bytes, uploads, upload_bytes } = usage;
     Bucket {
+        app: wanted::wanted_by(sight, &name).map(|(app, _)| app.to_string()),
         bucket: name,
         account: owner,
         made_at: rfc3339(made),
@@ -113,9 +117,5 @@ pub fn stored(bucket: String, key: String, written: Written) -> Stored {
 
 /// How bodies are kept safe, in words.
 pub fn safety(safety: Safety) -> String {
-    match safety {
-        Safety::Copies(1) => "1 copy".into(),
-        Safety::Copies(copies) => format!("{copies} copies"),
-        Safety::Erasure(data, parity) => format!("{data}+{parity}"),
-    }
+    safety.to_string()
 }

@@ -17,6 +17,7 @@ pub mod secrets;
 pub mod status;
 pub mod storage;
 pub mod tokens;
+pub mod wanted;
 pub mod why;
 pub mod zones;
 

@@ -14,7 +14,7 @@ use super::certificates;
 use super::members::voters;
 use super::roles::{self, RoleSlot};
 use super::storage::{self, StorageStatus};
-use super::zones;
+use super::{wanted, zones};
 use crate::api::sight::{Sight, Standing, people_order, rfc3339};
 
 /// The whole cluster on one screen.
@@ -248,6 +248,7 @@ fn health(sight: &Sight, apps: &[App], roles: &[RoleSlot]) -> (&'static str, Vec
         }
     }
     degraded.extend(sight.state.plan.unmet.iter().map(|unmet| format!("{}: {}", unmet.subject, unmet.reason)));
+    degraded.extend(wanted::troubles(sight));
     degraded.extend(certificates::expired(sight));
     degraded.extend(addresses::troubles(sight));
     if sight.state.plan.brake {

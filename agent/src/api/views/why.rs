@@ -8,7 +8,7 @@ use hirsel_model::{Generation, InstanceId, NodeId, RoleName, Slot};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{addresses, zones};
+use super::{addresses, wanted, zones};
 use crate::api::error::ApiError;
 use crate::api::sight::{Sight, rfc3339};
 
@@ -83,11 +83,13 @@ enum Thing {
     Address(std::net::IpAddr),
     /// A zone that is signed, or shall be.
     Zone(String),
+    /// A bucket that an application wants, by what it is called in the store.
+    Bucket(String),
     /// Nothing of today, but the log speaks of it.
     Past(String),
 }
 
-/// Why `thing` is as it is: a node, `ROLE`, `ROLE/SLOT`, an application, `APP/SERVICE`, an instance, a floating address, a signed zone, `voters`, `can_lose`.
+/// Why `thing` is as it is: a node, `ROLE`, `ROLE/SLOT`, an application, `APP/SERVICE`, an instance, a floating address, a signed zone, a bucket of an application, `voters`, `can_lose`.
 pub fn why(sight: &Sight, thing: &str) -> Result<Why, ApiError> {
     let understood = understand(sight, thing)?;
     if understood == Thing::CanLose {
@@ -141,7 +143,13 @@ fn long_grants<'a>(sight: &'a Sight, thing: &'a Thing) -> impl Iterator<Item = L
         Thing::Service(service) => format!("{}/{}", id.app, id.service) == *service,
         Thing::Instance(asked) => id == asked,
         Thing::Past(subject) => id.to_string() == *subject,
-        Thing::CanLose | Thing::Voters | Thing::Role(_) | Thing::Slot(..) | Thing::Address(_) | Thing::Zone(_) => false,
+        Thing::CanLose
+        | Thing::Voters
+        | Thing::Role(_)
+        | Thing::Slot(..)
+        | Thing::Address(_)
+        | Thing::Zone(_)
+        | Thing::Bucket(_) => false,
     };
     let asked = sight.state.long.iter().filter(move |(id, long)| long.asked_by.is_some() && about(id, long.node));
     asked.map(|(id, long)| Link {
@@ -156,11 +164,12 @@ fn long_grants<'a>(sight: &'a Sight, thing: &'a Thing) -> impl Iterator<Item = L
     })
 }
 
-/// Who holds an address now, or how a zone is signed.
+/// Who holds an address now, how a zone is signed, or who wants a bucket.
 fn held<'a>(sight: &'a Sight, thing: &'a Thing) -> impl Iterator<Item = Link> + 'a {
     let words = match thing {
         Thing::Address(address) => addresses::words(sight, *address).map(|text| (address.to_string(), text)),
         Thing::Zone(zone) => zones::zone(sight, zone).map(|it| (zone.clone(), zones::words(&it))),
+        Thing::Bucket(name) => wanted::why(sight, name).map(|text| (name.clone(), text)),
         _ => None,
     };
     words.into_iter().map(|(subject, text)| Link { event_index: None, text, subject, at: None })
@@ -196,6 +205,9 @@ fn understand(sight: &Sight, thing: &str) -> Result<Thing, ApiError> {
     }
     if let Some(zone) = zones::zone(sight, &thing.trim_end_matches('.').to_ascii_lowercase()) {
         return Ok(Thing::Zone(zone.zone));
+    }
+    if let Some(bucket) = wanted::meant(sight, thing) {
+        return Ok(Thing::Bucket(bucket));
     }
     let parts: Vec<&str> = thing.split('/').collect();
     let understood = match parts.as_slice() {
@@ -273,6 +285,7 @@ fn subject(sight: &Sight, thing: &Thing) -> String {
         Thing::Instance(id) => id.to_string(),
         Thing::Address(address) => address.to_string(),
         Thing::Zone(zone) => dnssec::subject(zone),
+        Thing::Bucket(name) => format!("bucket/{name}"),
     }
 }
 

@@ -24,7 +24,7 @@ pub enum BucketVerb {
         Without --copies or --erasure there are three copies of everything, on three nodes. Erasure coding 4+2 takes half\n\
         of that room, six nodes, and like three copies loses nothing with any two of them.")]
     Create(BucketCreateArgs),
-    /// List the buckets, and what is in each
+    /// List the buckets, what is in each, and which application wants it
     #[command(after_help = "Example: hirsel bucket list --json")]
     List,
     /// Show what is in a bucket, and how it is kept
@@ -32,7 +32,8 @@ pub enum BucketVerb {
     Usage(BucketArgs),
     /// Change how a bucket is kept; what is in it already stays as it is
     #[command(after_help = "Example: hirsel bucket set media --quota 1TiB\n         \
-        hirsel bucket set media --quota none --versioning on")]
+        hirsel bucket set media --quota none --versioning on\n\n\
+        A bucket that an application wants ([bucket.NAME] of its manifest) is changed there.")]
     Set(BucketSetArgs),
     /// Have a bucket copied to a bucket of another cluster, or of any S3, from now on
     #[command(
@@ -46,9 +47,9 @@ pub enum BucketVerb {
         access control lists, locks, and what only a client can open (SSE-C). `hirsel bucket usage` says how far behind it is."
     )]
     Replicate(BucketReplicateArgs),
-    /// Remove a bucket in which nothing is
+    /// Remove a bucket in which nothing is, and that no application wants
     #[command(after_help = "Example: hirsel bucket rm media")]
-    Rm(BucketArgs),
+    Rm(BucketRmArgs),
     /// Count on every disk what should be there, now, and say what is missing
     #[command(after_help = "Example: hirsel bucket audit\n         hirsel bucket audit --last --json\n\n\
         Each node compares the pieces on its disk with what the metadata say, in both directions. What is missing is made anew,\n\
@@ -70,6 +71,16 @@ pub enum BucketVerb {
 pub struct BucketArgs {
     /// Its name
     pub bucket: String,
+}
+
+/// `bucket rm`
+#[derive(Args, Clone, Debug)]
+pub struct BucketRmArgs {
+    /// Its name
+    pub bucket: String,
+    /// Only show what would change
+    #[arg(long)]
+    pub plan: bool,
 }
 
 /// `bucket audit`, `bucket scrub`
@@ -103,6 +114,9 @@ pub struct BucketCreateArgs {
     /// Whose it is [default: main]
     #[arg(long, value_name = "NAME")]
     pub account: Option<String>,
+    /// Only show what would change
+    #[arg(long)]
+    pub plan: bool,
 }
 
 /// `bucket set`
@@ -122,6 +136,9 @@ pub struct BucketSetArgs {
     /// Whether former versions of each object are kept from now on
     #[arg(long, value_name = "on|off", value_parser = parse_switch)]
     pub versioning: Option<bool>,
+    /// Only show what would change
+    #[arg(long)]
+    pub plan: bool,
 }
 
 /// `bucket replicate`
@@ -171,7 +188,8 @@ pub enum KeyVerb {
     #[command(after_help = "Example: hirsel bucket key list")]
     List,
     /// Take an access key back: what is signed with it is refused by every node that hears of it
-    #[command(after_help = "Example: hirsel bucket key rm HIRS6T2JQ4KX7WZB3M5A")]
+    #[command(after_help = "Example: hirsel bucket key rm HIRS6T2JQ4KX7WZB3M5A\n\n\
+        Where it is the key of an application with buckets, another one is made, and instances that name it are replaced.")]
     Rm(KeyRmArgs),
 }
 

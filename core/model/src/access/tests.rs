@@ -1,5 +1,5 @@
 use super::*;
-use crate::control::samples::{adopt, cluster, named};
+use crate::control::samples::{adopt, app, cluster, named, service};
 use crate::control::{Command, Entry, Outcome, Resealed};
 use crate::duty::Duty;
 use crate::plan::{Assignment, Because, Reason};
@@ -177,4 +177,67 @@ fn a_state_without_keys_is_written_as_before_there_were_any() {
     let mut state = sealing();
     run(&mut state, create(1)).expect("a key");
     assert_eq!(crate::codec::decode::<ControlState>(&crate::codec::encode(&state)).expect("a state"), state);
+}
+
+/// An application with one bucket of this name, and a program that is told its key.
+fn wanting(label: &str) -> Command {
+    let mut web = service("serve");
+    web.env.insert("KEY".into(), format!("${{bucket.{label}.secret_access_key}}"));
+    let mut spec = app(&[("web", web), ("worker", service("work"))]);
+    spec.buckets.insert(named(label), crate::spec::BucketSpec::default());
+    Command::ApplyApp { app: named("shop"), spec }
+}
+
+fn for_app(number: u64) -> Change {
+    Change::CreateForApp { app: named("shop"), id: id(number), sealed: Sealed(vec![7; 68]), key: KEY.into() }
+}
+
+#[test]
+fn an_application_with_buckets_has_a_key_that_may_use_them_and_nothing_else() {
+    let mut state = sealing();
+    assert!(run(&mut state, for_app(1)).unwrap_err().contains("wants no bucket"));
+    assert_eq!(key_step(&state), None);
+    run_any(&mut state, wanting("media")).expect("applied");
+    assert_eq!(key_step(&state), Some(KeyStep::Draw(named("shop"))));
+    run(&mut state, for_app(1)).expect("a key");
+    assert_eq!(key_step(&state), None);
+    assert!(run(&mut state, for_app(2)).unwrap_err().contains("has access key"));
+    let key = &state.access.keys[&id(1)];
+    assert_eq!((key.account.as_str(), &key.may), ("app-shop", &may(&["shop-media"], false, false)));
+    // What is applied says what it may use, and it is the same key.
+    run_any(&mut state, wanting("pictures")).expect("applied");
+    assert_eq!(state.access.keys[&id(1)].may, may(&["shop-pictures"], false, false));
+    assert_eq!(state.access.keys[&id(1)].version, 1);
+}
+
+#[test]
+fn a_key_that_is_taken_back_is_followed_by_another_one_and_by_programs_that_run_with_it() {
+    let mut state = sealing();
+    run_any(&mut state, wanting("media")).expect("applied");
+    run(&mut state, for_app(1)).expect("a key");
+    let revisions = |state: &ControlState| {
+        let services = &state.spec.apps[&named::<AppName>("shop")].services;
+        (services[&named("web")].revision.0, services[&named("worker")].revision.0)
+    };
+    assert_eq!(revisions(&state), (1, 1));
+    run(&mut state, Change::Remove { id: id(1) }).expect("removed");
+    assert_eq!(revisions(&state), (2, 1), "only who asks for it is replaced");
+    assert_eq!(key_step(&state), Some(KeyStep::Draw(named("shop"))));
+    let last = state.log.events.iter().next_back().expect("an event").message.clone();
+    assert!(last.starts_with(&format!("shop/web gets another access key than {}: revision 2", id(1))), "{last}");
+}
+
+#[test]
+fn a_key_stays_until_nobody_runs_with_it() {
+    use crate::control::samples::{instance, place};
+    let mut state = sealing();
+    run_any(&mut state, wanting("media")).expect("applied");
+    run(&mut state, for_app(1)).expect("a key");
+    adopt(&mut state, |plan| drop(plan.instances.insert(instance("shop/web/1"), place(2, 1))));
+    run_any(&mut state, Command::RemoveApp { app: named("shop") }).expect("removed");
+    assert_eq!(key_step(&state), None, "it drains");
+    state.plan.instances.clear();
+    assert_eq!(key_step(&state), Some(KeyStep::Remove(id(1))));
+    run(&mut state, Change::Remove { id: id(1) }).expect("removed");
+    assert_eq!((key_step(&state), state.access.apps.len()), (None, 0));
 }

@@ -39,6 +39,7 @@ fn ask(state: &mut ControlState, hosts: &[&str]) {
         stopped: false,
         ports: BTreeMap::new(),
         zones: BTreeMap::new(),
+        buckets: BTreeMap::new(),
     };
     run(state, NOON, Command::ApplyApp { app: named("shop"), spec }).expect("routes");
 }

@@ -1,18 +1,23 @@
-//! Commands about access keys and master keys of the object store.
+//! Commands about access keys and master keys of the object store. An application with buckets has one key, which may use these and nothing
+//! else; it follows what is applied.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::limits::at_most;
-use super::{Context, ControlState, Outcome, Refusal, not_found, secrets};
+use super::{Context, ControlState, Outcome, Refusal, apps, not_found, secrets};
 use crate::access::{
-    ABOUT_BYTES_MAX, AccessKey, AccessKeyId, Change, KEYS_MAX, MASTER_KEY_BYTES, MASTER_KEYS_MAX, MasterKey,
+    ABOUT_BYTES_MAX, AccessKey, AccessKeyId, Change, KEYS_MAX, MASTER_KEY_BYTES, MASTER_KEYS_MAX, MasterKey, May,
     NewAccessKey, PATTERNS_MAX, SECRET_BYTES,
 };
+use crate::id::{AppName, ServiceName};
 use crate::secret::{SEAL_BYTES_MAX, Sealed};
+use crate::spec::{account, asks_for_key};
 
 pub(super) fn change(state: &mut ControlState, context: &Context, change: Change) -> Result<Outcome, Refusal> {
     match change {
         Change::Create { id, new } => create(state, context, id, new),
+        Change::CreateForApp { app, id, sealed, key } => create_for_app(state, context, app, id, (sealed, &key)),
         Change::Remove { id } => remove(state, context, &id),
         Change::DrawMaster { base, sealed, key } => draw_master(state, context, base, sealed, &key),
     }
@@ -55,7 +60,60 @@ fn remove(state: &mut ControlState, context: &Context, id: &AccessKeyId) -> Resu
         return Err(not_found("access key", id));
     }
     context.happened(state, subject(id), &format!("access key {id} was removed"));
+    let app = state.access.apps.iter().find(|(_, its)| *its == id).map(|(app, _)| app.clone());
+    if let Some(app) = app {
+        state.access.apps.remove(&app);
+        begin_anew(state, context, &app, id);
+    }
     Ok(context.done())
+}
+
+/// Programs that run with the key of `app`, which is gone, are replaced: the leader draws another one, and those that come wait for it.
+fn begin_anew(state: &mut ControlState, context: &Context, app: &AppName, id: &AccessKeyId) {
+    let Some(spec) = state.spec.apps.get(app).filter(|spec| !spec.buckets.is_empty()) else { return };
+    let asking = spec.services.iter().filter(|(_, service)| asks_for_key(service)).map(|(name, _)| name.clone());
+    let asking: BTreeSet<ServiceName> = asking.collect();
+    if asking.is_empty() {
+        return;
+    }
+    let revision = apps::replace(state, app, &asking);
+    state.spec_index = context.index;
+    let names: Vec<String> = asking.iter().map(|name| format!("{app}/{name}")).collect();
+    let message = format!("{} gets another access key than {id}: revision {revision}", names.join(", "));
+    context.happened(state, app, &message);
+}
+
+/// Makes the key of an application: what it may do is not asked of whoever drew it.
+fn create_for_app(
+    state: &mut ControlState,
+    context: &Context,
+    app: AppName,
+    id: AccessKeyId,
+    (sealed, key): (Sealed, &str),
+) -> Result<Outcome, Refusal> {
+    let wants = state.spec.apps.get(&app).filter(|spec| !spec.buckets.is_empty());
+    let Some((spec, account)) = wants.and_then(|spec| Some((spec, account(&app)?))) else {
+        return Err(Refusal::Invalid(format!("application {app} wants no bucket")));
+    };
+    if let Some(there) = state.access.apps.get(&app) {
+        return Err(Refusal::Invalid(format!("application {app} has access key {there} already")));
+    }
+    let may = May { buckets: spec.bucket_patterns(&app).collect(), reads_only: false, makes_buckets: false };
+    let about = format!("application {app}");
+    create(state, context, id.clone(), NewAccessKey { account, may, about, sealed, key: key.into() })?;
+    state.access.apps.insert(app, id);
+    Ok(context.done())
+}
+
+/// The key of `app` may use what it wants now. One of an application that wants nothing more stays until nobody runs with it
+/// ([`crate::access::key_step`]).
+pub(super) fn follow(state: &mut ControlState, app: &AppName) {
+    let Some(spec) = state.spec.apps.get(app).filter(|spec| !spec.buckets.is_empty()) else { return };
+    let Some(key) = state.access.apps.get(app).and_then(|id| state.access.keys.get_mut(id)) else { return };
+    let buckets = spec.bucket_patterns(app).collect();
+    if key.may.buckets != buckets {
+        Arc::make_mut(key).may.buckets = buckets;
+    }
 }
 
 fn draw_master(

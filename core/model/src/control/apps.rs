@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::limits::{APPS_MAX, FORMER_MAX, NODES_MAX, at_most, check_app, check_replicas};
-use super::{Context, ControlState, Outcome, Refusal, not_found, ports, routes, secrets, zones};
+use super::{Context, ControlState, Outcome, Refusal, access, buckets, not_found, ports, routes, secrets, zones};
 use crate::id::*;
 use crate::spec::{AccessLog, AppSpec, Availability, LogFormat, Replicas, RoleSpec, ServiceSpec};
 
@@ -20,6 +20,7 @@ pub(super) fn apply_app(
     routes::check_owners(state, &app, &new)?;
     ports::check_owners(state, &app, &new)?;
     zones::check_owners(state, &app, &new)?;
+    buckets::check_owners(state, &app, &new)?;
     routes::check_secrets(state, &app, &new)?;
     secrets::fill_in(state, &app, &mut new)?;
     let old = state.spec.apps.get(&app);
@@ -41,6 +42,7 @@ pub(super) fn apply_app(
     if let Some(old) = old {
         keep_former(state, &app, old);
     }
+    access::follow(state, &app);
     state.spec_index = context.index;
     context.happened(state, &app, &message);
     Ok(context.done())
@@ -116,25 +118,31 @@ pub(super) fn restart(
     app: AppName,
     service: Option<ServiceName>,
 ) -> Result<Outcome, Refusal> {
-    let spec = state.spec.apps.get_mut(&app).ok_or_else(|| not_found("app", &app))?;
+    let spec = state.spec.apps.get(&app).ok_or_else(|| not_found("app", &app))?;
     if let Some(service) = &service
         && !spec.services.contains_key(service)
     {
         return Err(not_found("service", format!("{app}/{service}")));
     }
-    let old = spec.clone();
-    spec.revision = spec.revision.next();
-    for (name, found) in &mut spec.services {
-        if service.as_ref().is_none_or(|service| service == name) {
-            found.revision = spec.revision;
-        }
-    }
-    let revision = spec.revision;
-    keep_former(state, &app, old);
+    let names = spec.services.keys().filter(|name| service.as_ref().is_none_or(|service| service == *name));
+    let revision = replace(state, &app, &names.cloned().collect());
     state.spec_index = context.index;
     let what = service.map_or_else(|| app.to_string(), |service| format!("{app}/{service}"));
     context.happened(state, &app, &format!("{what} is restarted: revision {revision}"));
     Ok(context.done())
+}
+
+/// Has the instances of these services replaced by new ones: the revision of those.
+pub(super) fn replace(state: &mut ControlState, app: &AppName, services: &BTreeSet<ServiceName>) -> Revision {
+    let Some(spec) = state.spec.apps.get_mut(app) else { return Revision(0) };
+    let old = spec.clone();
+    let revision = spec.revision.next();
+    spec.revision = revision;
+    for (_, found) in spec.services.iter_mut().filter(|(name, _)| services.contains(*name)) {
+        found.revision = revision;
+    }
+    keep_former(state, app, old);
+    revision
 }
 
 pub(super) fn set_stopped(

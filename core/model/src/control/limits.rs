@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Refusal, ports, routes, zones};
+use super::{Refusal, buckets, ports, routes, zones};
 use crate::spec::{AppProtocol, AppSpec, Check, NodeSpec, Replicas, ServiceSpec};
 
 /// Nodes of a cluster: what the planner is measured with.
@@ -53,6 +53,8 @@ pub const REPLICAS_MAX: u32 = 10_000;
 pub const COMMAND_ARGS_MAX: usize = 256;
 /// Bytes of a command, and of any single environment: far below what Linux passes to a program (`MAX_ARG_STRLEN` is 128 KiB).
 pub const COMMAND_BYTES_MAX: usize = 32 * 1024;
+/// Buckets of an application: its access key names each.
+pub const BUCKETS_PER_APP_MAX: usize = crate::access::PATTERNS_MAX;
 /// Variables of a service.
 pub const ENV_VARS_MAX: usize = 256;
 /// Bytes of all variables of a service, names included.
@@ -115,7 +117,8 @@ pub(super) fn check_app(app: &AppSpec) -> Result<(), Refusal> {
     }
     routes::check(app)?;
     ports::check(app)?;
-    zones::check(app)
+    zones::check(app)?;
+    buckets::check(app)
 }
 
 fn check_service(name: &str, service: &ServiceSpec) -> Result<(), Refusal> {

@@ -1,12 +1,14 @@
 //! What holds for any sequence of commands.
 
+use std::sync::Arc;
+
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 
 use super::samples::{named, node, service, token};
 use super::*;
-use crate::access::{AccessKeyId, BucketPattern, May, NewAccessKey};
+use crate::access::{AccessKey, AccessKeyId, BucketPattern, May, NewAccessKey};
 use crate::acme::{Challenge, NewBinding, NewSettings, ORDERS_MAX, Trouble, Way, Window};
 use crate::certificate::Facts;
 use crate::codec::{decode, encode};
@@ -14,7 +16,10 @@ use crate::duty::Duty;
 use crate::event::{Cause, EVENTS_MAX, EventKind, Rejected};
 use crate::grant::long::HowOver;
 use crate::plan::{Assignment, Because, InstanceAssignment, Phase, Reason, Unmet, Verdict, VerdictKind};
-use crate::spec::{AccessLog, Capacity, Check, HealthSpec, LogFormat, PortId, PortSpec, Protocol, RouteSpec, Target};
+use crate::spec::{
+    AccessLog, BucketSpec, Capacity, Check, HealthSpec, LogFormat, PortId, PortSpec, Protocol, RouteSpec, Safety,
+    Target,
+};
 use crate::tickets::KEYS_MAX;
 
 fn node_id() -> impl Strategy<Value = NodeId> {
@@ -65,8 +70,10 @@ fn good_service() -> impl Strategy<Value = ServiceSpec> {
 fn app_spec() -> impl Strategy<Value = AppSpec> {
     let service = prop_oneof![3 => good_service(), 1 => service_spec()];
     let route = (text(), text(), name()).prop_map(|(host, path, to)| RouteSpec::plain(host, format!("/{path}"), to));
-    (btree_map(name(), service, 0..3), vec(route, 0..2), any::<bool>(), btree_map(1..4u16, name(), 0..2)).prop_map(
-        |(services, routes, stopped, ports)| {
+    let copies = (1..5u8).prop_map(|copies| BucketSpec { safety: Safety::Copies(copies), ..BucketSpec::default() });
+    let some = (btree_map(1..4u16, name(), 0..2), btree_map(name(), copies, 0..2));
+    (btree_map(name(), service, 0..3), vec(route, 0..2), any::<bool>(), some).prop_map(
+        |(services, routes, stopped, (ports, buckets))| {
             let ports = ports.into_iter().map(|(number, to)| {
                 let port = PortId { number, protocol: Protocol::Tcp };
                 (port, PortSpec::to(Target::Service(to)))
@@ -78,6 +85,7 @@ fn app_spec() -> impl Strategy<Value = AppSpec> {
                 stopped,
                 ports: ports.collect(),
                 zones: BTreeMap::new(),
+                buckets,
             }
         },
     )
@@ -182,6 +190,8 @@ fn access_change() -> impl Strategy<Value = AccessChange> {
     prop_oneof![
         6 => (id(), new).prop_map(|(id, new)| AccessChange::Create { id, new }),
         2 => id().prop_map(|id| AccessChange::Remove { id }),
+        3 => (name(), id(), sealed(), key())
+            .prop_map(|(app, id, sealed, key)| AccessChange::CreateForApp { app, id, sealed, key }),
         3 => (0..6u64, sealed(), key()).prop_map(|(base, sealed, key)| AccessChange::DrawMaster { base, sealed, key }),
     ]
 }
@@ -404,7 +414,19 @@ fn check(before: &ControlState, after: &ControlState) {
     let versions: Vec<u64> = new.sealed().map(|(version, ..)| version).collect();
     let distinct: std::collections::BTreeSet<&u64> = versions.iter().collect();
     assert!(distinct.len() == versions.len() && versions.iter().all(|version| *version <= new.last));
-    assert!(new.keys.iter().all(|(id, key)| old.keys.get(id) == Some(key) || key.version > old.last));
+    let same = |old: &Arc<AccessKey>, new: &Arc<AccessKey>, of_app| {
+        let may = if of_app { new.may.clone() } else { old.may.clone() };
+        **new == AccessKey { may, ..(**old).clone() }
+    };
+    let of_app = |id| new.apps.values().any(|own| own == id);
+    let stays = |(id, key)| old.keys.get(id).is_some_and(|old| same(old, key, of_app(id)));
+    assert!(new.keys.iter().all(|(id, key)| stays((id, key)) || key.version > old.last));
+    for (app, id) in &new.apps {
+        let key = new.keys.get(id).expect("the key of an application is one");
+        let patterns = after.spec.apps.get(app).filter(|spec| !spec.buckets.is_empty());
+        let patterns = patterns.map(|spec| spec.bucket_patterns(app).collect());
+        assert!(patterns.is_none_or(|wanted| key.may.buckets == wanted) && !key.may.makes_buckets);
+    }
     assert!(old.master.iter().all(|(version, key)| new.master.get(version) == Some(key)), "a master key was lost");
 
     let (old, new) = (&before.certificates, &after.certificates);

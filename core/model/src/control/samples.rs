@@ -86,6 +86,7 @@ pub(crate) fn app(services: &[(&str, ServiceSpec)]) -> AppSpec {
         stopped: false,
         ports: BTreeMap::new(),
         zones: BTreeMap::new(),
+        buckets: BTreeMap::new(),
     }
 }
 

@@ -20,7 +20,7 @@ const KINDS: [Kind; 8] = [
     // Every agent answers for names.
     Kind { word: "zone", role: "", later: None },
     Kind { word: "db", role: "db", later: Some("databases") },
-    Kind { word: "bucket", role: "storage", later: Some("asset stores") },
+    Kind { word: "bucket", role: "storage", later: None },
     Kind { word: "cron", role: "mgmt", later: Some("commands that run by the clock") },
     Kind { word: "job", role: "compute", later: Some("commands in parallel blocks") },
 ];

@@ -7,11 +7,11 @@ use crate::control::{Command, ControlState, Entry, Outcome};
 use crate::time::WallTime;
 
 fn built() -> Vec<RoleName> {
-    vec![RoleName::compute(), RoleName::lb(), RoleName::mgmt()]
+    vec![RoleName::compute(), RoleName::lb(), RoleName::mgmt(), RoleName::storage()]
 }
 
 /// Lines that a manifest is made of, some right, some not.
-const LINES: [&str; 90] = [
+const LINES: [&str; 101] = [
     "app = \"shop\"",
     "[service.web]",
     "[service.worker]",
@@ -98,6 +98,17 @@ const LINES: [&str; 90] = [
     "send_proxy = \"v2\"",
     "accept_proxy = [\"10.0.0.0/8\"]",
     "idle_timeout = \"1h\"",
+    "[bucket.media]",
+    "copies = 2",
+    "erasure = \"4+2\"",
+    "erasure = \"ü+2\"",
+    "when_short = \"refuse\"",
+    "quota = \"10GiB\"",
+    "versioning = true",
+    "public = \"/media/*\"",
+    "public = \"/ü\"",
+    "env = { S3 = \"${bucket.media.url}${bucket.media.secret_access_key}\" }",
+    "env = { S3 = \"${bucket.ü.url}${bucket.media}\" }",
     "[db.main]",
     "[cron]",
     "= = [",

@@ -47,6 +47,8 @@ pub(super) struct Known<'a> {
     pub(super) services: &'a [&'a str],
     /// Secrets that may be named; none when that is not known here.
     pub(super) secrets: Option<&'a BTreeSet<&'a str>>,
+    /// What its buckets are called in the store, by what it calls them.
+    pub(super) buckets: &'a BTreeMap<String, String>,
 }
 
 /// All routes in the order written.
@@ -149,7 +151,7 @@ fn contradiction(why: Contradiction) -> &'static str {
 /// `said`, and what `table` says instead; `path` is what `strip_prefix = true` takes off.
 fn say(said: Said, table: &Table<'_>, path: &str, known: Known<'_>, errors: &mut Errors) -> Said {
     let mut said = said;
-    if let Some(to) = target::read(table, path, known.services, errors) {
+    if let Some(to) = target::read(table, path, known, errors) {
         said.leads = true;
         said.to = to;
     }
@@ -208,7 +210,7 @@ fn way(word: &str) -> Result<(String, String), String> {
 }
 
 /// Whether a request can have this path.
-fn is_path(path: &str) -> bool {
+pub(super) fn is_path(path: &str) -> bool {
     let good = |b: u8| b.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(&b);
     path.starts_with('/') && path.len() <= PATH_BYTES_MAX && path.bytes().all(good)
 }

@@ -1,6 +1,6 @@
 //! `[service.NAME]`: a program, how many of it, and how it is kept.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use toml::de::DeValue;
 
@@ -52,10 +52,10 @@ const CPU_MAX: f64 = 1_024.0;
 /// More memory than hosts have.
 const MEMORY_BYTES_MAX: u64 = 1 << 46;
 
-/// `secrets` are those that may be named; none when that is not known here.
+/// `known` is what its environment may name.
 pub(super) fn read(
     block: &Block<'_>,
-    secrets: Option<&BTreeSet<&str>>,
+    known: reference::Known<'_>,
     errors: &mut Errors,
 ) -> Option<(ServiceName, ServiceSpec)> {
     let table = &block.table;
@@ -75,7 +75,7 @@ pub(super) fn read(
         let message = format!("{} is exclusive, never two at once: order = \"stop-first\"", table.path());
         errors.at(table.key_span("update"), message);
     }
-    let env = env(table, secrets, errors);
+    let env = env(table, known, errors);
     let service = ServiceSpec {
         revision: Default::default(),
         command: command(block, &env, errors),
@@ -159,7 +159,7 @@ fn workdir(table: &Table<'_>, errors: &mut Errors) -> Option<String> {
     path.or(workdir)
 }
 
-fn env(table: &Table<'_>, secrets: Option<&BTreeSet<&str>>, errors: &mut Errors) -> BTreeMap<String, String> {
+fn env(table: &Table<'_>, known: reference::Known<'_>, errors: &mut Errors) -> BTreeMap<String, String> {
     let Some(env) = below(table, "env", errors) else { return BTreeMap::new() };
     let mut variables = BTreeMap::new();
     for (word, value) in env.entries() {
@@ -174,7 +174,7 @@ fn env(table: &Table<'_>, secrets: Option<&BTreeSet<&str>>, errors: &mut Errors)
             DeValue::String(text) => {
                 let place = format!("{} in {}", quoted(&word.text), env.path());
                 check_text(&place, text, value.span(), errors);
-                reference::check_variable(&place, text, secrets, value.span(), errors);
+                reference::check_variable(&place, text, known, value.span(), errors);
                 variables.insert(word.text, text.to_string());
             }
             _ => drop(env.wrong_type::<()>(&word.text, value, "a string: put it in quotes", errors)),

@@ -241,7 +241,7 @@ fn what_is_not_built_yet_is_refused_by_name() {
         ),
         (
             "env = { KEY = \"${bucket.media.url}\" }",
-            "4:15 \"KEY\" in [service.web.env]: ${bucket.media.url} is not built yet: this hirsel has no bucket to take it from",
+            "4:15 \"KEY\" in [service.web.env]: no bucket named \"media\"; add a block [bucket.media]",
         ),
         (
             "[bucket.media]",

@@ -208,7 +208,7 @@ pub fn standing(
 
 /// What the newest leader of the metadata group says, of those that are heard.
 pub fn totals<'a>(heard: &BTreeMap<NodeId, &'a StorageFacts>) -> Option<&'a Totals> {
-    heard.values().filter_map(|facts| facts.totals.as_ref()).max_by_key(|totals| totals.term)
+    heard.values().filter_map(|facts| facts.totals.as_deref()).max_by_key(|totals| totals.term)
 }
 
 /// Nodes that may be lost at once without losing anything of what is stored, were all nodes of the table there; none where nothing is. What audits
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn of_two_who_lead_the_later_one_counts_and_what_waits_is_degraded() {
-        let totals = |term, repairs| Some(Totals { term, repairs, repaired: 4, ..Totals::default() });
+        let totals = |term, repairs| Some(Box::new(Totals { term, repairs, repaired: 4, ..Totals::default() }));
         let mut all = [1, 2, 3].map(|_| facts(sound()));
         all[0].totals = totals(7, 0);
         all[1].totals = totals(6, 9);
@@ -321,7 +321,7 @@ mod tests {
     #[test]
     fn what_bears_least_is_what_all_bear_and_what_is_missing_counts_as_a_loss() {
         let bears = |audits: [Audit; 2], of_buckets: Option<u8>| {
-            let totals = Some(Totals { bears: of_buckets, ..Totals::default() });
+            let totals = Some(Box::new(Totals { bears: of_buckets, ..Totals::default() }));
             let all = audits.map(|audit| StorageFacts { totals: totals.clone(), ..facts(audit) });
             bears(&(1..).map(NodeId).zip(&all).collect())
         };

@@ -92,7 +92,12 @@ impl Mesh {
     pub fn new(folder: &Path, net: u8, count: u64, voters: u64) -> Mesh {
         let (all, incarnations) = ((1..=count).map(NodeId), (1..=count).map(|node| (NodeId(node), Incarnation(1))));
         let table = table(count, voters);
-        let order = StorageOrder { table, nodes: all.clone().collect(), incarnations: incarnations.collect() };
+        let order = StorageOrder {
+            table,
+            nodes: all.clone().collect(),
+            incarnations: incarnations.collect(),
+            ..StorageOrder::default()
+        };
         let live = Live { nodes: all.map(|node| (node, heard())).collect(), ..Live::default() };
         let scratch = real::world(&folder.join("authority")).unwrap();
         let cluster = draw_cluster_id(&*scratch.chance);

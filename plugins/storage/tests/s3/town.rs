@@ -202,7 +202,7 @@ fn order() -> StorageOrder {
     let partitions = (0..PARTITIONS).map(|number| (partition(WIDTHS[0], number), here.clone())).collect();
     let (voters, founder) = ([NodeId(1)].into(), Some(NodeId(1)));
     let table = StorageTable { version: 1, partitions, voters, founder, foundation: None };
-    StorageOrder { table, nodes: nodes.into_iter().collect(), incarnations: BTreeMap::new() }
+    StorageOrder { table, nodes: nodes.into_iter().collect(), ..StorageOrder::default() }
 }
 
 /// Everything in `folder`, with these keys, listening at `addr`. The days that buckets count in are so long.
@@ -259,7 +259,8 @@ pub async fn start(folder: &Path, addr: SocketAddr, keys: Vec<Said>, day: Day) -
         let key = AccessKey { version, account, may: May::default(), secret: Plain(secret) };
         (id.parse().expect("the id of an access key"), key)
     });
-    let keys = AccessKeys { keys: keys.collect(), master: [(MASTER.0, MasterKey(MASTER.1))].into() };
+    let keys =
+        AccessKeys { keys: keys.collect(), master: [(MASTER.0, MasterKey(MASTER.1))].into(), ..Default::default() };
     let keys = watch::Sender::new(Arc::new(keys));
     let tidied = gateway.clone();
     spawner.spawn(async move {

@@ -259,7 +259,8 @@ fn basic_auth(table: &Table<'_>, secrets: Option<&BTreeSet<&str>>, errors: &mut 
         };
         let secret = text.strip_prefix("${secret.").and_then(|rest| rest.strip_suffix('}'));
         if secret.is_some() {
-            reference::check_variable(&place, text, secrets, value.span(), errors);
+            let known = reference::Known { secrets, buckets: None };
+            reference::check_variable(&place, text, known, value.span(), errors);
         } else if let Err(why) = text.parse::<PasswordHash>() {
             // Whatever it is, it may be a password: not repeated.
             let message = format!(

@@ -8,7 +8,7 @@ use toml::de::DeValue;
 use super::super::errors::{Errors, quoted};
 use super::super::table::{Table, Word, unknown, whole};
 use super::actions::{REWRITE_KEYS, fields, is_query, rewrite};
-use super::is_path;
+use super::{Known, is_path};
 use crate::control::limits::{HOST_BYTES_MAX, OUTSIDE_MAX, RESPOND_BYTES_MAX, WEIGHT_MAX};
 use crate::id::ServiceName;
 use crate::spec::{AppProtocol, Assets, Redirect, Respond, Rewrite, Target};
@@ -24,7 +24,7 @@ const REDIRECT_STATUS: u16 = 302;
 const REDIRECT_STATUSES: [u16; 4] = [301, 302, 307, 308];
 
 /// What answers, if `table` says it: the inner nothing is something wrong. `path` is what `strip_prefix = true` takes off.
-pub(super) fn read(table: &Table<'_>, path: &str, services: &[&str], errors: &mut Errors) -> Option<Option<Target>> {
+pub(super) fn read(table: &Table<'_>, path: &str, known: Known<'_>, errors: &mut Errors) -> Option<Option<Target>> {
     let https = https(table).is_some();
     let said = ["to", "redirect", "respond"].into_iter().filter(|key| table.get(key).is_some());
     let said: Vec<&str> = said.filter(|key| *key != "redirect" || !https).collect();
@@ -35,7 +35,7 @@ pub(super) fn read(table: &Table<'_>, path: &str, services: &[&str], errors: &mu
     match *said.first()? {
         "redirect" => Some(redirect(table, path, errors).map(Target::Redirect)),
         "respond" => Some(respond(table, errors).map(Target::Respond)),
-        _ => to(table, services, errors),
+        _ => to(table, known, errors),
     }
 }
 
@@ -58,24 +58,30 @@ pub(super) fn https(table: &Table<'_>) -> Option<u16> {
     }
 }
 
-fn to(table: &Table<'_>, services: &[&str], errors: &mut Errors) -> Option<Option<Target>> {
+fn to(table: &Table<'_>, known: Known<'_>, errors: &mut Errors) -> Option<Option<Target>> {
     let value = table.get("to")?;
     let word = |text: &str| Word { text: text.into(), span: value.span() };
     Some(match value.get_ref() {
         DeValue::String(text) if text.contains("://") => {
             outside(table, &word(text), errors).map(|(protocol, addr)| target(protocol, vec![addr]))
         }
-        DeValue::String(text) if text.starts_with(BUCKET) => bucket(table, &word(text), errors).map(Target::Bucket),
-        DeValue::String(text) => service(word(text), services, errors).map(Target::Service),
+        DeValue::String(text) if text.starts_with(BUCKET) => {
+            bucket(table, &word(text), known.buckets, errors).map(Target::Bucket)
+        }
+        DeValue::String(text) => service(word(text), known.services, errors).map(Target::Service),
         DeValue::Array(_) => addresses(table, errors),
-        DeValue::Table(_) => shares(table, services, errors),
+        DeValue::Table(_) => shares(table, known.services, errors),
         _ => table.wrong_type("to", value, EXPECTED, errors),
     })
 }
 
-/// `bucket:media`, and what the route says of an index.
-fn bucket(table: &Table<'_>, word: &Word, errors: &mut Errors) -> Option<Assets> {
+/// `bucket:media`: the application's own one where it has one of that name, else as clients of S3 know it.
+fn bucket(table: &Table<'_>, word: &Word, own: &BTreeMap<String, String>, errors: &mut Errors) -> Option<Assets> {
     let bucket = word.text.strip_prefix(BUCKET).unwrap_or_default().to_owned();
+    if let Some(name) = own.get(&bucket) {
+        // What is wrong with its name is told where it is made.
+        return Some(Assets { bucket: name.clone(), index: None });
+    }
     if !Assets::is_bucket(&bucket) {
         let message = format!(
             "to in {}: {} names no bucket: 3 to 63 of a-z, 0-9, '-' and '.', as in \"bucket:media\"",

@@ -15,7 +15,6 @@ mod repair;
 mod signed;
 mod store;
 
-use client::Connection;
 use store::{Rate, Store};
 
 use crate::figures::installed;

@@ -64,6 +64,11 @@ pub fn hirsel(nodes: usize, class: &[&str]) -> (Cluster, Store) {
             ran => Err(ran.words()),
         }
     });
+    // Partitions go to nodes that came late, and copies of what is written meanwhile stay behind.
+    wait_for("partitions are where they stay", BEGINS_WITHIN, || {
+        let status = cluster.any().ask(["status"]).try_data()?;
+        if status["storage"]["moving"] == 0 { Ok(()) } else { Err(status["storage"].to_string()) }
+    });
     let made = cluster.any().ask(["bucket", "key", "create", "bench"]).data();
     let word = |name: &str| made[name].as_str().expect("a key").to_owned();
     let store = Store {

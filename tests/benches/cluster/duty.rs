@@ -19,7 +19,7 @@ pub fn down(runs: usize) {
          each run"
     );
     times("any node killed to judged down", &(0..runs).map(judged).collect::<Vec<_>>());
-    if installed("serf", "serf") {
+    if installed("serf", "apt-get install serf") {
         let mut serf = Serf::start(NODES);
         let took: Vec<Duration> = (0..runs)
             .map(|run| {

@@ -56,12 +56,12 @@ pub fn timed<T>(what: &str, since: Instant, limit: Duration, mut holds: impl FnM
     }
 }
 
-/// Whether a program can be started; says so if not.
-pub fn installed(program: &str, package: &str) -> bool {
+/// Whether a program can be started; says so if not, and `how` to have it.
+pub fn installed(program: &str, how: &str) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&paths).any(|folder| folder.join(program).is_file());
     if !found {
-        println!("  {program}: not installed (Debian: apt-get install {package})");
+        println!("  {program}: not installed ({how})");
     }
     found
 }

@@ -31,7 +31,7 @@ pub fn report(_: usize) {
         let leads = watch(&[cluster.node(&leader).agent_pid()], MEASURE / 2);
         line("  its leader", &leads);
     }
-    if installed("serf", "serf") {
+    if installed("serf", "apt-get install serf") {
         for nodes in SIZES {
             let serf = Serf::start(nodes);
             std::thread::sleep(SETTLE);

@@ -18,7 +18,7 @@ pub fn report(runs: usize) {
          given to it in the same moment (`hirsel webhook set`, its start included; etcd: a put through its HTTP gateway each 20 ms)"
     );
     times("hirsel", &(0..runs).map(hirsel).collect::<Vec<_>>());
-    if installed("etcd", "etcd-server") {
+    if installed("etcd", "apt-get install etcd-server") {
         let times_of: Vec<Duration> = {
             let mut etcd = Etcd::start(NODES);
             (0..runs).map(|run| etcd.fail_over(run)).collect()

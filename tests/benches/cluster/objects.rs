@@ -46,7 +46,7 @@ pub fn report(_: usize) {
         large(&store, Some(&plain));
         small
     };
-    if !installed("garage", "none; cargo install garage --version 2.5.0 --locked") {
+    if !installed("garage", "cargo install garage --version 2.5.0 --locked") {
         return;
     }
     println!("  the same with Garage: three nodes, replication_factor = 3, metadata_fsync and data_fsync");

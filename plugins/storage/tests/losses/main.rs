@@ -345,7 +345,7 @@ impl Clients {
 
 async fn history(seed: u64) {
     let mut chance = SmallRng::seed_from_u64(seed);
-    let loss = if seed % 2 == 0 { Loss::Nodes } else { Loss::Disks };
+    let loss = if seed.is_multiple_of(2) { Loss::Nodes } else { Loss::Disks };
     let victims: Vec<NodeId> =
         index::sample(&mut chance, NODES as usize, 2).into_iter().map(|number| NodeId(number as u64 + 1)).collect();
     // What the metadata sync is not what is looked at here.

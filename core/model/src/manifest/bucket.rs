@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_told_where_it_stands() {
         let cases = [
-            ("[bucket.media]\ncopys = 3", "2:1 unknown key \"copys\" in [bucket.media]; did you mean \"copies\"?"),
+            ("[bucket.media]\ncopis = 3", "2:1 unknown key \"copis\" in [bucket.media]; did you mean \"copies\"?"),
             ("[bucket.media]\ncopies = 4", "2:10 copies in [bucket.media]: 4 is not between 1 and 3"),
             (
                 "[bucket.media]\nerasure = \"8+3\"",
@@ -229,7 +229,7 @@ mod tests {
                 "[bucket.media]\nwhen_short = \"refuze\"",
                 "2:14 unknown when_short in [bucket.media]: \"refuze\"; did you mean \"refuse\"?",
             ),
-            ("[bucket.Media]", "1:9 name \"Media\" "),
+            ("[bucket.Media]", "1:9 \"Media\" is no name"),
             (
                 "[bucket.media]\npublic = \"media\"",
                 "2:10 public in [bucket.media]: \"media\" is no path of a request: it begins with '/', as \"/media\"",

@@ -173,7 +173,7 @@ engine = "auto"
         r#"9:19 signal in [service.web.stop]: unknown signal "TREM"; did you mean "TERM"?"#,
         r#"12:6 unknown service "webb"; did you mean "web"?"#,
         r#"14:5 [db.main] needs the role db, which this hirsel does not have (it has compute, lb, mgmt)"#,
-        r#"17:2 unknown block "cache"; known are app, service, route, port, zone"#,
+        r#"17:2 unknown block "cache"; known are app, service, route, port, zone, bucket"#,
     ];
     assert_eq!(wrong(text), expected);
 }

@@ -323,6 +323,10 @@ fn an_address_follows_whoever_has_both_networks_and_a_hook_follows_the_address()
     eprintln!("the public side of {now} cut: no answer for {gap:?}");
     assert!(gap < GAP_MAX, "{gap:?}");
     network.heal();
-    let now = holder(&cluster, &network, address);
-    called(&now);
+    // It may go back and forth until all agree on who sees what: whoever has it then ran its hook last.
+    wait_for("the hook of whoever holds it was run last", SOON, || {
+        let (now, calls) = (holder(&cluster, &network, address), fs::read_to_string(&calls).unwrap_or_default());
+        let wanted = format!("{now} take {address}/24 eth1");
+        if calls.lines().next_back() == Some(&wanted) { Ok(()) } else { Err(format!("{wanted}, but {calls}")) }
+    });
 }

@@ -155,7 +155,7 @@ impl Group {
         let older: Option<String> = log.read_fact("older")?;
         let alone = Arc::new(AtomicBool::new(false));
         let raft = engine(names, me, &tag, (&calls, &alone), &log, &machine).await?;
-        let (reads, waiting) = mpsc::unbounded_channel();
+        let (reads, waiting) = mpsc::channel(reads::READS_MAX);
         let inner = Arc::new(Inner {
             names,
             me,

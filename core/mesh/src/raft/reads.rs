@@ -18,17 +18,22 @@ pub(super) struct Waiting {
     answer: oneshot::Sender<Result<u64, ProposeError>>,
 }
 
-/// Where they queue. Each of them is a request, of which whoever takes requests has a limit.
-pub(super) type Queue = mpsc::UnboundedSender<Waiting>;
+/// Reads that wait in the queue; more wait to get into it. As many again are being confirmed.
+pub(super) const READS_MAX: usize = 1024;
+/// Where they queue.
+pub(super) type Queue = mpsc::Sender<Waiting>;
 
 impl Inner {
     /// The last command that any answer given before now could reflect.
     pub(super) async fn read_point(&self, ttl: Duration) -> Result<u64, ProposeError> {
         let until = Instant::now() + ttl;
         let (answer, point) = oneshot::channel();
-        // Nobody takes it once the replica is gone; then nobody answers, either.
-        let _ = self.reads.send(Waiting { until, answer });
-        match timeout_at(until, point).await {
+        let confirmed = async {
+            // Nobody takes it once the replica is gone; then nobody answers, either.
+            let _ = self.reads.send(Waiting { until, answer }).await;
+            point.await
+        };
+        match timeout_at(until, confirmed).await {
             Ok(Ok(point)) => point,
             Ok(Err(_)) | Err(_) => Err(self.nobody()),
         }
@@ -36,9 +41,9 @@ impl Inner {
 }
 
 /// Confirms for whoever waits, until the replica is gone.
-pub(super) async fn confirm_all(group: Weak<Inner>, mut queue: mpsc::UnboundedReceiver<Waiting>) {
+pub(super) async fn confirm_all(group: Weak<Inner>, mut queue: mpsc::Receiver<Waiting>) {
     let mut together = Vec::new();
-    while queue.recv_many(&mut together, usize::MAX).await > 0 {
+    while queue.recv_many(&mut together, READS_MAX).await > 0 {
         let Some(group) = group.upgrade() else { return };
         together.retain(|waiting: &Waiting| !waiting.answer.is_closed());
         let Some(until) = together.iter().map(|waiting| waiting.until).max() else { continue };

@@ -21,6 +21,18 @@ thread_local! {
 /// A simulated agent is a deep stack of futures, deeper still without optimization.
 const STACK_BYTES: usize = 64 << 20;
 
+/// Tokio has the tasks of a runtime in so many lists at most, by the remainders of their numbers; of one with a single thread in four.
+const LISTS_OF_TASKS: u64 = 64;
+
+/// Has the next task in this process get a number that begins a round of the lists. A runtime that ends (a host that crashes) drops its tasks list
+/// by list, what they do in dropping is part of the history, and their numbers count on from whatever ran before. Simulations that run at the
+/// same time still take numbers from each other.
+fn begin_numbers_of_tasks() {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().build() else { return };
+    let number = || runtime.spawn(async {}).id().to_string().parse::<u64>().unwrap_or(LISTS_OF_TASKS - 1);
+    while number() % LISTS_OF_TASKS != LISTS_OF_TASKS - 1 {}
+}
+
 /// Runs `f` on a **fresh** thread whose entropy is a function of `seed`. `Err` holds the words of a panic.
 ///
 /// The thread must be fresh: `rand::rng()` and the hash keys of std are thread-local and keep their state, so a reused thread would
@@ -28,6 +40,7 @@ const STACK_BYTES: usize = 64 << 20;
 pub fn with_seed<T: Send + 'static>(seed: u64, f: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     // Naming the symbols here makes the linker take this object whenever a simulation is linked.
     std::hint::black_box((getrandom as *const (), syscall as *const ()));
+    begin_numbers_of_tasks();
     let (tell, told) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new().name(format!("sim-{seed}")).stack_size(STACK_BYTES).spawn(move || {
         let words = tell.clone();

@@ -67,7 +67,7 @@ pub fn report(_: usize) {
         items
     };
     assert_eq!(pages(&format!("keys, {PAGE} a page"), "<Key>", &[]), keys, "each key is listed once");
-    // Twice each: the element that holds all of one kind, and its name inside.
+    // By both elements: the prefix that was asked for has one of the same name.
     let folders = pages("folders", "<CommonPrefixes><Prefix>", &[("delimiter", "%2F")]);
     assert_eq!(folders, keys.div_ceil(EACH), "each folder is listed once");
     let rate = store.measure(1, |connection| {

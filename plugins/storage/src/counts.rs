@@ -22,10 +22,21 @@ struct Finding {
     finding: &'static str,
 }
 
+/// Reads of chunks and stripes. Copies are the same ones.
+#[derive(Clone, Debug, Default)]
+pub struct Reads {
+    /// All.
+    pub all: Counter,
+    /// Further sources that were asked since those that were asked before were slow.
+    pub hedged: Counter,
+}
+
 /// Counters and gauges. Copies are the same ones.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
     requests: Family<Request, Counter>,
+    /// Reads of chunks and stripes.
+    pub reads: Reads,
     /// Bytes of bodies that came in.
     pub bytes_in: Counter,
     /// Bytes of bodies that went out.
@@ -68,6 +79,12 @@ impl Counts {
         for (name, help, counter) in [
             ("hirsel_storage_bytes_in", "Bytes of bodies that came in through this node", &self.bytes_in),
             ("hirsel_storage_bytes_out", "Bytes of bodies that went out through this node", &self.bytes_out),
+            ("hirsel_storage_reads", "Chunks and stripes that this node read from disks", &self.reads.all),
+            (
+                "hirsel_storage_reads_hedged",
+                "Further disks that were asked for them since others were slow",
+                &self.reads.hedged,
+            ),
             ("hirsel_storage_repaired_pieces", "Pieces that this node had made anew", &self.repaired),
             (
                 "hirsel_storage_repaired_bytes",
@@ -190,6 +207,8 @@ mod tests {
         counts.answered("get_object", 200);
         counts.answered("get_object", 200);
         counts.bytes_out.inc_by(7);
+        counts.reads.all.inc_by(6);
+        counts.reads.hedged.inc();
         counts.replication(4, 9);
         counts.replication_failed.inc();
         counts.told.inc_by(2);
@@ -203,6 +222,8 @@ mod tests {
         for line in [
             "hirsel_storage_requests_total{operation=\"get_object\",status=\"200\"} 2\n",
             "hirsel_storage_bytes_out_total 7\n",
+            "hirsel_storage_reads_total 6\n",
+            "hirsel_storage_reads_hedged_total 1\n",
             "hirsel_storage_told_notices_total 2\n",
             "hirsel_storage_notices_waiting 4\n",
             "hirsel_storage_notices_lost 5\n",

@@ -77,8 +77,13 @@ where
     }
 }
 
-/// Asks sources with `ask(source)` until enough have answered: what they said, by source, or why each did not.
-pub async fn gather<T, F>(mut read: Gather, ask: impl Fn(usize) -> F) -> Result<Vec<(usize, T)>, Vec<(usize, String)>>
+/// Asks sources with `ask(source)` until enough have answered: what they said, by source, or why each did not. `hedged` is called for each that
+/// is asked since others are slow.
+pub async fn gather<T, F>(
+    mut read: Gather,
+    ask: impl Fn(usize) -> F,
+    hedged: impl Fn(),
+) -> Result<Vec<(usize, T)>, Vec<(usize, String)>>
 where
     F: Future<Output = Result<T, String>>,
 {
@@ -86,11 +91,12 @@ where
     let mut running = FuturesUnordered::new();
     let (mut answers, mut failures) = (Vec::new(), Vec::new());
     loop {
-        let now = begun.elapsed();
+        let (now, hedges) = (begun.elapsed(), read.hedges());
         for source in read.decide(now) {
             let asked = ask(source);
             running.push(async move { (source, asked.await) });
         }
+        (hedges..read.hedges()).for_each(|_| hedged());
         match read.end(now) {
             Some(End::Enough) => return Ok(answers),
             Some(End::TooFew) => return Err(failures),
@@ -114,8 +120,12 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::spread::Goal;
+
+    const HEDGE_AFTER: Duration = Duration::from_millis(50);
 
     #[tokio::test(start_paused = true)]
     async fn a_frozen_target_costs_half_a_second_and_one_that_goes_on_nothing() {
@@ -150,18 +160,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_read_takes_who_answers_first() {
-        let begun = Instant::now();
-        let answers = gather(Gather::new(3, 1), |source| async move {
+        let (begun, hedges) = (Instant::now(), Cell::new(0));
+        let ask = |source| async move {
             match source {
                 0 => std::future::pending().await,
                 1 => Err("damaged".to_owned()),
                 _ => Ok(source * 10),
             }
-        });
+        };
+        let answers = gather(Gather::new(3, 1, HEDGE_AFTER), ask, || hedges.set(hedges.get() + 1));
         assert_eq!(answers.await, Ok(vec![(2, 20)]));
         assert_eq!(begun.elapsed().as_millis(), 100, "hedged twice, since one is still asked");
+        assert_eq!(hedges.get(), 2);
+        let fail = |source| async move { Err(format!("{source}")) };
         let none: Result<Vec<(usize, ())>, _> =
-            gather(Gather::new(2, 1), |source| async move { Err(format!("{source}")) }).await;
+            gather(Gather::new(2, 1, HEDGE_AFTER), fail, || panic!("who fails is not slow")).await;
         assert_eq!(none.unwrap_err().len(), 2);
     }
 }

@@ -91,6 +91,7 @@ impl Gateway {
     /// Of these parts.
     pub fn new(parts: Parts) -> Self {
         let (pool, codecs, counts) = (pool::Pool::default(), Mutex::default(), Counts::default());
+        let parts = Parts { store: parts.store.counted(counts.reads.clone()), ..parts };
         let coming = Arc::new(Semaphore::new(CHUNKS_COMING_MAX));
         let (waiting, going) = (AtomicUsize::new(0), Arc::new(Semaphore::new(CHUNKS_GOING_MAX)));
         Self { shared: Arc::new(Shared { parts, pool, codecs, coming, waiting, going, counts }) }

@@ -1,14 +1,12 @@
 //! Whom a read is asked of, and when it is done: a decision, told the time and what happened.
 //!
 //! One copy is enough, or k shards of a stripe, the ones of data first. As many sources as are needed are asked at once; whenever one
-//! fails, and after each [`HEDGE_AFTER`] in which too few have answered, one more is. Whoever answers first counts.
+//! fails, and each time that too few have answered for a while ([`crate::patience`] says how long), one more is. Whoever answers first counts.
 //!
 //! Nothing here sends anything: [`crate::drive`] does what this says.
 
 use std::time::Duration;
 
-/// Another source is asked after this. A disk answers in some milliseconds; below, reads under load would be made twice.
-pub const HEDGE_AFTER: Duration = Duration::from_millis(50);
 /// No read takes longer.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -20,6 +18,7 @@ pub struct Gather {
     asked: usize,
     answered: usize,
     failed: usize,
+    hedges: usize,
     hedge_after: Duration,
     hedged_at: Duration,
 }
@@ -34,15 +33,15 @@ pub enum End {
 }
 
 impl Gather {
-    /// A read of `needed` out of `sources` sources.
-    pub fn new(sources: usize, needed: usize) -> Gather {
-        let (hedge_after, hedged_at) = (HEDGE_AFTER, Duration::ZERO);
-        Gather { sources, needed, asked: 0, answered: 0, failed: 0, hedge_after, hedged_at }
+    /// A read of `needed` out of `sources` sources, one more of which is asked each time that too few have answered for `hedge_after`.
+    pub fn new(sources: usize, needed: usize, hedge_after: Duration) -> Gather {
+        let (asked, answered, failed, hedges) = (0, 0, 0, 0);
+        Gather { sources, needed, asked, answered, failed, hedges, hedge_after, hedged_at: Duration::ZERO }
     }
 
-    /// The same, but another source is asked only after so long: for what is no disk.
-    pub fn hedged_after(self, hedge_after: Duration) -> Gather {
-        Gather { hedge_after, ..self }
+    /// How many sources were asked since others were slow.
+    pub fn hedges(&self) -> usize {
+        self.hedges
     }
 
     /// A source answered.
@@ -65,6 +64,7 @@ impl Gather {
             self.hedged_at = now;
         } else if now.saturating_sub(self.hedged_at) >= self.hedge_after && self.asked < self.sources {
             self.asked += 1;
+            self.hedges += 1;
             self.hedged_at = now;
         }
         from..self.asked
@@ -94,10 +94,10 @@ mod tests {
 
     #[test]
     fn one_copy_is_asked_for_and_another_when_it_is_slow() {
-        let mut read = Gather::new(3, 1);
+        let mut read = Gather::new(3, 1, ms(50));
         assert_eq!(read.decide(ms(0)), 0..1);
         assert!(read.decide(ms(10)).is_empty());
-        assert_eq!(read.wake(), HEDGE_AFTER);
+        assert_eq!((read.wake(), read.hedges()), (ms(50), 0));
         assert_eq!(read.decide(ms(50)), 1..2);
         read.failed();
         assert!(read.decide(ms(60)).is_empty(), "one is still asked");
@@ -105,8 +105,8 @@ mod tests {
         assert_eq!(read.decide(ms(61)), 2..3);
         assert_eq!(read.end(ms(61)), None);
         read.answered();
-        assert_eq!(read.end(ms(62)), Some(End::Enough));
-        let mut slow = Gather::new(3, 1).hedged_after(ms(200));
+        assert_eq!((read.end(ms(62)), read.hedges()), (Some(End::Enough), 1));
+        let mut slow = Gather::new(3, 1, ms(200));
         assert_eq!((slow.decide(ms(0)), slow.wake()), (0..1, ms(200)));
         assert!(slow.decide(ms(199)).is_empty());
         assert_eq!(slow.decide(ms(200)), 1..2);
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn four_of_six_shards_are_enough_and_three_are_not() {
-        let mut read = Gather::new(6, 4);
+        let mut read = Gather::new(6, 4, ms(50));
         assert_eq!(read.decide(ms(0)), 0..4);
         read.failed();
         read.answered();
@@ -124,12 +124,12 @@ mod tests {
         assert_eq!(read.end(ms(2)), None);
         read.failed();
         assert_eq!(read.end(ms(2)), Some(End::TooFew));
-        assert_eq!(Gather::new(2, 4).end(ms(0)), Some(End::TooFew));
+        assert_eq!(Gather::new(2, 4, ms(50)).end(ms(0)), Some(End::TooFew));
     }
 
     #[test]
     fn a_read_of_which_nobody_answers_has_an_end() {
-        let mut read = Gather::new(2, 1);
+        let mut read = Gather::new(2, 1, ms(50));
         read.decide(ms(0));
         read.decide(ms(50));
         assert_eq!((read.wake(), read.end(DEADLINE)), (DEADLINE, Some(End::TooFew)));

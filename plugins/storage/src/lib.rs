@@ -29,6 +29,7 @@ pub mod gateway;
 pub mod gather;
 pub mod heal;
 pub mod meta;
+pub mod patience;
 pub mod people;
 pub mod replicate;
 pub mod role;

@@ -4,15 +4,19 @@
 //! targets each piece is safe, and which ones missed theirs.
 
 use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
 
 use crate::chunk::{self, Block, Checksum, ChunkId};
 use crate::codec::{CodeError, Codec};
+use crate::counts::Reads;
 use crate::drive;
 use crate::gather::Gather;
+use crate::patience::Patience;
 use crate::spread::{Goal, Outcome, Spread};
-use crate::wire::{Remote, Target};
+use crate::wire::{Read, Remote, Target};
 
 /// What is sent to one target.
 #[derive(Clone, Debug)]
@@ -62,12 +66,19 @@ pub enum ReadError {
 #[derive(Clone)]
 pub struct Store {
     remote: Remote,
+    patience: Arc<Mutex<Patience>>,
+    reads: Reads,
 }
 
 impl Store {
     /// Reached through `remote`.
     pub fn new(remote: Remote) -> Store {
-        Store { remote }
+        Store { remote, patience: Arc::default(), reads: Reads::default() }
+    }
+
+    /// The same, and reads are counted there.
+    pub fn counted(self, reads: Reads) -> Store {
+        Store { reads, ..self }
     }
 
     /// Each disk by itself.
@@ -97,10 +108,8 @@ impl Store {
     /// Reads `range` of a chunk from whichever of `sources` gives it first, the first one if it can.
     pub async fn read_copy(&self, chunk: ChunkId, range: Range<u32>, sources: &[Target]) -> Result<Bytes, ReadError> {
         let (from, to) = (range.start, range.end);
-        let read = drive::gather(Gather::new(sources.len(), 1), |source| async move {
-            let target = sources[source];
-            self.remote.get(target, chunk, from, to).await.map_err(|error| format!("{target}: {error}"))
-        });
+        let ask = |source: usize| self.get(sources[source], chunk, from, to);
+        let read = drive::gather(self.gathered(sources, 1, to.saturating_sub(from)), ask, || self.hedged());
         let mut read = read.await.map_err(|failed| too_few(0, 1, failed))?;
         let Some((_, read)) = read.pop() else { return Ok(Bytes::new()) };
         Ok(cut(&read.blocks, from..to.min(read.bytes)))
@@ -133,6 +142,29 @@ impl Store {
         Ok(codec.repair(bytes, &given, wanted)?)
     }
 
+    /// A read of `needed` out of these sources, of so many bytes each.
+    fn gathered(&self, sources: &[Target], needed: usize, bytes: u32) -> Gather {
+        self.reads.all.inc();
+        let hedge_after = self.patience().hedge_after(sources.iter().map(|target| target.node), bytes);
+        Gather::new(sources.len(), needed, hedge_after)
+    }
+
+    fn hedged(&self) {
+        self.reads.hedged.inc();
+    }
+
+    /// What one target has of a chunk; how long it took is remembered.
+    async fn get(&self, target: Target, chunk: ChunkId, from: u32, to: u32) -> Result<Read, String> {
+        let begun = Instant::now();
+        let read = self.remote.get(target, chunk, from, to).await.map_err(|error| format!("{target}: {error}"))?;
+        self.patience().answered(target.node, to.saturating_sub(from), begun.elapsed());
+        Ok(read)
+    }
+
+    fn patience(&self) -> MutexGuard<'_, Patience> {
+        self.patience.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn shards(
         &self,
         codec: &Codec,
@@ -145,12 +177,14 @@ impl Store {
             .collect();
         let (needed, length) = (codec.scheme().data(), codec.scheme().shard_bytes(bytes));
         let known = &known;
-        let read = drive::gather(Gather::new(known.len(), needed), |source| async move {
+        let targets: Vec<Target> = known.iter().map(|(_, _, target)| *target).collect();
+        let ask = |source: usize| async move {
             let (_, chunk, target) = known[source];
-            let read = self.remote.get(target, chunk, 0, length).await.map_err(|error| format!("{target}: {error}"))?;
+            let read = self.get(target, chunk, 0, length).await?;
             if read.bytes == length { Ok(read) } else { Err(format!("{target}: a shard of another stripe")) }
-        });
-        let read = read.await.map_err(|failed| too_few(known.len().saturating_sub(failed.len()), needed, failed))?;
+        };
+        let read = drive::gather(self.gathered(&targets, needed, length), ask, || self.hedged()).await;
+        let read = read.map_err(|failed| too_few(known.len().saturating_sub(failed.len()), needed, failed))?;
         let mut given = vec![None; shards.len()];
         for (source, read) in read {
             given[known[source].0] = Some(cut(&read.blocks, 0..length));

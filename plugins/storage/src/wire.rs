@@ -28,7 +28,7 @@ mod serve;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Remote, RemoteError, Target};
+pub use client::{Read, Remote, RemoteError, Target};
 pub use serve::Service;
 
 /// What goes into one call: as much as is packed with others on a disk. More goes over a stream, so that it holds no more than a block at a time.

@@ -157,8 +157,8 @@ impl Metadata {
         let first = place % members.len();
         members.rotate_left(first);
         let (body, members) = (&codec::encode(&queries), &members);
-        let read = Gather::new(members.len(), 1).hedged_after(ASK_NEXT_AFTER);
-        let answers = drive::gather(read, |number| async move {
+        let read = Gather::new(members.len(), 1, ASK_NEXT_AFTER);
+        let ask = |number: usize| async move {
             let member = members[number];
             let answer =
                 self.peers.call(member, LOOK, body.clone(), TRY_WITHIN).await.map_err(|error| match error {
@@ -166,7 +166,8 @@ impl Metadata {
                     error => format!("node {member}: {error}"),
                 })?;
             codec::decode(&answer).map_err(|error| format!("node {member} answers what is no answer: {error}"))
-        });
+        };
+        let answers = drive::gather(read, ask, || {});
         let why = |failed: Vec<(usize, String)>| {
             failed.into_iter().next_back().map_or_else(|| "no member answers".into(), |(_, why)| why)
         };

@@ -16,8 +16,10 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::codec::Codec;
+use crate::counts::Reads;
 use crate::disk::{Disk, Identity, Settings};
 use crate::drive::Progress;
+use crate::patience::{HEDGE_AFTER_MAX, HEDGE_AFTER_MIN};
 use crate::spread::Goal;
 use crate::store::{Piece, ReadError, Store};
 

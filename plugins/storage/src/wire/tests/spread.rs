@@ -81,6 +81,38 @@ async fn a_read_takes_another_copy_when_one_is_slow_damaged_or_gone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_all_disks_are_slow_reads_are_not_made_twice_and_a_frozen_one_is_still_replaced() {
+    let town = Town::of(3).await;
+    let reads = Reads::default();
+    let store = town.store.clone().counted(reads.clone());
+    let (bytes, targets) = (3 << 20, town.targets());
+    let piece = Piece::new(id(1), &content(1, bytes as usize));
+    assert!(store.write_copies(&piece, 3, &targets, COPIES).await.is_written);
+    town.platters.iter().for_each(|platter| platter.set_slow(Duration::from_millis(30)));
+    // Whoever is asked first, all become known.
+    let read = async |turn: usize| {
+        let (mut targets, begun) = (targets.clone(), Instant::now());
+        targets.rotate_left(turn % 3);
+        let read = store.read_copy(id(1), 0..bytes, &targets).await.unwrap();
+        assert_eq!(read, content(1, bytes as usize));
+        begun.elapsed()
+    };
+    for turn in 0..12 {
+        let took = read(turn).await;
+        assert!(took > HEDGE_AFTER_MIN, "{took:?}");
+    }
+    let (all, hedged) = (reads.all.get(), reads.hedged.get());
+    for turn in 12..42 {
+        read(turn).await;
+    }
+    assert_eq!((reads.all.get() - all, reads.hedged.get() - hedged), (30, 0));
+    town.freeze(&[0]);
+    let took = read(0).await;
+    assert!(took < HEDGE_AFTER_MAX + Duration::from_millis(200), "{took:?}");
+    assert_eq!(reads.hedged.get() - hedged, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stripe_bears_the_loss_of_any_two_shards_and_each_is_made_anew() {
     let town = Town::of(7).await;
     let codec = Codec::new("4+2".parse().unwrap());

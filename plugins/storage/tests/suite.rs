@@ -19,8 +19,8 @@ use town::start;
 #[path = "s3/town.rs"]
 mod town;
 
-/// How many cases pass of the functional ones, at least.
-const PASSED_MIN: usize = 700;
+/// How many cases pass of the functional ones, at least: two fewer than in a run of all, for those that wait for the clock of a busy machine.
+const PASSED_MIN: usize = 705;
 
 /// Marks of cases that are not run: each of something that is not offered, and is answered with `NotImplemented`.
 const DESELECTED: [&str; 3] = ["bucket_logging", "cloud_transition", "cloud_restore"];

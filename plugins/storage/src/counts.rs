@@ -47,6 +47,8 @@ pub struct Counts {
     pub repaired_bytes: Counter,
     /// Pieces that were copied because their partition moved.
     pub moved: Counter,
+    /// Pieces that left this node because others have them.
+    pub evicted: Counter,
     /// Keys that were made elsewhere what they are here.
     pub replicated: Counter,
     /// Tries of that which failed.
@@ -92,6 +94,7 @@ impl Counts {
                 &self.repaired_bytes,
             ),
             ("hirsel_storage_moved_pieces", "Pieces that this node had copied for a move", &self.moved),
+            ("hirsel_storage_evicted_pieces", "Pieces that this node gave up because others have them", &self.evicted),
             ("hirsel_storage_replicated", "Keys that this node made elsewhere what they are here", &self.replicated),
             ("hirsel_storage_replication_failed", "Tries of that which failed", &self.replication_failed),
             ("hirsel_storage_told_notices", "Notices of buckets that webhooks took from this node", &self.told),

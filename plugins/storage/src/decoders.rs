@@ -50,7 +50,7 @@ mod tests {
         vec![
             encoded,
             sidecar::encode(1, &sidecar::Sidecar { end: 128, entries: vec![entry] }),
-            deaths::encode(chunk, Death::Condemned).to_vec(),
+            deaths::encode(chunk, Death::Evicted(9)).to_vec(),
             file::tail(chunk, 9, &[Checksum([0; 32])]),
             file::name(chunk, 9).into_bytes(),
             identity::encode(&identity),

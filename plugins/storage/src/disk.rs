@@ -5,13 +5,13 @@
 //! segments/N         small chunks, one behind the other (`record`); beside each that is sealed, a list (`sidecar`)
 //! chunks/ID.BYTES    large chunks, a file each (`file`)
 //! incoming/…         large chunks on their way; removed at each start
-//! deaths             which chunks were condemned, and which small ones unlinked (`deaths`)
+//! deaths             which chunks were condemned, and which small ones unlinked or evicted (`deaths`)
 //! scrub, dead        how far reading everything is; why nothing is written any more
 //! ```
 //!
 //! Kept: whatever was acknowledged is there, byte for byte, whenever the power fails; what was not is there whole or not at all. One that
 //! was condemned never comes back to life, except when the disk lost the note of it. Nothing is deleted but by [`Disk::unlink`], of a chunk
-//! that was condemned before. After a failed sync nothing is written any more. No read hands on a block that is not the one that was written.
+//! that was condemned before, and by [`Disk::evict`], of one that others have. After a failed sync nothing is written any more. No read hands on a block that is not the one that was written.
 //!
 //! Writes of all callers go through one writer ([`hands`]), in batches; reads go beside it. It decides nothing about which chunks should be:
 //! that is the metadata's. It reads no clock.
@@ -396,6 +396,26 @@ impl Disk {
         self.ask(|reply| Work::Unlink { chunk, reply }).await
     }
 
+    /// Removes chunks that others have, durably: they may be written here again. How many there were that could be; what is condemned dies
+    /// otherwise, and what is about to be copied out of its segment can be evicted later.
+    pub async fn evict(&self, chunks: &[ChunkId]) -> Result<usize, DiskError> {
+        let is_open = |chunk: &ChunkId| {
+            let index = self.shared.index();
+            let segment = index.get(*chunk).and_then(|known| match known.place {
+                index::Place::Packed { segment, .. } => index.segment(segment),
+                index::Place::File => None,
+            });
+            segment.is_some_and(|segment| !segment.sealed)
+        };
+        if chunks.iter().any(is_open) {
+            // Of what is written to now, no record can be named for good.
+            self.ask(|reply| Work::Seal { reply }).await?;
+        }
+        let asked = chunks.iter().map(|chunk| self.ask(|reply| Work::Evict { chunk: *chunk, reply }));
+        let evicted: Vec<bool> = futures::future::try_join_all(asked).await?;
+        Ok(evicted.into_iter().filter(|evicted| *evicted).count())
+    }
+
     /// Chunks after `after` in the order of their ids, at most [`LIST_MAX`]; none when there are no more.
     pub fn list(&self, after: Option<ChunkId>) -> Vec<Listed> {
         let listed = self.shared.index().list(after, LIST_MAX);
@@ -408,6 +428,11 @@ impl Disk {
     pub fn find(&self, chunk: ChunkId) -> Option<Listed> {
         let known = self.shared.index().get(chunk)?;
         Some(Listed { chunk, bytes: known.bytes, condemned: known.condemned })
+    }
+
+    /// Whether a chunk is known not to be what was written.
+    pub fn is_damaged(&self, chunk: ChunkId) -> bool {
+        self.shared.damages(chunk)
     }
 
     /// How much there is.

@@ -1,7 +1,7 @@
 //! Healing: what is done beside all requests, so that everything is as safe as its class promises, and nothing is kept that nobody can read.
 //!
 //! All of it goes by levels, and is taken up by whoever leads the metadata group now: what is missing is in the queue of repairs, what dies is
-//! condemned, a move is in the plan until it is complete. [`audit`] and [`upkeep`] are each node's own.
+//! condemned, a move is in the plan until it is complete. [`audit`], [`spare`] and [`upkeep`] are each node's own.
 //!
 //! - [`deaths`] ends writes of gateways that are gone, sweeps what dies, and unlinks what was condemned.
 //! - [`repair`] makes pieces anew that are missing.
@@ -30,6 +30,7 @@ pub mod deaths;
 pub mod moves;
 pub mod piece;
 pub mod repair;
+pub mod spare;
 pub mod survey;
 pub mod upkeep;
 pub mod wanted;

@@ -26,6 +26,7 @@ use crate::disk::Disk;
 use crate::gateway::{Gateway, Parts};
 use crate::heal::audit;
 use crate::heal::budget::Budget;
+use crate::heal::spare::Spares;
 use crate::heal::{self, Healing, upkeep};
 use crate::meta::access::Metadata;
 use crate::meta::group::MetaGroup;
@@ -306,8 +307,10 @@ async fn look_after(
         Err(_) => None,
     };
     if let Some(disk) = disk {
+        let spares = Spares::new(&gateway, disk.clone(), orders.clone(), context.peers.clone());
+        spares.serve();
         let count = count(gateway.counts().clone(), disk.clone(), audits.subscribe(), scrubs.subscribe()).boxed();
-        let audit = audit::keep(gateway.clone(), disk.clone(), orders, audits, audit_now).boxed();
+        let audit = audit::keep(gateway.clone(), disk.clone(), orders, spares, audits, audit_now).boxed();
         tokio::join!(audit, upkeep::keep(gateway, disk, scrubs, scrub_now).boxed(), count);
     }
     // Without one this node goes on serving.

@@ -1,10 +1,13 @@
-//! The log of deaths: which chunks were condemned, and which small ones unlinked whose records still lie in a segment.
+//! The log of deaths: which chunks were condemned, which small ones unlinked whose records still lie in a segment, and which records are of
+//! chunks that were evicted.
 //!
-//! Each entry is 32 bytes, at a multiple of 32: `chunk (16) · 1 condemned | 2 unlinked · zeros (7) · check (8)`. The order of entries says
-//! nothing, and neither does their number: what was once unlinked is, whatever else is there. A damaged entry is passed over; the chunk is
-//! there again then, and is condemned again by who knows that nobody has it. An entry never costs a chunk that it was not written for.
+//! Each entry is 32 bytes, at a multiple of 32: `chunk (16) · 1 condemned | 2 unlinked | 3 evicted · segment (4) · zeros (3) · check (8)`; the
+//! segment is 0 but where a record was evicted. The order of entries says nothing, and neither does their number: what was once unlinked is,
+//! whatever else is there. A damaged entry is passed over; the chunk is there again then, and is condemned or evicted again by who knows that
+//! nobody needs it. An entry never costs a chunk that it was not written for: a chunk that was evicted and comes again lies in another segment,
+//! and numbers of segments that are named here are not used again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::chunk::ChunkId;
 
@@ -18,6 +21,19 @@ pub enum Death {
     Condemned,
     /// It is gone.
     Unlinked,
+    /// Its record in this segment counts no more: others have the chunk. It may come again.
+    Evicted(u32),
+}
+
+/// What a log says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Deaths {
+    /// How far the death of each chunk has come.
+    pub of: BTreeMap<ChunkId, Death>,
+    /// Records that count no more: of which chunk, in which segment.
+    pub evicted: BTreeSet<(ChunkId, u32)>,
+    /// How many bytes its entries take.
+    pub end: u64,
 }
 
 fn check(bytes: &[u8]) -> [u8; 8] {
@@ -34,6 +50,10 @@ pub fn encode(chunk: ChunkId, death: Death) -> [u8; ENTRY_BYTES] {
     entry[16] = match death {
         Death::Condemned => 1,
         Death::Unlinked => 2,
+        Death::Evicted(segment) => {
+            entry[17..21].copy_from_slice(&segment.to_be_bytes());
+            3
+        }
     };
     let check = check(&entry[..24]);
     entry[24..].copy_from_slice(&check);
@@ -44,23 +64,26 @@ fn decode(entry: &[u8]) -> Option<(ChunkId, Death)> {
     let death = match entry.get(16)? {
         1 => Death::Condemned,
         2 => Death::Unlinked,
+        3 => Death::Evicted(u32::from_be_bytes(*entry.get(17..)?.first_chunk()?)),
         _ => return None,
     };
     (check(&entry[..24]) == entry[24..]).then_some((ChunkId(*entry.first_chunk()?), death))
 }
 
-/// What a log says, and where its last entry ends.
-pub fn read(log: &[u8]) -> (BTreeMap<ChunkId, Death>, u64) {
-    let mut deaths = BTreeMap::new();
-    let mut end = 0;
+/// What a log says.
+pub fn read(log: &[u8]) -> Deaths {
+    let mut deaths = Deaths::default();
     for (number, entry) in log.chunks_exact(ENTRY_BYTES).enumerate() {
-        if let Some((chunk, death)) = decode(entry) {
-            let known = deaths.entry(chunk).or_insert(death);
+        let Some((chunk, death)) = decode(entry) else { continue };
+        if let Death::Evicted(segment) = death {
+            deaths.evicted.insert((chunk, segment));
+        } else {
+            let known = deaths.of.entry(chunk).or_insert(death);
             *known = death.max(*known);
-            end = ((number + 1) * ENTRY_BYTES) as u64;
         }
+        deaths.end = ((number + 1) * ENTRY_BYTES) as u64;
     }
-    (deaths, end)
+    deaths
 }
 
 #[cfg(test)]
@@ -75,9 +98,18 @@ mod tests {
         log.extend(encode(a, Death::Condemned));
         log.extend(encode(b, Death::Condemned));
         log.extend([0; 64]);
-        assert_eq!(read(&log), (BTreeMap::from([(a, Death::Unlinked), (b, Death::Condemned)]), 96));
+        let read_of = |log: &[u8]| (read(log).of, read(log).end);
+        assert_eq!(read_of(&log), (BTreeMap::from([(a, Death::Unlinked), (b, Death::Condemned)]), 96));
         log[3] ^= 1;
-        let (deaths, _) = read(&log);
-        assert_eq!(deaths, BTreeMap::from([(a, Death::Condemned), (b, Death::Condemned)]), "one was damaged");
+        assert_eq!(read(&log).of, BTreeMap::from([(a, Death::Condemned), (b, Death::Condemned)]), "one was damaged");
+    }
+
+    #[test]
+    fn each_record_that_was_evicted_is_known_and_the_chunk_is_not_dead() {
+        let a = ChunkId([1; 16]);
+        let log = [encode(a, Death::Evicted(7)), encode(a, Death::Evicted(0x0102_0304))].concat();
+        let read = read(&log);
+        assert_eq!((read.of, read.end), (BTreeMap::new(), 64));
+        assert_eq!(read.evicted, BTreeSet::from([(a, 7), (a, 0x0102_0304)]));
     }
 }

@@ -11,7 +11,7 @@ use hirsel_mesh::seam::volume::VolumeFile;
 use tokio::sync::oneshot;
 
 use super::deaths::{self, Death, ENTRY_BYTES};
-use super::index::Place;
+use super::index::{Kept, Place};
 use super::load::{self, DEATHS_AHEAD, segment_path, sidecar_path};
 use super::record::Head;
 use super::shared::Shared;
@@ -46,6 +46,8 @@ pub enum Work {
     Condemn { chunk: ChunkId, reply: Reply<bool> },
     /// Unlinks a condemned chunk. Whether it was there.
     Unlink { chunk: ChunkId, reply: Reply<bool> },
+    /// Removes a chunk that others have, and that may come again. Whether it was there and could be.
+    Evict { chunk: ChunkId, reply: Reply<bool> },
     /// Seals the segment that is written to.
     Seal { reply: Reply<()> },
     /// Does nothing: whoever waits for it learns that the writer goes on.
@@ -89,6 +91,7 @@ struct Done {
     deaths: Vec<(ChunkId, Death, Reply<bool>)>,
     published: Vec<(String, ChunkId, u32, Reply<()>)>,
     removed: Vec<(ChunkId, u32, Reply<bool>)>,
+    evicted: Vec<(ChunkId, Reply<bool>)>,
     seals: Vec<Reply<()>>,
     retired: Vec<(u32, Sidecar, Reply<()>)>,
     /// Chunks that this batch brings.
@@ -126,6 +129,7 @@ impl Hands {
         }
         self.append(&mut done);
         self.kill(&mut done);
+        self.evict(&mut done);
         self.publish(&mut done);
         for reply in std::mem::take(&mut done.seals) {
             self.seal();
@@ -201,6 +205,10 @@ impl Hands {
                     },
                 }
             }
+            Work::Evict { chunk, reply } => match self.writable() {
+                Err(error) => drop(reply.send(Err(error))),
+                Ok(()) => done.evicted.push((chunk, reply)),
+            },
             Work::Seal { reply } => done.seals.push(reply),
             Work::Pass { reply } => drop(reply.send(Ok(()))),
             Work::Retire { segment, list, reply } => done.retired.push((segment, list, reply)),
@@ -318,6 +326,7 @@ impl Hands {
                         match death {
                             Death::Condemned => drop(self.shared.index().condemn(chunk)),
                             Death::Unlinked => self.shared.forget(chunk),
+                            Death::Evicted(_) => self.shared.evict(chunk),
                         }
                         let _ = reply.send(Ok(true));
                     }
@@ -325,8 +334,42 @@ impl Hands {
                 Err(error) => deaths.into_iter().for_each(|(_, _, reply)| drop(reply.send(Err(error.clone())))),
             }
         }
+        let removed = std::mem::take(&mut done.removed);
+        self.remove(removed, |shared, chunk| shared.forget(chunk));
+    }
+
+    /// Removes what can be evicted. It is looked at only now: what was done before in this batch may have changed where it lies.
+    fn evict(&mut self, done: &mut Done) {
+        let (mut entries, mut packed, mut removed) = (Vec::new(), Vec::new(), Vec::new());
+        {
+            let index = self.shared.index();
+            for (chunk, reply) in std::mem::take(&mut done.evicted) {
+                match index.evictable(chunk) {
+                    Err(Kept) => drop(reply.send(Ok(false))),
+                    Ok(Some(segment)) => {
+                        entries.extend(deaths::encode(chunk, Death::Evicted(segment)));
+                        packed.push((chunk, reply));
+                    }
+                    Ok(None) => removed.push((chunk, index.get(chunk).map_or(0, |known| known.bytes), reply)),
+                }
+            }
+        }
+        if !packed.is_empty() {
+            let safe = self.log(&entries);
+            for (chunk, reply) in packed {
+                if safe.is_ok() {
+                    self.shared.evict(chunk);
+                }
+                let _ = reply.send(safe.clone().map(|()| true));
+            }
+        }
+        self.remove(removed, |shared, chunk| shared.evict(chunk));
+    }
+
+    /// Removes files of chunks, and has them forgotten once they are gone for good.
+    fn remove(&self, files: Vec<(ChunkId, u32, Reply<bool>)>, forget: impl Fn(&Shared, ChunkId)) {
         let mut removed = Vec::new();
-        for (chunk, bytes, reply) in std::mem::take(&mut done.removed) {
+        for (chunk, bytes, reply) in files {
             let path = format!("{CHUNKS}/{}", file::name(chunk, bytes));
             match self.shared.volume.remove(&path) {
                 Ok(()) => removed.push((chunk, reply)),
@@ -337,7 +380,7 @@ impl Hands {
             let safe = self.shared.volume.sync_folder(CHUNKS).map_err(|error| self.shared.die(&error));
             for (chunk, reply) in removed {
                 if safe.is_ok() {
-                    self.shared.forget(chunk);
+                    forget(&self.shared, chunk);
                 }
                 let _ = reply.send(safe.clone().map(|()| true));
             }

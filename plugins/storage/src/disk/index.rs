@@ -3,12 +3,13 @@
 //!
 //! A chunk that was unlinked and whose records still lie in a segment is remembered (`graves`) until the segment is gone: until then a
 //! start would find it again. A chunk that lies in two segments, because a crash came between the copy and the end of the old segment, is
-//! counted (`doubles`), so that it is known when none is left.
+//! counted (`doubles`), so that it is known when none is left. Records of chunks that were evicted are remembered one by one (`evicted`): the
+//! chunk may be there again, in another segment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use super::deaths::Death;
+use super::deaths::{Death, Deaths};
 use super::record;
 use super::sidecar;
 use crate::chunk::ChunkId;
@@ -59,11 +60,16 @@ pub struct Index {
     condemned: BTreeSet<ChunkId>,
     graves: BTreeMap<ChunkId, u32>,
     doubles: BTreeMap<ChunkId, u32>,
+    evicted: BTreeSet<(ChunkId, u32)>,
     segments: BTreeMap<u32, Segment>,
     held: u64,
     /// Bytes of segments up to their ends, and of files.
     taken: u64,
 }
+
+/// A chunk is not there, or cannot be evicted now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept;
 
 /// What an index amounts to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,11 +139,13 @@ impl Index {
     }
 
     /// A segment that is there, with what its list says and what is known of deaths. Those that were written later are read later.
-    pub fn read_segment(&mut self, number: u32, list: &sidecar::Sidecar, deaths: &BTreeMap<ChunkId, Death>) {
+    pub fn read_segment(&mut self, number: u32, list: &sidecar::Sidecar, deaths: &Deaths) {
         self.segments.insert(number, Segment { end: list.end, live: 0, sealed: true });
         self.taken += u64::from(list.end);
         for entry in &list.entries {
-            if deaths.get(&entry.chunk) == Some(&Death::Unlinked) {
+            if deaths.evicted.contains(&(entry.chunk, number)) {
+                self.evicted.insert((entry.chunk, number));
+            } else if deaths.of.get(&entry.chunk) == Some(&Death::Unlinked) {
                 *self.graves.entry(entry.chunk).or_default() += 1;
             } else {
                 self.insert(entry.chunk, entry.bytes, Place::Packed { segment: number, offset: entry.offset });
@@ -146,8 +154,8 @@ impl Index {
     }
 
     /// What was condemned before, once all chunks are there.
-    pub fn read_deaths(&mut self, deaths: &BTreeMap<ChunkId, Death>) {
-        for (chunk, death) in deaths {
+    pub fn read_deaths(&mut self, deaths: &Deaths) {
+        for (chunk, death) in &deaths.of {
             if *death == Death::Condemned {
                 self.condemn(*chunk);
             }
@@ -173,6 +181,33 @@ impl Index {
         let here = u32::from(matches!(known.place, Place::Packed { .. }));
         if here + more > 0 {
             self.graves.insert(chunk, here + more);
+        }
+    }
+
+    /// The segment from whose record alone a chunk can be evicted, none for a file of its own. Refused is what was condemned, what lies in a
+    /// segment that is written to, and what lies in two.
+    pub fn evictable(&self, chunk: ChunkId) -> Result<Option<u32>, Kept> {
+        let known = self.chunks.get(&chunk).ok_or(Kept)?;
+        if known.condemned || self.doubles.contains_key(&chunk) {
+            return Err(Kept);
+        }
+        match known.place {
+            Place::File => Ok(None),
+            Place::Packed { segment, .. } if self.segments.get(&segment).is_some_and(|it| it.sealed) => {
+                Ok(Some(segment))
+            }
+            Place::Packed { .. } => Err(Kept),
+        }
+    }
+
+    /// Forgets a chunk that was evicted, and may come again.
+    pub fn evict(&mut self, chunk: ChunkId) {
+        let Some(known) = self.chunks.remove(&chunk) else { return };
+        self.held -= u64::from(known.bytes);
+        self.dies_in(known);
+        self.taken -= file_bytes(known);
+        if let Place::Packed { segment, .. } = known.place {
+            self.evicted.insert((chunk, segment));
         }
     }
 
@@ -215,6 +250,9 @@ impl Index {
             self.taken -= u64::from(segment.end);
         }
         for entry in &list.entries {
+            if self.evicted.remove(&(entry.chunk, number)) {
+                continue;
+            }
             let counts = if self.graves.contains_key(&entry.chunk) { &mut self.graves } else { &mut self.doubles };
             if let Some(count) = counts.get_mut(&entry.chunk) {
                 *count -= 1;
@@ -228,12 +266,14 @@ impl Index {
     /// What a log of deaths must say, and nothing more.
     pub fn deaths(&self) -> impl Iterator<Item = (ChunkId, Death)> {
         let condemned = self.condemned.iter().map(|chunk| (*chunk, Death::Condemned));
-        condemned.chain(self.graves.keys().map(|chunk| (*chunk, Death::Unlinked)))
+        let unlinked = self.graves.keys().map(|chunk| (*chunk, Death::Unlinked));
+        let evicted = self.evicted.iter().map(|(chunk, segment)| (*chunk, Death::Evicted(*segment)));
+        condemned.chain(unlinked).chain(evicted)
     }
 
     /// How many entries that takes.
     pub fn deaths_len(&self) -> usize {
-        self.condemned.len() + self.graves.len()
+        self.condemned.len() + self.graves.len() + self.evicted.len()
     }
 
     /// Chunks after `after`, in the order of their ids, at most `limit`.
@@ -293,8 +333,8 @@ mod tests {
         let size = record::record_bytes(10);
         let old = sidecar::Sidecar { end: 2 * size, entries: vec![entry(1, 0), entry(2, size)] };
         let new = sidecar::Sidecar { end: size, entries: vec![entry(1, 0)] };
-        index.read_segment(1, &old, &BTreeMap::new());
-        index.read_segment(2, &new, &BTreeMap::new());
+        index.read_segment(1, &old, &Deaths::default());
+        index.read_segment(2, &new, &Deaths::default());
         assert_eq!(index.get(id(1)).unwrap().place, Place::Packed { segment: 2, offset: 0 });
         assert_eq!(index.segment(1).unwrap().live, size);
         assert_eq!(index.sum(), Sum { chunks: 2, held: 20, condemned: 0, garbage: u64::from(size) });
@@ -317,6 +357,31 @@ mod tests {
         assert_eq!(index.taken(), 400_000);
         index.unlink(id(3));
         assert_eq!(index.taken(), 0);
+    }
+
+    #[test]
+    fn a_record_that_was_evicted_is_remembered_until_its_segment_is_gone_whatever_becomes_of_the_chunk() {
+        let mut index = Index::default();
+        let size = record::record_bytes(10);
+        let list = sidecar::Sidecar { end: size, entries: vec![entry(1, 0)] };
+        index.read_segment(1, &list, &Deaths::default());
+        assert_eq!(index.evictable(id(1)), Ok(Some(1)));
+        index.evict(id(1));
+        assert_eq!((index.get(id(1)), index.evictable(id(1)), index.is_grave(id(1))), (None, Err(Kept), false));
+        assert_eq!((index.wasteful(50, &BTreeSet::new()), index.sum().held), (Some(1), 0));
+        // It comes again, and dies there.
+        index.open_segment(2);
+        index.insert(id(1), 10, Place::Packed { segment: 2, offset: 0 });
+        assert_eq!(index.evictable(id(1)), Err(Kept), "that segment is written to");
+        index.condemn(id(1));
+        index.unlink(id(1));
+        let all: Vec<_> = index.deaths().collect();
+        assert_eq!(all, [(id(1), Death::Unlinked), (id(1), Death::Evicted(1))]);
+        index.retire(1, &list);
+        assert!(index.is_grave(id(1)), "its other record is left");
+        index.seal(2);
+        index.retire(2, &list);
+        assert_eq!((index.deaths_len(), index.taken()), (0, 0));
     }
 
     #[test]

@@ -4,17 +4,16 @@
 //! lists of segments that are gone. What is found whole is made safe before anybody is told of it: after the end of a process, other than
 //! after the loss of power, it may be in the memory of the system only.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
 use hirsel_mesh::seam::volume::{Volume, VolumeFile};
 
-use super::deaths::{self, Death};
+use super::deaths::{self, Deaths};
 use super::index::{Index, Place};
 use super::sidecar::{self, Sidecar};
 use super::{CHUNKS, DEAD, DEATHS, INCOMING, PACKED_BYTES_MAX, SEGMENTS, file, record};
-use crate::chunk::{self, Checksum, ChunkId};
+use crate::chunk::{self, Checksum};
 
 /// Longest segment that is read: above the longest that is written.
 const SEGMENT_BYTES_READ_MAX: u64 = 1 << 30;
@@ -58,7 +57,7 @@ pub fn load(volume: &dyn Volume) -> io::Result<Found> {
         }
         volume.sync_folder(CHUNKS)?;
     }
-    let (deaths, deaths_end) = read_deaths(volume, dead.is_none())?;
+    let deaths = read_deaths(volume, dead.is_none())?;
     let mut index = Index::default();
     let next = read_segments(volume, &mut index, &deaths, dead.is_none())?;
     for name in volume.list(CHUNKS)? {
@@ -67,7 +66,7 @@ pub fn load(volume: &dyn Volume) -> io::Result<Found> {
         }
     }
     index.read_deaths(&deaths);
-    Ok(Found { index, next, deaths_end, dead })
+    Ok(Found { index, next, deaths_end: deaths.end, dead })
 }
 
 /// A file as a whole; none where there is none or it is longer than any of its kind.
@@ -98,7 +97,7 @@ pub fn replace(volume: &dyn Volume, path: &str, bytes: &[u8]) -> io::Result<()> 
     volume.rename(&new, path)
 }
 
-fn read_deaths(volume: &dyn Volume, writable: bool) -> io::Result<(BTreeMap<ChunkId, Death>, u64)> {
+fn read_deaths(volume: &dyn Volume, writable: bool) -> io::Result<Deaths> {
     let log = whole(volume, DEATHS, LIST_BYTES_MAX)?;
     if writable {
         let file = match volume.open(DEATHS)? {
@@ -113,15 +112,10 @@ fn read_deaths(volume: &dyn Volume, writable: bool) -> io::Result<(BTreeMap<Chun
         file.sync()?;
         volume.sync_folder("")?;
     }
-    Ok(log.map_or((BTreeMap::new(), 0), |log| deaths::read(&log)))
+    Ok(log.map_or_else(Deaths::default, |log| deaths::read(&log)))
 }
 
-fn read_segments(
-    volume: &dyn Volume,
-    index: &mut Index,
-    deaths: &BTreeMap<ChunkId, Death>,
-    writable: bool,
-) -> io::Result<u32> {
+fn read_segments(volume: &dyn Volume, index: &mut Index, deaths: &Deaths, writable: bool) -> io::Result<u32> {
     let mut segments = Vec::new();
     let mut lists = Vec::new();
     for name in volume.list(SEGMENTS)? {
@@ -134,7 +128,9 @@ fn read_segments(
         }
     }
     segments.sort_unstable();
-    let next = segments.iter().chain(&lists).max().map_or(1, |last| last.saturating_add(1));
+    // What the log says of a record must not be said of one that comes later.
+    let named = deaths.evicted.iter().map(|(_, segment)| segment);
+    let next = segments.iter().chain(&lists).chain(named).max().map_or(1, |last| last.saturating_add(1));
     if writable {
         for number in lists.iter().filter(|number| !segments.contains(number)) {
             volume.remove(&sidecar_path(*number))?;

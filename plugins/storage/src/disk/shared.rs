@@ -83,7 +83,7 @@ impl Shared {
 
     /// Whether a chunk of this id may come in.
     pub fn admit(&self, chunk: ChunkId) -> Result<(), DiskError> {
-        let damaged = lock(&self.damaged).contains(&chunk);
+        let damaged = self.damages(chunk);
         let index = self.index();
         match index.get(chunk) {
             Some(known) if known.condemned => Err(DiskError::Condemned(chunk)),
@@ -181,6 +181,17 @@ impl Shared {
     pub fn forget(&self, chunk: ChunkId) {
         self.index().unlink(chunk);
         self.mended([chunk]);
+    }
+
+    /// A chunk is gone, and may come again.
+    pub fn evict(&self, chunk: ChunkId) {
+        self.index().evict(chunk);
+        self.mended([chunk]);
+    }
+
+    /// Whether a chunk is known not to be what was written.
+    pub fn damages(&self, chunk: ChunkId) -> bool {
+        lock(&self.damaged).contains(&chunk)
     }
 
     /// Which chunks are known not to be what was written.

@@ -2,7 +2,7 @@
 //!
 //! One way: each piece that should be here by the table is looked for in the index of the disk; one that is not there is put into the queue of
 //! repairs. The other way: each piece that is here is asked about; what nobody can name any more is condemned, by commit, and so comes to its
-//! end. Only this says that everything is where it should be: counts of the metadata alone say nothing.
+//! end; what belongs on other nodes is evicted once these have all of it ([`super::spare`]). Only this says that everything is where it should be: counts of the metadata alone say nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
+use super::spare::{Spare, Spares};
 use crate::disk::Disk;
 use crate::gateway::Gateway;
 use crate::meta::command::{Answer, Command, Fate};
@@ -35,6 +36,8 @@ const EVERY: Duration = Duration::from_secs(10 * 60);
 const FIRST_AFTER: Duration = Duration::from_secs(20);
 /// After one that missed something, or was made by an older table: what is made anew meanwhile is soon seen to be there.
 const SOON_AFTER: Duration = Duration::from_secs(30);
+/// After one that found what belongs elsewhere, or since which a partition moved: the room of what is left here is soon freed.
+const SPARE_AFTER: Duration = Duration::from_secs(2 * 60);
 /// Between two looks at whether one is due.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Between two pages, so that an audit is never felt by others: a million pieces take some minutes.
@@ -94,10 +97,11 @@ pub async fn keep(
     gateway: Gateway,
     disk: Arc<Disk>,
     order: watch::Receiver<Arc<StorageOrder>>,
+    spares: Spares,
     audits: watch::Sender<Auditing>,
     now: Arc<Notify>,
 ) {
-    let (mut wait, mut ended) = (FIRST_AFTER, gateway.now());
+    let (mut wait, mut ended, mut by) = (FIRST_AFTER, gateway.now(), 0);
     loop {
         let asked = timeout(LOOK_EVERY, now.notified()).await.is_ok();
         if audits.is_closed() {
@@ -105,13 +109,14 @@ pub async fn keep(
         }
         let table = order.borrow().table.clone();
         let last = audits.borrow().last;
-        let due = gateway.now().since(ended) >= wait.min(pause_after(&last, &table, gateway.me()));
+        let due = gateway.now().since(ended) >= wait.min(pause_after(&last, &table, gateway.me(), by));
         // Before anybody wanted objects there are none.
         if table.is_empty() || !(asked || due) {
             continue;
         }
         note(&audits, |auditing| auditing.begun += 1);
-        wait = match audit(&gateway, &disk, &order, &audits).await {
+        by = table.version;
+        wait = match audit(&gateway, &disk, &order, &spares, &audits).await {
             Ok(audit) => {
                 if audit.there < audit.wanted || audit.unknown > 0 {
                     info!(wanted = audit.wanted, there = audit.there, unknown = audit.unknown, "audited");
@@ -138,16 +143,21 @@ fn note(audits: &watch::Sender<Auditing>, change: impl FnOnce(&mut Auditing)) {
     });
 }
 
-/// How long after an audit another one is made.
-fn pause_after(last: &Audit, table: &StorageTable, me: NodeId) -> Duration {
+/// How long after an audit another one is made, of which the last began with the table `by`.
+fn pause_after(last: &Audit, table: &StorageTable, me: NodeId, by: u64) -> Duration {
     let newest = table.holders().get(&me).copied().unwrap_or_default();
-    if last.at_ms > 0 && (last.there < last.wanted || last.table < newest) { SOON_AFTER } else { EVERY }
+    match last.at_ms > 0 {
+        true if last.there < last.wanted || last.table < newest => SOON_AFTER,
+        true if last.elsewhere > 0 || by < table.version => SPARE_AFTER,
+        _ => EVERY,
+    }
 }
 
 async fn audit(
     gateway: &Gateway,
     disk: &Disk,
     order: &watch::Receiver<Arc<StorageOrder>>,
+    spares: &Spares,
     audits: &watch::Sender<Auditing>,
 ) -> Result<Audit, String> {
     let mut audit = Audit::default();
@@ -173,7 +183,7 @@ async fn audit(
         }
     }
     note(audits, |auditing| (auditing.step, auditing.of) = (of - 1, of));
-    found(gateway, disk, order, &mut audit).await?;
+    found(gateway, disk, order, spares, &mut audit).await?;
     audit.at_ms = gateway.wall().0;
     Ok(audit)
 }
@@ -261,6 +271,7 @@ async fn found(
     gateway: &Gateway,
     disk: &Disk,
     order: &watch::Receiver<Arc<StorageOrder>>,
+    spares: &Spares,
     audit: &mut Audit,
 ) -> Result<(), String> {
     let mut after = None;
@@ -275,7 +286,7 @@ async fn found(
             continue;
         }
         let fates = fates(gateway, chunks).await?;
-        let mut unknown = BTreeSet::new();
+        let (mut unknown, mut elsewhere) = (BTreeSet::new(), Vec::new());
         {
             let order = order.borrow();
             for ((chunk, shard), fate) in pieces.iter().zip(fates) {
@@ -283,7 +294,9 @@ async fn found(
                     Known::Named(known) => {
                         let partition = order.table.partitions.get(&chunk.partition());
                         let home = partition.is_some_and(|it| shards_of(it, &known, gateway.me()).contains(shard));
-                        audit.elsewhere += u64::from(!home);
+                        if !home {
+                            elsewhere.push(Spare { chunk: *chunk, shard: *shard, known });
+                        }
                     }
                     Known::Open => audit.open += 1,
                     // It is being unlinked.
@@ -297,6 +310,15 @@ async fn found(
         }
         if !unknown.is_empty() {
             condemn(gateway, unknown.into_iter().collect()).await?;
+        }
+        if !elsewhere.is_empty() {
+            // What is not evicted now is tried again.
+            let evicted = spares.evict(&elsewhere).await.unwrap_or_else(|words| {
+                debug!(words, "what belongs elsewhere stays");
+                0
+            });
+            gateway.counts().evicted.inc_by(evicted);
+            audit.elsewhere += (elsewhere.len() as u64).saturating_sub(evicted);
         }
         sleep(PAUSE).await;
     }
@@ -321,11 +343,13 @@ mod tests {
         let partition = Partition { nodes: [1, 2].map(NodeId).to_vec(), next: Vec::new(), table: 4 };
         let table = StorageTable { version: 6, partitions: [(768, partition)].into(), ..StorageTable::default() };
         let sound = Audit { at_ms: 1, table: 5, wanted: 3, there: 3, ..Audit::default() };
-        let after = |audit: Audit, node| pause_after(&audit, &table, NodeId(node));
+        let after = |audit: Audit, node| pause_after(&audit, &table, NodeId(node), 6);
         assert_eq!(after(sound, 1), EVERY);
         assert_eq!(after(Audit { there: 2, ..sound }, 1), SOON_AFTER);
         assert_eq!(after(Audit { table: 3, ..sound }, 1), SOON_AFTER);
         assert_eq!(after(Audit { table: 3, ..sound }, 3), EVERY, "it has no part of it");
+        assert_eq!(after(Audit { elsewhere: 1, ..sound }, 3), SPARE_AFTER);
+        assert_eq!(pause_after(&sound, &table, NodeId(3), 5), SPARE_AFTER, "a partition may have moved away");
         assert_eq!(after(Audit::default(), 1), EVERY, "before the first, what is waited for is others");
     }
 }

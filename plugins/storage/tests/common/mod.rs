@@ -21,6 +21,7 @@ use hirsel_role::peers::MeshPeers;
 use hirsel_role::{Live, LiveNode, Spawner};
 use hirsel_storage::disk::{Disk, DiskId, Identity, Settings};
 use hirsel_storage::gateway::{Gateway, Parts};
+use hirsel_storage::heal::spare::Spares;
 use hirsel_storage::meta::access::Metadata;
 use hirsel_storage::meta::group::MetaGroup;
 use hirsel_storage::store::Store;
@@ -42,6 +43,8 @@ pub struct Node {
     /// What all nodes hear of the plan.
     pub order: watch::Sender<Arc<StorageOrder>>,
     pub peers: Arc<MeshPeers>,
+    /// What it gives up, and says that it keeps.
+    pub spares: Spares,
     service: Service,
     spawner: Spawner,
 }
@@ -53,6 +56,8 @@ impl Node {
         self.disk = open(volume, &Identity { cluster: cluster.clone(), node: number, disk }, &self.spawner).await;
         self.target.disk = disk;
         self.service.set_disks([(disk, self.disk.clone())].into());
+        self.spares = Spares::new(&self.gateway, self.disk.clone(), self.order.subscribe(), self.peers.clone());
+        self.spares.serve();
     }
 }
 
@@ -172,7 +177,9 @@ impl Mesh {
         });
         let target = Target { node: NodeId(number), disk: DiskId(number) };
         let (order, folder) = (self.order.clone(), PathBuf::new());
-        Node { transport, store, target, gateway, group, disk, folder, order, peers, service, spawner }
+        let spares = Spares::new(&gateway, disk.clone(), order.subscribe(), peers.clone());
+        spares.serve();
+        Node { transport, store, target, gateway, group, disk, folder, order, peers, spares, service, spawner }
     }
 }
 

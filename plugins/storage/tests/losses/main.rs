@@ -242,7 +242,8 @@ impl Town {
             let (gateway, disk, order) = (node.gateway.clone(), node.disk.clone(), self.mesh.order.subscribe());
             now.notify_one();
             let told = audits_of.subscribe();
-            audits.push((tokio::spawn(audit::keep(gateway, disk, order, audits_of, now)), told));
+            let spares = node.spares.clone();
+            audits.push((tokio::spawn(audit::keep(gateway, disk, order, spares, audits_of, now)), told));
         }
         let (begun, mut all) = (Instant::now(), None::<Audit>);
         for (task, told) in audits {
@@ -395,7 +396,7 @@ async fn settle(town: &Town) {
     loop {
         let settled = town.is_settled();
         let audit = if settled.is_ok() { town.audit().await } else { Audit::default() };
-        let found = Audit { at_ms: 0, table: 0, bears: None, elsewhere: 0, ..audit };
+        let found = Audit { at_ms: 0, table: 0, bears: None, ..audit };
         if audit.wanted > 0 && found == (Audit { wanted: audit.wanted, there: audit.wanted, ..Audit::default() }) {
             assert_eq!(town.count().await, audit.wanted, "what audits count is there");
             return;

@@ -1,6 +1,6 @@
 //! The power is lost at any operation, and whatever was acknowledged is there.
 //!
-//! A script of puts, condemnations, unlinkings and compactions, many at once, is run against a volume whose power fails inside the n-th
+//! A script of puts, condemnations, unlinkings, evictions and compactions, many at once, is run against a volume whose power fails inside the n-th
 //! operation that changes something, for every n; then by chance, over several lives, some of which end without a loss of power. What
 //! must be there is kept beside it.
 
@@ -18,6 +18,8 @@ enum State {
     There { condemned: Maybe },
     /// It may be there or not.
     Unknown { condemned: Maybe },
+    /// It is not there, and may come again.
+    Away,
     /// It is not there, and never will be.
     Gone,
 }
@@ -34,6 +36,9 @@ enum Step {
     Put(u64, usize),
     Condemn(u64),
     Unlink(u64),
+    Evict(u64),
+    /// Puts what was there before, unless it is gone for good.
+    Again(u64),
     Compact,
     Scrub,
 }
@@ -51,9 +56,39 @@ impl Book {
         }
     }
 
+    /// What is to be put again.
+    fn again(&self, n: u64) -> Option<usize> {
+        self.chunks.get(&n).filter(|(_, state)| *state != State::Gone).map(|(bytes, _)| *bytes)
+    }
+
+    /// It is evicted or comes again, and something else is done to it in the same moment.
+    fn is_contested(&mut self, n: u64) {
+        if let Some((_, state)) = self.chunks.get_mut(&n)
+            && *state != State::Gone
+        {
+            *state = State::Unknown { condemned: Maybe::Perhaps };
+        }
+    }
+
     /// A step is about to be tried.
     fn tries(&mut self, step: Step) {
         match step {
+            Step::Evict(n) => {
+                let condemned = self.condemned(n);
+                if condemned != Maybe::Yes
+                    && let Some((_, state)) = self.chunks.get_mut(&n)
+                    && !matches!(state, State::Gone | State::Away)
+                {
+                    *state = State::Unknown { condemned };
+                }
+            }
+            Step::Again(n) => {
+                if let Some((_, state)) = self.chunks.get_mut(&n)
+                    && *state == State::Away
+                {
+                    *state = State::Unknown { condemned: Maybe::No };
+                }
+            }
             Step::Put(n, bytes) => {
                 self.chunks.entry(n).or_insert((bytes, State::Unknown { condemned: Maybe::No }));
             }
@@ -84,6 +119,17 @@ impl Book {
             Step::Put(n, _) => {
                 let condemned = self.condemned(n);
                 self.chunks.entry(n).and_modify(|(_, state)| *state = State::There { condemned });
+            }
+            Step::Again(n) => {
+                let condemned = self.condemned(n);
+                self.chunks.entry(n).and_modify(|(_, state)| *state = State::There { condemned });
+            }
+            Step::Evict(n) => {
+                if let Some((_, state @ State::Unknown { .. })) = self.chunks.get_mut(&n)
+                    && known
+                {
+                    *state = State::Away;
+                }
             }
             // One that is unlinked in the same moment is condemned at most.
             Step::Condemn(n) if known => {
@@ -119,11 +165,12 @@ impl Book {
             let fits = match (*state, seen) {
                 (State::There { condemned } | State::Unknown { condemned }, Some(seen)) => agrees(condemned, seen),
                 (State::There { .. }, None) => false,
-                (State::Unknown { .. } | State::Gone, None) => true,
-                (State::Gone, Some(_)) => false,
+                (State::Unknown { .. } | State::Gone | State::Away, None) => true,
+                (State::Gone | State::Away, Some(_)) => false,
             };
             assert!(fits, "{about}: chunk {n} is {state:?} and is seen as {seen:?}");
             *state = match seen {
+                None if matches!(state, State::Away | State::Unknown { condemned: Maybe::No }) => State::Away,
                 None => State::Gone,
                 Some(true) => State::There { condemned: Maybe::Yes },
                 Some(false) => State::There { condemned: Maybe::No },
@@ -140,12 +187,19 @@ impl Book {
 async fn run(disk: &Disk, book: &mut Book, groups: &[Vec<Step>]) {
     for group in groups {
         group.iter().for_each(|step| book.tries(*step));
+        let again: BTreeMap<u64, usize> = book.chunks.keys().filter_map(|n| Some((*n, book.again(*n)?))).collect();
+        let again = &again;
         let steps = group.iter().map(|step| -> BoxFuture<'_, Result<bool, DiskError>> {
             Box::pin(async move {
                 match *step {
                     Step::Put(n, bytes) => put(disk, id(n), &content(n, bytes)).await.map(|_| true),
                     Step::Condemn(n) => disk.condemn(id(n)).await,
                     Step::Unlink(n) => disk.unlink(id(n)).await,
+                    Step::Evict(n) => disk.evict(&[id(n)]).await.map(|evicted| evicted > 0),
+                    Step::Again(n) => match again.get(&n) {
+                        None => Err(DiskError::Condemned(id(n))),
+                        Some(bytes) => put(disk, id(n), &content(n, *bytes)).await.map(|_| true),
+                    },
                     Step::Compact => disk.compact().await.map(|freed| freed.is_some()),
                     Step::Scrub => {
                         let looked = disk.scrub(30_000, 1).await;
@@ -163,6 +217,17 @@ async fn run(disk: &Disk, book: &mut Book, groups: &[Vec<Step>]) {
                 book.did(*step, known);
             }
         }
+        let of = |step: &Step| match *step {
+            Step::Put(n, _) | Step::Condemn(n) | Step::Unlink(n) | Step::Evict(n) | Step::Again(n) => Some(n),
+            Step::Compact | Step::Scrub => None,
+        };
+        for step in group {
+            if let Step::Evict(n) | Step::Again(n) = *step
+                && group.iter().filter(|other| of(other) == Some(n)).count() > 1
+            {
+                book.is_contested(n);
+            }
+        }
     }
 }
 
@@ -177,6 +242,10 @@ fn script() -> Vec<Vec<Step>> {
         vec![Step::Compact, Step::Put(14, 900), Step::Unlink(8), Step::Condemn(9)],
         vec![Step::Compact, Step::Unlink(9)],
         vec![Step::Put(15, 100), Step::Scrub],
+        vec![Step::Evict(10), Step::Evict(51), Step::Evict(14)],
+        vec![Step::Again(10), Step::Again(51), Step::Put(16, 5_000)],
+        vec![Step::Evict(10), Step::Evict(11), Step::Compact],
+        vec![Step::Again(10), Step::Compact],
     ]
 }
 
@@ -234,7 +303,7 @@ async fn lives(seed: u64) {
             let groups: Vec<Vec<Step>> = (0..rng.random_range(1..8))
                 .map(|_| {
                     (0..rng.random_range(1..12))
-                        .map(|_| match rng.random_range(0..10) {
+                        .map(|_| match rng.random_range(0..13) {
                             0..=4 => {
                                 next += 1;
                                 let large = rng.random_bool(0.1);
@@ -243,6 +312,8 @@ async fn lives(seed: u64) {
                             5 | 6 => Step::Condemn(rng.random_range(0..=next)),
                             7 => Step::Unlink(rng.random_range(0..=next)),
                             8 => Step::Compact,
+                            9 | 10 => Step::Evict(rng.random_range(0..=next)),
+                            11 => Step::Again(rng.random_range(0..=next)),
                             _ => Step::Scrub,
                         })
                         .collect()

@@ -5,6 +5,7 @@
 //! shard with number i is on the node with number i. [`crate::planner`] fills the table, storage nodes and gateways go by it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,12 @@ pub const PARTITIONS: u16 = 256;
 pub const WIDTHS: [u8; 2] = [3, 6];
 /// Nodes that may be lost at once without losing anything, in each of [`WIDTHS`]; the metadata groups have voters for the same.
 pub const LOSSES: usize = 2;
+
+/// A node must be lost this long before its data moves where a third of those that keep data, and more than [`LOSSES`], are lost together. Copying
+/// so much takes hours, and costs those that are left the room and the network that requests need.
+pub const MOVE_MANY_AFTER: Duration = Duration::from_secs(15 * 60);
+/// What the plan calls it that so much is waited for.
+pub const MANY_LOST: &str = "storage/lost";
 
 /// On how many nodes at least a partition of each of [`WIDTHS`] stays when one of its nodes goes and no other can take its place: two copies, and 4+1.
 /// Less than that is never acknowledged, and so is not left behind on purpose.

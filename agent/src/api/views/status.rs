@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use hirsel_model::RoleName;
 use hirsel_model::event::{Event, EventKind};
 use hirsel_model::report::RoleState;
+use hirsel_model::storage::MANY_LOST;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -247,7 +248,9 @@ fn health(sight: &Sight, apps: &[App], roles: &[RoleSlot]) -> (&'static str, Vec
             standing => degraded.push(format!("{} is {}", sight.name(*node), standing.word())),
         }
     }
-    degraded.extend(sight.state.plan.unmet.iter().map(|unmet| format!("{}: {}", unmet.subject, unmet.reason)));
+    let unmet = sight.state.plan.unmet.iter().filter(|unmet| unmet.subject != MANY_LOST);
+    degraded.extend(unmet.map(|unmet| format!("{}: {}", unmet.subject, unmet.reason)));
+    degraded.extend(storage::waits(sight).map(|waits| format!("storage: {waits}")));
     degraded.extend(wanted::troubles(sight));
     degraded.extend(certificates::expired(sight));
     degraded.extend(addresses::troubles(sight));

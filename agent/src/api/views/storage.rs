@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hirsel_model::report::{RoleFacts, RoleState};
 use hirsel_model::spec::Availability;
 use hirsel_model::storage::seen::{self, Health, Standing as Seen};
-use hirsel_model::storage::{LOSSES, StorageFacts, floor, left, width};
+use hirsel_model::storage::{LOSSES, MANY_LOST, MOVE_MANY_AFTER, StorageFacts, floor, left, width};
 use hirsel_model::{NodeId, RoleName, WallTime};
 use hirsel_role::storage::{Auditing, Scrubbing, Told};
 use serde::{Deserialize, Serialize};
@@ -233,6 +233,18 @@ pub fn troubles(sight: &Sight) -> (Vec<String>, Vec<String>) {
     }
     let prospect = prospect(sight, &BTreeSet::new()).map(|words| format!("storage: {words}"));
     (critical.into_iter().chain(prospect).collect(), degraded)
+}
+
+/// What the plan waits for where many nodes that keep data are lost together, and until when at least; none where it does not wait.
+pub fn waits(sight: &Sight) -> Option<String> {
+    let plan = &sight.state.plan;
+    let unmet = plan.unmet.iter().find(|unmet| unmet.subject == MANY_LOST)?;
+    let lost = plan.verdicts.iter().filter(|(node, _)| plan.storage.holds(**node));
+    let wait_ms = MOVE_MANY_AFTER.as_secs() * 1_000;
+    let moves = lost.filter_map(|(_, verdict)| Some(WallTime(sight.adopted_at(verdict.since)?.0 + wait_ms)));
+    // Whoever leads since later waits longer: he did not see them fall.
+    let earliest = moves.filter(|at| *at > sight.wall).min().map(|at| format!(", not before {}", rfc3339(at)));
+    Some(format!("{}{}", unmet.reason, earliest.unwrap_or_default()))
 }
 
 /// What is worth knowing besides: fewer nodes than a class asks for, disks that are nearly full, metadata that bear less than they should.

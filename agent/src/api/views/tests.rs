@@ -118,6 +118,28 @@ fn a_wish_that_is_not_met_is_told_by_status_by_the_app_and_by_why() {
 }
 
 #[test]
+fn data_that_waits_for_many_lost_nodes_is_told_with_the_time_by_status_and_by_why() {
+    use hirsel_model::storage::{MANY_LOST, Partition};
+    let mut sight = altered(|state| {
+        let partition = Partition { nodes: vec![NodeId(1), NodeId(2)], ..Partition::default() };
+        state.plan.storage.partitions.insert(768, partition);
+        state.plan.roles.insert(RoleName::storage(), Default::default());
+        state.plan.unmet.push(Unmet { subject: MANY_LOST.into(), reason: "it moves once they are gone".into() });
+    });
+    down(&mut sight, 2);
+    // The plan that said so is of 55 s ago.
+    let told = "it moves once they are gone, not before 2023-11-14T22:27:25Z";
+    let because = status(&sight).because;
+    assert_eq!(because.iter().filter(|line| line.contains("once they are gone")).count(), 1, "{because:?}");
+    assert!(because.contains(&format!("storage: {told}")), "{because:?}");
+    for thing in ["n2", "storage"] {
+        let because = why(&sight, thing).unwrap().because;
+        assert_eq!(because[0].text, format!("waits: {told}"), "{thing}: {because:?}");
+    }
+    assert!(why(&sight, "n1").unwrap().because.iter().all(|link| !link.text.contains("once they are gone")));
+}
+
+#[test]
 fn members_tell_standing_raft_place_roles_and_notes() {
     let mut sight = altered(|state| {
         state.spec.nodes.get_mut(&NodeId(1)).unwrap().availability = hirsel_model::spec::Availability::Cordoned;

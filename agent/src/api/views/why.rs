@@ -8,7 +8,7 @@ use hirsel_model::{Generation, InstanceId, NodeId, RoleName, Slot};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{addresses, wanted, zones};
+use super::{addresses, storage, wanted, zones};
 use crate::api::error::ApiError;
 use crate::api::sight::{Sight, rfc3339};
 
@@ -108,7 +108,11 @@ pub fn why(sight: &Sight, thing: &str) -> Result<Why, ApiError> {
         subject: subject.clone(),
         at: None,
     });
-    let mut because: Vec<Link> = unmet.chain(long_grants(sight, &understood)).chain(held(sight, &understood)).collect();
+    let mut because: Vec<Link> = unmet
+        .chain(long_grants(sight, &understood))
+        .chain(held(sight, &understood))
+        .chain(kept(sight, &understood))
+        .collect();
     because.extend(event.map(|event| chain(sight, event)).unwrap_or_default());
     if event.is_none()
         && because.iter().all(|link| link.event_index.is_none())
@@ -173,6 +177,17 @@ fn held<'a>(sight: &'a Sight, thing: &'a Thing) -> impl Iterator<Item = Link> + 
         _ => None,
     };
     words.into_iter().map(|(subject, text)| Link { event_index: None, text, subject, at: None })
+}
+
+/// That what a lost node keeps is not moved yet, asked of the node or of the role.
+fn kept(sight: &Sight, thing: &Thing) -> Option<Link> {
+    let plan = &sight.state.plan;
+    let subject = match thing {
+        Thing::Node(node) if plan.verdicts.contains_key(node) && plan.storage.holds(*node) => sight.name(*node),
+        Thing::Role(role) if *role == RoleName::storage() => format!("role/{role}"),
+        _ => return None,
+    };
+    Some(Link { event_index: None, text: format!("waits: {}", storage::waits(sight)?), subject, at: None })
 }
 
 fn why_can_lose(sight: &Sight) -> Why {

@@ -1,6 +1,7 @@
 //! What the planner looks up again and again, laid out once: a row per node, health of instances, what load balancers still do.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::id::*;
 use crate::plan::Plan;
@@ -30,6 +31,8 @@ pub(super) struct Row<'a> {
     pub lost: bool,
     /// Came and went lately.
     pub flapped: bool,
+    /// Heard by most ([`View::is_reachable`]). One that is lost may be heard again before its verdict is lifted.
+    reachable: bool,
     /// May be given something new.
     pub open: bool,
     compute: Option<&'a BTreeMap<InstanceId, InstanceFacts>>,
@@ -73,6 +76,7 @@ impl<'a> Ground<'a> {
             {
                 busy.extend(draining.iter().filter(|(_, requests)| **requests > 0).map(|(id, _)| id));
             }
+            let reachable = reachable.get(id).copied().unwrap_or(false);
             rows.push(Row {
                 id: *id,
                 spec,
@@ -80,9 +84,8 @@ impl<'a> Ground<'a> {
                 zone,
                 lost,
                 flapped: plan.flaps.contains_key(id),
-                open: !lost
-                    && spec.availability == Availability::Open
-                    && (*id == view.leader || reachable.get(id).copied().unwrap_or(false)),
+                reachable,
+                open: !lost && spec.availability == Availability::Open && (*id == view.leader || reachable),
                 compute: compute.and_then(|role| match &role.facts {
                     RoleFacts::Compute(instances) => Some(instances),
                     RoleFacts::None
@@ -187,6 +190,16 @@ impl Row<'_> {
     pub fn would_keep(&self, role: &RoleName) -> bool {
         let stays = matches!(self.spec.availability, Availability::Open | Availability::Cordoned);
         stays && self.spec.built.contains(role)
+    }
+
+    /// Whether it has been heard by most without a break for so long, as this leader saw it.
+    pub fn reached_for(&self, length: Duration) -> bool {
+        self.reachable && self.facts.is_some_and(|facts| facts.steady_for >= length)
+    }
+
+    /// The same of not being heard.
+    pub fn out_of_reach_for(&self, length: Duration) -> bool {
+        !self.reachable && self.facts.is_some_and(|facts| facts.steady_for >= length)
     }
 
     /// Whether it may be given a slot of `role`.

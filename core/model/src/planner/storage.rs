@@ -4,7 +4,10 @@
 //! [`table`], which knows of no view.
 //!
 //! - A node that is lost keeps its place for [`MOVE_DATA_AFTER`]: copying what a node has costs hours of a network, and most come back.
-//! - While the brake is on (more than half of the nodes fell at once) no data moves at all.
+//! - Where many that keep data are lost together it waits longer ([`patience`]): that is a switch or a power line, and comes back or is mended sooner
+//!   than so much is copied. While the brake is on (more than half of all nodes fell at once) no data moves at all.
+//! - How long a node is lost is what this leader has seen of it: one that has just begun to lead waits anew, so that data moves later than it
+//!   might, and never sooner. A disk that its own node calls lost does not come back, and nobody waits for it.
 //! - A node that drains or leaves has its place taken by another; where there is none, its partitions stay on fewer nodes, within limits. It
 //!   keeps its slot until nothing of it is in the table any more ([`super::roles`]).
 //!
@@ -24,13 +27,15 @@ use crate::id::*;
 use crate::report::RoleFacts;
 use crate::spec::Availability;
 use crate::storage::left::{Prospect, prospect};
-use crate::storage::{Foundation, STORAGE, StorageFacts, seen};
+use crate::storage::{Foundation, LOSSES, MANY_LOST, MOVE_MANY_AFTER, STORAGE, StorageFacts, seen};
 
 use table::{Host, SHAPE, Shape, arrange};
 
 /// A node must be lost this long before its data moves: a server takes one to two minutes to start again. Twice as long leaves what it
 /// had a copy short for two minutes more.
 const MOVE_DATA_AFTER: Duration = Duration::from_secs(120);
+/// One of how many of those that keep data is so many that they are waited for longer: the smallest zone of three.
+const MANY: usize = 3;
 /// A node with less of its disks free, in tenths, is given nothing more.
 const FREE_MIN: u8 = 1;
 
@@ -46,10 +51,12 @@ pub(super) fn settle(ground: &Ground, draft: &mut Draft) {
     let role = RoleName::storage();
     let slots = draft.plan.roles.get(&role).into_iter().flat_map(BTreeMap::values);
     let held: BTreeSet<NodeId> = slots.map(|slot| slot.node).collect();
-    let hosts: Vec<Host> = ground.rows.iter().map(|row| host(ground, row, held.contains(&row.id))).collect();
+    let before = draft.plan.storage.clone();
+    let keepers: BTreeSet<NodeId> = before.holders().keys().copied().collect();
+    let after = patience(ground, &keepers);
+    let hosts: Vec<Host> = ground.rows.iter().map(|row| host(ground, row, held.contains(&row.id), after)).collect();
     let brake = draft.plan.brake;
     let moved = moved(ground);
-    let before = draft.plan.storage.clone();
     let floors = floors(ground);
     let mut table = arrange(&before, &hosts, Shape { floors: &floors, ..SHAPE }, &moved, brake);
     let reported = reported_voters(ground);
@@ -66,6 +73,15 @@ pub(super) fn settle(ground: &Ground, draft: &mut Draft) {
             format!("{missing} of {width} nodes are missing for each partition of {width}: no further node takes data");
         draft.unmet(format!("storage/{width}"), text);
     }
+    let lost = ground.rows.iter().filter(|row| row.lost && keepers.contains(&row.id)).count();
+    let waits = |host: &Host| !host.lives && host.keeps && keepers.contains(&host.id);
+    if after == MOVE_MANY_AFTER && lost > LOSSES && hosts.iter().any(waits) {
+        let (all, minutes) = (keepers.len(), MOVE_MANY_AFTER.as_secs() / 60);
+        let text = format!(
+            "{lost} of {all} nodes are lost together: what they keep moves once they are gone for {minutes} min"
+        );
+        draft.unmet(MANY_LOST, text);
+    }
     draft.touched |= table != before;
     draft.plan.storage = table;
 }
@@ -77,10 +93,16 @@ fn facts<'a>(row: &Row<'a>) -> Option<&'a StorageFacts> {
     }
 }
 
-fn host(ground: &Ground, row: &Row, held: bool) -> Host {
+/// How long a node must be lost before its data moves. One that is just back counts with the lost ones: those that fell with it start now, too.
+fn patience(ground: &Ground, keepers: &BTreeSet<NodeId>) -> Duration {
+    let fell = |row: &&Row| (row.lost || row.flapped) && !row.reached_for(MOVE_DATA_AFTER);
+    let together = ground.rows.iter().filter(|row| keepers.contains(&row.id)).filter(fell).count();
+    if together > LOSSES && together * MANY >= keepers.len() { MOVE_MANY_AFTER } else { MOVE_DATA_AFTER }
+}
+
+fn host(ground: &Ground, row: &Row, held: bool, after: Duration) -> Host {
     let facts = facts(row);
-    let gone_for = row.facts.map_or(Duration::ZERO, |facts| facts.steady_for);
-    let lost = row.lost && gone_for >= MOVE_DATA_AFTER;
+    let lost = row.lost && row.out_of_reach_for(after);
     let goes = matches!(row.spec.availability, Availability::Draining | Availability::Leaving);
     let able = facts.is_none_or(|facts| facts.unable.is_none());
     let keeps = !lost && !goes && able && row.spec.built.contains(&RoleName::storage());

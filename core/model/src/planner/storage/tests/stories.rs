@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::MOVE_DATA_AFTER;
+use super::super::{MOVE_DATA_AFTER, MOVE_MANY_AFTER};
 use crate::control::samples::node;
 use crate::feature::FIRST;
 use crate::id::*;
@@ -13,7 +13,7 @@ use crate::planner::change::change;
 use crate::planner::{narrate, plan};
 use crate::report::{NodeReport, RoleFacts, RoleReport, RoleState};
 use crate::spec::{Availability, Former, Spec};
-use crate::storage::{Left, StorageFacts, StorageTable, WIDTHS};
+use crate::storage::{Left, MANY_LOST, StorageFacts, StorageTable, WIDTHS};
 use crate::time::Timestamp;
 use crate::view::{Liveness, NodeFacts, RaftFacts, View};
 
@@ -21,6 +21,8 @@ struct Town {
     view: View,
     facts: BTreeMap<NodeId, StorageFacts>,
     silent: BTreeSet<NodeId>,
+    /// Who is as it is for another time than all others.
+    differs: BTreeMap<NodeId, Duration>,
 }
 
 impl Town {
@@ -54,7 +56,7 @@ impl Town {
             (NodeId(u64::from(number)), StorageFacts { bytes: 1 << 40, free: 9, ..StorageFacts::default() })
         };
         let facts = if stores { (1..=nodes).map(facts).collect() } else { BTreeMap::new() };
-        Self { view, facts, silent: BTreeSet::new() }
+        Self { view, facts, silent: BTreeSet::new(), differs: BTreeMap::new() }
     }
 
     fn look(&mut self, steady_for: Duration) {
@@ -80,7 +82,7 @@ impl Town {
             liveness: if silent { Liveness::Suspect } else { Liveness::Alive },
             leased: !silent,
             unheard_by: if silent { others.collect() } else { BTreeSet::new() },
-            steady_for,
+            steady_for: self.differs.get(&id).copied().unwrap_or(steady_for),
             incarnation: Incarnation(1),
             released: plan.generation,
             raft: if plan.voters.contains(&id) { RaftFacts::Voter } else { RaftFacts::Learner { caught_up: true } },
@@ -128,6 +130,14 @@ impl Town {
         self.view.spec_index = self.view.spec_index.next();
     }
 
+    /// Whether it is told that many are waited for.
+    fn waits(&self) -> bool {
+        let told = |reason: &str| {
+            reason.contains("3 of 9 nodes are lost together: what they keep moves once they are gone for 15 min")
+        };
+        self.view.plan.unmet.iter().any(|unmet| unmet.subject == MANY_LOST && told(&unmet.reason))
+    }
+
     fn has_slot(&self, node: u64) -> bool {
         let slots = self.view.plan.roles.get(&RoleName::storage());
         slots.is_some_and(|slots| slots.values().any(|slot| slot.node == NodeId(node)))
@@ -170,6 +180,73 @@ fn data_waits_before_it_moves_away_from_a_node_that_is_lost() {
         let lists = rest.partitions.iter().filter(|(number, _)| crate::storage::width(**number) == width);
         assert!(lists.clone().count() == 256 && lists.clone().all(|(_, it)| it.nodes.len() == usize::from(width)));
     }
+}
+
+/// Nine nodes at rest. None of the last three votes over the plan.
+fn nine() -> (Town, StorageTable) {
+    let mut town = Town::new(9, true);
+    let before = town.settle(STEADY);
+    (town, before)
+}
+
+#[test]
+fn where_many_that_keep_data_are_lost_together_it_waits_longer_before_it_moves() {
+    let (mut few, before) = nine();
+    few.silent = [NodeId(7), NodeId(8)].into();
+    assert_ne!(few.plan(MOVE_DATA_AFTER).partitions, before.partitions, "two may be lost at once");
+    assert!(!few.waits());
+
+    let (mut town, before) = nine();
+    town.silent = [NodeId(7), NodeId(8), NodeId(9)].into();
+    let early = town.plan(MOVE_MANY_AFTER - Duration::from_secs(1));
+    assert!(town.silent.iter().all(|node| town.view.plan.verdicts.contains_key(node)) && !town.view.plan.brake);
+    assert_eq!(early.partitions, before.partitions, "a third is a zone, and comes back as one");
+    assert!(town.waits(), "{:?}", town.view.plan.unmet);
+    let late = town.plan(MOVE_MANY_AFTER);
+    assert!(late.partitions.values().all(|it| it.target().iter().all(|node| !town.silent.contains(node))));
+    assert!(!town.waits(), "it moves");
+}
+
+#[test]
+fn the_last_of_many_that_come_back_are_waited_for_a_little_longer() {
+    let (mut town, before) = nine();
+    town.silent = [NodeId(7), NodeId(8), NodeId(9)].into();
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    town.plan(minutes(5));
+    // One is heard again, and soon no longer under its verdict: the power is back.
+    town.silent.remove(&NodeId(9));
+    town.differs = [(NodeId(9), Duration::from_secs(30))].into();
+    assert_eq!(town.plan(minutes(6)).partitions, before.partitions);
+    assert!(!town.view.plan.verdicts.contains_key(&NodeId(9)), "it is trusted");
+    // The two others do not come: what they have is lost now, as that of any two.
+    town.differs = [(NodeId(9), MOVE_DATA_AFTER)].into();
+    let moving = town.plan(minutes(8));
+    assert!(moving.partitions.values().all(|it| it.target().iter().all(|node| !town.silent.contains(node))));
+    assert!(moving.holds(NodeId(9)));
+}
+
+#[test]
+fn who_is_removed_is_not_waited_for() {
+    let (mut town, _) = nine();
+    town.silent = [NodeId(7), NodeId(8), NodeId(9)].into();
+    town.plan(MOVE_DATA_AFTER);
+    Arc::make_mut(&mut town.view.spec).nodes.remove(&NodeId(8));
+    town.view.spec_index = town.view.spec_index.next();
+    let moving = town.plan(MOVE_DATA_AFTER);
+    assert!(moving.partitions.values().all(|it| !it.target().contains(&NodeId(8))), "somebody said that it is gone");
+}
+
+#[test]
+fn a_node_that_is_heard_again_keeps_its_data_though_it_is_not_trusted_yet() {
+    let (mut town, before) = nine();
+    town.silent.insert(NodeId(7));
+    // It fell so often that it must be steady for minutes.
+    Arc::make_mut(&mut town.view.plan).flaps.insert(NodeId(7), 6);
+    town.plan(Duration::from_secs(1));
+    town.silent.clear();
+    town.differs = [(NodeId(7), MOVE_DATA_AFTER)].into();
+    assert_eq!(town.plan(STEADY).partitions, before.partitions);
+    assert!(town.view.plan.verdicts.contains_key(&NodeId(7)));
 }
 
 #[test]

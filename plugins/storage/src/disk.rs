@@ -46,7 +46,7 @@ use hands::{Hands, Small, Work};
 pub use identity::{DiskId, Identity};
 pub use index::Sum;
 pub use load::scan;
-pub use read::Reader;
+pub use read::{Part, Reader};
 use shared::Shared;
 
 const INCOMING: &str = "incoming";
@@ -384,6 +384,11 @@ impl Disk {
     /// Reads the blocks in which `range` of a chunk lies.
     pub async fn get(&self, chunk: ChunkId, range: Range<u32>) -> Result<Reader, DiskError> {
         Reader::open(&self.shared, chunk, range).await
+    }
+
+    /// Reads the same at once: for whoever wants all of it in memory, up to 4 MiB.
+    pub async fn part(&self, chunk: ChunkId, range: Range<u32>) -> Result<Part, DiskError> {
+        Part::read(&self.shared, chunk, range).await
     }
 
     /// Condemns a chunk, durably: it can still be read, is not written again, and may be unlinked. Whether it is there.

@@ -137,10 +137,11 @@ impl Keeper {
         let seen = Seen { begun: begun.clone(), disk: disk.clone(), peers: context.peers.clone() };
         let (heal, healing) = watch::channel(Healing::default());
         let (want, wanted) = watch::channel(false);
+        let store = Store::new(Remote::new(context.peers.clone()).beside(me, service.clone()));
         spawner.spawn(room::keep(context.clone(), orders.subscribe(), service, rooms, disks));
         let (audits, audited) = watch::channel(Auditing::default());
         let (belong, belongs) = watch::channel(Belongs::default());
-        spawner.spawn(take_part(context, orders.subscribe(), begin, disk, (heal, want, audits, belong)));
+        spawner.spawn(take_part(context, store, orders.subscribe(), begin, disk, (heal, want, audits, belong)));
         // What is to be told changed.
         let (mut one, mut two, mut three, mut four) = (begun.clone(), room.clone(), healing.clone(), wanted.clone());
         let (mut five, mut six) = (audited.clone(), belongs.clone());
@@ -222,6 +223,7 @@ impl Role for Keeper {
 /// Takes part in the metadata group for as long as the role lives, and serves objects.
 async fn take_part(
     context: Context,
+    store: Store,
     mut orders: watch::Receiver<Arc<StorageOrder>>,
     begun: watch::Sender<Begun>,
     disk: watch::Receiver<Option<Arc<Disk>>>,
@@ -251,7 +253,7 @@ async fn take_part(
         }
         sleep(RETRY).await;
     };
-    let gateway = gateway(&context, &groups, group.clone(), orders.clone(), wanted);
+    let gateway = gateway(&context, store, &groups, group.clone(), orders.clone(), wanted);
     gateway.meta().serve();
     gateway.counts().register(&mut context.metrics.lock().unwrap_or_else(PoisonError::into_inner));
     let front = Front::new(gateway.clone(), Keys::new(context.access_keys.clone()), &context.config.s3_region);
@@ -331,6 +333,7 @@ async fn count(counts: Counts, disk: Arc<Disk>, audits: watch::Receiver<Auditing
 
 fn gateway(
     context: &Context,
+    store: Store,
     groups: &Groups,
     group: Arc<MetaGroup>,
     order: watch::Receiver<Arc<StorageOrder>>,
@@ -341,7 +344,7 @@ fn gateway(
         me: context.me.id,
         incarnation: groups.incarnation,
         meta: Metadata::new(group, context.peers.clone(), clock.clone(), chance.clone()),
-        store: Store::new(Remote::new(context.peers.clone())),
+        store,
         order,
         wanted,
         live: context.live.clone(),

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::chunk::{self, Block, Checksum, ChunkId};
@@ -112,7 +112,7 @@ impl Store {
         let read = drive::gather(self.gathered(sources, 1, to.saturating_sub(from)), ask, || self.hedged());
         let mut read = read.await.map_err(|failed| too_few(0, 1, failed))?;
         let Some((_, read)) = read.pop() else { return Ok(Bytes::new()) };
-        Ok(cut(&read.blocks, from..to.min(read.bytes)))
+        Ok(read.range(from..to))
     }
 
     /// Reads a stripe of `bytes` bytes from any k of its shards, those of data if they can be had. A shard whose place is not known is none.
@@ -187,7 +187,7 @@ impl Store {
         let read = read.map_err(|failed| too_few(known.len().saturating_sub(failed.len()), needed, failed))?;
         let mut given = vec![None; shards.len()];
         for (source, read) in read {
-            given[known[source].0] = Some(cut(&read.blocks, 0..length));
+            given[known[source].0] = Some(read.range(0..length));
         }
         Ok(given)
     }
@@ -195,17 +195,4 @@ impl Store {
 
 fn too_few(given: usize, needed: usize, failed: Vec<(usize, String)>) -> ReadError {
     ReadError::TooFew { given, needed, why: failed.into_iter().map(|(_, why)| why).collect() }
-}
-
-/// A range of a chunk, out of the blocks in which it lies.
-fn cut(blocks: &[(u32, Block)], range: Range<u32>) -> Bytes {
-    let Some((first, one)) = blocks.first() else { return Bytes::new() };
-    let skipped = range.start.saturating_sub(first * chunk::BLOCK_BYTES) as usize;
-    let length = range.end.saturating_sub(range.start) as usize;
-    if blocks.len() == 1 {
-        return one.bytes.slice(skipped.min(one.bytes.len())..(skipped + length).min(one.bytes.len()));
-    }
-    let mut all = BytesMut::with_capacity(blocks.iter().map(|(_, block)| block.bytes.len()).sum());
-    blocks.iter().for_each(|(_, block)| all.extend_from_slice(&block.bytes));
-    all.freeze().slice(skipped..skipped + length)
 }

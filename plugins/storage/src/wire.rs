@@ -18,9 +18,7 @@ use hirsel_model::codec;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use bytes::Bytes;
-
-use crate::chunk::{self, Block, CHUNK_BYTES_MAX, Checksum, ChunkId};
+use crate::chunk::{self, CHUNK_BYTES_MAX, Checksum, ChunkId};
 use crate::disk::{DiskError, DiskId};
 
 mod client;
@@ -305,18 +303,20 @@ impl Limited for OfDisk {
 }
 
 impl Got {
-    /// The blocks of this answer, if they are what was asked for.
-    fn checked(&self, asked: &Get) -> Result<Vec<(u32, Block)>, Refusal> {
+    /// What was asked for, if it is that.
+    fn checked(mut self, asked: &Get) -> Result<Read, Refusal> {
         self.check(asked)?;
         if self.blocks.len() != self.count as usize {
             return Err(wrong(format!("{} of {} blocks came", self.blocks.len(), self.count)));
         }
-        let mut blocks = Vec::with_capacity(self.blocks.len());
         for (number, block) in (self.first..).zip(&self.blocks) {
-            let block = Block { bytes: Bytes::copy_from_slice(&block.data), checksum: block.checksum };
-            blocks.push((number, sound(asked.chunk, self.bytes, number, block)?));
+            sound(asked.chunk, self.bytes, number, &block.data, block.checksum)?;
         }
-        Ok(blocks)
+        let data = match &mut *self.blocks {
+            [one] => std::mem::take(&mut one.data),
+            many => many.iter().map(|block| &*block.data).collect::<Vec<&[u8]>>().concat(),
+        };
+        Ok(Read { bytes: self.bytes, checksum: self.checksum, first: self.first, data: data.into() })
     }
 
     fn check(&self, asked: &Get) -> Result<(), Refusal> {
@@ -328,10 +328,10 @@ impl Got {
     }
 }
 
-/// A block, if it is the one it should be.
-fn sound(chunk: ChunkId, chunk_bytes: u32, number: u32, block: Block) -> Result<Block, Refusal> {
-    if block.is(chunk, chunk_bytes, number) {
-        return Ok(block);
+/// Refuses a block that is not the one it should be.
+fn sound(chunk: ChunkId, chunk_bytes: u32, number: u32, data: &[u8], checksum: Checksum) -> Result<(), Refusal> {
+    if data.len() == chunk::span(chunk_bytes, number).len() && Checksum::of_block(chunk, number, data) == checksum {
+        return Ok(());
     }
     let words = format!("block {number} of chunk {chunk} was changed on its way");
     Err(Refusal { why: Why::Damaged, words })
@@ -351,6 +351,6 @@ pub(crate) fn decode_any(bytes: &[u8]) {
     if let Ok(got) = codec::decode::<Answer<Got>>(bytes)
         && let Ok(got) = Result::from(got)
     {
-        let _ = Got::checked(&got, decode::<Get>(bytes).as_ref().unwrap_or(&asked));
+        let _ = Got::checked(got, decode::<Get>(bytes).as_ref().unwrap_or(&asked));
     }
 }

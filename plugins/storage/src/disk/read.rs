@@ -1,4 +1,4 @@
-//! Reading a chunk, block by block, each looked at before it is handed on.
+//! Reading a chunk, block by block or at once, each block looked at before it is handed on.
 
 use std::collections::VecDeque;
 use std::io;
@@ -27,6 +27,32 @@ pub struct Reader {
     /// Blocks that were read and not handed on, with the number of the first.
     ready: VecDeque<Block>,
     ready_from: u32,
+}
+
+/// Part of a chunk, each block of it looked at.
+pub struct Part {
+    /// How long the whole chunk is.
+    pub bytes: u32,
+    /// The checksum of the chunk as a whole.
+    pub checksum: Checksum,
+    /// Which blocks these are.
+    pub numbers: Range<u32>,
+    /// They, one behind the other.
+    pub data: Bytes,
+}
+
+impl Part {
+    /// Reads the blocks in which `range` of a chunk lies, in one piece of work and into one piece of memory, as large as they are.
+    pub(super) async fn read(shared: &Arc<Shared>, chunk: ChunkId, range: Range<u32>) -> Result<Part, DiskError> {
+        let read = shared.read(move |shared| {
+            let opened = open(shared, chunk)?;
+            let numbers = chunk::covering(opened.bytes, range);
+            let (data, _) = opened.load(shared, numbers.clone())?;
+            let checksum = Checksum::of_chunk(chunk, opened.bytes, &opened.checksums);
+            Ok(Part { bytes: opened.bytes, checksum, numbers, data })
+        });
+        read.await
+    }
 }
 
 /// An open chunk.
@@ -136,18 +162,25 @@ pub fn open_at(shared: &Arc<Shared>, chunk: ChunkId, known: Known) -> Result<Opt
 impl Opened {
     /// Reads some of the blocks of `rest` and takes them off it.
     pub fn read(&self, shared: &Shared, rest: &mut Range<u32>) -> Result<Vec<Block>, DiskError> {
-        if rest.start >= rest.end {
-            return Ok(Vec::new());
+        let some = rest.start..rest.end.min(rest.start.saturating_add(BLOCKS_AT_ONCE));
+        let (_, blocks) = self.load(shared, some.clone())?;
+        rest.start = some.end.max(rest.start);
+        Ok(blocks)
+    }
+
+    /// Reads these blocks: one behind the other, and each.
+    fn load(&self, shared: &Shared, numbers: Range<u32>) -> Result<(Bytes, Vec<Block>), DiskError> {
+        if numbers.is_empty() {
+            return Ok((Bytes::new(), Vec::new()));
         }
-        let end = rest.end.min(rest.start + BLOCKS_AT_ONCE);
-        let from = chunk::span(self.bytes, rest.start).start;
-        let mut data = vec![0; chunk::span(self.bytes, end - 1).end - from];
+        let from = chunk::span(self.bytes, numbers.start).start;
+        let mut data = vec![0; chunk::span(self.bytes, numbers.end - 1).end - from];
         if let Err(error) = self.file.read_at(self.data + from as u64, &mut data) {
             return Err(unreadable(shared, self.chunk, &error));
         }
         let data = Bytes::from(data);
-        let mut blocks = Vec::with_capacity((end - rest.start) as usize);
-        for number in rest.start..end {
+        let mut blocks = Vec::with_capacity(numbers.len());
+        for number in numbers {
             let span = chunk::span(self.bytes, number);
             let bytes = data.slice(span.start - from..span.end - from);
             let block = Block { bytes, checksum: self.checksums[number as usize] };
@@ -156,8 +189,7 @@ impl Opened {
             }
             blocks.push(block);
         }
-        rest.start = end;
-        Ok(blocks)
+        Ok((data, blocks))
     }
 
     /// All of it, looked at.

@@ -1,10 +1,11 @@
 //! The side that needs the disks of others.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use hirsel_mesh::transport::CallError;
 use hirsel_model::{NodeId, codec};
 use hirsel_role::peers::Peers;
@@ -15,7 +16,7 @@ use tokio::time::timeout;
 
 use super::{
     Answer, CONDEMN, Deaths, FRAME_BYTES_MAX, GET, Get, Got, LIST, List, Listed, OfDisk, PUT, Put, READ, Receipt,
-    Refusal, Room, SMALL_BYTES_MAX, UNLINK, USAGE, WRITE, WireBlock, sound, wrong,
+    Refusal, Room, SMALL_BYTES_MAX, Service, UNLINK, USAGE, WRITE, WireBlock, sound, wrong,
 };
 use crate::chunk::{self, BLOCK_BYTES, Block, Checksum, ChunkId};
 use crate::disk::DiskId;
@@ -62,20 +63,38 @@ pub struct Read {
     pub bytes: u32,
     /// Its checksum as a whole, as the disk says.
     pub checksum: Checksum,
-    /// Blocks with their numbers.
-    pub blocks: Vec<(u32, Block)>,
+    /// Number of the first block.
+    pub first: u32,
+    /// The blocks, one behind the other.
+    pub data: Bytes,
+}
+
+impl Read {
+    /// A range of the chunk, as far as it was read. Nothing is copied.
+    pub fn range(&self, range: Range<u32>) -> Bytes {
+        let begins = self.first.saturating_mul(BLOCK_BYTES);
+        let place = |at: u32| (at.saturating_sub(begins) as usize).min(self.data.len());
+        let (from, to) = (place(range.start), place(range.end));
+        self.data.slice(from..to.max(from))
+    }
 }
 
 /// Disks of other nodes, and of this one.
 #[derive(Clone)]
 pub struct Remote {
     peers: Arc<dyn Peers>,
+    here: Option<(NodeId, Service)>,
 }
 
 impl Remote {
     /// Reached through `peers`.
     pub fn new(peers: Arc<dyn Peers>) -> Remote {
-        Remote { peers }
+        Remote { peers, here: None }
+    }
+
+    /// The same at the node `me`, which reads from its own disks what it would else send to itself.
+    pub fn beside(self, me: NodeId, service: Service) -> Remote {
+        Remote { here: Some((me, service)), ..self }
     }
 
     /// Writes a chunk, and returns when it is safe there.
@@ -131,33 +150,42 @@ impl Remote {
     /// Reads the blocks in which `from..to` of a chunk lies.
     pub async fn get(&self, target: Target, chunk: ChunkId, from: u32, to: u32) -> Result<Read, RemoteError> {
         let get = Get { disk: target.disk, chunk, from, to };
-        // A range may begin and end within a block.
-        if to.saturating_sub(from) <= SMALL_BYTES_MAX - BLOCK_BYTES {
-            let got: Got = self.ask(target.node, GET, &get, WITHIN).await?;
-            return Ok(Read { bytes: got.bytes, checksum: got.checksum, blocks: got.checked(&get)? });
+        match &self.here {
+            Some((me, service)) if *me == target.node => self.within(async { Ok(service.here(&get).await?) }).await,
+            // A range may begin and end within a block.
+            _ if to.saturating_sub(from) <= SMALL_BYTES_MAX - BLOCK_BYTES => {
+                let got: Got = self.ask(target.node, GET, &get, WITHIN).await?;
+                Ok(got.checked(&get)?)
+            }
+            _ => self.within(self.read(target.node, &get)).await,
         }
-        self.within(self.read(target.node, &get)).await
     }
 
     async fn read(&self, node: NodeId, get: &Get) -> Result<Read, RemoteError> {
         let mut stream = self.peers.open(node, READ, codec::encode(get)).await?;
         let got: Got = opened(&read_frame(&mut stream).await?)?;
         got.check(get)?;
-        let mut blocks = Vec::with_capacity(got.count as usize);
-        for number in got.first..got.first + got.count {
-            let mut checksum = [0; 32];
-            let mut data = vec![0; chunk::span(got.bytes, number).len()];
+        let spans = (got.first..got.first + got.count).map(|number| (number, chunk::span(got.bytes, number).len()));
+        // All of them behind each other, so that nothing is copied to join them.
+        let mut data = BytesMut::with_capacity(spans.clone().map(|(_, length)| length).sum());
+        for (number, length) in spans {
+            let (mut checksum, end) = ([0; 32], data.len() + length);
             let came = async {
                 stream.read_exact(&mut checksum).await?;
-                stream.read_exact(&mut data).await
+                while data.len() < end {
+                    let lacks = end - data.len();
+                    if stream.read_buf(&mut (&mut data).limit(lacks)).await? == 0 {
+                        return Err(std::io::ErrorKind::UnexpectedEof.into());
+                    }
+                }
+                Ok::<(), std::io::Error>(())
             };
             if let Err(error) = came.await {
                 return Err(RemoteError::Garbled(format!("block {number} did not come: {error}")));
             }
-            let block = Block { bytes: Bytes::from(data), checksum: Checksum(checksum) };
-            blocks.push((number, sound(get.chunk, got.bytes, number, block)?));
+            sound(get.chunk, got.bytes, number, &data[end - length..], Checksum(checksum))?;
         }
-        Ok(Read { bytes: got.bytes, checksum: got.checksum, blocks })
+        Ok(Read { bytes: got.bytes, checksum: got.checksum, first: got.first, data: data.freeze() })
     }
 
     /// Condemns chunks, at most [`super::DEATHS_MAX`]. For each whether it is there.

@@ -17,8 +17,8 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::{
-    Answer, CONDEMN, Deaths, GET, Get, Got, LIST, List, Listed, OfDisk, PUT, Put, READ, Receipt, Refusal, Room,
-    SMALL_BYTES_MAX, UNLINK, USAGE, WRITE, Why, WireBlock, decode, wrong,
+    Answer, CONDEMN, Deaths, GET, Get, Got, LIST, Limited, List, Listed, OfDisk, PUT, Put, READ, Read, Receipt,
+    Refusal, Room, SMALL_BYTES_MAX, UNLINK, USAGE, WRITE, Why, WireBlock, decode, wrong,
 };
 use crate::chunk::{self, Block, Checksum};
 use crate::disk::{self, Disk, DiskId, Health};
@@ -116,6 +116,13 @@ impl Service {
             got.blocks.push(WireBlock { checksum: block.checksum, data: block.bytes.to_vec() });
         }
         Ok(got)
+    }
+
+    /// Reads for this node itself: nothing is sent, and what the disk has looked at is looked at no more.
+    pub(super) async fn here(&self, get: &Get) -> Result<Read, Refusal> {
+        get.check()?;
+        let part = self.found(get.disk)?.part(get.chunk, get.from..get.to).await?;
+        Ok(Read { bytes: part.bytes, checksum: part.checksum, first: part.numbers.start, data: part.data })
     }
 
     async fn die(&self, body: &[u8], unlink: bool) -> Result<Vec<bool>, Refusal> {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use hirsel_mesh::seam::BoxStream;
@@ -222,6 +223,34 @@ async fn a_chunk_is_written_read_listed_and_ended_from_another_node() {
     ));
     let many = vec![id(1); DEATHS_MAX + 1];
     assert_eq!(refused(remote.condemn(target, many).await), Why::Wrong);
+}
+
+#[tokio::test]
+async fn a_node_reads_its_own_disk_as_others_do_and_without_a_wire() {
+    let town = Town::of(1).await;
+    let (target, remote) = (town.targets()[0], town.store.remote());
+    let service = Service::default();
+    service.set_disks([(target.disk, town.disks[0].clone())].into());
+    let here = Remote::new(Arc::new(End { me: target.node, wires: town.wires.clone() })).beside(target.node, service);
+    let ranges = [0..0, 0..1, 1_000..4_999, 60_000..140_000, 4_000_000..4_100_000, 1..3_000_000, 0..u32::MAX];
+    for (n, bytes) in [(1, 0), (2, 5_000), (3, 262_144), (4, 4 << 20)] {
+        put(&town, target, id(n), &content(n, bytes)).await.unwrap();
+        for range in &ranges {
+            let (own, other) =
+                (here.get(target, id(n), range.start, range.end), remote.get(target, id(n), range.start, range.end));
+            assert_eq!(own.await.unwrap(), other.await.unwrap(), "{range:?} of {bytes}");
+        }
+    }
+    town.cut(&[0]);
+    assert_eq!(here.get(target, id(4), 0, 4 << 20).await.unwrap().data, content(4, 4 << 20));
+    assert_eq!(refused(here.get(target, id(9), 0, 10).await), Why::Absent);
+    assert_eq!(refused(here.get(target, id(4), 10, 9).await), Why::Wrong);
+    let chunks = town.platters[0].files().into_iter().filter(|(path, _)| path.starts_with("chunks"));
+    let (path, _) = chunks.max_by_key(|(_, length)| *length).unwrap();
+    town.platters[0].flip(&path, 2_000_000, 1);
+    assert_eq!(refused(here.get(target, id(4), 0, 4 << 20).await), Why::Damaged);
+    let elsewhere = Target { disk: DiskId(1), ..target };
+    assert_eq!(refused(here.get(elsewhere, id(4), 0, 10).await), Why::NoDisk);
 }
 
 #[tokio::test]

@@ -159,7 +159,7 @@ impl Mesh {
         service.set_disks([(DiskId(number), disk.clone())].into());
         let peers = Arc::new(MeshPeers::new(transport.clone(), "storage".parse().unwrap(), spawner.clone()));
         service.serve(&*peers);
-        let store = Store::new(Remote::new(peers.clone()));
+        let store = Store::new(Remote::new(peers.clone()).beside(NodeId(number), service.clone()));
         let group = Arc::new(MetaGroup::start(&world, NodeId(number), transport.clone()).await.unwrap());
         let meta = Metadata::new(group.clone(), peers.clone(), world.clock.clone(), world.chance.clone());
         meta.serve();

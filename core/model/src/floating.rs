@@ -10,6 +10,8 @@
 //!   broken cable between two does not make two holders. A candidate that hears how others hear each other, and is heard by none of
 //!   them, *stands back*. One that says that it hears nobody is passed over by whoever hears it: either it is deaf, and somebody has to
 //!   serve in its place, or we are mute, and nobody sees what we hold.
+//! - A holder that serves lets go to nobody that is about to give way to it: to none that comes out of solitude, or has just come. Else both
+//!   would let go at once when a wire heals, and take again, in turn.
 //! - Whoever has just come (its agent began, its load balancer came to life, its cable was plugged in again) does not take from one that
 //!   serves before [`STEADY_AFTER`]: what it knows of the cluster may be old. Nor does a deaf one count that begins to hear again.
 //! - Where a holder lives that is to let go, its heir waits until it is no more *busy*, for [`HANDOVER_MAX`] at most: it lets nobody in
@@ -275,7 +277,8 @@ impl Contest {
         let serving = alive.iter().find(|(_, claim)| claim.holds && claim.wants).map(|(node, _)| *node);
         let better = |claimed: bool| {
             let ahead = alive.iter().filter(|(node, claim)| claim.wants && self.is_better(now, **node, claim));
-            ahead.filter(|(_, claim)| claim.holds || !claimed).map(|(node, _)| *node).next()
+            let ahead = ahead.filter(|(node, claim)| !claimed || (claim.holds && !self.gives_way(now, **node)));
+            ahead.map(|(node, _)| *node).next()
         };
         if self.list.is_empty() {
             return (false, Why::Unlisted);
@@ -347,9 +350,18 @@ impl Contest {
     fn wants(&self, now: Timestamp) -> bool {
         let serves = |(_, other): (&NodeId, &Other)| {
             let Claim { holds, wants, .. } = other.say.claim;
-            holds && wants && !(self.holds && other.say.fresh) && !self.is_deaf(now, other)
+            // One that hears nobody comes out of solitude as this node does, and is fresh as soon as it does.
+            let is_new = other.say.fresh || other.say.hears.is_empty();
+            holds && wants && !(self.holds && is_new) && !self.is_deaf(now, other)
         };
         self.fit_since.is_some() && !(self.is_fresh(now) && self.present(now).any(serves))
+    }
+
+    /// Whether another holder lets go of the address as soon as it has heard this one, which holds it: it comes out of solitude, or is fresh and
+    /// this one is not. One that is only told of by others is not known that well.
+    fn gives_way(&self, now: Timestamp, node: NodeId) -> bool {
+        let other = self.others.get(&node).map(|other| &other.say);
+        other.is_some_and(|say| say.hears.is_empty() || (say.fresh && !self.is_fresh(now)))
     }
 
     fn is_fresh(&self, now: Timestamp) -> bool {

@@ -20,6 +20,9 @@ pub(super) struct Host {
     /// How long what is under way takes once it is brought to an end, and since when it is.
     pub takes: Duration,
     leaving: Option<Timestamp>,
+    /// How long the host takes to put the address on or take it off, and what it is about to have done then.
+    pub slow: Duration,
+    deed: Option<(Timestamp, bool)>,
     /// When its guard drops the address unless it is told otherwise.
     guarded: Timestamp,
     words: String,
@@ -69,6 +72,8 @@ impl Town {
             able: true,
             takes: Duration::ZERO,
             leaving: None,
+            slow: Duration::ZERO,
+            deed: None,
             guarded: self.now,
             words,
         };
@@ -115,6 +120,9 @@ impl Town {
                 host.holds = false;
                 told.push(format!("{node} drops it: its agent stands still"));
             }
+            if let Some((_, holds)) = host.deed.take_if(|(at, _)| now >= *at) {
+                host.holds = holds && host.up;
+            }
             // Each in its own rhythm.
             let beats = (now.0 + node.0 * 30).is_multiple_of(BEAT_EVERY.as_millis() as u64);
             if !host.up || host.frozen || !beats {
@@ -131,11 +139,16 @@ impl Town {
             host.guarded = now + Duration::from_secs(1);
             let what = if decision.hold { "holds it" } else { "does not" };
             let words = format!("{node} {what}: {:?}", decision.why);
-            if host.holds != decision.hold || (host.words != words && !words.contains("Listens")) {
+            let begins = host.holds != decision.hold && host.deed.is_none();
+            if begins || (host.words != words && !words.contains("Listens")) {
                 told.push(words.clone());
             }
             host.words = words;
-            host.holds = decision.hold;
+            if begins && host.slow.is_zero() {
+                host.holds = decision.hold;
+            } else if begins {
+                host.deed = Some((now + host.slow, decision.hold));
+            }
             host.contest.set_holds(host.holds);
             if let Some(say) = host.contest.say(now) {
                 let others = nodes.iter().filter(|other| *other != node);

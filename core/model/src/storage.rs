@@ -1,8 +1,9 @@
 //! Where data of the storage role is: the table of partitions, which is part of the plan, and what nodes report of it.
 //!
 //! A chunk is in a partition, and a partition is on as many nodes as the class of its chunk asks for: on three for three copies, on six
-//! for 4+2. So there are partitions of each *width*, and the number of a partition says which it has. The order of the nodes counts: the
-//! shard with number i is on the node with number i. [`crate::planner`] fills the table, storage nodes and gateways go by it.
+//! for 4+2, on eleven for 8+3. So there are partitions of each *width*, and the number of a partition says which it has. The order of the
+//! nodes counts: the shard with number i is on the node with number i. [`crate::planner`] fills the table, storage nodes and gateways go
+//! by it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -24,20 +25,28 @@ pub const STORAGE: Need = Need::of(2, "storage");
 
 /// Partitions of each width. With a hundred nodes a node has seven of three nodes each; the table of one width is some 10 KB.
 pub const PARTITIONS: u16 = 256;
-/// Widths that there are partitions of: three copies, and 4+2.
-pub const WIDTHS: [u8; 2] = [3, 6];
-/// Nodes that may be lost at once without losing anything, in each of [`WIDTHS`]; the metadata groups have voters for the same.
-pub const LOSSES: usize = 2;
+/// Widths that there may be partitions of: three copies, 4+2, and 8+3.
+pub const WIDTHS: [u8; 3] = [3, 6, 11];
+/// Of how many of them, the first ones, there are partitions everywhere. Of a wider one there are some once a bucket asks for it, and from
+/// then on: few clusters have so many nodes, and each partition is work for whoever plans.
+pub const USUAL: usize = 2;
+/// Nodes that may be lost at once without losing anything, in each of [`WIDTHS`].
+const LOSSES: [usize; 3] = [2, 2, 3];
 
-/// A node must be lost this long before its data moves where a third of those that keep data, and more than [`LOSSES`], are lost together. Copying
-/// so much takes hours, and costs those that are left the room and the network that requests need.
+/// A node must be lost this long before its data moves where a third of those that keep data, and more than the table bears
+/// ([`StorageTable::losses`]), are lost together. Copying so much takes hours, and costs those that are left the room and the network that requests need.
 pub const MOVE_MANY_AFTER: Duration = Duration::from_secs(15 * 60);
 /// What the plan calls it that so much is waited for.
 pub const MANY_LOST: &str = "storage/lost";
 
-/// On how many nodes at least a partition of each of [`WIDTHS`] stays when one of its nodes goes and no other can take its place: two copies, and 4+1.
-/// Less than that is never acknowledged, and so is not left behind on purpose.
-pub const FLOORS: [usize; 2] = [2, 5];
+/// On how many nodes at least a partition of each of [`WIDTHS`] stays when one of its nodes goes and no other can take its place: two
+/// copies, 4+1, and 8+1. Less than that is never acknowledged, and so is not left behind on purpose.
+pub const FLOORS: [usize; 3] = [2, 5, 9];
+
+/// Nodes that may be lost at once without losing anything that is in partitions of this width.
+pub fn losses(width: u8) -> usize {
+    WIDTHS.iter().zip(LOSSES).find(|(known, _)| **known == width).map_or(0, |(_, losses)| losses)
+}
 
 /// On how many nodes at least a partition of this width stays when one of its nodes goes.
 pub fn floor(width: u8) -> usize {
@@ -83,6 +92,18 @@ impl StorageTable {
     pub fn nodes(&self) -> BTreeSet<NodeId> {
         let listed = self.partitions.values().flat_map(|partition| partition.nodes.iter().chain(&partition.next));
         listed.chain(&self.voters).copied().collect()
+    }
+
+    /// Nodes that may be lost at once without losing anything that is in its widest partitions; the metadata groups have voters for the same,
+    /// where there are as many nodes.
+    pub fn losses(&self) -> usize {
+        self.partitions.last_key_value().map_or(LOSSES[0], |(number, _)| losses(width(*number)))
+    }
+
+    /// Whether there are partitions of this width.
+    pub fn has_width(&self, width: u8) -> bool {
+        let first = partition(width, 0);
+        self.partitions.range(first..first.saturating_add(PARTITIONS)).next().is_some()
     }
 
     /// Whether `node` has, or gets, something.

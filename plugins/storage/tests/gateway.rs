@@ -232,3 +232,24 @@ async fn who_was_taken_out_of_the_group_asks_those_who_are_in_it() {
     put(&nodes[0], "late", Class::Copies(3), &content(1, 10_000)).await;
     assert_eq!(read(&nodes[2], "late", 0, u64::MAX).await, content(1, 10_000));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_eleven_shards_three_may_be_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let nodes = nodes(folder.path(), 80, 12, 3).await;
+    let reader = &nodes[11];
+    assert_eq!(reader.gateway.ask(creation()).await, Ok(Answer::Done));
+    let (class, whole) = (Class::Erasure(8, 3), content(7, 9_000_001));
+    let Written::Chunks { chunks, .. } = put(reader, "wide", class, &whole).await else { panic!("too long for a row") };
+    assert!(chunks.iter().all(|chunk| chunk.id.partition() / 256 == 11), "{chunks:?}");
+    // On a machine that others use a node may be slow, and its piece be on the twelfth, too.
+    let pieces: usize = nodes.iter().map(|node| node.disk.list(None).len()).sum();
+    assert!((11 * chunks.len()..=12 * chunks.len()).contains(&pieces), "{pieces} pieces of {chunks:?}");
+    for gone in [3, 5, 7] {
+        nodes[gone].transport.close().await;
+    }
+    assert_eq!(read(reader, "wide", 0, u64::MAX).await, whole);
+    // Nine nodes are left, which is the least that a stripe of eight is acknowledged with.
+    put(reader, "late", class, &whole).await;
+    assert_eq!(read(&nodes[0], "late", 4_000_000, 5_000_000).await, whole.slice(4_000_000..5_000_000));
+}

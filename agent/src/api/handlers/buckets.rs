@@ -56,7 +56,7 @@ pub struct BucketFields {
     /// So many copies, on as many nodes.
     #[serde(default)]
     copies: Option<u8>,
-    /// So many shards with data, and so many more: `4+2`.
+    /// So many shards with data, and so many more: `4+2` or `8+3`.
     #[serde(default)]
     erasure: Option<String>,
     /// Bytes of all versions in it, at most; 0 for no limit.
@@ -73,7 +73,7 @@ pub struct BucketFields {
 pub struct KeptFields {
     /// So many copies, on as many nodes.
     copies: Option<u8>,
-    /// So many shards with data, and so many more: `4+2`.
+    /// So many shards with data, and so many more: `4+2` or `8+3`.
     erasure: Option<String>,
     /// Bytes of all versions in it, at most; 0 for no limit.
     quota_bytes: Option<u64>,
@@ -104,7 +104,7 @@ fn safety(copies: Option<u8>, erasure: Option<&str>) -> Result<Option<Safety>, A
         (Some(copies), None) => Ok(Some(Safety::Copies(copies))),
         (None, Some(text)) => {
             let parts = text.split_once('+').and_then(|(data, more)| Some((data.parse().ok()?, more.parse().ok()?)));
-            let wrong = || ApiError::new(Code::Usage, format!("erasure {text:.40?}: expected K+M, for example 4+2"));
+            let wrong = || ApiError::new(Code::Usage, format!("erasure {text:.40?}: expected K+M: 4+2 or 8+3"));
             parts.map(|(data, more)| Some(Safety::Erasure(data, more))).ok_or_else(wrong)
         }
         (Some(_), Some(_)) => Err(ApiError::new(Code::Usage, "copies and erasure coding exclude each other")),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hirsel_model::report::{RoleFacts, RoleState};
 use hirsel_model::spec::Availability;
 use hirsel_model::storage::seen::{self, Health, Standing as Seen};
-use hirsel_model::storage::{LOSSES, MANY_LOST, MOVE_MANY_AFTER, StorageFacts, floor, left, width};
+use hirsel_model::storage::{MANY_LOST, MOVE_MANY_AFTER, StorageFacts, floor, left, width};
 use hirsel_model::{NodeId, RoleName, WallTime};
 use hirsel_role::storage::{Auditing, Scrubbing, Told};
 use serde::{Deserialize, Serialize};
@@ -258,8 +258,9 @@ pub fn warnings(sight: &Sight) -> Vec<String> {
         format!("the disk of objects on {} has {} % free at most", sight.name(*node), u32::from(facts.free) * 10 + 10)
     });
     let bears = voters_spare(sight).unwrap_or_default();
-    // Few nodes bear few losses, and that is no news; who votes and is not heard is.
-    let should = (table.voters.len().saturating_sub(1) / 2).min(LOSSES);
+    // Few nodes bear few losses, and that is no news; who votes and is not heard is, and so are fewer voters than there are nodes for.
+    let nodes = table.holders().len().max(table.voters.len());
+    let should = (nodes.saturating_sub(1) / 2).min(table.losses());
     let short = (bears < should)
         .then(|| format!("the metadata of objects bear the loss of {bears} nodes, with {} voters", table.voters.len()));
     too_few(sight).into_iter().chain(full).chain(short).collect()

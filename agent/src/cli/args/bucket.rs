@@ -22,7 +22,8 @@ pub enum BucketVerb {
     #[command(after_help = "Example: hirsel bucket create media\n         \
         hirsel bucket create archive --erasure 4+2 --quota 500GiB --versioning\n\n\
         Without --copies or --erasure there are three copies of everything, on three nodes. Erasure coding 4+2 takes half\n\
-        of that room, six nodes, and like three copies loses nothing with any two of them.")]
+        of that room, six nodes, and like three copies loses nothing with any two of them; 8+3 takes a little less than\n\
+        half, eleven nodes, and loses nothing with any three.")]
     Create(BucketCreateArgs),
     /// List the buckets, what is in each, and which application wants it
     #[command(after_help = "Example: hirsel bucket list --json")]
@@ -102,7 +103,7 @@ pub struct BucketCreateArgs {
     /// Keep so many copies of everything, each on a node of its own: 1 to 3 [default: 3]
     #[arg(long, value_name = "N", conflicts_with = "erasure")]
     pub copies: Option<u8>,
-    /// Keep K shards with data and M more, any M of which may be lost: 4+2
+    /// Keep K shards with data and M more, any M of which may be lost: 4+2 or 8+3
     #[arg(long, value_name = "K+M")]
     pub erasure: Option<String>,
     /// Bytes of all versions in it, at most, as 10GiB [default: no limit]
@@ -127,7 +128,7 @@ pub struct BucketSetArgs {
     /// Keep so many copies of what is written from now on: 1 to 3
     #[arg(long, value_name = "N", conflicts_with = "erasure")]
     pub copies: Option<u8>,
-    /// Keep K shards with data and M more of what is written from now on: 4+2
+    /// Keep K shards with data and M more of what is written from now on: 4+2 or 8+3
     #[arg(long, value_name = "K+M")]
     pub erasure: Option<String>,
     /// Bytes of all versions in it, at most, as 10GiB; `none` for no limit

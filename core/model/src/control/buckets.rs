@@ -11,7 +11,9 @@ pub(super) fn check(app: &AppSpec) -> Result<(), Refusal> {
     for (label, bucket) in &app.buckets {
         if !bucket.safety.is_kept() {
             let safety = bucket.safety;
-            return Err(Refusal::Invalid(format!("bucket {label}: {safety} are not kept; 1 to 3 copies are, and 4+2")));
+            return Err(Refusal::Invalid(format!(
+                "bucket {label}: {safety} are not kept; 1 to 3 copies are, and 4+2, and 8+3"
+            )));
         }
         let path = bucket.public.as_deref().unwrap_or_default();
         at_most(|| format!("public path of bucket {label} in bytes"), path.len(), PATH_BYTES_MAX)?;
@@ -89,7 +91,7 @@ mod tests {
         let refused = |bucket| apply(&mut cluster(1), "shop", with("media", bucket)).unwrap_err();
         let safety = |safety| BucketSpec { safety, ..BucketSpec::default() };
         assert!(refused(safety(Safety::Copies(4))).contains("4 copies are not kept"));
-        assert!(refused(safety(Safety::Erasure(8, 3))).contains("8+3 are not kept"));
+        assert!(refused(safety(Safety::Erasure(8, 2))).contains("8+2 are not kept"));
         assert!(refused(BucketSpec { quota_bytes: Some(0), ..BucketSpec::default() }).contains("keeps everything out"));
         let mut many = app(&[]);
         many.buckets = (0..=BUCKETS_PER_APP_MAX).map(|it| (named(&format!("b{it}")), BucketSpec::default())).collect();

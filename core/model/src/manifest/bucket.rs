@@ -15,7 +15,7 @@ use crate::spec::{
 
 const KEYS: [&str; 6] = ["copies", "erasure", "when_short", "quota", "versioning", "public"];
 const WHEN_SHORT: [(&str, WhenShort); 2] = [("degrade", WhenShort::Degrade), ("refuse", WhenShort::Refuse)];
-const EXPECTED_ERASURE: &str = "a text like \"4+2\"";
+const EXPECTED_ERASURE: &str = "a text like \"4+2\" or \"8+3\"";
 
 /// The buckets of a manifest, before anything is read of them but their names.
 pub(super) struct Buckets<'a> {
@@ -102,9 +102,9 @@ fn safety(table: &Table<'_>, errors: &mut Errors) -> Option<Safety> {
     let coded = |text: &str| {
         let parts = text.split_once('+').and_then(|(data, more)| Some((data.parse().ok()?, more.parse().ok()?)));
         let safety = parts.map(|(data, more)| Safety::Erasure(data, more));
-        safety
-            .filter(|it| it.is_kept())
-            .ok_or_else(|| format!("{} is not kept: \"4+2\" is, four shards with data and two more", quoted(text)))
+        safety.filter(|it| it.is_kept()).ok_or_else(|| {
+            format!("{} is not kept: \"4+2\" is, four shards with data and two more, and \"8+3\"", quoted(text))
+        })
     };
     let erasure = table.text("erasure", EXPECTED_ERASURE, coded, errors);
     if table.get("copies").is_some() && table.get("erasure").is_some() {
@@ -199,13 +199,14 @@ mod tests {
         assert_eq!(spec.buckets, [("media".parse().unwrap(), BucketSpec::default())].into());
         let spec = read(
             "[bucket.a]\ncopies = 2\nwhen_short = \"refuse\"\nquota = \"10GiB\"\nversioning = true\n\
-             [bucket.b]\nerasure = \"4+2\"\nversioning = false\n",
+             [bucket.b]\nerasure = \"4+2\"\nversioning = false\n[bucket.c]\nerasure = \"8+3\"\n",
         )
         .unwrap();
         let (a, b) = (&spec.buckets[&"a".parse().unwrap()], &spec.buckets[&"b".parse().unwrap()]);
         assert_eq!((a.safety, a.when_short), (Safety::Copies(2), WhenShort::Refuse));
         assert_eq!((a.quota_bytes, a.versioning), (Some(10 << 30), Some(true)));
         assert_eq!((b.safety, b.quota_bytes, b.versioning), (Safety::Erasure(4, 2), None, Some(false)));
+        assert_eq!(spec.buckets[&"c".parse().unwrap()].safety, Safety::Erasure(8, 3));
     }
 
     #[test]
@@ -214,8 +215,8 @@ mod tests {
             ("[bucket.media]\ncopis = 3", "2:1 unknown key \"copis\" in [bucket.media]; did you mean \"copies\"?"),
             ("[bucket.media]\ncopies = 4", "2:10 copies in [bucket.media]: 4 is not between 1 and 3"),
             (
-                "[bucket.media]\nerasure = \"8+3\"",
-                "2:11 erasure in [bucket.media]: \"8+3\" is not kept: \"4+2\" is, four shards with data and two more",
+                "[bucket.media]\nerasure = \"8+2\"",
+                "2:11 erasure in [bucket.media]: \"8+2\" is not kept: \"4+2\" is, four shards with data and two more, and \"8+3\"",
             ),
             (
                 "[bucket.media]\ncopies = 3\nerasure = \"4+2\"",

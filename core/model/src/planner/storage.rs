@@ -27,9 +27,12 @@ use crate::id::*;
 use crate::report::RoleFacts;
 use crate::spec::Availability;
 use crate::storage::left::{Prospect, prospect};
-use crate::storage::{Foundation, LOSSES, MANY_LOST, MOVE_MANY_AFTER, STORAGE, StorageFacts, seen};
+use crate::storage::{
+    FLOORS, Foundation, MANY_LOST, MOVE_MANY_AFTER, PARTITIONS, STORAGE, StorageFacts, StorageTable, USUAL, WIDTHS,
+    seen,
+};
 
-use table::{Host, SHAPE, Shape, arrange};
+use table::{Host, Shape, arrange};
 
 /// A node must be lost this long before its data moves: a server takes one to two minutes to start again. Twice as long leaves what it
 /// had a copy short for two minutes more.
@@ -53,14 +56,15 @@ pub(super) fn settle(ground: &Ground, draft: &mut Draft) {
     let held: BTreeSet<NodeId> = slots.map(|slot| slot.node).collect();
     let before = draft.plan.storage.clone();
     let keepers: BTreeSet<NodeId> = before.holders().keys().copied().collect();
-    let after = patience(ground, &keepers);
+    let after = patience(ground, &keepers, before.losses());
     let hosts: Vec<Host> = ground.rows.iter().map(|row| host(ground, row, held.contains(&row.id), after)).collect();
     let brake = draft.plan.brake;
     let moved = moved(ground);
-    let floors = floors(ground);
-    let mut table = arrange(&before, &hosts, Shape { floors: &floors, ..SHAPE }, &moved, brake);
+    let (widths, floors) = shape(ground, &before);
+    let shape = Shape { widths: &widths, each: PARTITIONS, floors: &floors };
+    let mut table = arrange(&before, &hosts, shape, &moved, brake);
     let reported = reported_voters(ground);
-    table.voters = table::voters(&before.voters, &reported, &hosts);
+    table.voters = table::voters(&before.voters, &reported, &hosts, table.losses());
     // Named once. Should it never come to found the group, nobody else may: it might have, with nobody to tell.
     table.founder = match before.voters.is_empty() {
         true => table.voters.first().copied(),
@@ -68,14 +72,14 @@ pub(super) fn settle(ground: &Ground, draft: &mut Draft) {
     };
     table.foundation = foundation(ground, draft, before.foundation.as_ref());
     let takers = hosts.iter().filter(|host| host.takes).count();
-    for (width, missing) in table::missing(&table, SHAPE, takers) {
+    for (width, missing) in table::missing(&table, shape, takers) {
         let text =
             format!("{missing} of {width} nodes are missing for each partition of {width}: no further node takes data");
         draft.unmet(format!("storage/{width}"), text);
     }
     let lost = ground.rows.iter().filter(|row| row.lost && keepers.contains(&row.id)).count();
     let waits = |host: &Host| !host.lives && host.keeps && keepers.contains(&host.id);
-    if after == MOVE_MANY_AFTER && lost > LOSSES && hosts.iter().any(waits) {
+    if after == MOVE_MANY_AFTER && lost > before.losses() && hosts.iter().any(waits) {
         let (all, minutes) = (keepers.len(), MOVE_MANY_AFTER.as_secs() / 60);
         let text = format!(
             "{lost} of {all} nodes are lost together: what they keep moves once they are gone for {minutes} min"
@@ -94,10 +98,10 @@ fn facts<'a>(row: &Row<'a>) -> Option<&'a StorageFacts> {
 }
 
 /// How long a node must be lost before its data moves. One that is just back counts with the lost ones: those that fell with it start now, too.
-fn patience(ground: &Ground, keepers: &BTreeSet<NodeId>) -> Duration {
+fn patience(ground: &Ground, keepers: &BTreeSet<NodeId>, losses: usize) -> Duration {
     let fell = |row: &&Row| (row.lost || row.flapped) && !row.reached_for(MOVE_DATA_AFTER);
     let together = ground.rows.iter().filter(|row| keepers.contains(&row.id)).filter(fell).count();
-    if together > LOSSES && together * MANY >= keepers.len() { MOVE_MANY_AFTER } else { MOVE_DATA_AFTER }
+    if together > losses && together * MANY >= keepers.len() { MOVE_MANY_AFTER } else { MOVE_DATA_AFTER }
 }
 
 fn host(ground: &Ground, row: &Row, held: bool, after: Duration) -> Host {
@@ -119,13 +123,18 @@ fn host(ground: &Ground, row: &Row, held: bool, after: Duration) -> Host {
     }
 }
 
-/// On how many nodes partitions stay when one of theirs goes. Where no chunk is kept in partitions of a width, as whoever leads the metadata group
-/// says, one is enough; should one come meanwhile, its move does not end ([`crate::storage::Partition::next`]).
-fn floors(ground: &Ground) -> Vec<usize> {
+/// The widths that there are partitions of, and on how many nodes these stay when one of theirs goes. Where no chunk is kept in partitions of
+/// a width, as whoever leads the metadata group says, one is enough; should one come meanwhile, its move does not end
+/// ([`crate::storage::Partition::next`]). Wide ones there are once a bucket asks for so many nodes, as the same says.
+fn shape(ground: &Ground, before: &StorageTable) -> (Vec<u8>, Vec<usize>) {
     let heard = ground.rows.iter().filter(|row| !row.lost).filter_map(|row| Some((row.id, facts(row)?))).collect();
-    let kept = seen::totals(&heard).map(|totals| &totals.kept);
-    let floor = |(width, floor): (&u8, &usize)| if kept.is_some_and(|kept| !kept.contains(width)) { 1 } else { *floor };
-    SHAPE.widths.iter().zip(SHAPE.floors).map(floor).collect()
+    let totals = seen::totals(&heard);
+    let asked = totals.map_or(0, |totals| totals.widest);
+    let usual = &WIDTHS[..USUAL];
+    let all = WIDTHS.into_iter().zip(FLOORS);
+    let shape = all.filter(|(width, _)| usual.contains(width) || asked >= *width || before.has_width(*width));
+    let kept = totals.map(|totals| &totals.kept);
+    shape.map(|(width, floor)| (width, if kept.is_some_and(|kept| !kept.contains(&width)) { 1 } else { floor })).unzip()
 }
 
 /// Moves that are reported complete. What a metadata group has committed is true whoever says it, and for ever.

@@ -35,7 +35,7 @@ impl Default for Safety {
 impl Safety {
     /// Whether the store keeps bodies like this.
     pub fn is_kept(self) -> bool {
-        matches!(self, Self::Copies(1..=3) | Self::Erasure(4, 2))
+        matches!(self, Self::Copies(1..=3) | Self::Erasure(4, 2) | Self::Erasure(8, 3))
     }
 }
 

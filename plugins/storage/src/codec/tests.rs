@@ -91,6 +91,27 @@ fn any_k_of_six_give_the_stripe_back() {
 }
 
 #[test]
+fn any_eight_of_eleven_give_the_stripe_back() {
+    let codec = Codec::new(scheme("8+3"));
+    let stripe = stripe(10_001);
+    let shards: Vec<_> = codec.encode(&stripe).unwrap().into_iter().map(Some).collect();
+    assert_eq!(shards.len(), 11);
+    for lost in 0u32..1 << 11 {
+        let some: Vec<_> = (0..).zip(&shards).map(|(n, shard)| shard.clone().filter(|_| lost >> n & 1 == 0)).collect();
+        let decoded = codec.decode(10_001, &some);
+        if lost.count_ones() <= 3 {
+            assert_eq!(decoded.as_ref(), Ok(&stripe), "without {lost:b}");
+            for (n, shard) in shards.iter().enumerate() {
+                assert_eq!(codec.repair(10_001, &some, n).ok(), *shard);
+            }
+        } else {
+            let present = 11 - lost.count_ones() as usize;
+            assert_eq!(decoded, Err(CodeError::TooFew { present, needed: 8 }));
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_is_refused_in_words() {
     for wrong in ["", "4", "4+", "+2", "1+1", "4+0", "31+2", "4+2+1", "+4+2", "4 + 2", "300+1"] {
         let error = wrong.parse::<Scheme>().unwrap_err();

@@ -39,6 +39,11 @@ impl Places {
         self.order.table.partitions.contains_key(&number).then_some(number)
     }
 
+    /// Whether there are no partitions for chunks of `class` yet, and will be: those of another class are there.
+    pub fn will_have(&self, class: Class) -> bool {
+        class.width().is_some() && !self.order.table.partitions.is_empty() && self.draw(class, 0).is_none()
+    }
+
     fn partition(&self, number: u16) -> Option<&Partition> {
         self.order.table.partitions.get(&number)
     }

@@ -28,6 +28,9 @@ const UNCOUNTED_BYTES_MAX: usize = 64 << 10;
 
 /// A chunk that has not come whole after so long goes as it is when others wait for its room.
 const FILLED_WITHIN: Duration = Duration::from_secs(1);
+/// Partitions of a class that no bucket had before are in the plan within this: whoever leads the metadata counts every five seconds what
+/// buckets ask for, and tells whoever plans. No client of S3 waits for less.
+const PARTITIONS_WITHIN: Duration = Duration::from_secs(15);
 /// How often it is looked whether others wait.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Chunks of one body that go before they are full. With as many, what is left still takes the longest body.
@@ -176,6 +179,7 @@ impl Writer {
     /// Sends off what is held.
     async fn send(&mut self) -> Result<(), WriteError> {
         if self.begun.is_none() {
+            partitions_of(&self.gateway, self.class).await;
             let (write, places) = (self.gateway.open().await?, self.gateway.places());
             let (chunks, missed, running) = (Vec::new(), Vec::new(), FuturesOrdered::new());
             self.begun = Some(Begun { write, places, chunks, missed, running });
@@ -203,6 +207,14 @@ impl Writer {
         let task = self.gateway.spawner().spawn(sending.send(class, when_short));
         begun.running.push_back(Box::pin(Ending(task)));
         Ok(())
+    }
+}
+
+/// Waits for partitions of this class, for a while: of a wide one there are none before a bucket asked for it, and the first object may come at once.
+async fn partitions_of(gateway: &Gateway, class: Class) {
+    let begun = gateway.now();
+    while gateway.places().will_have(class) && gateway.now().since(begun) < PARTITIONS_WITHIN {
+        sleep(LOOK_EVERY).await;
     }
 }
 

@@ -227,5 +227,6 @@ mod tests {
         assert_eq!(urgent(Class::Copies(3)), [2, 3]);
         assert_eq!(urgent(Class::Copies(1)), [1, 2, 3]);
         assert_eq!(urgent(Class::Erasure(4, 2)), [2, 3]);
+        assert_eq!(urgent(Class::Erasure(8, 3)), [3]);
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::join_all;
 use hirsel_model::order::StorageOrder;
+use hirsel_model::storage::{WIDTHS, width};
 use hirsel_model::{Incarnation, NodeId};
 
 use crate::chunk;
@@ -17,10 +18,10 @@ use crate::meta::rows::{Rows, RowsError};
 use crate::wire::DEATHS_MAX;
 
 /// Chunks that are unlinked in one step: each may be as many pieces as a class has.
-const UNLINKED: usize = 200;
+const UNLINKED: usize = 180;
 /// Pieces that chunks of the widest class have.
-const PIECES: u8 = 6;
-const _: () = assert!(PIECES <= SHARDS_MAX && UNLINKED * PIECES as usize <= DEATHS_MAX * 2);
+const PIECES_MAX: u8 = WIDTHS[WIDTHS.len() - 1];
+const _: () = assert!(PIECES_MAX <= SHARDS_MAX && UNLINKED * PIECES_MAX as usize <= DEATHS_MAX * 2);
 
 /// What is to come to its end.
 pub(crate) struct Due {
@@ -73,8 +74,12 @@ async fn ask(gateway: &Gateway, command: Command) -> Result<bool, String> {
 /// Unlinks on every node that may have a piece; only what is gone from all of them is forgotten. One that does not answer is asked again.
 async fn unlink(gateway: &Gateway, order: &StorageOrder, condemned: Vec<ChunkId>) -> Result<bool, String> {
     let nodes: BTreeSet<NodeId> = order.nodes.union(&order.table.nodes()).copied().collect();
-    let pieces: Vec<chunk::ChunkId> =
-        condemned.iter().flat_map(|chunk| (0..PIECES).map(|shard| chunk.on_disk(shard))).collect();
+    // As many as the partition has nodes; copies all have the number of the first.
+    let pieces = |chunk: &ChunkId| {
+        let chunk = *chunk;
+        (0..width(chunk.partition()).min(PIECES_MAX)).map(move |shard| chunk.on_disk(shard))
+    };
+    let pieces: Vec<chunk::ChunkId> = condemned.iter().flat_map(pieces).collect();
     let asked = nodes.into_iter().map(|node| unlink_on(gateway.clone(), node, pieces.clone()).boxed());
     for unlinked in join_all(asked).await {
         unlinked?;

@@ -228,6 +228,7 @@ mod tests {
         assert!(!too_few(3, 2, Class::Copies(3)) && too_few(2, 1, Class::Copies(3)));
         assert!(!too_few(2, 1, Class::Copies(1)));
         assert!(!too_few(6, 5, Class::Erasure(4, 2)) && too_few(5, 4, Class::Erasure(4, 2)));
+        assert!(!too_few(10, 9, Class::Erasure(8, 3)) && too_few(9, 8, Class::Erasure(8, 3)));
         assert!(!too_few(1, 1, Class::Copies(3)), "it was no more before");
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures::{FutureExt, StreamExt, stream};
 use hirsel_model::NodeId;
 use hirsel_model::order::StorageOrder;
-use hirsel_model::storage::{LOSSES, Partition};
+use hirsel_model::storage::{Partition, losses, width};
 use tokio::sync::watch;
 
 use super::budget::{self, Budget};
@@ -131,7 +131,8 @@ fn part(
         now.into_iter().map(|missed| (missed, lacking.get(&missed.chunk).map_or(1, BTreeSet::len))).collect();
     let first = usize::try_from(turn % now.len().max(1) as u64).unwrap_or_default();
     now.rotate_left(first);
-    now.sort_by_key(|(_, lacks)| Reverse((*lacks <= LOSSES, *lacks)));
+    let can_be_read = |chunk: ChunkId, lacks| lacks <= losses(width(chunk.partition()));
+    now.sort_by_key(|(missed, lacks)| Reverse((can_be_read(missed.chunk, *lacks), *lacks)));
     now.truncate(LOOKED_AT);
     (now, waits.first().map(|missed| missed.node))
 }
@@ -208,6 +209,10 @@ mod tests {
         assert_eq!(now[..3], [(missed(1, 5_000), 2), (missed(2, 5_000), 2), (missed(1, 6_000), 2)]);
         assert_eq!(now[3], (missed(1, 0), 1));
         assert!(now.iter().all(|(_, lacks)| *lacks < 3), "what cannot be read keeps nothing else waiting");
+        // Of eleven shards three may be lacking.
+        let wide = |node| Missed { chunk: ChunkId::new(11 * 256, WriteId([1; 12]), 0), ..missed(node, 0) };
+        let (wide_now, _) = part(queue.iter().copied().chain([1, 2, 3].map(wide)).collect(), |_| true, silent, 0);
+        assert_eq!(wide_now[..3], [1, 2, 3].map(|node| (wide(node), 3)));
         let (now, _) = part(queue.split_off(2_003), |_| true, silent, 0);
         assert_eq!(now, [(missed(1, 7_000), 3)], "it is tried for all that: pieces of it may be elsewhere");
     }

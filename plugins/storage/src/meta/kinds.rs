@@ -376,6 +376,7 @@ impl Class {
         match self {
             Class::Copies(1..=3) => Some(3),
             Class::Erasure(4, 2) => Some(6),
+            Class::Erasure(8, 3) => Some(11),
             Class::Copies(_) | Class::Erasure(..) => None,
         }
     }

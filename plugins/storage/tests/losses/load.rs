@@ -24,7 +24,7 @@ use tokio::time::sleep;
 const READ_WITHIN: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(20);
 /// The buckets, and how what is in them is kept.
-pub const BUCKETS: [(&str, Class); 2] = [("copied", Class::Copies(3)), ("coded", Class::Erasure(4, 2))];
+pub type Buckets = &'static [(&'static str, Class)];
 /// Bodies: in their row, packed with others, in a file of their own, and of two chunks.
 const SIZES: [(usize, usize); 4] = [(0, 4_096), (4_097, 100_000), (300_000, 700_000), (4_200_000, 4_400_000)];
 
@@ -87,6 +87,7 @@ pub struct Done {
 /// One client.
 pub struct Client {
     doors: Doors,
+    buckets: Buckets,
     number: u64,
     chance: SmallRng,
     keys: BTreeMap<String, Known>,
@@ -95,9 +96,9 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(doors: Doors, seed: u64, number: u64) -> Client {
+    pub fn new(doors: Doors, buckets: Buckets, seed: u64, number: u64) -> Client {
         let chance = SmallRng::seed_from_u64(seed.wrapping_mul(1_000).wrapping_add(number));
-        Client { doors, number, chance, keys: BTreeMap::new(), made: 0, done: Done::default() }
+        Client { doors, buckets, number, chance, keys: BTreeMap::new(), made: 0, done: Done::default() }
     }
 
     /// One thing that clients do.
@@ -141,8 +142,12 @@ impl Client {
 
     fn a_new_key(&mut self) -> (BucketName, String) {
         self.made += 1;
-        let (bucket, _) = BUCKETS[self.chance.random_range(0..BUCKETS.len())];
+        let (bucket, _) = self.buckets[self.chance.random_range(0..self.buckets.len())];
         (BucketName::new(bucket).unwrap(), format!("{}/{}", self.number, self.made))
+    }
+
+    fn class(&self, bucket: &BucketName) -> Class {
+        self.buckets.iter().find(|(name, _)| *name == bucket.as_str()).expect("there is no other").1
     }
 
     /// One under which there is one certain thing, or nothing.
@@ -177,7 +182,7 @@ impl Client {
 
     async fn put(&mut self, bucket: BucketName, key: String) {
         let (gateway, value) = (self.doors.any(&mut self.chance), self.a_value());
-        let Ok(body) = write(&gateway, &bucket, value, false).await else { return };
+        let Ok(body) = write(&gateway, self.class(&bucket), value, false).await else { return };
         let (about, condition, etag) = (About::default(), Condition::default(), "e".to_owned());
         let object = ObjectKey::new(key.as_str()).unwrap();
         let (bucket_of, by) = (bucket.clone(), By::Put);
@@ -229,7 +234,7 @@ impl Client {
             checksum: None,
         };
         let Ok(Answer::Upload(upload)) = gateway.ask(Command::CreateUpload(Box::new(create))).await else { return };
-        let Ok(body) = write(&gateway, &bucket, value, true).await else { return };
+        let Ok(body) = write(&gateway, self.class(&bucket), value, true).await else { return };
         let (number, etag) = (1, "p".to_owned());
         let part = PutPart { bucket: bucket.clone(), key: object.clone(), upload, number, body, etag, checksum: None };
         if gateway.ask(Command::PutPart(Box::new(part))).await.is_err() {
@@ -275,8 +280,7 @@ impl Client {
     }
 }
 
-async fn write(gateway: &Gateway, bucket: &BucketName, value: Value, is_part: bool) -> Result<Written, WriteError> {
-    let (_, class) = BUCKETS[usize::from(bucket.as_str() != BUCKETS[0].0)];
+async fn write(gateway: &Gateway, class: Class, value: Value, is_part: bool) -> Result<Written, WriteError> {
     let mut writer = gateway.writer(class, WhenShort::Degrade);
     if is_part {
         writer = writer.of_part();

@@ -1,8 +1,9 @@
-//! Any two of seven nodes are lost for good under load, at any operation of their disks, and with all that was on these: whatever was
-//! acknowledged is read meanwhile, byte for byte, and once it is mended every piece is counted where it should be.
+//! As many nodes as a class bears (two of seven, three of twelve) are lost for good under load, at any operation of their disks, and with all
+//! that was on these: whatever was acknowledged is read meanwhile, byte for byte, and once it is mended every piece is counted where it should be.
 //!
 //! Disks are in memory and end inside an operation; the mesh and the metadata are real. A seed draws who is lost, when, and what clients do.
-//! `HIRSEL_STORAGE_LOSSES` says how many seeds there are, `HIRSEL_STORAGE_LOSSES_FROM` the first.
+//! `HIRSEL_STORAGE_LOSSES` says how many seeds there are with two losses, `HIRSEL_STORAGE_WIDE_LOSSES` with three, `HIRSEL_STORAGE_LOSSES_FROM`
+//! is the first.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -31,7 +32,7 @@ use hirsel_storage::meta::kinds::{Acl, Chunk, Class};
 use hirsel_storage::meta::names::ChunkId;
 use hirsel_storage::meta::refusal::Refusal;
 use hirsel_storage::meta::{query, read};
-use load::{BUCKETS, Client, Doors};
+use load::{Buckets, Client, Doors};
 use rand::rngs::SmallRng;
 use rand::seq::index;
 use rand::{Rng, SeedableRng};
@@ -39,11 +40,38 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-/// Histories of the quick tier.
-const SEEDS: u64 = 2;
-const NODES: u64 = 7;
-/// Any two may go, and a majority is left.
-const VOTERS: u64 = 5;
+/// A cluster, and what it bears.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    nodes: u64,
+    /// So many may be lost.
+    losses: usize,
+    /// Any of these may go, and a majority is left.
+    voters: u64,
+    buckets: Buckets,
+    /// The third number of its addresses, before that of the seed.
+    net: u64,
+    /// Histories of the quick tier, and which variable asks for others.
+    seeds: (u64, &'static str),
+}
+
+const TWO: Kind = Kind {
+    nodes: 7,
+    losses: 2,
+    voters: 5,
+    buckets: &[("copied", Class::Copies(3)), ("coded", Class::Erasure(4, 2))],
+    net: 100,
+    seeds: (2, "HIRSEL_STORAGE_LOSSES"),
+};
+/// One node is over, so that what is written when three are gone has nine places, which is the least.
+const THREE: Kind = Kind {
+    nodes: 12,
+    losses: 3,
+    voters: 7,
+    buckets: &[("wide", Class::Erasure(8, 3))],
+    net: 180,
+    seeds: (1, "HIRSEL_STORAGE_WIDE_LOSSES"),
+};
 const CLIENTS: u64 = 3;
 /// What each client does in each phase, at least.
 const STEPS: u32 = 8;
@@ -63,8 +91,9 @@ enum Loss {
     Disks,
 }
 
-/// Seven nodes under load.
+/// Nodes under load.
 struct Town {
+    kind: Kind,
     mesh: Mesh,
     nodes: BTreeMap<NodeId, Node>,
     platters: BTreeMap<NodeId, Arc<Platter>>,
@@ -73,15 +102,15 @@ struct Town {
 }
 
 impl Town {
-    async fn new(mesh: Mesh) -> Town {
+    async fn new(kind: Kind, mesh: Mesh) -> Town {
         let (nodes, platters, doors) = (BTreeMap::new(), BTreeMap::new(), Doors::default());
-        let mut town = Town { mesh, nodes, platters, doors, healing: watch::Sender::default() };
-        for number in 1..=NODES {
+        let mut town = Town { kind, mesh, nodes, platters, doors, healing: watch::Sender::default() };
+        for number in 1..=kind.nodes {
             town.start(number).await;
         }
         town.steer().await;
         let begun = Instant::now();
-        for (name, class) in BUCKETS {
+        for (name, class) in kind.buckets.iter().copied() {
             let (name, acl) = (name.parse().unwrap(), Acl::Private);
             let (owner, region, lockable) = ("ann".into(), "here".into(), false);
             let create = Command::CreateBucket { name, owner, region, lockable, acl, class };
@@ -140,7 +169,7 @@ impl Town {
     /// Does what the plan does about nodes that are gone for good: new ones come, and take their places.
     async fn replace(&mut self, victims: &[NodeId]) {
         let mut takes = BTreeMap::new();
-        for (number, victim) in (NODES + 1..).zip(victims) {
+        for (number, victim) in (self.kind.nodes + 1..).zip(victims) {
             self.start(number).await;
             let node = NodeId(number);
             self.mesh.live.send_modify(|live| {
@@ -159,7 +188,8 @@ impl Town {
                 partition.next = partition.nodes.iter().map(|node| *takes.get(node).unwrap_or(node)).collect();
                 partition.table = 2;
             }
-            table.voters = self.nodes.keys().copied().filter(|node| node.0 <= NODES).collect();
+            let stay = self.nodes.keys().copied().filter(|node| node.0 <= self.kind.nodes);
+            table.voters = stay.take(self.kind.voters as usize).collect();
             order.nodes = self.nodes.keys().copied().collect();
             order.incarnations = order.nodes.iter().map(|node| (*node, Incarnation(1))).collect();
         });
@@ -305,11 +335,11 @@ struct Clients {
 }
 
 impl Clients {
-    fn start(doors: &Doors, seed: u64) -> Clients {
+    fn start(doors: &Doors, buckets: Buckets, seed: u64) -> Clients {
         let (steps, ends) = (Arc::new(AtomicU32::new(0)), watch::Sender::new(false));
         let run = |number| {
             let (steps, ends) = (steps.clone(), ends.subscribe());
-            let mut client = Client::new(doors.clone(), seed, number);
+            let mut client = Client::new(doors.clone(), buckets, seed, number);
             tokio::spawn(async move {
                 while !*ends.borrow() {
                     client.step().await;
@@ -344,18 +374,18 @@ impl Clients {
     }
 }
 
-async fn history(seed: u64) {
+async fn history(kind: Kind, seed: u64) {
     let mut chance = SmallRng::seed_from_u64(seed);
     let loss = if seed.is_multiple_of(2) { Loss::Nodes } else { Loss::Disks };
-    let victims: Vec<NodeId> =
-        index::sample(&mut chance, NODES as usize, 2).into_iter().map(|number| NodeId(number as u64 + 1)).collect();
+    let drawn = index::sample(&mut chance, kind.nodes as usize, kind.losses);
+    let victims: Vec<NodeId> = drawn.into_iter().map(|number| NodeId(number as u64 + 1)).collect();
     // What the metadata sync is not what is looked at here.
     let memory = Path::new("/dev/shm");
     let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
-    let net = 100 + (seed % 100) as u8;
+    let net = (kind.net + seed % 70) as u8;
     let begun = Instant::now();
-    let mut town = Town::new(Mesh::new(folder.path(), net, NODES, VOTERS)).await;
-    let clients = Clients::start(&town.doors, seed);
+    let mut town = Town::new(kind, Mesh::new(folder.path(), net, kind.nodes, kind.voters)).await;
+    let clients = Clients::start(&town.doors, kind.buckets, seed);
     let healer = town.heal();
     clients.go_on().await;
     let (before, begun) = (begun.elapsed(), Instant::now());
@@ -406,13 +436,23 @@ async fn settle(town: &Town) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_acknowledged_survives_the_loss_of_any_two_nodes_or_disks() {
+async fn histories(kind: Kind) {
     let told = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let from = told("HIRSEL_STORAGE_LOSSES_FROM").unwrap_or_default();
-    for seed in from..from + told("HIRSEL_STORAGE_LOSSES").unwrap_or(SEEDS) {
+    let (seeds, asked) = kind.seeds;
+    for seed in from..from + told(asked).unwrap_or(seeds) {
         let begun = Instant::now();
-        history(seed).await;
+        history(kind, seed).await;
         eprintln!("{:?}", begun.elapsed());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_survives_the_loss_of_any_two_nodes_or_disks() {
+    histories(TWO).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_in_eleven_shards_survives_the_loss_of_any_three_nodes_or_disks() {
+    histories(THREE).await;
 }

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 
 use super::score::score;
 use crate::id::NodeId;
-use crate::storage::{FLOORS, LOSSES, PARTITIONS, Partition, StorageTable, WIDTHS, partition};
+use crate::storage::{Partition, StorageTable, partition};
 
 /// Partitions that move at once for balance or spread. What is lost or drained does not wait for it, and stops it.
 pub const MOVES_AT_ONCE: usize = 32;
@@ -57,9 +57,6 @@ pub struct Shape<'a> {
     /// On how many nodes at least a partition of each width stays when one of its nodes goes and no other can take its place.
     pub floors: &'a [usize],
 }
-
-/// What the cluster has.
-pub const SHAPE: Shape<'static> = Shape { widths: &WIDTHS, each: PARTITIONS, floors: &FLOORS };
 
 /// The next table.
 pub fn arrange(
@@ -192,22 +189,28 @@ impl<'a> Board<'a> {
 
     /// The node that takes this place best, or a further one. Who has the chunks already needs no copy.
     fn best(&self, id: u16, list: &[NodeId], place: Option<usize>, holders: &[NodeId]) -> Option<usize> {
-        let rest: Vec<NodeId> =
-            list.iter().enumerate().filter(|(at, _)| Some(*at) != place).map(|(_, node)| *node).collect();
+        let rest = list.iter().enumerate().filter(|(at, _)| Some(*at) != place);
+        let rest: Vec<&Host> = rest.filter_map(|(_, node)| Some(&self.hosts[*self.index.get(node)?])).collect();
+        // How many it would be together with. What all of them cost follows from it, and takes ten times as long.
+        let beside = |host: &Host| -> Cost {
+            let zone = rest.iter().filter(|other| other.zone == host.zone).count();
+            (zone, rest.iter().filter(|other| other.machine == host.machine).count())
+        };
         let free = (0..self.hosts.len()).filter(|at| self.hosts[*at].takes && !list.contains(&self.hosts[*at].id));
         free.min_by_key(|at| {
             let host = &self.hosts[*at];
             let full = self.load[*at] >= self.cap[*at];
             let holds = holders.contains(&host.id);
-            (self.cost(&rest, Some(host)), !holds, full, Reverse(score(id, host.id, host.weight)), host.id)
+            (beside(host), !holds, full, Reverse(score(id, host.id, host.weight)), host.id)
         })
     }
 
     /// How many are together in a zone, and on a machine. Squared, so that even is less than uneven.
-    fn cost(&self, list: &[NodeId], and: Option<&Host>) -> Cost {
-        let hosts = || list.iter().filter_map(|node| self.index.get(node)).map(|at| &self.hosts[*at]).chain(and);
-        let zones = hosts().map(|host| hosts().filter(|other| other.zone == host.zone).count()).sum();
-        let machines = hosts().map(|host| hosts().filter(|other| other.machine == host.machine).count()).sum();
+    fn cost(&self, list: &[NodeId]) -> Cost {
+        let hosts: Vec<&Host> = list.iter().filter_map(|node| Some(&self.hosts[*self.index.get(node)?])).collect();
+        let zones = hosts.iter().map(|host| hosts.iter().filter(|other| other.zone == host.zone).count()).sum();
+        let machines =
+            hosts.iter().map(|host| hosts.iter().filter(|other| other.machine == host.machine).count()).sum();
         (zones, machines)
     }
 
@@ -250,7 +253,7 @@ impl<'a> Board<'a> {
     /// Moves one place of a partition to where it is better spread over zones.
     fn spread(&mut self, id: u16, least: usize) -> bool {
         let Some(list) = self.settled(id).map(|it| it.nodes.clone()) else { return false };
-        let cost = self.cost(&list, None);
+        let cost = self.cost(&list);
         if cost.0 <= least {
             return false;
         }
@@ -258,7 +261,7 @@ impl<'a> Board<'a> {
             let at = self.best(id, &list, Some(place), &[])?;
             let mut then = list.clone();
             then[place] = self.hosts[at].id;
-            Some((self.cost(&then, None), place, at))
+            Some((self.cost(&then), place, at))
         });
         let Some((_, place, at)) = better.filter(|(then, ..)| then.0 < cost.0).min() else { return false };
         self.shift(id, list, place, at);
@@ -317,7 +320,7 @@ impl<'a> Board<'a> {
             }
             let mut then = list.clone();
             then[place] = to.id;
-            (self.cost(&then, None) <= self.cost(list, None)).then_some((id, place))
+            (self.cost(&then) <= self.cost(list)).then_some((id, place))
         });
         let (id, place) = candidates.max_by_key(|(id, _)| (score(*id, to.id, to.weight), *id))?;
         Some((id, self.table.partitions[&id].nodes.clone(), place))
@@ -325,16 +328,22 @@ impl<'a> Board<'a> {
 }
 
 /// How many vote among so many nodes that may: twice as many as may be lost and one, if there are.
-fn wanted(nodes: usize) -> usize {
+fn wanted(nodes: usize, losses: usize) -> usize {
     match nodes {
         0..=2 => nodes,
-        _ => (2 * LOSSES + 1).min(nodes - usize::from(nodes.is_multiple_of(2))),
+        _ => (2 * losses + 1).min(nodes - usize::from(nodes.is_multiple_of(2))),
     }
 }
 
 /// Who should vote in the metadata groups. `reported` is what members say that it is: the next change waits until they say what was
-/// planned, unless a voter was lost meanwhile. One that is lost keeps its vote until another can take it, or its data moves.
-pub fn voters(before: &BTreeSet<NodeId>, reported: &BTreeSet<BTreeSet<NodeId>>, hosts: &[Host]) -> BTreeSet<NodeId> {
+/// planned, unless a voter was lost meanwhile. One that is lost keeps its vote until another can take it, or its data moves. `losses` is how
+/// many may be lost.
+pub fn voters(
+    before: &BTreeSet<NodeId>,
+    reported: &BTreeSet<BTreeSet<NodeId>>,
+    hosts: &[Host],
+    losses: usize,
+) -> BTreeSet<NodeId> {
     let (live, lost): (Vec<&Host>, Vec<&Host>) =
         hosts.iter().filter(|host| host.keeps && before.contains(&host.id)).partition(|host| host.lives);
     let is_made = before.is_empty() || reported.contains(before);
@@ -343,7 +352,7 @@ pub fn voters(before: &BTreeSet<NodeId>, reported: &BTreeSet<BTreeSet<NodeId>>, 
     }
     let may = |host: &&Host| host.takes && host.lives && !before.contains(&host.id);
     let mut free: Vec<&Host> = hosts.iter().filter(may).collect();
-    let size = wanted(live.len() + lost.len() + free.len());
+    let size = wanted(live.len() + lost.len() + free.len(), losses);
     let mut group: BTreeSet<NodeId> = live.iter().map(|host| host.id).collect();
     while group.len() > size {
         let crowded = live.iter().filter(|host| group.contains(&host.id));

@@ -4,11 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::table::{Host, MOVES_AT_ONCE, SHAPE, Shape, arrange, missing, voters, weight};
+use super::table::{Host, MOVES_AT_ONCE, Shape, arrange, missing, voters, weight};
 use crate::id::NodeId;
-use crate::storage::{LOSSES, PARTITIONS, StorageTable, WIDTHS, partition, width};
+use crate::storage::{FLOORS, PARTITIONS, StorageTable, USUAL, WIDTHS, losses, partition, width};
 
 mod stories;
+
+/// What there is before a bucket asks for more.
+const SHAPE: Shape<'static> =
+    Shape { widths: &[WIDTHS[0], WIDTHS[1]], each: PARTITIONS, floors: &[FLOORS[0], FLOORS[1]] };
+/// What there is once one did.
+const ALL: Shape<'static> = Shape { widths: &WIDTHS, each: PARTITIONS, floors: &FLOORS };
 
 fn host(id: u64, zone: usize) -> Host {
     let machine = Some([10, 0, 0, id as u8].into());
@@ -29,9 +35,13 @@ fn complete(table: &StorageTable) -> BTreeMap<u16, u64> {
 }
 
 /// Arranges, and reports all moves complete, until nothing changes.
-fn settled(mut table: StorageTable, hosts: &[Host]) -> StorageTable {
+fn settled(table: StorageTable, hosts: &[Host]) -> StorageTable {
+    settled_as(SHAPE, table, hosts)
+}
+
+fn settled_as(shape: Shape, mut table: StorageTable, hosts: &[Host]) -> StorageTable {
     for _ in 0..200 {
-        let next = arrange(&table, hosts, SHAPE, &complete(&table), false);
+        let next = arrange(&table, hosts, shape, &complete(&table), false);
         if next == table {
             return table;
         }
@@ -71,7 +81,7 @@ fn check(table: &StorageTable) {
 #[test]
 fn data_is_spread_evenly_over_equal_nodes_and_zones() {
     for (nodes, zones) in [(3, 3), (6, 3), (7, 7), (9, 3), (12, 4), (30, 3)] {
-        let table = settled(StorageTable::default(), &hosts(nodes, zones));
+        let table = settled_as(ALL, StorageTable::default(), &hosts(nodes, zones));
         check(&table);
         for of in WIDTHS {
             let full = usize::from(of).min(nodes as usize);
@@ -86,9 +96,9 @@ fn data_is_spread_evenly_over_equal_nodes_and_zones() {
                 assert_eq!((list.len(), over.len()), (full, full.min(zones)), "{list:?}");
             }
         }
-        assert!(missing(&table, SHAPE, nodes as usize).is_empty(), "more nodes there are not");
+        assert!(missing(&table, ALL, nodes as usize).is_empty(), "more nodes there are not");
         let wider = WIDTHS.iter().filter(|of| u64::from(**of) > nodes).count();
-        assert_eq!(missing(&table, SHAPE, nodes as usize + 1).len(), wider);
+        assert_eq!(missing(&table, ALL, nodes as usize + 1).len(), wider);
     }
 }
 
@@ -143,7 +153,7 @@ fn who_joins_gets_its_share_from_others_and_nothing_else_moves() {
     let before = settled(StorageTable::default(), &six);
     let after = settled(before.clone(), &seven);
     check(&after);
-    for of in WIDTHS {
+    for of in WIDTHS.into_iter().take(USUAL) {
         let share = usize::from(PARTITIONS) * usize::from(of) / 7;
         let mut moved = 0;
         for number in 0..PARTITIONS {
@@ -199,6 +209,37 @@ fn who_is_gone_is_replaced_in_its_place_and_by_many() {
 }
 
 #[test]
+fn partitions_of_eleven_come_beside_the_others_and_keep_nine_nodes_of_those_that_go() {
+    let mut hosts = hosts(12, 4);
+    let before = settled(StorageTable::default(), &hosts);
+    let wide = settled_as(ALL, before.clone(), &hosts);
+    check(&wide);
+    assert!(
+        before.partitions.iter().all(|(number, it)| wide.partitions[number] == *it),
+        "what was there has not moved"
+    );
+    assert_eq!((before.losses(), wide.losses(), wide.has_width(11), before.has_width(11)), (2, 3, true, false));
+    // One is lost: whoever has no place in a partition takes its place in it.
+    goes(&mut hosts, 4);
+    let after = settled_as(ALL, wide.clone(), &hosts);
+    for number in (0..PARTITIONS).map(|number| partition(11, number)) {
+        let [old, new] = [&wide, &after].map(|table| table.partitions[&number].target());
+        assert!(new.len() == 11 && !new.contains(&NodeId(4)));
+        assert!(old.iter().zip(new).all(|(old, new)| old == new || *old == NodeId(4)));
+    }
+    // Others drain one after another, with nobody to take their places.
+    let least = |table: &StorageTable| table.partitions[&partition(11, 0)].nodes.len();
+    let mut table = after;
+    for (id, left) in [(1, 10), (2, 9), (3, 9)] {
+        let host = hosts.iter_mut().find(|host| host.id == NodeId(id)).expect("it is one of them");
+        (host.takes, host.keeps, host.goes) = (false, false, true);
+        table = settled_as(ALL, table, &hosts);
+        assert_eq!(least(&table), left, "nobody gives up the ninth shard");
+    }
+    assert!(table.holds(NodeId(3)));
+}
+
+#[test]
 fn nothing_moves_while_the_brake_is_on() {
     let mut hosts = hosts(8, 4);
     let before = settled(StorageTable::default(), &hosts);
@@ -218,30 +259,32 @@ fn moves_for_balance_are_limited() {
 }
 
 #[test]
-fn voters_are_enough_for_two_losses_where_there_are_nodes() {
+fn voters_are_enough_for_so_many_losses_where_there_are_nodes() {
     let none = BTreeSet::new();
-    for (nodes, many) in [(0, 0), (1, 1), (2, 2), (3, 3), (4, 3), (5, 5), (6, 5), (40, 5)] {
+    let of_two =
+        [(0, 0), (1, 1), (2, 2), (3, 3), (4, 3), (5, 5), (6, 5), (40, 5)].map(|(nodes, many)| (2, nodes, many));
+    for (losses, nodes, many) in of_two.into_iter().chain([(3, 6, 5), (3, 7, 7), (3, 8, 7), (3, 40, 7)]) {
         let hosts = hosts(nodes, 5);
-        let first = voters(&none, &BTreeSet::new(), &hosts);
+        let first = voters(&none, &BTreeSet::new(), &hosts, losses);
         assert_eq!(first.len(), many);
-        assert_eq!(voters(&first, &BTreeSet::from([first.clone()]), &hosts), first);
+        assert_eq!(voters(&first, &BTreeSet::from([first.clone()]), &hosts, losses), first);
     }
     let mut hosts = hosts(7, 7);
-    let five = voters(&none, &BTreeSet::new(), &hosts);
+    let five = voters(&none, &BTreeSet::new(), &hosts, 2);
     let made = BTreeSet::from([five.clone()]);
     // Lost for a moment, with another one there: it is replaced. Without: its seat stays, until its data moves.
     hosts[0].lives = false;
-    let swapped = voters(&five, &made, &hosts);
+    let swapped = voters(&five, &made, &hosts, 2);
     assert!(swapped.len() == 5 && !swapped.contains(&NodeId(1)) && swapped.intersection(&five).count() == 4);
     hosts.truncate(5);
-    assert_eq!(voters(&five, &made, &hosts), five);
+    assert_eq!(voters(&five, &made, &hosts, 2), five);
     goes(&mut hosts, 1);
-    assert_eq!(voters(&five, &made, &hosts).len(), 3);
+    assert_eq!(voters(&five, &made, &hosts, 2).len(), 3);
     // A change that is not made yet is waited for.
     let seven = self::hosts(7, 7);
     let three = BTreeSet::from([NodeId(1), NodeId(2), NodeId(3)]);
-    assert_eq!(voters(&three, &BTreeSet::new(), &seven), three);
-    assert_eq!(voters(&three, &BTreeSet::from([three.clone()]), &seven).len(), 5);
+    assert_eq!(voters(&three, &BTreeSet::new(), &seven, 2), three);
+    assert_eq!(voters(&three, &BTreeSet::from([three.clone()]), &seven, 2).len(), 5);
 }
 
 /// What may happen to a cluster.
@@ -304,7 +347,7 @@ impl Town {
             }
             Act::Lose(which) => {
                 let live: Vec<usize> = (0..self.hosts.len()).filter(|at| self.hosts[*at].lives).collect();
-                if self.lost < LOSSES && live.len() > 6 {
+                if self.lost < losses(3) && live.len() > 6 {
                     self.lost += 1;
                     let at = live[which.index(live.len())];
                     let id = self.hosts[at].id;
@@ -417,7 +460,7 @@ proptest! {
             }
         }
         // Within a zone equal nodes have the same, but for one.
-        for of in WIDTHS.into_iter().filter(|of| usize::from(*of) <= takes) {
+        for of in WIDTHS.into_iter().take(USUAL).filter(|of| usize::from(*of) <= takes) {
             let loads = loads(&town.table, of);
             for a in town.hosts.iter().filter(|host| host.takes) {
                 for b in town.hosts.iter().filter(|host| host.takes && host.zone == a.zone && host.weight == a.weight) {

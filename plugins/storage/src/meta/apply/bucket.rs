@@ -133,7 +133,8 @@ fn known(class: Class) -> Result<(), Stop> {
     match class.width() {
         Some(_) => Ok(()),
         None => {
-            Err(Refusal::Argument(format!("{class:?} is no way to keep bodies: 1 to 3 copies are, and 4+2")).into())
+            Err(Refusal::Argument(format!("{class:?} is no way to keep bodies: 1 to 3 copies are, 4+2, and 8+3"))
+                .into())
         }
     }
 }

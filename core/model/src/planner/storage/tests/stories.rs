@@ -13,7 +13,7 @@ use crate::planner::change::change;
 use crate::planner::{narrate, plan};
 use crate::report::{NodeReport, RoleFacts, RoleReport, RoleState};
 use crate::spec::{Availability, Former, Spec};
-use crate::storage::{Left, MANY_LOST, StorageFacts, StorageTable, WIDTHS};
+use crate::storage::{Left, MANY_LOST, StorageFacts, StorageTable, Totals, USUAL, WIDTHS};
 use crate::time::Timestamp;
 use crate::view::{Liveness, NodeFacts, RaftFacts, View};
 
@@ -162,6 +162,31 @@ fn nothing_is_planned_before_a_node_stores_and_the_level_allows_it() {
 }
 
 #[test]
+fn partitions_of_eleven_are_made_when_a_bucket_asks_for_them_and_stay() {
+    let lists = |table: &StorageTable| {
+        let of = table.partitions.iter().filter(|(number, _)| crate::storage::width(**number) == 11);
+        of.map(|(_, it)| it.nodes.len()).collect::<Vec<_>>()
+    };
+    for nodes in [12, 9] {
+        let mut town = Town::new(nodes, true);
+        assert!(lists(&town.settle(STEADY)).is_empty(), "nobody asks");
+        let asks = |widest| Some(Box::new(Totals { term: 1, widest, kept: [3].into(), ..Totals::default() }));
+        town.facts.get_mut(&NodeId(1)).expect("n1").totals = asks(6);
+        assert!(lists(&town.settle(STEADY)).is_empty(), "six are asked for");
+        town.facts.get_mut(&NodeId(1)).expect("n1").totals = asks(11);
+        let before = town.view.plan.storage.clone();
+        let made = town.settle(STEADY);
+        assert_eq!(lists(&made), vec![usize::from(nodes).min(11); 256]);
+        assert_eq!((before.voters.len(), made.voters.len()), (5, 7), "the metadata bear as many losses");
+        assert!(before.voters.is_subset(&made.voters));
+        assert!(before.partitions.iter().all(|(number, it)| made.partitions.get(number) == Some(it)), "nothing moved");
+        // The bucket is gone, its partitions are not: what dies in them may not be gone yet.
+        town.facts.get_mut(&NodeId(1)).expect("n1").totals = asks(3);
+        assert_eq!(lists(&town.settle(STEADY)).len(), 256);
+    }
+}
+
+#[test]
 fn data_waits_before_it_moves_away_from_a_node_that_is_lost() {
     let mut town = Town::new(7, true);
     let before = town.settle(STEADY);
@@ -176,7 +201,7 @@ fn data_waits_before_it_moves_away_from_a_node_that_is_lost() {
     assert!(late.partitions.values().any(|it| it.nodes.contains(&NodeId(3))));
     let rest = town.settle(STEADY);
     assert!(!rest.nodes().contains(&NodeId(3)));
-    for width in WIDTHS {
+    for width in WIDTHS.into_iter().take(USUAL) {
         let lists = rest.partitions.iter().filter(|(number, _)| crate::storage::width(**number) == width);
         assert!(lists.clone().count() == 256 && lists.clone().all(|(_, it)| it.nodes.len() == usize::from(width)));
     }

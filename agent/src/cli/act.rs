@@ -55,12 +55,24 @@ pub async fn change(client: &Client, json: bool, request: Request<'_>) -> Result
         Goal::Purged(_) => Goal::Purged(answer.envelope.data.index),
         goal => goal,
     };
-    let done =
-        if flags.wait { wait_for(client, &goal, flags.timeout.unwrap_or(WAIT_USUAL), json).await? } else { Done::Well };
+    let done = waited(client, json, &goal, (flags.wait, flags.timeout)).await?;
     if json {
         output::raw(&answer.text);
     }
     Ok(done)
+}
+
+/// Waits for `goal` if that is wished, by `--wait` and `--timeout`.
+pub(super) async fn waited(
+    client: &Client,
+    json: bool,
+    goal: &Goal,
+    (wait, timeout): (bool, Option<Duration>),
+) -> Result<Done, ApiError> {
+    if !wait {
+        return Ok(Done::Well);
+    }
+    wait_for(client, goal, timeout.unwrap_or(WAIT_USUAL), json).await
 }
 
 fn print_changed(answer: &Answer<Changed>) {

@@ -6,11 +6,13 @@ use std::path::Path;
 use http::Method;
 use serde_json::json;
 
-use super::args::{BucketCreateArgs, BucketReplicateArgs, BucketRmArgs, BucketSetArgs};
+use super::act::waited;
+use super::args::{BucketChangeArgs, BucketCreateArgs, BucketReplicateArgs, BucketRmArgs, BucketSetArgs};
 use super::client::{Answer, Client};
 use super::foreseen;
 use super::look::{escape, show};
 use super::output::{self, Colour, ago, line, note, paint, since, table};
+use super::wait::Goal;
 use super::{Done, read_file, secret, wall};
 use crate::api::envelope::Envelope;
 use crate::api::error::{ApiError, Code};
@@ -23,7 +25,7 @@ const SECRET: &str = "HIRSEL_REPLICATION_SECRET";
 
 /// `bucket create`
 pub async fn create(client: &Client, json: bool, args: &BucketCreateArgs) -> Result<Done, ApiError> {
-    if args.plan {
+    if args.change.plan {
         return foreseen::create(client, json, args).await;
     }
     let fields = json!({
@@ -35,12 +37,13 @@ pub async fn create(client: &Client, json: bool, args: &BucketCreateArgs) -> Res
         "versioning": args.versioning,
     });
     let answer = client.ask::<Bucket>(Method::POST, "/v1/buckets", fields.to_string().into_bytes()).await?;
-    Ok(told(&answer, json, "made", Some(&format!("hirsel bucket rm {}", args.bucket))))
+    told(&answer, json, "made", Some(&format!("hirsel bucket rm {}", args.bucket)));
+    end(client, json, &answer, Goal::BucketPlaced(args.bucket.clone()), &args.change).await
 }
 
 /// `bucket set`
 pub async fn set(client: &Client, json: bool, args: &BucketSetArgs) -> Result<Done, ApiError> {
-    if args.plan {
+    if args.change.plan {
         return foreseen::set(client, json, args).await;
     }
     // Only to say how to undo it: what cannot be read is said by the change itself.
@@ -53,20 +56,34 @@ pub async fn set(client: &Client, json: bool, args: &BucketSetArgs) -> Result<Do
     });
     let answer = client.ask::<Bucket>(Method::PUT, &path(&args.bucket), fields.to_string().into_bytes()).await?;
     let undo = before.and_then(|before| foreseen::undo(args, &before));
-    Ok(told(&answer, json, "changed", undo.as_deref()))
+    told(&answer, json, "changed", undo.as_deref());
+    end(client, json, &answer, Goal::BucketPlaced(args.bucket.clone()), &args.change).await
 }
 
-fn told(answer: &Answer<Bucket>, json: bool, did: &str, undo: Option<&str>) -> Done {
+fn told(answer: &Answer<Bucket>, json: bool, did: &str, undo: Option<&str>) {
     if json {
-        output::raw(&answer.text);
-        return Done::Well;
+        return;
     }
     let bucket = &answer.envelope.data;
     line(format!("{did} bucket {}: {}", bucket.bucket, kept(bucket)));
     if let Some(undo) = undo {
         note(paint(&format!("undo: {undo}"), Colour::Dim));
     }
-    Done::Well
+}
+
+/// Waits where that is wished, and ends with what was answered.
+async fn end<T>(
+    client: &Client,
+    json: bool,
+    answer: &Answer<T>,
+    goal: Goal,
+    flags: &BucketChangeArgs,
+) -> Result<Done, ApiError> {
+    let done = waited(client, json, &goal, (flags.wait, flags.timeout)).await?;
+    if json {
+        output::raw(&answer.text);
+    }
+    Ok(done)
 }
 
 fn kept(bucket: &Bucket) -> String {
@@ -146,10 +163,14 @@ pub async fn usage(client: &Client, json: bool, bucket: &str) -> Result<Done, Ap
 
 /// `bucket replicate`
 pub async fn replicate(client: &Client, json: bool, args: &BucketReplicateArgs) -> Result<Done, ApiError> {
+    if args.change.plan {
+        return foreseen::replicate(client, json, args).await;
+    }
     let path = format!("{}/replication", path(&args.bucket));
     if args.off {
         let answer = client.ask::<Bucket>(Method::DELETE, &path, Vec::new()).await?;
-        return Ok(replicated(&answer, json));
+        replicated(&answer, json);
+        return end(client, json, &answer, Goal::Nothing, &args.change).await;
     }
     let mut instead = format!("hirsel bucket replicate {} --secret-file FILE", args.bucket);
     for (flag, value) in [("--to", &args.to), ("--key-id", &args.key_id)] {
@@ -171,13 +192,13 @@ pub async fn replicate(client: &Client, json: bool, args: &BucketReplicateArgs) 
         "secret": secret,
     });
     let answer = client.ask::<Bucket>(Method::PUT, &path, fields.to_string().into_bytes()).await?;
-    Ok(replicated(&answer, json))
+    replicated(&answer, json);
+    end(client, json, &answer, Goal::BucketCopied(args.bucket.clone()), &args.change).await
 }
 
-fn replicated(answer: &Answer<Bucket>, json: bool) -> Done {
+fn replicated(answer: &Answer<Bucket>, json: bool) {
     if json {
-        output::raw(&answer.text);
-        return Done::Well;
+        return;
     }
     let Bucket { bucket, replication, .. } = &answer.envelope.data;
     let (did, then) = match replication {
@@ -192,11 +213,10 @@ fn replicated(answer: &Answer<Bucket>, json: bool) -> Done {
     for words in then {
         note(paint(&words, Colour::Dim));
     }
-    Done::Well
 }
 
 /// How far it is, in a word or two.
-fn behind(to: &Replication) -> String {
+pub(super) fn behind(to: &Replication) -> String {
     let more = if to.finding { " or more" } else { "" };
     match (to.due, to.finding) {
         _ if to.failed_at.is_some() => format!("failing, {}{more} due", to.due),
@@ -207,19 +227,17 @@ fn behind(to: &Replication) -> String {
 
 /// `bucket rm`
 pub async fn remove(client: &Client, json: bool, args: &BucketRmArgs) -> Result<Done, ApiError> {
-    if args.plan {
+    if args.change.plan {
         return foreseen::remove(client, json, &args.bucket).await;
     }
     let answer = client.ask::<Changed>(Method::DELETE, &path(&args.bucket), Vec::new()).await?;
-    if json {
-        output::raw(&answer.text);
-        return Ok(Done::Well);
+    if !json {
+        line(&answer.envelope.data.did);
+        if let Some(undo) = &answer.envelope.data.undo {
+            note(paint(&format!("undo: {undo}"), Colour::Dim));
+        }
     }
-    line(&answer.envelope.data.did);
-    if let Some(undo) = &answer.envelope.data.undo {
-        note(paint(&format!("undo: {undo}"), Colour::Dim));
-    }
-    Ok(Done::Well)
+    end(client, json, &answer, Goal::Nothing, &args.change).await
 }
 
 pub(super) fn path(bucket: &str) -> String {

@@ -1,7 +1,7 @@
-//! `bucket create|set|rm --plan`, and how to undo what `bucket set` did: what there is, against what is asked for.
+//! `bucket create|set|replicate|rm --plan`, and how to undo what `bucket set` did: what there is, against what is asked for.
 
 use super::Done;
-use super::args::{BucketCreateArgs, BucketSetArgs};
+use super::args::{BucketCreateArgs, BucketReplicateArgs, BucketSetArgs};
 use super::client::{Answer, Client};
 use super::look::print_forecast;
 use crate::api::envelope::Envelope;
@@ -19,6 +19,16 @@ pub async fn create(client: &Client, json: bool, args: &BucketCreateArgs) -> Res
 pub async fn set(client: &Client, json: bool, args: &BucketSetArgs) -> Result<Done, ApiError> {
     let (name, words) = (&args.bucket, format!("change bucket {}", args.bucket));
     foresee(client, json, (name, words), |there| changed(args, there.ok_or_else(|| none(name))?)).await
+}
+
+/// What `bucket replicate` would do. The secret is neither asked for nor compared: nobody is shown the one that is kept.
+pub async fn replicate(client: &Client, json: bool, args: &BucketReplicateArgs) -> Result<Done, ApiError> {
+    let name = &args.bucket;
+    let words = match &args.to {
+        Some(to) => format!("have bucket {name} copied to {to}"),
+        None => format!("have bucket {name} copied nowhere"),
+    };
+    foresee(client, json, (name, words), |there| Ok(copied(args, there.ok_or_else(|| none(name))?))).await
 }
 
 /// What `bucket rm` would do.
@@ -85,6 +95,24 @@ fn changed(args: &BucketSetArgs, there: &Bucket) -> Result<Vec<Difference>, ApiE
     Ok(found)
 }
 
+fn copied(args: &BucketReplicateArgs, there: &Bucket) -> Vec<Difference> {
+    let before = there.replication.as_ref();
+    let after = |value: Option<&String>| value.filter(|_| !args.off).cloned();
+    let values = [
+        ("to", before.map(|it| &it.to), after(args.to.as_ref())),
+        ("region", before.map(|it| &it.region), after(Some(&args.region))),
+        ("prefix", before.map(|it| &it.prefix), after(Some(&args.prefix))),
+        ("key_id", before.map(|it| &it.key_id), after(args.key_id.as_ref())),
+    ];
+    // No beginning is what is not said.
+    let said = |text: &String| !text.is_empty();
+    let differs = |(what, before, after): (&str, Option<&String>, Option<String>)| {
+        let what = format!("replication.{what}");
+        differs(&args.bucket, &what, before.filter(|it| said(it)).cloned(), after.filter(said))
+    };
+    values.into_iter().filter_map(differs).collect()
+}
+
 fn removed(name: &str, there: Option<&Bucket>) -> Result<Vec<Difference>, ApiError> {
     let there = there.ok_or_else(|| none(name))?;
     refuse_wanted(there)?;
@@ -142,7 +170,7 @@ mod tests {
             erasure: None,
             quota: None,
             versioning: None,
-            plan: false,
+            change: Default::default(),
         }
     }
 
@@ -164,6 +192,40 @@ mod tests {
         );
         let same = BucketSetArgs { copies: Some(3), quota: Some(1 << 30), ..set() };
         assert_eq!((changed(&same, &media()).unwrap().len(), undo(&same, &media())), (0, None));
+    }
+
+    #[test]
+    fn what_a_copy_would_change_is_told_without_its_secret() {
+        let args = |to: Option<&str>| BucketReplicateArgs {
+            bucket: "media".into(),
+            to: to.map(str::to_owned),
+            key_id: to.map(|_| "ID".into()),
+            secret_file: None,
+            region: "us-east-1".into(),
+            prefix: String::new(),
+            off: to.is_none(),
+            change: Default::default(),
+        };
+        let shown = |args: &BucketReplicateArgs, there: &Bucket| -> Vec<_> {
+            copied(args, there).into_iter().map(|it| (it.path, it.before, it.after)).collect()
+        };
+        let (some, path) = (|text: &str| Some(text.to_owned()), |what| format!("buckets.media.replication.{what}"));
+        let to = args(Some("https://a/b"));
+        let begun = [
+            (path("to"), None, some("https://a/b")),
+            (path("region"), None, some("us-east-1")),
+            (path("key_id"), None, some("ID")),
+        ];
+        assert_eq!(shown(&to, &media()), begun);
+        let (region, key_id) = ("us-east-1".to_owned(), "ID".to_owned());
+        let replication =
+            crate::api::views::buckets::Replication { to: "https://a/b".into(), region, key_id, ..Default::default() };
+        let there = Bucket { replication: Some(replication), ..media() };
+        assert_eq!(shown(&to, &there), [], "the same is said again");
+        let other = shown(&args(Some("https://a/c")), &there);
+        assert_eq!(other, [(path("to"), some("https://a/b"), some("https://a/c"))]);
+        assert_eq!(shown(&args(None), &there).len(), 3);
+        assert_eq!(shown(&args(None), &media()), []);
     }
 
     #[test]

@@ -46,6 +46,10 @@ pub enum Goal {
     AutomaticallyCertified,
     /// The certificate of this host has another version than this, and every node that balances load and is heard has it.
     Renewed(String, u64),
+    /// There are nodes for what is written to the bucket.
+    BucketPlaced(String),
+    /// All of the bucket is where it is copied to.
+    BucketCopied(String),
     /// Every load balancer has carried out the purge with this index.
     Purged(u64),
     /// One node holds the address.
@@ -129,6 +133,24 @@ async fn look(client: &Client, goal: &Goal) -> Result<Progress, ApiError> {
                 }
             }
             Ok(Progress::Reached)
+        }
+        Goal::BucketPlaced(name) => {
+            let there = client.get::<Bucket>(&bucket::path(name)).await?.envelope.data;
+            Ok(match there.placed {
+                true => Progress::Reached,
+                false => Progress::Missing(format!("nodes are chosen for {} of bucket {name}", there.safety)),
+            })
+        }
+        Goal::BucketCopied(name) => {
+            let there = client.get::<Bucket>(&bucket::path(name)).await?.envelope.data;
+            let Some(to) = there.replication else {
+                return Ok(Progress::Failed(format!("bucket {name} is copied nowhere any more")));
+            };
+            Ok(match (to.due, to.finding, &to.error) {
+                (0, false, _) => Progress::Reached,
+                (_, _, Some(error)) => Progress::Missing(format!("bucket {name}: {}: {error}", bucket::behind(&to))),
+                (_, _, None) => Progress::Missing(format!("bucket {name}: {}", bucket::behind(&to))),
+            })
         }
         Goal::Resealed(before) => {
             let now = client.get::<Sealing>("/v1/sealing").await?.envelope.data;

@@ -21,6 +21,8 @@ pub struct Bucket {
     pub made_at: String,
     /// How what is written to it is kept: `3 copies`, or `4+2` for shards with data and those besides.
     pub safety: String,
+    /// Whether nodes are chosen for what is written to it: those for a class that no bucket had before are some seconds later.
+    pub placed: bool,
     /// Bytes of all versions in it, at most; none for no limit.
     pub quota_bytes: Option<u64>,
     /// Whether versions are kept.
@@ -91,6 +93,7 @@ pub fn bucket(sight: &Sight, known: Known) -> Bucket {
         account: owner,
         made_at: rfc3339(made),
         safety: self::safety(safety),
+        placed: sight.state.plan.storage.has_width(safety.nodes()),
         quota_bytes: quota,
         versioning,
         objects,

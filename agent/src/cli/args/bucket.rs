@@ -40,12 +40,13 @@ pub enum BucketVerb {
     #[command(
         after_help = "Example: hirsel bucket replicate media --to https://s3.example.com/media-copy --key-id HIRS6T2JQ4KX7WZB3M5A\n         \
         hirsel bucket replicate media --to http://10.1.0.5:7480/media --key-id ID --secret-file FILE --prefix public/\n         \
-        hirsel bucket replicate media --off\n\n\
+        hirsel bucket replicate media --off --plan\n\n\
         The secret of the key comes from a file, from HIRSEL_REPLICATION_SECRET, from standard input, or from a terminal that does\n\
         not show it; it is kept sealed. The other bucket must be there already. What is in this one is copied first, and what is\n\
         there alone stays. After that each change follows, in order for each key, with content type, user's metadata and tags, and\n\
         deletions too; clients here never wait for it. Said again, everything is compared once more. Not copied: former versions,\n\
-        access control lists, locks, and what only a client can open (SSE-C). `hirsel bucket usage` says how far behind it is."
+        access control lists, locks, and what only a client can open (SSE-C). `hirsel bucket usage` says how far behind it is,\n\
+        and --wait waits until it is in step."
     )]
     Replicate(BucketReplicateArgs),
     /// Remove a bucket in which nothing is, and that no application wants
@@ -74,14 +75,28 @@ pub struct BucketArgs {
     pub bucket: String,
 }
 
+/// What every change of a bucket takes. No `--if-index`: buckets are not part of what that counts.
+#[derive(Args, Clone, Debug, Default)]
+pub struct BucketChangeArgs {
+    /// Wait until there is a place for what is written to it, or, of a copy, until all is copied
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait, in seconds or as 90s, 5m [default: 120s]
+    #[arg(long, value_name = "TIME", value_parser = super::parse_duration)]
+    pub timeout: Option<Duration>,
+    /// Only show what would change
+    #[arg(long)]
+    pub plan: bool,
+}
+
 /// `bucket rm`
 #[derive(Args, Clone, Debug)]
 pub struct BucketRmArgs {
     /// Its name
     pub bucket: String,
-    /// Only show what would change
-    #[arg(long)]
-    pub plan: bool,
+    /// As for every change of a bucket.
+    #[command(flatten)]
+    pub change: BucketChangeArgs,
 }
 
 /// `bucket audit`, `bucket scrub`
@@ -115,9 +130,9 @@ pub struct BucketCreateArgs {
     /// Whose it is [default: main]
     #[arg(long, value_name = "NAME")]
     pub account: Option<String>,
-    /// Only show what would change
-    #[arg(long)]
-    pub plan: bool,
+    /// As for every change of a bucket.
+    #[command(flatten)]
+    pub change: BucketChangeArgs,
 }
 
 /// `bucket set`
@@ -137,9 +152,9 @@ pub struct BucketSetArgs {
     /// Whether former versions of each object are kept from now on
     #[arg(long, value_name = "on|off", value_parser = parse_switch)]
     pub versioning: Option<bool>,
-    /// Only show what would change
-    #[arg(long)]
-    pub plan: bool,
+    /// As for every change of a bucket.
+    #[command(flatten)]
+    pub change: BucketChangeArgs,
 }
 
 /// `bucket replicate`
@@ -166,6 +181,9 @@ pub struct BucketReplicateArgs {
     /// Copy it no more; what is there stays
     #[arg(long, conflicts_with_all = ["to", "key_id", "secret_file", "region", "prefix"])]
     pub off: bool,
+    /// As for every change of a bucket.
+    #[command(flatten)]
+    pub change: BucketChangeArgs,
 }
 
 /// `bucket key create|list|rm`

@@ -12,6 +12,7 @@ use super::{AppSpec, Assets, BUCKET_BYTES_MAX, ServiceSpec, is_default};
 use crate::access::BucketPattern;
 use crate::id::{AccountName, AppName, BucketLabel, NAME_BYTES_MAX};
 use crate::secret::variables;
+use crate::storage::WIDTHS;
 
 /// What accounts of applications begin with.
 const ACCOUNT_PREFIX: &str = "app-";
@@ -36,6 +37,14 @@ impl Safety {
     /// Whether the store keeps bodies like this.
     pub fn is_kept(self) -> bool {
         matches!(self, Self::Copies(1..=3) | Self::Erasure(4, 2) | Self::Erasure(8, 3))
+    }
+
+    /// Of how many nodes the partitions are in which what is kept like this is ([`crate::storage::WIDTHS`]).
+    pub fn nodes(self) -> u8 {
+        match self {
+            Self::Copies(_) => WIDTHS[0],
+            Self::Erasure(data, parity) => data.saturating_add(parity),
+        }
     }
 }
 

@@ -28,6 +28,7 @@ pub mod certificate;
 pub mod dnssec;
 pub mod handover;
 pub mod host;
+pub mod outbound;
 pub mod peers;
 pub mod requests;
 pub mod secret;

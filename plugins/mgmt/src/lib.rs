@@ -5,11 +5,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use hirsel_model::order::Order;
 use hirsel_model::report::{RoleFacts, RoleReport, RoleState};
 use hirsel_model::{RoleName, Slot};
+use hirsel_role::outbound::Outbound;
 use hirsel_role::{Context, Plugin, Role};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -17,7 +19,6 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-mod post;
 mod watch;
 
 use watch::{Drop, Watcher};
@@ -26,6 +27,8 @@ use watch::{Drop, Watcher};
 const QUEUE: usize = 16;
 /// A webhook is tried so often, with growing pauses, before the drop is given up with a warning.
 const TRIES: u32 = 6;
+/// A try takes at most this, from the name to the answer.
+const WITHIN: Duration = Duration::from_secs(10);
 /// First pause between two tries; it doubles.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -71,7 +74,7 @@ impl Holder {
             registry.register("hirsel_mgmt_webhooks", "Webhooks delivered", told.clone());
             registry.register("hirsel_mgmt_webhooks_failed", "Webhooks given up", failed.clone());
         }
-        context.spawner.spawn(deliver(context.clone(), queue, told, failed));
+        context.spawner.spawn(deliver(Outbound::new(context.host.clone()), queue, told, failed));
         Self { context, watcher: Watcher::default(), out, can_lose }
     }
 
@@ -120,12 +123,12 @@ impl Role for Holder {
     }
 }
 
-async fn deliver(context: Context, mut queue: mpsc::Receiver<(String, Message)>, told: Counter, failed: Counter) {
+async fn deliver(outbound: Outbound, mut queue: mpsc::Receiver<(String, Message)>, told: Counter, failed: Counter) {
     while let Some((url, message)) = queue.recv().await {
-        let body = serde_json::to_vec(&message).unwrap_or_default();
+        let body = Bytes::from(serde_json::to_vec(&message).unwrap_or_default());
         let mut pause = RETRY_AFTER;
         for attempt in 1..=TRIES {
-            match post::post(context.host.as_ref(), &url, &body).await {
+            match outbound.post_json(&url, body.clone(), WITHIN).await {
                 Ok(()) => {
                     told.inc();
                     info!(url, can_lose = message.can_lose_nodes, "webhook told");

@@ -24,7 +24,7 @@ use crate::meta::names::{BucketName, NameError, ObjectKey};
 use crate::meta::query::{QUESTIONS_MAX, Query, Replicated, Reply};
 use crate::meta::refusal::Refusal;
 use crate::replicate::secret;
-use crate::replicate::there::Endpoint;
+use crate::replicate::there;
 use crate::s3::Front;
 
 mod layout;
@@ -99,7 +99,7 @@ impl People {
     fn target(&self, to: NewReplication) -> Result<kinds::Target, StorageError> {
         let NewReplication { endpoint, region, bucket, prefix, key_id, secret } = to;
         let wrong = |words: String| fault(Fault::Argument, "InvalidArgument", words);
-        Endpoint::parse(&endpoint).map_err(wrong)?;
+        there::endpoint(&endpoint).map_err(wrong)?;
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         for (what, word) in [("bucket", &bucket), ("region", &region), ("id of an access key", &key_id)] {
             if word.is_empty() || !word.bytes().all(|c| c.is_ascii_alphanumeric() || b"-._".contains(&c)) {

@@ -18,7 +18,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use hirsel_role::Host;
+use hirsel_role::outbound::Outbound;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
@@ -31,7 +31,7 @@ use crate::meta::read;
 use crate::s3::Front;
 use copy::{Copier, Outcome, ROOM_MIB};
 use sign::Signer;
-use there::{Endpoint, Failure, There};
+use there::{Failure, There, endpoint};
 
 pub mod copy;
 pub mod secret;
@@ -144,7 +144,7 @@ impl Running {
 type Ended = (ReplicationId, ObjectKey, u64, Result<Outcome, Failure>);
 
 /// Copies what is due, whenever this node leads the metadata group. What is on its way is given up with the lead.
-pub async fn keep(front: Front, host: Arc<dyn Host>) {
+pub async fn keep(front: Front, outbound: Arc<Outbound>) {
     let mut work: Option<Work> = None;
     loop {
         if !front.gateway.meta().group().leads() {
@@ -154,7 +154,7 @@ pub async fn keep(front: Front, host: Arc<dyn Host>) {
             sleep(LOOK_EVERY).await;
             continue;
         }
-        let now = work.get_or_insert_with(|| Work::new(front.clone(), host.clone()));
+        let now = work.get_or_insert_with(|| Work::new(front.clone(), outbound.clone()));
         if let Err(words) = now.step().boxed().await {
             debug!(words, "not copied elsewhere yet");
             sleep(LOOK_EVERY).await;
@@ -164,7 +164,7 @@ pub async fn keep(front: Front, host: Arc<dyn Host>) {
 
 struct Work {
     front: Front,
-    host: Arc<dyn Host>,
+    outbound: Arc<Outbound>,
     room: Arc<Semaphore>,
     of: BTreeMap<ReplicationId, Running>,
     running: FuturesUnordered<BoxFuture<'static, Ended>>,
@@ -173,9 +173,9 @@ struct Work {
 }
 
 impl Work {
-    fn new(front: Front, host: Arc<dyn Host>) -> Self {
+    fn new(front: Front, outbound: Arc<Outbound>) -> Self {
         let room = Arc::new(Semaphore::new(ROOM_MIB));
-        Self { front, host, room, of: BTreeMap::new(), running: FuturesUnordered::new(), turn: 0 }
+        Self { front, outbound, room, of: BTreeMap::new(), running: FuturesUnordered::new(), turn: 0 }
     }
 
     /// Begins what may be begun, waits for something to end or some time, and commits what ended.
@@ -250,11 +250,10 @@ impl Work {
     }
 
     fn there(&self, target: &Target) -> Result<There, String> {
-        let endpoint = Endpoint::parse(&target.endpoint)?;
+        let endpoint = endpoint(&target.endpoint)?;
         let secret = secret::open(&target.secret, |version| self.front.keys.master(version))?;
         let signer = Signer { key_id: target.key_id.clone(), secret, region: target.region.clone() };
-        let outside = (self.host.clone(), self.front.gateway.spawner().clone());
-        Ok(There::new(endpoint, target.bucket.clone(), signer, outside))
+        Ok(There::new(endpoint, target.bucket.clone(), signer, self.outbound.clone()))
     }
 
     /// Begins with keys whose turn it is. Whether there were any.

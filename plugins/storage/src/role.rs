@@ -14,6 +14,7 @@ use hirsel_model::RoleName;
 use hirsel_model::order::{Order, StorageOrder, Work};
 use hirsel_model::report::{RoleFacts, RoleReport, RoleState};
 use hirsel_model::storage::{Belongs, StorageFacts, Unmet};
+use hirsel_role::outbound::Outbound;
 use hirsel_role::peers::Peers;
 use hirsel_role::storage::{Auditing, Scrubbing};
 use hirsel_role::{Context, Groups, Plugin, Role, S3_NAME, WEB_NAME};
@@ -261,11 +262,12 @@ async fn take_part(
     begun.send_replace(Begun { gateway: Some(gateway.clone()), trouble: None });
     let objects = serve_objects(context.clone(), front.clone()).boxed();
     let region = front.region.clone();
-    let replicate = replicate::keep(front, context.host.clone()).boxed();
+    let outbound = Arc::new(Outbound::new(context.host.clone()));
+    let replicate = replicate::keep(front, outbound.clone()).boxed();
     let budget = Budget::new(context.config.repair_rate);
     let lead = heal::lead(gateway.clone(), orders.clone(), healing, budget, region).boxed();
     let tidy = tidy::keep(gateway.clone()).boxed();
-    let tell = tell::keep(gateway.clone(), context.host.clone()).boxed();
+    let tell = tell::keep(gateway.clone(), outbound).boxed();
     let after = look_after(context, gateway, orders.clone(), disk, audits).boxed();
     tokio::select! { () = steer(group, orders, belongs).boxed() => {}, () = lead => {}, () = after => {}, () = objects => {}, () = tidy => {}, () = replicate => {}, () = tell => {} }
 }

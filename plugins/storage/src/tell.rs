@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use hirsel_model::{Timestamp, WallTime};
-use hirsel_role::Host;
+use hirsel_role::outbound::Outbound;
 use http::Uri;
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -21,9 +21,7 @@ use crate::gateway::Gateway;
 use crate::meta::command::Command;
 use crate::meta::outbox::{Ending, Queue, QueueId, notices, queues};
 use crate::meta::read;
-use post::Poster;
 
-mod post;
 mod record;
 
 /// Between two looks at what waits: nobody is told later than that after a change, where all is well.
@@ -42,9 +40,11 @@ const WAIT_MAX: Duration = Duration::from_secs(300);
 /// from staying for ever.
 const KEPT_MS: u64 = 3 * 24 * 60 * 60 * 1_000;
 
+/// A try takes at most this, from the name to the answer. Whoever needs longer to take a notice puts it aside first.
+const WITHIN: Duration = Duration::from_secs(10);
+
 /// Tells, whenever this node leads the metadata group.
-pub async fn keep(gateway: Gateway, host: Arc<dyn Host>) {
-    let poster = Poster::new(host);
+pub async fn keep(gateway: Gateway, outbound: Arc<Outbound>) {
     let (mut tries, mut under_way) = (Tries::default(), FuturesUnordered::new());
     loop {
         let leads = gateway.meta().group().leads();
@@ -55,7 +55,7 @@ pub async fn keep(gateway: Gateway, host: Arc<dyn Host>) {
         tries.retain(&found);
         for (id, queue) in found {
             if tries.begin(id, gateway.now()) {
-                under_way.push(deliver(&gateway, &poster, id, queue));
+                under_way.push(deliver(&gateway, &outbound, id, queue));
             }
         }
         tokio::select! {
@@ -79,15 +79,15 @@ fn waiting(gateway: &Gateway) -> Vec<(QueueId, Queue)> {
 /// Tells the first notices of a queue.
 async fn deliver(
     gateway: &Gateway,
-    poster: &Poster,
+    outbound: &Outbound,
     id: QueueId,
     queue: Queue,
 ) -> (QueueId, String, Result<(), String>) {
-    let told = told(gateway, poster, id, &queue).await;
+    let told = told(gateway, outbound, id, &queue).await;
     (id, queue.url, told)
 }
 
-async fn told(gateway: &Gateway, poster: &Poster, id: QueueId, queue: &Queue) -> Result<(), String> {
+async fn told(gateway: &Gateway, outbound: &Outbound, id: QueueId, queue: &Queue) -> Result<(), String> {
     let first = {
         let here = gateway.meta().group().here().map_err(|error| error.to_string())?;
         notices(&here, id, TOGETHER_MAX).map_err(|error| error.to_string())?
@@ -97,7 +97,7 @@ async fn told(gateway: &Gateway, poster: &Poster, id: QueueId, queue: &Queue) ->
     let (up_to, ending) = match (old, first.last()) {
         (Some((number, _)), _) => (*number, Ending::Lost),
         (None, Some((number, _))) => {
-            poster.post(&queue.url, record::document(&first)).await?;
+            outbound.post_json(&queue.url, record::document(&first).into(), WITHIN).await?;
             gateway.counts().told.inc_by(first.len() as u64);
             (*number, Ending::Told)
         }

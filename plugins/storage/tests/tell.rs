@@ -1,6 +1,8 @@
 //! Webhooks are told what happens to objects: in order, again after they failed, and by a new leader where the old one was.
 
 mod common;
+#[path = "common/tls.rs"]
+mod tls;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,14 +12,16 @@ use std::time::{Duration, Instant};
 
 use common::{Node, nodes};
 use hirsel_mesh::seam::real;
-use hirsel_role::Host;
 use hirsel_role::host::real::{Groups, GuardConfig, RealHost, RealHostConfig};
+use hirsel_role::outbound::Outbound;
 use hirsel_storage::meta::command::{BucketChange, By, Command, Condition, Put};
 use hirsel_storage::meta::kinds::{About, Acl, Class, DocumentKind, Written};
 use hirsel_storage::meta::names::{BucketName, ObjectKey};
 use hirsel_storage::meta::outbox::queues;
 use hirsel_storage::rules::notify::Rule;
 use hirsel_storage::tell;
+use rustls::pki_types::CertificateDer;
+use tls::Authority;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -126,15 +130,15 @@ async fn put(node: &Node, key: &str) {
     node.gateway.ask(Command::Put(Box::new(put))).await.unwrap();
 }
 
-/// Has each node tell, when it leads.
-fn tell(nodes: &[Node], folder: &Path) -> Vec<JoinHandle<()>> {
+/// Has each node tell, when it leads, whom those of the host and these certify.
+fn tell(nodes: &[Node], folder: &Path, besides: &[CertificateDer<'static>]) -> Vec<JoinHandle<()>> {
     let start = |(number, node): (usize, &Node)| {
         let folder = folder.join(format!("host{number}"));
         let guard = GuardConfig { folder: folder.join("guard"), command: vec!["none".into()] };
         let net = real::world(&folder.join("world")).unwrap().net;
         let config = RealHostConfig { folder, shim: vec!["none".into()], guard, groups: Groups::Never, net };
-        let host: Arc<dyn Host> = Arc::new(RealHost::new(config).unwrap());
-        tokio::spawn(tell::keep(node.gateway.clone(), host))
+        let outbound = Outbound::believing(Arc::new(RealHost::new(config).unwrap()), besides.to_vec());
+        tokio::spawn(tell::keep(node.gateway.clone(), Arc::new(outbound)))
     };
     nodes.iter().enumerate().map(start).collect()
 }
@@ -165,7 +169,7 @@ async fn one_that_fails_is_told_again_in_order_and_others_do_not_wait_for_it() {
     // Nobody listens there.
     let away = "http://127.0.91.9:9/".to_owned();
     telling(&nodes[1], &[away.clone(), late.url(), good.url()]).await;
-    let _telling = tell(&nodes, folder.path());
+    let _telling = tell(&nodes, folder.path(), &[]);
     let keys: Vec<String> = (0..40).map(|n| format!("sheep/{n:02}")).collect();
     for key in &keys {
         put(&nodes[2], key).await;
@@ -183,7 +187,7 @@ async fn a_new_leader_goes_on_where_the_old_one_was() {
     let nodes = nodes(folder.path(), 92, 3, 3).await;
     let hook = Hook::start("127.0.92.9", u32::MAX).await;
     telling(&nodes[0], &[hook.url()]).await;
-    let telling = tell(&nodes, folder.path());
+    let telling = tell(&nodes, folder.path(), &[]);
     let keys: Vec<String> = (0..5).map(|n| n.to_string()).collect();
     for key in &keys {
         put(&nodes[0], key).await;
@@ -199,4 +203,21 @@ async fn a_new_leader_goes_on_where_the_old_one_was() {
     hook.fails.store(0, Ordering::SeqCst);
     until("all is told", || hook.keys() == keys).await;
     until("nothing waits", || others().all(|number| waiting(&nodes[number]).is_empty())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_tls_only_who_is_certified_by_a_believed_authority_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let nodes = nodes(folder.path(), 93, 1, 1).await;
+    let (good, other) = (Hook::start("127.0.93.9", 0).await, Hook::start("127.0.93.9", 0).await);
+    let (believed, unknown) = (Authority::new(), Authority::new());
+    let good_at = believed.before(good.addr.ip(), good.addr).await;
+    let other_at = unknown.before(other.addr.ip(), other.addr).await;
+    let (good_url, other_url) = (format!("https://{good_at}/hook"), format!("https://{other_at}/hook"));
+    telling(&nodes[0], &[good_url, other_url.clone()]).await;
+    let _telling = tell(&nodes, folder.path(), &[believed.certificate()]);
+    put(&nodes[0], "sheep").await;
+    until("the good one is told", || good.keys() == ["sheep"]).await;
+    until("the other one waits", || waiting(&nodes[0]) == [other_url.clone()]).await;
+    assert_eq!(other.tried.load(Ordering::SeqCst), 0, "nothing was sent to whoever is not believed");
 }

@@ -11,6 +11,8 @@ mod notifications;
 mod replication;
 mod rules;
 mod sites;
+#[path = "../common/tls.rs"]
+mod tls;
 mod town;
 
 const PART: usize = 5 << 20;

@@ -11,6 +11,7 @@ use hirsel_storage::meta::query::{Query, Replicated, Reply};
 use hirsel_storage::replicate::secret::seal;
 use tokio::time::{Instant, sleep};
 
+use super::tls::Authority;
 use super::town::MASTER;
 use super::*;
 
@@ -263,4 +264,24 @@ async fn a_key_that_is_no_good_there_is_said_and_tried_again() {
     copied(&a).await;
     wait_for(&a, "it fails no more", |it| it.replicating.failing.is_none()).await;
     is_same(&a, &b, &["one"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_tls_a_bucket_is_copied_to_whom_a_believed_authority_certifies_and_to_nobody_else() {
+    let (mut a, b) = (World::new().await, World::new().await);
+    a.put("sheep", "baa").await;
+    let (believed, unknown) = (Authority::new(), Authority::new());
+    let at = believed.before(b.town.addr.ip(), b.town.addr).await;
+    let plain = target(&b, "box", "", a.town.gateway.chance());
+    set(&a, "box", Some(Target { endpoint: format!("https://{at}"), ..plain })).await;
+    a.town.believes = vec![unknown.certificate()];
+    a.town.replicate();
+    let failing = wait_for(&a, "it fails", |it| it.replicating.failing.is_some()).await;
+    let words = failing.replicating.failing.expect("it fails").words;
+    assert!(words.contains("no authority that this host believes"), "{words}");
+    assert_eq!(b.get("sheep").await.status, 404);
+    a.town.believes = vec![believed.certificate()];
+    a.town.replicate();
+    copied(&a).await;
+    assert_eq!(b.get("sheep").await.text(), "baa");
 }

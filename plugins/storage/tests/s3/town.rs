@@ -20,6 +20,7 @@ use hirsel_model::{ClusterId, Incarnation, NodeId};
 use hirsel_role::Host;
 use hirsel_role::access::{AccessKey, AccessKeys, MasterKey};
 use hirsel_role::host::real::{Groups, GuardConfig, RealHost, RealHostConfig};
+use hirsel_role::outbound::Outbound;
 use hirsel_role::peers::{CallHandler, Peers, StreamHandler};
 use hirsel_role::secret::Plain;
 use hirsel_role::{Live, LiveNode, Spawner};
@@ -34,6 +35,7 @@ use hirsel_storage::s3::{Front, Names, Server};
 use hirsel_storage::store::Store;
 use hirsel_storage::tidy;
 use hirsel_storage::wire::{Remote, Service};
+use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -146,6 +148,8 @@ pub struct Town {
     front: Front,
     net: Arc<dyn Net>,
     host: Arc<dyn Host>,
+    /// Authorities that it believes besides those of the host, once it replicates.
+    pub believes: Vec<CertificateDer<'static>>,
     server: Option<Server>,
     /// What copies buckets elsewhere.
     replicates: Option<JoinHandle<()>>,
@@ -177,7 +181,8 @@ impl Town {
     /// Buckets are copied elsewhere, by somebody who knows nothing but what the metadata say.
     pub fn replicate(&mut self) {
         self.stop_replicating();
-        self.replicates = Some(tokio::spawn(replicate::keep(self.front.clone(), self.host.clone())));
+        let outbound = Arc::new(Outbound::believing(self.host.clone(), self.believes.clone()));
+        self.replicates = Some(tokio::spawn(replicate::keep(self.front.clone(), outbound)));
     }
 }
 
@@ -277,6 +282,6 @@ pub async fn start(folder: &Path, addr: SocketAddr, keys: Vec<Said>, day: Day) -
     let (groups, net) = (Groups::Never, world.net.clone());
     let host = RealHostConfig { folder: folder.join("host"), shim: Vec::new(), guard, groups, net: net.clone() };
     let host = Arc::new(RealHost::new(host).expect("a folder"));
-    let replicates = None;
-    Town { addr, gateway, front, net, host, server, replicates, _order: order, _live: live, _keys: keys }
+    let (believes, replicates) = (Vec::new(), None);
+    Town { addr, gateway, front, net, host, believes, server, replicates, _order: order, _live: live, _keys: keys }
 }

@@ -261,8 +261,10 @@ pub fn warnings(sight: &Sight) -> Vec<String> {
     // Few nodes bear few losses, and that is no news; who votes and is not heard is, and so are fewer voters than there are nodes for.
     let nodes = table.holders().len().max(table.voters.len());
     let should = (nodes.saturating_sub(1) / 2).min(table.losses());
-    let short = (bears < should)
-        .then(|| format!("the metadata of objects bear the loss of {bears} nodes, with {} voters", table.voters.len()));
+    let s = if bears == 1 { "" } else { "s" };
+    let short = (bears < should).then(|| {
+        format!("the metadata of objects bear the loss of {bears} node{s}, with {} voters", table.voters.len())
+    });
     too_few(sight).into_iter().chain(full).chain(short).collect()
 }
 

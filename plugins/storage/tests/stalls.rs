@@ -1,4 +1,5 @@
-//! What clients feel of a node that goes, and of a disk that hangs, at the gateways of the other nodes: nothing fails, and nothing takes long.
+//! What clients feel of a node that goes, and of a disk that hangs, under the data or the metadata, at the gateways of the other nodes: nothing
+//! fails, and nothing takes long.
 //!
 //! Disks are in memory; the mesh and the metadata are real. That a process freezes or a host is cut off is looked at with whole agents.
 
@@ -32,7 +33,7 @@ const REQUESTS: usize = 12;
 const SIZES: [usize; 3] = [3_000, 100_000, 600_000];
 /// Promised is a second; this is a debug build, and others use the machine.
 const LONGEST: Duration = Duration::from_secs(3);
-/// The same where those who keep the metadata have to agree on another leader.
+/// The same where those who keep the metadata have to agree on another leader, or first notice that the disk of the present one hangs.
 const LONGEST_ELECTION: Duration = Duration::from_secs(8);
 
 fn bucket() -> BucketName {
@@ -132,7 +133,23 @@ async fn a_hung_disk_and_nodes_that_go_are_felt_by_nobody_for_long() {
         round(&nodes, &doors, &format!("the disk of node {node} hangs"), LONGEST).await;
         platters[node as usize - 1].set_hung(false);
     }
-    let gone = voters[2];
+    // The data folder of one that has the metadata, at the gateway of the same node, too: it asks another copy meanwhile.
+    nodes[voters[0] as usize - 1].hung.send_replace(true);
+    let what = format!("the disk under the metadata of node {} hangs", voters[0]);
+    round(&nodes, &doors[1..], &what, LONGEST).await;
+    round(&nodes, &doors[..1], &format!("{what}, at this node"), LONGEST_ELECTION).await;
+    nodes[voters[0] as usize - 1].hung.send_replace(false);
+    nodes[leader as usize - 1].hung.send_replace(true);
+    let what = format!("the disk under the metadata of their leader, node {leader}, hangs");
+    round(&nodes, &[doors[0], doors[1], leader], &what, LONGEST_ELECTION).await;
+    let next = nodes.iter().find(|node| node.group.leads()).map(|node| node.target.node.0);
+    assert!(next.is_some_and(|next| next != leader), "{next:?} leads");
+    round(&nodes, &[doors[0], doors[1], leader], &format!("{what}, and another one leads"), LONGEST).await;
+    nodes[leader as usize - 1].hung.send_replace(false);
+
+    let leader = next.unwrap_or(leader);
+    let voters: Vec<u64> = (1..=VOTERS).filter(|voter| *voter != leader && !doors.contains(voter)).collect();
+    let gone = voters[0];
     nodes[gone as usize - 1].transport.close().await;
     round(&nodes, &doors, "a node with data and metadata is gone", LONGEST).await;
     mesh.live.send_modify(|live| {

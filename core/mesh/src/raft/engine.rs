@@ -39,7 +39,7 @@ pub(super) async fn engine(
     names: GroupNames,
     me: NodeId,
     tag: &Tag,
-    (calls, alone): (&Arc<dyn Calls>, &Arc<AtomicBool>),
+    (calls, alone, hung): (&Arc<dyn Calls>, &Arc<AtomicBool>, &Arc<AtomicBool>),
     log: &Log,
     machine: &Machine,
 ) -> Result<Raft, StoreError> {
@@ -48,6 +48,7 @@ pub(super) async fn engine(
         kind: names.raft,
         tag: tag.clone(),
         alone: alone.clone(),
+        hung: hung.clone(),
         machine: machine.clone(),
     };
     let refused = |error: &dyn std::fmt::Display| log.damaged(format!("{} does not start: {error}", names.group));

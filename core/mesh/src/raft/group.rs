@@ -44,6 +44,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// end of [`LEASE`] on. The rest of the lease is room for a timer that is late.
 const CALM_FOR: Duration = Duration::from_millis(400);
 
+/// A disk that owes a write under the log for so long hangs, and a replica on it leads no more. A disk that is only busy takes a second at its worst,
+/// and who proposes waits five: in the rest of that another one is elected. A follower on such a disk acknowledges nothing as it is.
+const HUNG_AFTER: Duration = Duration::from_secs(2);
+
 /// The kinds of calls of a group, and its name in the store.
 #[derive(Clone, Copy, Debug)]
 pub struct GroupNames {
@@ -139,6 +143,8 @@ pub(super) struct Inner {
     pub(super) heard: Mutex<Option<Instant>>,
     /// It leads, and no majority obeys it any more.
     pub(super) alone: Arc<AtomicBool>,
+    /// The disk under its log hangs ([`HUNG_AFTER`]).
+    pub(super) hung: Arc<AtomicBool>,
 }
 
 impl Group {
@@ -153,8 +159,8 @@ impl Group {
         let machine = Machine::load(&world, &log, machine, stopped.clone())?;
         let tag: Tag = log.read_fact("tag")?.unwrap_or_default();
         let older: Option<String> = log.read_fact("older")?;
-        let alone = Arc::new(AtomicBool::new(false));
-        let raft = engine(names, me, &tag, (&calls, &alone), &log, &machine).await?;
+        let (alone, hung) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let raft = engine(names, me, &tag, (&calls, &alone, &hung), &log, &machine).await?;
         let (reads, waiting) = mpsc::channel(reads::READS_MAX);
         let inner = Arc::new(Inner {
             names,
@@ -175,6 +181,7 @@ impl Group {
             stopped,
             heard: Mutex::default(),
             alone,
+            hung,
         });
         inner.look();
         serve(&inner);
@@ -242,6 +249,11 @@ impl Group {
     /// Why this replica does not work any more, once it does not.
     pub fn stopped(&self) -> watch::Receiver<Option<String>> {
         self.inner.stopped.subscribe()
+    }
+
+    /// Whether the disk under the log of this replica hangs. It then leads no more, and what it has may be old, or hang as well.
+    pub fn is_hung(&self) -> bool {
+        self.inner.is_hung()
     }
 
     /// How long ago a leader was heard, or a majority if this one leads; none if never.
@@ -388,7 +400,8 @@ impl Inner {
         // either, and who hears its leader does not yet.
         let doubts = voters.contains(&self.me) && !self.is_calm();
         self.raft().runtime_config().tick(doubts || server.state == ServerState::Leader);
-        self.raft().runtime_config().elect(self.may_stand(&voters));
+        self.see_disk();
+        self.raft().runtime_config().elect(self.may_stand(&voters) && !self.is_hung());
         self.see(&metrics);
         let applied = *self.machine.applied().borrow();
         let leads = metrics.running_state.is_ok() && server.state == ServerState::Leader;
@@ -399,7 +412,7 @@ impl Inner {
         let standing = Standing {
             term,
             leader: server.current_leader.map(NodeId).filter(|_| metrics.running_state.is_ok()),
-            mine: leads && obeyed && applied.term == term,
+            mine: leads && obeyed && applied.term == term && !self.is_hung(),
             place: match (voters.contains(&self.me), learners.contains(&self.me)) {
                 (true, _) => Place::Voter,
                 (false, true) => Place::Learner,
@@ -413,6 +426,23 @@ impl Inner {
             *old = standing;
             changed
         });
+    }
+
+    /// Looks whether the disk under the log hangs.
+    fn see_disk(&self) {
+        let owes_for = self.log.store().owes_for();
+        let hung = owes_for >= HUNG_AFTER;
+        if self.hung.swap(hung, Ordering::Relaxed) != hung {
+            let group = self.names.group;
+            match hung {
+                true => tracing::warn!(group, ?owes_for, "the disk under the log hangs: this node leads no more"),
+                false => tracing::info!(group, "the disk under the log goes on"),
+            }
+        }
+    }
+
+    pub(super) fn is_hung(&self) -> bool {
+        self.hung.load(Ordering::Relaxed)
     }
 
     pub fn heard(&self) {

@@ -1,6 +1,7 @@
 //! What a replica says to another: Raft's messages as calls, each with a deadline.
 
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -35,6 +36,8 @@ pub(super) struct Network {
     pub tag: Tag,
     /// This replica leads, and no majority obeys it any more.
     pub alone: Arc<AtomicBool>,
+    /// The disk of this replica hangs: it says nothing as a leader.
+    pub hung: Arc<AtomicBool>,
     /// Where snapshots come from that are not held in memory.
     pub machine: Machine,
 }
@@ -48,6 +51,7 @@ impl RaftNetworkFactory<Types> for Network {
             kind: self.kind,
             tag: self.tag.clone(),
             alone: self.alone.clone(),
+            hung: self.hung.clone(),
             machine: self.machine.clone(),
             to: NodeId(to),
         }
@@ -60,6 +64,7 @@ pub(super) struct Link {
     kind: &'static str,
     tag: Tag,
     alone: Arc<AtomicBool>,
+    hung: Arc<AtomicBool>,
     machine: Machine,
     to: NodeId,
 }
@@ -170,6 +175,11 @@ impl RaftNetworkV2<Types> for Link {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        // The engine goes on leading, and would for ever. Whom nobody hears is replaced.
+        if self.hung.load(Ordering::Relaxed) {
+            let silent = io::Error::other("the disk under the log of this node hangs: it leads no more");
+            return Err(RPCError::Unreachable(Unreachable::new(&silent)));
+        }
         let (mut bytes, mut rows) = (0, Vec::new());
         for entry in &request.entries {
             bytes += super::log::weight(entry);

@@ -259,6 +259,10 @@ impl Inner {
 
     /// A read point of this replica, if it leads, and in this term if one is given; else who might.
     async fn read_point_of(&self, term: Option<u64>) -> Result<u64, Option<u64>> {
+        // Another one may be elected while the engine waits for the disk, and knows nothing of it.
+        if self.is_hung() {
+            return Err(None);
+        }
         let read = async {
             let linearizer = self.raft().get_read_linearizer(ReadPolicy::ReadIndex).await?;
             Ok::<_, RaftError<_, LinearizableReadError<_>>>(*linearizer.read_log_id().log_id())

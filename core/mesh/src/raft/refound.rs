@@ -159,7 +159,8 @@ impl Group {
         let group = &self.inner;
         let started = async {
             changed?;
-            engine(group.names, group.me, &tag, (&group.calls, &group.alone), &group.log, &group.machine).await
+            engine(group.names, group.me, &tag, (&group.calls, &group.alone, &group.hung), &group.log, &group.machine)
+                .await
         };
         match started.await {
             Ok(raft) => *group.engine.write().unwrap_or_else(PoisonError::into_inner) = raft,

@@ -3,7 +3,8 @@
 //! Nobody writes by himself. A write is a job in a queue; the flusher takes all that wait, carries them out in one transaction,
 //! syncs once, and tells everyone. So many writers share a sync, the async threads never wait for a disk, and the order of the
 //! queue is the order on disk. The first failure is the last write: from then on every job is refused with its words, because
-//! nobody knows what a disk that failed once still holds.
+//! nobody knows what a disk that failed once still holds. A disk that neither does nor refuses what it is asked for ([`Store::owes_for`]) is
+//! waited for without end: it is said how long that is, and nothing else is done about it here.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use redb::{Database, ReadableDatabase, StorageBackend, TableDefinition, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::seam::World;
@@ -61,6 +63,8 @@ pub enum StoreError {
     Closed,
 }
 
+/// Since when the disk owes the write that is under way.
+type Owed = Arc<Mutex<Option<Instant>>>;
 type Work = Box<dyn FnOnce(&WriteTransaction) -> Result<(), redb::Error> + Send>;
 type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
@@ -77,6 +81,7 @@ pub struct Store {
     db: Arc<Database>,
     jobs: mpsc::Sender<Job>,
     failed: Arc<OnceLock<StoreError>>,
+    owed: Owed,
     stop: CancellationToken,
     flusher: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
@@ -97,21 +102,28 @@ impl Store {
         let db = Arc::new(lock(&slot).take().unwrap_or(Err(StoreError::Closed))?);
         let (jobs, queue) = mpsc::channel(JOBS_MAX);
         let failed = Arc::new(OnceLock::new());
+        let owed = Owed::default();
         let stop = CancellationToken::new();
         let flusher = Flusher {
             world: world.clone(),
             file: file.into(),
             db: db.clone(),
             failed: failed.clone(),
+            owed: owed.clone(),
             stop: stop.clone(),
         };
         let flusher = tokio::spawn(flusher.run(queue));
-        Ok(Arc::new(Self { file: file.into(), db, jobs, failed, stop, flusher: Some(flusher).into() }))
+        Ok(Arc::new(Self { file: file.into(), db, jobs, failed, owed, stop, flusher: Some(flusher).into() }))
     }
 
     /// Why it takes no more writes, once it does not.
     pub fn failed(&self) -> Option<StoreError> {
         self.failed.get().cloned()
+    }
+
+    /// For how long the disk has owed the write that is under way; nothing while none is.
+    pub(super) fn owes_for(&self) -> Duration {
+        lock(&self.owed).map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Writes what waits and closes the file when its last reader is gone.
@@ -204,6 +216,7 @@ struct Flusher {
     file: String,
     db: Arc<Database>,
     failed: Arc<OnceLock<StoreError>>,
+    owed: Owed,
     stop: CancellationToken,
 }
 
@@ -262,7 +275,9 @@ impl Flusher {
                 true => Err(io::Error::other("not written")),
             }
         }));
+        *lock(&self.owed) = Some(Instant::now());
         let committed = committed.await;
+        *lock(&self.owed) = None;
         let error = lock(&slot).take();
         match (committed, error) {
             (Ok(()), None) => Ok(()),

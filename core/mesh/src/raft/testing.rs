@@ -12,6 +12,7 @@ use hirsel_model::{NodeId, Timestamp, WallTime};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 use redb::StorageBackend;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::calls::{CallHandler, Calls, StreamHandler};
@@ -169,6 +170,8 @@ struct PlatterInner {
     failed: bool,
     /// No file may grow.
     full: bool,
+    /// Work waits until it is taken back.
+    hung: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -218,6 +221,11 @@ impl Platter {
 
     pub fn fill(&self, full: bool) {
         lock(&self.0).full = full;
+    }
+
+    /// Nothing that is asked of the disk comes back, until this is taken back.
+    pub fn set_hung(&self, hung: bool) {
+        lock(&self.0).hung.send_replace(hung);
     }
 
     /// Power loss: of the writes since the last sync, a random half reaches the platter. Before the agent is dropped, which would
@@ -299,8 +307,13 @@ impl Disk for TestDisk {
     }
 
     fn run<'a>(&'a self, work: Box<dyn FnOnce() -> io::Result<()> + Send + 'static>) -> BoxFuture<'a, io::Result<()>> {
+        let mut hung = lock(&self.platter.0).hung.subscribe();
         async move {
             tokio::time::sleep(SYNC).await;
+            // Without a platter nobody takes it back.
+            if hung.wait_for(|hung| !hung).await.is_err() {
+                std::future::pending::<()>().await;
+            }
             work()
         }
         .boxed()

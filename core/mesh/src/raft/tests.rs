@@ -17,6 +17,7 @@ use super::{Group, GroupConfig, GroupNames, ProposeError, StateMachine, StateMac
 
 mod crash;
 mod damage;
+mod hung;
 mod kept;
 mod reads;
 mod refound;
@@ -79,13 +80,17 @@ impl Cluster {
     /// A group with these voters.
     async fn founded(nodes: u64) -> Self {
         let mut cluster = Self::default();
-        for node in 1..=nodes {
-            cluster.start(NodeId(node)).await.unwrap();
-        }
-        cluster.group(1).found().await.unwrap();
-        let voters = (1..=nodes).map(NodeId).collect();
-        cluster.reach(&voters, &BTreeSet::new()).await;
+        cluster.found(nodes).await;
         cluster
+    }
+
+    async fn found(&mut self, nodes: u64) {
+        for node in 1..=nodes {
+            self.start(NodeId(node)).await.unwrap();
+        }
+        self.group(1).found().await.unwrap();
+        let voters = (1..=nodes).map(NodeId).collect();
+        self.reach(&voters, &BTreeSet::new()).await;
     }
 
     async fn start(&mut self, node: NodeId) -> Result<(), super::StoreError> {

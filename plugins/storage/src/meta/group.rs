@@ -108,8 +108,12 @@ impl MetaGroup {
     }
 
     /// Whether this node has a copy of the rows that follows the others': it is a member as far as it knows, and the plan does not say otherwise.
-    /// Who is taken out of the group is not told so by the group, and would wait for ever for what is sent to it no more.
+    /// Who is taken out of the group is not told so by the group, and would wait for ever for what is sent to it no more. Nor does a copy follow on a
+    /// disk that hangs.
     pub fn is_member(&self) -> bool {
+        if self.group.is_hung() {
+            return false;
+        }
         let is_planned = {
             let planned = lock(&self.planned);
             planned.is_empty() || planned.contains(&self.me)

@@ -2,16 +2,18 @@
 
 #![allow(dead_code, reason = "each test uses what it needs")]
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use hirsel_mesh::identity::{Authority, Identity as NodeIdentity, NodeKey, draw_cluster_id};
-use hirsel_mesh::seam::World;
 use hirsel_mesh::seam::real::{self, FolderVolume};
 use hirsel_mesh::seam::volume::Volume;
+use hirsel_mesh::seam::{self, World};
 use hirsel_mesh::transport::{Peer, Peers, Transport, TransportConfig};
 use hirsel_model::order::StorageOrder;
 use hirsel_model::storage::{PARTITIONS, Partition, StorageTable, WIDTHS, partition};
@@ -30,6 +32,39 @@ use tokio::sync::watch;
 
 const SOON: Duration = Duration::from_secs(30);
 
+/// The data folder of an agent, of which nothing comes back while it hangs.
+#[derive(Debug)]
+struct Hanging {
+    disk: Arc<dyn seam::Disk>,
+    hung: watch::Sender<bool>,
+}
+
+impl seam::Disk for Hanging {
+    fn backend(&self, path: &str) -> io::Result<Box<dyn redb::StorageBackend>> {
+        self.disk.backend(path)
+    }
+
+    fn read(&self, path: &str) -> io::Result<Option<Vec<u8>>> {
+        self.disk.read(path)
+    }
+
+    fn write(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
+        self.disk.write(path, bytes)
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+
+    fn run<'a>(&'a self, work: Box<dyn FnOnce() -> io::Result<()> + Send + 'static>) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            // It is not gone while this is asked of it.
+            let _ = self.hung.subscribe().wait_for(|hung| !hung).await;
+            self.disk.run(work).await
+        })
+    }
+}
+
 /// One node.
 pub struct Node {
     pub transport: Arc<Transport>,
@@ -43,6 +78,8 @@ pub struct Node {
     /// What all nodes hear of the plan.
     pub order: watch::Sender<Arc<StorageOrder>>,
     pub peers: Arc<MeshPeers>,
+    /// Whether its data folder hangs, under the metadata.
+    pub hung: watch::Sender<bool>,
     /// What it gives up, and says that it keeps.
     pub spares: Spares,
     service: Service,
@@ -136,7 +173,9 @@ impl Mesh {
             reset_seed,
             incarnation: Incarnation(1),
         };
-        let world = real::world(&self.folder.join(number.to_string())).unwrap();
+        let mut world = real::world(&self.folder.join(number.to_string())).unwrap();
+        let hung = watch::Sender::new(false);
+        world.disk = Arc::new(Hanging { disk: world.disk, hung: hung.clone() });
         let addr: SocketAddr = ([127, 0, self.net, number as u8], 0).into();
         let config = TransportConfig {
             world: world.clone(),
@@ -179,7 +218,7 @@ impl Mesh {
         let (order, folder) = (self.order.clone(), PathBuf::new());
         let spares = Spares::new(&gateway, disk.clone(), order.subscribe(), peers.clone());
         spares.serve();
-        Node { transport, store, target, gateway, group, disk, folder, order, peers, spares, service, spawner }
+        Node { transport, store, target, gateway, group, disk, folder, order, peers, hung, spares, service, spawner }
     }
 }
 

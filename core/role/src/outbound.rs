@@ -284,9 +284,12 @@ fn why(error: &std::io::Error) -> String {
     let inside = error.get_ref().and_then(|inside| inside.downcast_ref::<rustls::Error>());
     let Some(rustls::Error::InvalidCertificate(wrong)) = inside else { return error.to_string() };
     match wrong {
-        CertificateError::UnknownIssuer => "its certificate is of no authority that this host believes; add that \
+        // The latter of one that has the same name as one that is believed.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "its certificate is of no authority that this host believes; add that \
             authority to the certificates of the host"
-            .into(),
+                .into()
+        }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             format!("its certificate is for another name ({wrong})")
         }

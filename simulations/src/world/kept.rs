@@ -63,6 +63,17 @@ impl World {
         gateways.into_iter().find(|gateway| gateway.meta().group().leads())
     }
 
+    /// The node that should have most pieces.
+    fn fullest(&self) -> Option<usize> {
+        let state = self.newest()?;
+        let pieces = expected(&self.leading()?, &state.plan.storage).ok()?;
+        let has = |index: &usize| {
+            let id = state.spec.node_named(&self.nodes[*index].name).map(|(id, _)| id);
+            id.and_then(|id| pieces.get(&id)).map_or(0, Vec::len)
+        };
+        (0..self.nodes.len()).max_by_key(has)
+    }
+
     fn is_settled(&self) -> Result<(), String> {
         let gateway = self.leading().ok_or("nobody leads the metadata group")?;
         is_settled(&gateway, &self.newest().ok_or("no agent runs")?.plan.storage)
@@ -111,8 +122,10 @@ impl World {
             Ok(found) => found,
             Err(missing) => return Ok(Err(missing)),
         };
-        if self.common.bug == Bug::Rots {
-            self.rot(0, FLIPS);
+        if self.common.bug == Bug::Rots
+            && let Some(fullest) = self.fullest()
+        {
+            self.rot(fullest, FLIPS);
         }
         let counted = self.count()?;
         self.note(format!(

@@ -367,7 +367,7 @@ async fn steer(group: Arc<MetaGroup>, mut orders: watch::Receiver<Arc<StorageOrd
             warn!(words, "the metadata group is not as the plan says yet");
         }
         told = steered;
-        let now = Belongs { tag: group.tag(), left: group.left() };
+        let now = Belongs { tag: group.tag(), left: group.left(), led: group.is_led() };
         belongs.send_if_modified(|before| std::mem::replace(before, now.clone()) != now);
         if let Ok(Err(_)) = timeout(STEER_EVERY, orders.changed()).await {
             return;

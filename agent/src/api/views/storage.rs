@@ -196,8 +196,8 @@ fn voters_spare(sight: &Sight) -> Option<usize> {
 /// What becomes of the metadata when nobody leads them and `lost` are given up, in words; none while somebody leads them.
 pub fn prospect(sight: &Sight, lost: &BTreeSet<NodeId>) -> Option<String> {
     let heard = heard(sight);
-    let left = heard.iter().filter(|(node, _)| !lost.contains(node));
-    let left = left.filter_map(|(node, facts)| Some((*node, facts.group.left.as_ref()?))).collect();
+    let rest = heard.iter().filter(|(node, _)| !lost.contains(node));
+    let left = left::leaderless(rest.map(|(node, facts)| (*node, &*facts.group)));
     let is_member = |node: NodeId| sight.state.spec.nodes.contains_key(&node) && !lost.contains(&node);
     if let Some(prospect) = left::prospect(is_member, &left) {
         return Some(prospect.in_words(|node| sight.name(node)));

@@ -26,7 +26,7 @@ use super::ground::{Ground, Row};
 use crate::id::*;
 use crate::report::RoleFacts;
 use crate::spec::Availability;
-use crate::storage::left::{Prospect, prospect};
+use crate::storage::left::{Prospect, leaderless, prospect};
 use crate::storage::{
     FLOORS, Foundation, MANY_LOST, MOVE_MANY_AFTER, PARTITIONS, STORAGE, StorageFacts, StorageTable, USUAL, WIDTHS,
     seen,
@@ -150,7 +150,7 @@ fn moved(ground: &Ground) -> BTreeMap<u16, u64> {
 /// As what the metadata group goes on, where what nodes that are heard have left of it cannot by itself.
 fn foundation(ground: &Ground, draft: &mut Draft, before: Option<&Foundation>) -> Option<Foundation> {
     let live = || ground.rows.iter().filter(|row| !row.lost).filter_map(|row| Some((row.id, facts(row)?)));
-    let left = live().filter_map(|(node, facts)| Some((node, facts.group.left.as_ref()?))).collect();
+    let left = leaderless(live().map(|(node, facts)| (node, &*facts.group)));
     let heard = live().map(|(node, facts)| (node, &facts.group.tag)).collect();
     let spec = &ground.view.spec;
     let is_member = |node: NodeId| spec.nodes.contains_key(&node);

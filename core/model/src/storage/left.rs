@@ -42,6 +42,18 @@ pub struct Belongs {
     /// What it has, while it hears nobody lead the group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left: Option<Left>,
+    /// Whether it hears somebody lead the group, or leads it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub led: bool,
+}
+
+/// What is left of a group that nobody leads, of what nodes that are heard tell. Who was taken out of the group while it was off hears nobody lead,
+/// and has an old log and old voters, some of whom may have been forgotten: where others hear somebody lead the same foundation or a newer one,
+/// that is no news.
+pub fn leaderless<'a>(told: impl Iterator<Item = (NodeId, &'a Belongs)> + Clone) -> BTreeMap<NodeId, &'a Left> {
+    let led = told.clone().filter(|(_, group)| group.led).map(|(_, group)| &group.tag).max();
+    let left = told.filter_map(|(node, group)| Some((node, group.left.as_ref()?)));
+    left.filter(|(_, left)| led.is_none_or(|led| left.tag > *led)).collect()
 }
 
 /// How the metadata group goes on after a majority of it was lost for good.
@@ -87,7 +99,7 @@ pub enum Prospect {
     },
 }
 
-/// What becomes of a group of which this is left, on nodes that are heard; none where nothing is.
+/// What becomes of a group of which this is left ([`leaderless`]), on nodes that are heard; none where nothing is.
 pub fn prospect(is_member: impl Fn(NodeId) -> bool, left: &BTreeMap<NodeId, &Left>) -> Option<Prospect> {
     let here = || left.iter().filter(|(node, _)| is_member(**node));
     let tag = here().map(|(_, left)| &left.tag).max()?;

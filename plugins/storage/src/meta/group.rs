@@ -141,6 +141,12 @@ impl MetaGroup {
         Some(Left { tag: has.tag, term: has.term, last: has.last?, voters: has.configs })
     }
 
+    /// Whether this node hears somebody lead the group, or leads it.
+    pub fn is_led(&self) -> bool {
+        let has = self.group.evidence();
+        has.stopped.is_none() && (self.leads() || has.heard_ago.is_some_and(|ago| ago < LEADERLESS_AFTER))
+    }
+
     /// Which others can be asked: those who vote, as far as this node knows, and those who should.
     pub fn known_voters(&self) -> BTreeSet<NodeId> {
         let mut voters = self.voters();

@@ -348,3 +348,20 @@ fn metadata_that_lost_their_majority_go_on_with_the_newest_that_is_left_once_the
     let told = narrate(&before, &town.view.plan);
     assert!(told.iter().any(|event| event.message.contains("go on with what n5 had")), "{told:?}");
 }
+
+#[test]
+fn what_a_node_has_that_was_off_while_the_metadata_went_on_without_it_is_no_news() {
+    let mut town = Town::new(7, true);
+    town.settle(STEADY);
+    // It was off while all others who voted with it were replaced, and forgotten.
+    for node in [1, 2] {
+        Arc::make_mut(&mut town.view.spec).nodes.remove(&NodeId(node));
+    }
+    let voters = vec![(1..=3).map(NodeId).collect()];
+    town.facts.get_mut(&NodeId(3)).expect("n3").group.left =
+        Some(Left { last: (7, 90), term: 8, voters, ..Left::default() });
+    town.facts.get_mut(&NodeId(5)).expect("n5").group.led = true;
+    assert_eq!(town.settle(STEADY).foundation, None, "the group is led, by others");
+    town.facts.get_mut(&NodeId(5)).expect("n5").group.led = false;
+    assert!(town.settle(STEADY).foundation.is_some(), "now there is nothing else");
+}

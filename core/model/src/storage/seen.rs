@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{StorageFacts, StorageTable};
+use super::{StorageFacts, StorageTable, width};
 use crate::id::NodeId;
 use crate::spec::is_default;
 use crate::time::WallTime;
@@ -149,7 +149,13 @@ pub fn standing(
     now: WallTime,
     name: impl Fn(NodeId) -> String,
 ) -> Standing {
-    let holders = table.holders();
+    let mut holders = table.holders();
+    // Of a width that no bucket uses nothing is anywhere, and who is lost for good may have nobody to take its place there.
+    if let Some(totals) = totals(heard) {
+        let used = table.partitions.iter().filter(|(number, _)| totals.kept.contains(&width(**number)));
+        let used: BTreeSet<NodeId> = used.flat_map(|(_, partition)| partition.target()).copied().collect();
+        holders.retain(|node, _| heard.contains_key(node) || used.contains(node));
+    }
     let audit_of = |node: &NodeId| heard.get(node).map(|facts| facts.audit).filter(|audit| audit.at_ms > 0);
     let oldest = now.0.saturating_sub(u64::try_from(AUDIT_GOOD_FOR.as_millis()).unwrap_or(u64::MAX));
     let counts = |(node, newest): &(&NodeId, &u64)| {
@@ -238,7 +244,7 @@ fn pieces(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::Partition;
+    use crate::storage::{Partition, partition};
 
     const NOW: WallTime = WallTime(10_000_000);
 
@@ -298,6 +304,21 @@ mod tests {
         assert_eq!(because, expected);
         let (health, because) = told(&table(), &[sound(), sound()]);
         assert_eq!((health, because), (Health::Degraded, vec!["not heard: n3, which should have pieces".into()]));
+    }
+
+    #[test]
+    fn who_is_lost_and_has_a_place_only_where_nothing_is_lacks_nothing() {
+        // Nobody takes its place among those of a width that no bucket uses.
+        let mut table = table();
+        let nodes = [1, 2, 3, 4].map(NodeId).to_vec();
+        table.partitions.insert(partition(6, 0), Partition { nodes, next: Vec::new(), table: 5 });
+        let mut all = [1, 2, 3].map(|_| facts(sound()));
+        let mut health = |kept: &[u8]| {
+            all[0].totals = Some(Box::new(Totals { kept: kept.iter().copied().collect(), ..Totals::default() }));
+            let heard = (1..).map(NodeId).zip(&all).collect::<BTreeMap<_, _>>();
+            standing(&table, &heard, NOW, |node| format!("n{node}")).health
+        };
+        assert_eq!((health(&[3]), health(&[]), health(&[3, 6])), (Health::Healthy, Health::Healthy, Health::Degraded));
     }
 
     #[test]

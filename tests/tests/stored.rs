@@ -158,9 +158,19 @@ fn no_read_through_a_load_balancer_fails_while_the_nodes_are_killed_one_after_th
     for (number, (key, length)) in OBJECTS.into_iter().enumerate() {
         let file = cluster.folder.path().join(key);
         std::fs::write(&file, vec![number as u8; length]).unwrap();
-        let ran = cluster.any().ask(["cp", &file.display().to_string(), &format!("media/{key}")]);
-        assert_eq!(ran.code, Some(0), "{}", ran.words());
+        wait_for("objects are kept", BEGINS_WITHIN, || {
+            match cluster.any().ask(["cp", &file.display().to_string(), &format!("media/{key}")]) {
+                ran if ran.code == Some(0) => Ok(()),
+                ran => Err(ran.words()),
+            }
+        });
     }
+    // A cluster of a second does not bear yet what it will: all have come, and each has found what it should have.
+    wait_for("what is stored is well on five nodes", HEALS_WITHIN, || {
+        let storage = cluster.any().ask(["status"]).try_data()?["storage"].clone();
+        let all = storage["nodes"] == 5 && array(&storage["voters"]).len() == 5;
+        if all && storage["health"] == "healthy" { Ok(()) } else { Err(storage.to_string()) }
+    });
     let ran = cluster.apply_only("app = \"media\"\n[route.\"media.test\"]\nto = \"bucket:media\"\n");
     assert_eq!(ran.code, Some(0), "{}", ran.words());
     let read = |lb: SocketAddr, number: usize| {
